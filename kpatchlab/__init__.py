@@ -1,0 +1,3 @@
+"""kpatchlab: a test lab for Linux kernel patch series."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,185 @@
+"""Artifacts by content key under the user's cache directory: made once, published whole, pruned by age and size.
+
+Layout: `ROOT/<kind>/<key>/` with a `.meta.json` beside the artifact's own files. A half-made artifact lives
+under `ROOT/tmp/` and is renamed into place when it is complete, so that a killed lab leaves nothing half
+written. One lock file per key keeps two labs from making the same thing twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kpatchlab.errors import HostError
+
+META = ".meta.json"
+
+
+def content_key(*parts: Any) -> str:
+    """Return the sha256 (hex) over JSON of `parts`: equal parts, equal key; dicts are ordered by key."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 (hex) of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def tree_digest(root: Path) -> str:
+    """Return the sha256 over every file below `root`: relative path, executable bit, link target, bytes."""
+    whole = hashlib.sha256()
+    for path in sorted(p for p in root.rglob("*") if p.is_symlink() or p.is_file()):
+        mode = "l" if path.is_symlink() else "x" if os.access(path, os.X_OK) else "-"
+        data = os.readlink(path) if path.is_symlink() else file_digest(path)
+        whole.update(f"{path.relative_to(root)}\0{mode}\0{data}\n".encode())
+    return whole.hexdigest()
+
+
+def default_root() -> Path:
+    """Return the cache directory: $KPATCHLAB_CACHE, else $XDG_CACHE_HOME/kpatchlab, else ~/.cache/kpatchlab."""
+    if own := os.environ.get("KPATCHLAB_CACHE"):
+        return Path(own).absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base).absolute() / "kpatchlab"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One artifact in the cache; `used` is a Unix time in seconds."""
+
+    kind: str
+    key: str
+    path: Path
+    size_bytes: int
+    used: float
+    label: str
+
+
+class Cache:
+    """The artifacts below one root directory."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or default_root()
+
+    def path(self, kind: str, key: str) -> Path:
+        """Return where an artifact is, or would be."""
+        return self.root / kind / key
+
+    def has(self, kind: str, key: str) -> bool:
+        """Whether the artifact is there, whole."""
+        return (self.path(kind, key) / META).exists()
+
+    def get(
+        self, kind: str, key: str, make: Callable[[Path], None], *, label: str = "", keep_partial: bool = False
+    ) -> Path:
+        """Return the artifact's directory, made by `make(empty_dir)` if it is not there yet.
+
+        Args:
+            label: what people call it; shown by `clean`.
+            keep_partial: leave the working directory where `make` fails or is killed, for the next try to go on
+                with (a kernel's objects); it is then at a fixed path, `ROOT/tmp/<kind>-<key>`.
+
+        Raises:
+            whatever `make` raises; the half-made directory is then gone, unless `keep_partial`.
+        """
+        final = self.path(kind, key)
+        if self.has(kind, key):
+            self.touch(kind, key)
+            return final
+        with self.lock(f"{kind}-{key}"):
+            if self.has(kind, key):
+                return final
+            with self._workdir(kind, key, keep_partial) as work:
+                make(work)
+                meta = {"label": label, "created": time.time(), "size_bytes": disk_bytes(work)}
+                (work / META).write_text(json.dumps(meta))
+                final.parent.mkdir(parents=True, exist_ok=True)
+                if final.exists():
+                    shutil.rmtree(final)
+                work.rename(final)
+        return final
+
+    @contextlib.contextmanager
+    def _workdir(self, kind: str, key: str, keep: bool) -> Iterator[Path]:
+        tmp = self.root / "tmp"
+        try:
+            tmp.mkdir(parents=True, exist_ok=True)
+            if keep:
+                work = tmp / f"{kind}-{key}"
+                work.mkdir(exist_ok=True)
+            else:
+                work = Path(tempfile.mkdtemp(prefix=f"{kind}-{key[:12]}-", dir=tmp))
+                work.chmod(0o755)
+        except OSError as error:
+            raise HostError(
+                f"cannot write to the cache {self.root}: {error.strerror}", hint="set KPATCHLAB_CACHE to another place"
+            ) from None
+        try:
+            yield work
+        except OSError as error:
+            if error.errno in {28, 122}:  # ENOSPC, EDQUOT
+                raise HostError(
+                    f"no space left for {kind} below {self.root}", hint="kpatchlab clean frees cached artifacts"
+                ) from error
+            raise
+        finally:
+            if work.exists() and not keep:
+                shutil.rmtree(work, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold `name` against every other lab on this cache; waits for as long as the other one works."""
+        folder = self.root / "locks"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = (folder / name).open("w")
+        except OSError as error:
+            raise HostError(
+                f"cannot write to the cache {self.root}: {error.strerror}", hint="set KPATCHLAB_CACHE to another place"
+            ) from None
+        with handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def touch(self, kind: str, key: str) -> None:
+        """Mark an artifact as used now, so that pruning by age leaves it."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path(kind, key) / META)
+
+    def entries(self) -> list[Entry]:
+        """Return every whole artifact, least recently used first."""
+        found = []
+        for meta in self.root.glob(f"*/*/{META}"):
+            with contextlib.suppress(OSError, ValueError):
+                data = json.loads(meta.read_text())
+                kind, key = meta.parent.parent.name, meta.parent.name
+                size, label = int(data.get("size_bytes", 0)), str(data.get("label", ""))
+                found.append(Entry(kind, key, meta.parent, size, meta.stat().st_mtime, label))
+        return sorted(found, key=lambda entry: entry.used)
+
+    def remove(self, entry: Entry) -> None:
+        """Delete one artifact; its meta file goes first, so that a half-deleted one does not count as there."""
+        (entry.path / META).unlink(missing_ok=True)
+        shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def disk_bytes(root: Path) -> int:
+    """Return the bytes that the files below `root` take on disk."""
+    total = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+    return total

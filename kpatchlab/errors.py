@@ -1,0 +1,47 @@
+"""Exceptions for the user's mistakes and the host's; what a guest did is a value, see `model.Outcome`."""
+
+from __future__ import annotations
+
+
+class LabError(Exception):
+    """Something the user has to know, in one line, with a hint what to do about it.
+
+    Args:
+        message: one line, without a trailing full stop.
+        hint: one line that names the remedy, or "".
+        details: further lines (one per error where a file has several), printed below the message.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, hint: str = "", details: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = details
+
+
+class UserError(LabError):
+    """Usage or configuration is wrong: exit code 2."""
+
+    exit_code = 2
+
+
+class HostError(LabError):
+    """The host cannot do it (package, disk, mirror, QEMU): exit code 3."""
+
+    exit_code = 3
+
+
+class GuestLost(Exception):  # noqa: N818 - it names an event, not a fault of the lab
+    """A guest stopped answering while something was asked of it.
+
+    Attributes:
+        reason: "panic", "hang", "exit" (QEMU ended), "silence" (no agent within the deadline).
+        detail: one line for people.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail

@@ -1,0 +1,300 @@
+"""The values that flow through the lab: frozen, JSON-able, importing nothing of ours.
+
+Every class here can be stored: `to_json` turns it into plain dicts and lists, `from_json` reads it back.
+Units are part of names (`_s` seconds, `_mib`, `_bytes`); stamps are aware UTC in ISO 8601.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+SCHEMA_VERSION = 1
+"""Version of a stored run; a reader refuses what is newer than itself."""
+
+
+class Outcome(enum.StrEnum):
+    """How one case or job ended."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    SKIP = "skip"  # the kernel or the root lacks what the scenario needs: not tested, and not a pass
+    CRASH = "crash"  # the kernel oopsed, warned, panicked, hung or died
+    TIMEOUT = "timeout"  # the guest lives, the script did not end in time
+    BLOCKED = "blocked"  # its kernel or a module that it needs did not build
+    INFRA = "infra"  # the lab's own fault; never counted against a kernel
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether a kernel is to blame for it."""
+        return self in {Outcome.FAIL, Outcome.CRASH, Outcome.TIMEOUT}
+
+
+class Verdict(enum.StrEnum):
+    """What the series did to one case: one column held against the base column."""
+
+    FIXED = "FIXED"
+    REGRESSED = "REGRESSED"
+    SAME = "SAME"
+    FLAKY = "FLAKY"
+    BLOCKED = "BLOCKED"
+    NEW = "NEW"
+    GONE = "GONE"
+    UNKNOWN = "UNKNOWN"  # one side was skipped or lost to the lab's own fault
+
+
+@dataclass(frozen=True, slots=True)
+class Splat:
+    """One report of the kernel in its log.
+
+    Attributes:
+        kind: "panic", "oops", "bug", "warning", "kasan", "ubsan", "kcsan", "kmemleak", "lockdep",
+            "hung-task", "rcu-stall", "soft-lockup", "hard-lockup", "workqueue", "oom", "refcount", "list".
+        title: one line, without addresses, PIDs, CPUs and time stamps: equal for equal faults.
+        fingerprint: 12 hex digits over kind and the top frames' function names.
+        text: the raw lines, cut out of the log.
+        decoded: `text` with file:line for each frame where symbols were at hand, else "".
+        fatal: whether the kernel stopped there.
+    """
+
+    kind: str
+    title: str
+    fingerprint: str
+    text: str
+    decoded: str = ""
+    fatal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One check of a scenario, a build step or the lab itself."""
+
+    name: str
+    outcome: Outcome
+    message: str = ""
+    details: str = ""
+    duration_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One figure that a scenario printed; `direction` is "higher" or "lower": what is better."""
+
+    name: str
+    value: float
+    unit: str
+    direction: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleFailure:
+    """One object that did not compile, and the modules that are missing for it.
+
+    Attributes:
+        module: the module's name ("siw"), as `modprobe` takes it.
+        source: path inside the tree of the file that the compiler blames.
+        line: line in `source`, 0 where the compiler names none.
+        error: the compiler's first error, one line.
+        log: the compiler's whole output for that object.
+        dependents: modules that need `module`, in whole or through others.
+    """
+
+    module: str
+    source: str
+    line: int
+    error: str
+    log: str = ""
+    dependents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigMiss:
+    """A symbol that was asked for and came out otherwise."""
+
+    symbol: str
+    asked: str
+    got: str
+    where: str = ""  # fragment:line
+    reason: str = ""  # the dependency that is not met, or "no such symbol in this tree"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """One kernel, built or fetched, or the reason why not.
+
+    Attributes:
+        kernel: its name in lab.yaml.
+        key: sha256 content key of the artifact.
+        path: directory of the artifact (vmlinuz, vmlinux, config, modules.erofs, System.map ...); absolute
+            while the run goes on, "" in what is stored.
+        release: `uname -r`.
+        base: what the tree came from, in words; two kernels of one `base_key` differ by their series alone.
+        objects_compiled / objects_total: what the compiler really did in this build, and what is in it.
+    """
+
+    kernel: str
+    outcome: Outcome
+    key: str = ""
+    path: str = ""
+    release: str = ""
+    base: str = ""
+    base_key: str = ""
+    series: str = ""
+    cached: bool = False
+    duration_s: float = 0.0
+    objects_compiled: int = 0
+    objects_total: int = 0
+    error: str = ""
+    error_file: str = ""
+    error_line: int = 0
+    log_tail: str = ""
+    module_failures: tuple[ModuleFailure, ...] = ()
+    config_misses: tuple[ConfigMiss, ...] = ()
+    compiler: str = ""
+    reproduce: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReachCount:
+    """How often one kernel function ran while a scenario did.
+
+    `count` is -1 where the function cannot be traced on that kernel: that is not the same as 0.
+    """
+
+    role: str
+    function: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuestLog:
+    """What one guest of a job left behind; `console` is a path inside the run's folder."""
+
+    role: str
+    kernel: str
+    console: str
+    console_tail: str = ""
+    console_bytes: int = 0
+    console_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """One scenario, with one set of parameters, on one placement of kernels, once.
+
+    Attributes:
+        column: name of the matrix column: a kernel ("with"), or "client=with,server=without" for a mixed pair.
+        placement: role -> kernel name.
+        cases: every check, the lab's own included (job, reach:..., log:ROLE).
+        guest_s: time the scenario's own commands took; overhead_s: all the rest of the job.
+    """
+
+    job: str
+    scenario: str
+    params: dict[str, str]
+    column: str
+    placement: dict[str, str]
+    repeat: int
+    outcome: Outcome
+    message: str = ""
+    cases: tuple[Case, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    splats: tuple[Splat, ...] = ()
+    reach: tuple[ReachCount, ...] = ()
+    guests: tuple[GuestLog, ...] = ()
+    attachments: tuple[str, ...] = ()
+    started: str = ""
+    duration_s: float = 0.0
+    guest_s: float = 0.0
+    overhead_s: float = 0.0
+    stdout_tail: str = ""
+    stderr_tail: str = ""
+    reproduce: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFacts:
+    """A kernel as a reader of the run needs it: `role` is "base" for the column others are held against."""
+
+    name: str
+    role: str
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One finished (or interrupted) run, whole: every report is a view of it."""
+
+    id: str
+    title: str
+    started: str
+    duration_s: float
+    complete: bool
+    base: str  # the base column's name
+    columns: tuple[str, ...]
+    kernels: tuple[KernelFacts, ...]
+    builds: tuple[BuildResult, ...]
+    jobs: tuple[JobResult, ...]
+    host: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    version: str = ""
+    schema: int = SCHEMA_VERSION
+
+    @property
+    def same_base(self) -> bool:
+        """Whether all kernels come from one base tree, so that a difference is the series' doing."""
+        keys = {b.base_key for b in self.builds}
+        return len(keys) == 1 and "" not in keys
+
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """Turn a value of this module into dicts, lists, strings and numbers."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(v) for v in value]
+    return value
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def from_json(cls: type[T], data: Any) -> T:
+    """Read back what `to_json` wrote; unknown keys are ignored, missing ones take their default.
+
+    Raises:
+        TypeError: a field without a default is missing.
+        ValueError: an enumeration has a value that it does not know.
+    """
+    return typing.cast("T", _read(cls, data))
+
+
+def _read(kind: Any, data: Any) -> Any:
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        inner = typing.get_args(kind)[0]
+        return tuple(_read(inner, item) for item in data)
+    if origin is dict:
+        inner = typing.get_args(kind)[1]
+        return {k: _read(inner, v) for k, v in data.items()}
+    if origin in {typing.Union, types.UnionType}:
+        return data
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = _hints(kind)
+        known = {f.name for f in dataclasses.fields(kind) if f.init}
+        return kind(**{k: _read(hints[k], v) for k, v in data.items() if k in known})
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return kind(data)
+    return data
