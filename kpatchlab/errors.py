@@ -33,7 +33,7 @@ class HostError(LabError):
     exit_code = 3
 
 
-class GuestLost(Exception):  # noqa: N818 - it names an event, not a fault of the lab
+class GuestLost(Exception):
     """A guest stopped answering while something was asked of it.
 
     Attributes:

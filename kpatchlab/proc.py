@@ -87,7 +87,7 @@ class Result:
 
 def start_guard() -> None:
     """Start the guard process, once; `spawn` does it before the first child."""
-    global _guard
+    global _guard  # noqa: PLW0603 - one guard a process
     with _guard_lock:
         if _guard is None or _guard.poll() is not None:
             _guard = subprocess.Popen(
@@ -153,14 +153,14 @@ def stop(child: subprocess.Popen[bytes], grace_s: float = TERM_GRACE_S) -> int:
             break
     with contextlib.suppress(ProcessLookupError, PermissionError):  # what the child left in its group
         os.killpg(child.pid, signal.SIGKILL)
-    return child.poll() if child.returncode is not None else -signal.SIGKILL
+    return child.returncode if child.returncode is not None else -signal.SIGKILL
 
 
 class Kept:
-    """The head and the tail of a stream, in bounded memory, whatever its length.
+    r"""The head and the tail of a stream, in bounded memory, whatever its length.
 
     >>> k = Kept(8); k.add(b"abcdefghijkl"); k.text()
-    'abcd\\n[... 4 bytes cut ...]\\nijkl'
+    'abcd\n[... 4 bytes cut ...]\nijkl'
     """
 
     def __init__(self, limit_bytes: int = KEEP_BYTES) -> None:
