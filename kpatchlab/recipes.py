@@ -1,0 +1,179 @@
+"""Recipes of kernels and of root file systems: what `kernels/NAME.yaml` and `rootfs/NAME.yaml` may say.
+
+Paths in a recipe are what `locate` makes of them: `~` is the user's home, an absolute path stays, and any
+other is relative to the lab's `kernels/` directory, also where the recipe stands inline in lab.yaml.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+
+from kpatchlab.yamlfile import FileModel
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+Text = Annotated[str, WithJsonSchema({"type": ["string", "number", "boolean"]})]
+"""Text that may look like a number or a boolean: the loader leaves it alone, so need no quotes around it."""
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
+"""A name that is safe in file names and in the names of jobs and columns."""
+
+Needed = Annotated[str, Field(min_length=1)]
+"""Text that must not be empty."""
+
+
+def locate(path: str, lab_root: Path) -> Path:
+    """Return the absolute path that a kernel recipe's `path` or `config` entry means; "-" is not for here."""
+    return lab_root / "kernels" / Path(path).expanduser()
+
+
+def _symbol(name: str) -> str:
+    if name.startswith("CONFIG_"):
+        raise ValueError(f"'{name}': write {name.removeprefix('CONFIG_')}, without CONFIG_")
+    if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+        raise ValueError(f"'{name}' is not the name of a configuration symbol")
+    return name
+
+
+def _symbol_value(value: str) -> str:
+    meant = {"yes": "y", "true": "y", "on": "y", "no": "n", "false": "n", "off": "n"}.get(value.lower())
+    if meant:
+        raise ValueError(f"'{value}' is not a value of a configuration symbol; write {meant}")
+    return value
+
+
+Symbol = Annotated[str, AfterValidator(_symbol)]
+"""A kernel configuration symbol, without CONFIG_."""
+
+SymbolValue = Annotated[str, AfterValidator(_symbol_value), WithJsonSchema({"type": ["string", "number"]})]
+"""What a symbol is set to: y, m, n, a number, or text."""
+
+
+class _PathOrUrl(FileModel):
+    """What comes either from this host or from another."""
+
+    path: str = Field(default="", description="a path on this host; give either this or url")
+    url: str = Field(default="", description="where to fetch it from; give either this or path")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.path) == bool(self.url):
+            raise ValueError("needs either path or url" if not self.path else "takes path or url, not both")
+        return self
+
+
+class DebianSource(FileModel):
+    """The kernel source that Debian packages, from the lab's own apt."""
+
+    type: Literal["debian-source"] = Field(description="the source tree of a linux-source package")
+    package: Needed = Field(description="name of the package, as in `linux-source-6.12`")
+    suite: Needed = Field(description="Debian suite that has it, as in `trixie`")
+
+
+class DebianImage(FileModel):
+    """A kernel that Debian built: nothing is compiled, its configuration is Debian's."""
+
+    type: Literal["debian-image"] = Field(description="a kernel that Debian built")
+    package: Needed = Field(description="name of the package, as in `linux-image-amd64`")
+    suite: Needed = Field(description="Debian suite that has it, as in `trixie`")
+
+
+class GitSource(_PathOrUrl):
+    """One revision of a git repository."""
+
+    type: Literal["git"] = Field(description="one revision of a git repository")
+    revision: Needed = Field(description="tag, branch or commit")
+
+
+class DirSource(FileModel):
+    """A tree as it lies on this host, changes that are not committed included; it is copied, never built in place."""
+
+    type: Literal["dir"] = Field(description="a source tree on this host")
+    path: Needed = Field(description="the tree's top directory")
+
+
+class TarballSource(_PathOrUrl):
+    """A packed tree, `linux-6.12.tar.xz` or the like."""
+
+    type: Literal["tarball"] = Field(description="a packed source tree")
+    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$", description="what its bytes must sum up to, in hex")
+
+
+class MboxSeries(FileModel):
+    """Patches in one mailbox file, as mail programs and `b4 am` write it."""
+
+    type: Literal["mbox"] = Field(description="patches in one mailbox file")
+    path: Needed = Field(description="the file, or - for standard input")
+
+
+class PatchesSeries(FileModel):
+    """Every `*.patch` of a directory, sorted by name, as `git format-patch` writes them."""
+
+    type: Literal["patches"] = Field(description="every *.patch of a directory, sorted by name")
+    path: Needed = Field(description="the directory")
+
+
+class QuiltSeries(FileModel):
+    """A quilt directory: the patches that its file `series` names, in that order."""
+
+    type: Literal["quilt"] = Field(description="the patches that a quilt directory's `series` file names")
+    path: Needed = Field(description="the directory")
+
+
+class GitSeries(_PathOrUrl):
+    """The commits of a range in a git repository, as patches."""
+
+    type: Literal["git"] = Field(description="the commits of a range in a git repository")
+    range: Needed = Field(pattern=r"^[^ ]+\.\.[^ .][^ ]*$", description="base..tip, as in `v6.3-rc2..my-branch`")
+
+
+class MessageIdSeries(FileModel):
+    """A series on a public mailing list, fetched whole by b4 from any message of its thread."""
+
+    type: Literal["message-id"] = Field(description="a series on a mailing list, fetched by b4")
+    id: Needed = Field(description="message id of the cover letter or of a patch, without angle brackets")
+
+
+Source = Annotated[DebianSource | DebianImage | GitSource | DirSource | TarballSource, Field(discriminator="type")]
+Series = Annotated[MboxSeries | PatchesSeries | QuiltSeries | GitSeries | MessageIdSeries, Field(discriminator="type")]
+
+
+class KernelRecipe(FileModel):
+    """How to come by one kernel: a source, a series of patches on top of it, a configuration."""
+
+    description: str = Field(default="", description="one line for people; reports show it")
+    source: Source = Field(description="where the tree, or the finished kernel, comes from")
+    series: tuple[Series, ...] = Field(default=(), description="patch series, applied to the tree in this order")
+    config: tuple[Needed, ...] = Field(
+        default=(), description="configuration fragments in `kernels/`, merged in this order on top of virtme-ng's own"
+    )
+    config_set: dict[Symbol, SymbolValue] = Field(
+        default={}, description="single configuration symbols without CONFIG_, merged last: y, m, n, a number or text"
+    )
+    debug: bool = Field(
+        default=False, description="true for a kernel with sanitizers or other slow checks: no figures are taken on it"
+    )
+
+    @model_validator(mode="after")
+    def _nothing_to_build(self) -> Self:
+        if isinstance(self.source, DebianImage) and (self.series or self.config or self.config_set):
+            raise ValueError("a debian-image is not built here: it takes no series, config or config_set")
+        return self
+
+
+class RootRecipe(FileModel):
+    """A guest's root file system: Debian packages and files of the lab's own."""
+
+    description: str = Field(default="", description="one line for people")
+    suite: Needed = Field(default="trixie", description="Debian suite that the packages come from")
+    packages: tuple[Needed, ...] = Field(
+        default=(), description="packages to install; what they depend on comes with them"
+    )
+    files: str = Field(default="", description="directory in `rootfs/` that is copied over the root; empty: none")
+    size_hint_mib: int = Field(
+        default=512, ge=1, description="disk space that making it takes, in MiB; checked beforehand"
+    )

@@ -1,0 +1,368 @@
+"""Scenarios: one folder each, `scenarios/NAME/` with scenario.yaml and scripts; no Python of the lab's own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from kpatchlab.errors import UserError
+from kpatchlab.recipes import NAME_PATTERN, Name, Needed, Symbol, Text
+from kpatchlab.yamlfile import Document, FileModel, Loc, Problems, read, suggest
+
+FILE = "scenario.yaml"
+GUEST_FOLDER = "/lab/scenario"
+GUEST_LIB = "/lab/lib"
+RESERVED = frozenset({"role", "server", "client", "dev", "lib", "attach", "tmp", "scale"})
+"""Parameters that cannot be: their LAB_... variables have a meaning already."""
+
+_PARAMETER = r"^[a-z][a-z0-9_]*$"
+_LEFT_BEHIND = re.compile(r"(^|/)(__pycache__|\.[^/]*)(/|$)|(~|\.pyc|\.swp|\.orig|\.rej)$")
+
+
+def _parameter(name: str) -> str:
+    if not re.fullmatch(_PARAMETER, name):
+        raise ValueError(f"the name of a parameter is lower-case letters, digits and _, not '{name}'")
+    if name in RESERVED:
+        raise ValueError(f"'{name}' cannot be a parameter: LAB_{name.upper()} has a meaning of its own")
+    return name
+
+
+def _values(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"'{value}' is there twice")
+        if not value.isprintable():
+            raise ValueError(f"{value!r} has characters that cannot be printed")
+    return values
+
+
+Parameter = Annotated[str, AfterValidator(_parameter)]
+Values = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_values)]
+
+
+class Role(FileModel):
+    """What one guest of a scenario does; scripts are files of the scenario's folder, executable, with a #! line."""
+
+    setup: str = Field(
+        default="", description="script that prepares the guest; roles are set up in the order they stand in"
+    )
+    run: str = Field(default="", description="script that makes the checks and prints KTAP; exactly one role has it")
+    finish: str = Field(default="", description="script that runs after the checks, also after failed ones")
+    prepare: tuple[Name, ...] = Field(
+        default=(), description="scripts shared by scenarios, run before `setup`: `scenarios/lib/prepare/NAME.sh`"
+    )
+    memory_mib: int | None = Field(
+        default=None, ge=64, description="memory of this guest in MiB, instead of the machine's"
+    )
+
+    def scripts(self) -> Iterator[tuple[str, str]]:
+        """Yield (key, file name) of the scripts of its own."""
+        return ((key, name) for key in ("setup", "run", "finish") if (name := getattr(self, key)))
+
+
+class Needs(FileModel):
+    """What kernel and root must have for the scenario to mean anything."""
+
+    config: tuple[Symbol, ...] = Field(
+        default=(), description="configuration symbols that must be y or m; else the job is skipped, with that reason"
+    )
+    modules: tuple[Name, ...] = Field(
+        default=(), description="modules loaded before anything else; one that did not build makes the job BLOCKED"
+    )
+    packages: tuple[Name, ...] = Field(default=(), description="Debian packages that the root must have; else skipped")
+
+
+class Touches(FileModel):
+    """What the scenario is about; for people, and to pick scenarios for a series."""
+
+    functions: tuple[Needed, ...] = Field(default=(), description="kernel functions that it runs")
+    files: tuple[Needed, ...] = Field(default=(), description="source files of the kernel that these are in")
+
+
+class Reach(FileModel):
+    """Proof that a kernel function ran, or did not, while the `run` script did: a case `reach: FUNCTION`."""
+
+    role: str = Field(default="", description="whose kernel; empty: that of every role")
+    function: Needed = Field(description="name of the function")
+    min: int = Field(default=1, ge=0, description="it must run at least so often; 0 where `max` is given")
+    max: int | None = Field(default=None, ge=0, description="it must run at most so often; 0: not at all")
+    if_symbol: str = Field(default="", description="only on a kernel that has this symbol")
+    unless_symbol: str = Field(default="", description="only on a kernel that lacks this symbol")
+    when: dict[str, Text] = Field(default={}, description="only with these values of parameters")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.max is not None and "min" not in self.model_fields_set:
+            object.__setattr__(self, "min", 0)  # frozen for everybody else
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"at least {self.min} and at most {self.max} cannot both hold")
+        return self
+
+    def applies(self, role: str, params: Mapping[str, str]) -> bool:
+        """Whether it is asked of `role` with these parameters; symbols are the kernel's affair."""
+        return self.role in {"", role} and all(params.get(key) == value for key, value in self.when.items())
+
+
+class ScenarioFile(FileModel):
+    """A scenario as its file has it."""
+
+    description: Needed = Field(description="one line: what holds if the scenario passes")
+    tags: tuple[Name, ...] = Field(default=(), description="words to choose it by, as in `tag:splice`")
+    timeout_s: float = Field(
+        default=120.0, gt=0, le=86400, description="seconds that each script may take on a guest without KVM"
+    )
+    rootfs: str = Field(default="", description="root file system; empty: the lab's default")
+    machine: str = Field(default="", description="machine; empty: the lab's default")
+    cold: bool = Field(default=False, description="true: boot guests of its own instead of forking a booted one")
+    cmdline: str = Field(default="", description="more of the kernel's command line; needs `cold: true`")
+    roles: dict[Name, Role] = Field(description="one role of any name, or the two roles client and server")
+    parameters: dict[Parameter, Values] = Field(default={}, description="name -> values; every combination is run")
+    exclude: tuple[dict[str, Text], ...] = Field(default=(), description="combinations of parameters that are not run")
+    needs: Needs = Field(default=Needs(), description="what kernel and root must have")
+    touches: Touches = Field(default=Touches(), description="what it is about")
+    reach: tuple[Reach, ...] = Field(default=(), description="functions that must have run, or must not")
+    expect_splat: bool = Field(
+        default=False, description="true: a report in the kernel log is what is wanted; for the lab's self-tests"
+    )
+
+    @model_validator(mode="after")
+    def _cold_has_cmdline(self) -> Self:
+        if self.cmdline and not self.cold:
+            raise ValueError("cmdline needs cold: true, since a forked guest has booted already")
+        return self
+
+
+class Scenario(ScenarioFile):
+    """A scenario with its name (that of its folder) and its folder (absolute)."""
+
+    name: str
+    folder: Path
+
+
+def load_scenario(folder: Path, problems: Problems) -> tuple[Scenario, Document] | None:
+    """Read one scenario's folder; None where it cannot be used at all. What is wrong goes to `problems`."""
+    document = read(folder / FILE, problems)
+    file = document.parse(ScenarioFile) if document else None
+    if not document or not file:
+        return None
+    if not re.fullmatch(NAME_PATTERN, folder.name):
+        problems.add(folder, 0, "the name of a scenario's folder is letters, digits, '.', '_' and '-'")
+    scenario = Scenario.model_construct(**{key: getattr(file, key) for key in ScenarioFile.model_fields},
+                                        name=folder.name, folder=folder)  # fmt: skip
+    _check_roles(scenario, document)
+    _check_parameters(scenario, document)
+    return scenario, document
+
+
+def _check_roles(scenario: Scenario, document: Document) -> None:
+    roles = scenario.roles
+    if len(roles) != 1 and set(roles) != {"client", "server"}:
+        document.add(["roles"], f"one role, or the two roles client and server, not: {', '.join(roles) or 'none'}")
+    running = [name for name, role in roles.items() if role.run]
+    if roles and len(running) != 1:
+        document.add(["roles"], f"exactly one role has `run`; here: {', '.join(running) or 'none'}")
+    lib = scenario.folder.parent / "lib"
+    for name, role in roles.items():
+        for key, script in role.scripts():
+            _check_script(scenario, document, ["roles", name, key], script)
+        for index, word in enumerate(role.prepare):
+            path = lib / "prepare" / f"{word}.sh"
+            if not path.is_file():
+                there = suggest(word, [other.stem for other in path.parent.glob("*.sh")])
+                document.add(["roles", name, "prepare", index], f"there is no scenarios/lib/prepare/{word}.sh{there}")
+    for index, reach in enumerate(scenario.reach):
+        if reach.role and reach.role not in roles:
+            document.add(["reach", index, "role"], f"there is no role '{reach.role}'{suggest(reach.role, roles)}")
+
+
+def _check_script(scenario: Scenario, document: Document, loc: list[str | int], script: str) -> None:
+    path = next((p for p in (scenario.folder / script, scenario.folder / f"{script}.j2") if p.is_file()), None)
+    if path is None:
+        names = [name.removesuffix(".j2") for name, _ in own_files(scenario.folder)]
+        document.add(loc, f"there is no file '{script}' in scenarios/{scenario.name}{suggest(script, names)}")
+    elif not os.access(path, os.X_OK):
+        document.add(loc, f"scenarios/{scenario.name}/{path.name} is not executable (chmod +x)")
+
+
+def _check_parameters(scenario: Scenario, document: Document) -> None:
+    parameters = scenario.parameters
+    pairs: list[tuple[Loc, dict[str, str]]] = [
+        (["exclude", index], choice) for index, choice in enumerate(scenario.exclude)
+    ]
+    pairs += [(["reach", index, "when"], reach.when) for index, reach in enumerate(scenario.reach)]
+    for loc, choice in pairs:
+        for key, value in choice.items():
+            if key not in parameters:
+                document.add([*loc, key], f"there is no parameter '{key}'{suggest(key, parameters)}")
+            elif value not in parameters[key]:
+                there = suggest(value, parameters[key]) or f"; there are {', '.join(parameters[key])}"
+                document.add([*loc, key], f"'{value}' is not a value of '{key}'{there}")
+    if not expand(scenario):
+        document.add(["exclude"], "leaves no combination of parameters to run")
+
+
+def expand(scenario: ScenarioFile) -> list[dict[str, str]]:
+    """Return every combination of parameters that is run, in the file's order; [{}] where there are none."""
+    names = list(scenario.parameters)
+    every = (dict(zip(names, values, strict=True)) for values in itertools.product(*scenario.parameters.values()))
+    return [params for params in every if not any(rule and rule.items() <= params.items() for rule in scenario.exclude)]
+
+
+def payload(scenario: Scenario, params: Mapping[str, str], lab_root: Path) -> list[tuple[str, bytes, int]]:
+    """Return what is put into a guest: (absolute guest path, bytes, mode).
+
+    That is every file of the scenario's folder but scenario.yaml, and of `scenarios/lib`. Of the scenario's
+    own, `NAME.j2` is rendered and becomes NAME; templates see `params` and each parameter by its own name, and
+    can include each other. Hidden files and what editors and Python leave behind stay out.
+
+    Raises:
+        UserError: a file cannot be read, or a template is wrong.
+    """
+    files: list[tuple[str, bytes, int]] = []
+    for folder, place in ((scenario.folder, GUEST_FOLDER), (lab_root / "scenarios" / "lib", GUEST_LIB)):
+        for name, path in own_files(folder):
+            if place == GUEST_FOLDER and name == FILE:
+                continue
+            try:
+                mode = 0o755 if os.access(path, os.X_OK) else 0o644
+                if place == GUEST_FOLDER and name.endswith(".j2"):
+                    data, guest_name = render_template(scenario, name, params).encode(), name.removesuffix(".j2")
+                else:
+                    data, guest_name = path.read_bytes(), name
+            except TemplateProblem as error:
+                raise UserError(str(error), hint=f"templates see: {', '.join(['params', *params])}") from None
+            except OSError as error:
+                raise UserError(f"{path} cannot be read: {error.strerror}") from None
+            files.append((f"{place}/{guest_name}", data, mode))
+    return files
+
+
+def own_files(folder: Path) -> list[tuple[str, Path]]:
+    """Return (relative name, path) of the files below `folder` that belong to it, by name."""
+    found = []
+    for top, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not _LEFT_BEHIND.search(name)]
+        for name in names:
+            path = Path(top, name)
+            if not _LEFT_BEHIND.search(name):
+                found.append((str(path.relative_to(folder)), path))
+    return sorted(found)
+
+
+class TemplateProblem(Exception):
+    """A template is wrong; `path` and `line` say where, `reason` what."""
+
+    def __init__(self, path: Path, line: int, reason: str) -> None:
+        super().__init__(f"{path}:{line}: {reason}")
+        self.path, self.line, self.reason = path, line, reason
+
+
+def render_template(scenario: Scenario, name: str, params: Mapping[str, str]) -> str:
+    """Return the template `name` of a scenario's folder, rendered.
+
+    Raises:
+        TemplateProblem: it has a syntax error or uses a name that there is not.
+    """
+    import jinja2  # 0.1 s that most scenarios do without
+
+    loader = jinja2.FileSystemLoader([scenario.folder, scenario.folder.parent / "lib"])
+    environment = jinja2.Environment(
+        loader=loader,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - scripts and configuration files, not HTML
+    )
+    try:
+        return environment.get_template(name).render(params=params, **params)
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateProblem(Path(error.filename or name), error.lineno, error.message or "syntax error") from None
+    except jinja2.TemplateNotFound as error:
+        raise TemplateProblem(scenario.folder / name, 0, f"there is no template '{error.name}'") from None
+    except Exception as error:  # noqa: BLE001 - whatever an expression of the template's raises
+        path, line = _template_frame(error, scenario.folder / name)
+        raise TemplateProblem(path, line, str(error)) from None
+
+
+def _template_frame(error: Exception, fallback: Path) -> tuple[Path, int]:
+    """Return the innermost template and line that an error passed through; jinja2 puts them into its traceback."""
+    path, line, step = fallback, 0, error.__traceback__
+    while step:
+        name = step.tb_frame.f_code.co_filename
+        if "__jinja_template__" in step.tb_frame.f_globals or name.startswith(str(fallback.parent)):
+            path, line = Path(name), step.tb_lineno
+        step = step.tb_next
+    return path, line
+
+
+_TEMPLATE = {
+    FILE: """\
+# yaml-language-server: $schema=../../kpatchlab/schemas/scenario.schema.json
+description: Data written to the path under test arrives whole.
+tags: []
+timeout_s: 60
+roles:
+  main: {run: run.sh}
+# parameters: {size: ["4096", "65537"]}     # every combination is run; a script finds it in LAB_SIZE
+# needs: {config: [UNIX], modules: []}
+# reach:
+#   - {function: unix_stream_sendmsg}       # proof that the code under test ran
+""",
+    "run.sh": """\
+#!/bin/sh
+# Checks are printed as KTAP on standard output; standard error is free text.
+set -eu
+tmp=${LAB_TMP:-/tmp}
+
+echo "KTAP version 1"
+echo "1..1"
+
+# 1 MiB + 13 bytes: the last page is not a whole one.
+head -c 1048589 /dev/urandom >"$tmp/sent"
+cat "$tmp/sent" | cat >"$tmp/received"      # the path under test goes here
+
+sent=$(sha256sum <"$tmp/sent")
+received=$(sha256sum <"$tmp/received")
+if [ "$sent" = "$received" ]; then
+    echo "ok 1 - data arrives whole"
+else
+    echo "not ok 1 - data arrives whole"
+    echo "# sent $sent, received $received"
+fi
+rm -f "$tmp/sent" "$tmp/received"
+""",
+}
+
+
+def new(lab_root: Path, name: str) -> Path:
+    """Lay out a scenario that runs and passes as it is; returns its folder.
+
+    Raises:
+        UserError: the name cannot be one, is taken, or the folder cannot be made.
+    """
+    if not re.fullmatch(NAME_PATTERN, name) or len(name) > 64 or name == "lib":
+        raise UserError(f"'{name}' cannot be the name of a scenario", hint="letters, digits, '.', '_' and '-'")
+    folder = lab_root / "scenarios" / name
+    if folder.exists():
+        raise UserError(f"the scenario '{name}' is there already: {folder}", hint="choose another name")
+    try:
+        folder.parent.mkdir(exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
+        try:
+            work.chmod(0o755)
+            for file, text in _TEMPLATE.items():
+                (work / file).write_text(text)
+                (work / file).chmod(0o755 if file.endswith(".sh") else 0o644)
+            work.rename(folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}") from None
+    return folder
