@@ -183,3 +183,22 @@ def disk_bytes(root: Path) -> int:
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(folder, name)).st_blocks * 512
     return total
+
+
+def prunable(entries: list[Entry], older_than_days: float | None, max_gib: float | None, *, now: float) -> list[Entry]:
+    """Return the artifacts that go, least recently used first: all past an age, then until a total size is kept.
+
+    Args:
+        entries: least recently used first, as `Cache.entries` gives them.
+        now: Unix time in seconds.
+    """
+    gone = [e for e in entries if older_than_days is not None and now - e.used > older_than_days * 86400]
+    if max_gib is not None:
+        left = [e for e in entries if e not in gone]
+        total = sum(e.size_bytes for e in left)
+        for entry in left:
+            if total <= max_gib * (1 << 30):
+                break
+            gone.append(entry)
+            total -= entry.size_bytes
+    return gone

@@ -1,0 +1,115 @@
+"""The command line: options, help texts, and how an error reaches the user."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kpatchlab import __version__
+from kpatchlab.errors import LabError
+
+EXITS = """\b
+Exit status:
+  0  nothing regressed
+  1  regressions (or, with one kernel, failures)
+  2  usage or configuration is wrong
+  3  the host or the lab itself could not do it
+  130  interrupted; what was done is kept, `run --resume` goes on
+"""
+
+
+@dataclass(slots=True)
+class Options:
+    """What stands before the verb."""
+
+    lab: Path | None
+    install: bool
+    debug: bool
+    verbose: bool
+
+    def lab_file(self) -> Path:
+        """Return the lab file: --lab, or the nearest lab.yaml upwards."""
+        from kpatchlab.lab import find_lab
+
+        return self.lab.absolute() if self.lab else find_lab(Path.cwd())
+
+    def again(self, words: str) -> str:
+        """Return a command line that does `words` on the same lab file."""
+        lab = f"--lab {shlex.quote(os.path.relpath(self.lab))} " if self.lab else ""
+        return f"{program()} {lab}{words}"
+
+
+def program() -> str:
+    """Return how the user called this program: `./lab` from a clone, else `kpatchlab`."""
+    return os.environ.get("KPATCHLAB_PROGRAM", "kpatchlab")
+
+
+class Verbs(click.Group):
+    """The verbs in the order of their use, each with its examples, all of them loaded lazily."""
+
+    ORDER = ("run", "plan", "build", "list", "check", "report", "shell", "new", "doctor", "clean", "completion")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the verbs' names."""
+        return list(self.ORDER)
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="\b\nExamples:\n"
+    "  kpatchlab run                        the whole lab.yaml\n"
+    "  kpatchlab run nfs-tcp 'tag:siw'      two choices of scenarios\n"
+    "  kpatchlab --lab quick.yaml run       prebuilt kernels: a first result within minutes\n"
+    "  kpatchlab report --format text       the last run again\n\n" + EXITS,
+)
+@click.version_option(__version__, prog_name="kpatchlab")
+@click.option("--lab", type=click.Path(path_type=Path), metavar="FILE", help="The lab file; default: the nearest lab.yaml.")
+@click.option("--no-install", is_flag=True, help="Say which Debian packages are missing, and stop.")
+@click.option("-v", "--verbose", is_flag=True, help="Show commands as they can be pasted.")
+@click.option("--debug", is_flag=True, help="Show a traceback with every error.")
+@click.pass_context
+def cli(ctx: click.Context, lab: Path | None, no_install: bool, verbose: bool, debug: bool) -> None:
+    """Test a Linux kernel patch series: build kernels with it and without, run scenarios in guests, say what changed."""
+    ctx.obj = Options(lab, not no_install, debug, verbose)
+
+
+def show_error(error: LabError) -> None:
+    """Print an error as people need it: one line, its details, one hint."""
+    print(f"kpatchlab: {error.message}", file=sys.stderr)
+    for line in error.details:
+        print(f"  {line}", file=sys.stderr)
+    if error.hint:
+        print(f"hint: {error.hint}", file=sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the program and exit; see `EXITS` for the status."""
+    from kpatchlab.cli import verbs
+
+    verbs.register(cli)
+    debug = "--debug" in (argv or sys.argv)
+    try:
+        status: Any = cli.main(argv, prog_name=program(), standalone_mode=False)
+    except click.exceptions.Abort:
+        status = 130
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except LabError as error:
+        if debug:
+            raise
+        show_error(error)
+        status = error.exit_code
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:  # `kpatchlab list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 0
+    sys.exit(status if isinstance(status, int) else 0)

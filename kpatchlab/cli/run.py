@@ -1,0 +1,244 @@
+"""The verbs that need kernels: run, plan, build, shell."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kpatchlab.cli.main import Options
+from kpatchlab.cli.verbs import CHOICE_HELP, as_json, dump, load_lab, pass_options, table
+from kpatchlab.errors import UserError
+
+if TYPE_CHECKING:
+    from kpatchlab.lab import Lab
+    from kpatchlab.pipeline import Settings
+    from kpatchlab.plan import JobSpec, Plan
+    from kpatchlab.progress import LiveProgress, PlainProgress
+
+kernel_option = click.option("--kernel", "kernels", multiple=True, metavar="NAME", help="Only this kernel; may be repeated.")
+choice_argument = click.argument("choice", nargs=-1)
+
+
+def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: int | None) -> Plan:
+    """Return the plan for what the user chose."""
+    from kpatchlab.plan import make_plan
+
+    return make_plan(lab, choice=choice or None, kernels=kernels or None, repeat=repeat)
+
+
+def only(plan: Plan, jobs: tuple[str, ...]) -> Plan:
+    """Return the plan with the named jobs alone."""
+    import dataclasses
+    import difflib
+
+    known = {job.id: job for job in plan.jobs}
+    for name in jobs:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise UserError(f"no such job: {name}", hint=f"did you mean {near[0]}?" if near else "kpatchlab plan lists them")
+    chosen = tuple(known[name] for name in jobs)
+    used = {kernel for job in chosen for kernel in job.placement.values()}
+    return dataclasses.replace(
+        plan,
+        jobs=chosen,
+        kernels=tuple(step for step in plan.kernels if step.name in used),
+        images=tuple(step for step in plan.images if step.rootfs in {job.rootfs for job in chosen}),
+        columns=tuple(c for c in plan.columns if c in {job.column for job in chosen}),
+    )
+
+
+@contextlib.contextmanager
+def interruptible(settings: Settings) -> Iterator[None]:
+    """Let the first Ctrl-C (or SIGTERM) end things cleanly, and the second at once."""
+
+    def ask(number: int, frame: Any) -> None:  # noqa: ARG001
+        if settings.cancel.is_set():
+            raise KeyboardInterrupt
+        settings.cancel.set()
+        print("\nstopping: what is done is kept (once more: at once)", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def progress_for(total_jobs: int, *, to_stderr: bool) -> LiveProgress | PlainProgress:
+    """Return a live view on a terminal, plain lines elsewhere."""
+    from kpatchlab.progress import LiveProgress, PlainProgress
+
+    stream = sys.stderr if to_stderr else sys.stdout
+    if stream.isatty():
+        from rich.console import Console
+
+        return LiveProgress(Console(file=stream), total_jobs)
+    return PlainProgress(stream, total_jobs)
+
+
+def start(options: Options, plan: Plan, *, build: bool) -> None:
+    """See to the Debian packages that this plan needs: install them, or say which are missing."""
+    from kpatchlab import packages
+
+    stages = packages.stages_for(builds=build and any(step.builds for step in plan.kernels), guests=bool(plan.jobs))
+    if lacking := packages.missing(stages):
+        if options.install:
+            packages.install(lacking, lambda text: click.echo(text, err=True))
+        packages.require(stages)
+
+
+@click.command(
+    epilog=f"{CHOICE_HELP}\n\n\b\nExamples:\n  kpatchlab run\n  kpatchlab run unix-splice --kernel with\n"
+    "  kpatchlab run 'nfs-*' --repeat 3\n  kpatchlab run --resume last\n"
+    "  kpatchlab run --job 'nfs-tcp+vers=4.2@client=with,server=without#1'"
+)
+@choice_argument
+@kernel_option
+@click.option("--repeat", type=click.IntRange(1, 1000), help="Run each job so often; default: the lab file's.")
+@click.option("--job", "jobs", multiple=True, metavar="ID", help="Only this job, as `plan` and a report name it.")
+@click.option("--resume", metavar="RUN", help="Go on with a run that was stopped or killed: an id, or `last`.")
+@click.option("--guest", type=click.Choice(["fork", "vng"]), default="fork", help="fork: saved guests; vng: virtme-ng on this host's own root.")
+@as_json
+@pass_options
+def run(
+    options: Options,
+    choice: tuple[str, ...],
+    kernels: tuple[str, ...],
+    repeat: int | None,
+    jobs: tuple[str, ...],
+    resume: str | None,
+    guest: str,
+    as_json: bool,
+) -> None:
+    """Build what is missing, run every scenario on every kernel, and say what the series changed."""
+    lab = load_lab(options, choice)
+    plan = make(lab, choice, kernels, repeat)
+    if jobs:
+        plan = only(plan, jobs)
+    if not plan.jobs:
+        raise UserError("nothing to run: no scenario is selected", hint="kpatchlab list scenarios")
+    start(options, plan, build=True)
+    from kpatchlab.cache import Cache
+    from kpatchlab.compare import compare
+    from kpatchlab.host import Host
+    from kpatchlab.pipeline import Settings, execute
+    from kpatchlab.report import WRITERS
+    from kpatchlab.store import Store
+
+    store = Store(lab.root / "results")
+    run_dir = store.open_run(resume) if resume else store.new_run(lab.title)
+    settings = Settings(
+        command=shlex.join(sys.argv),
+        reproduce=lambda job: options.again(f"run --job {shlex.quote(job.id)}"),
+        verbose=_verbose(options),
+        guest=guest,
+    )
+    host = Host(Cache(), lab.mirror, lab.qemu)
+    with progress_for(len(plan.jobs), to_stderr=as_json) as progress, interruptible(settings):
+        result = execute(lab, plan, host, run_dir, progress, settings)
+    if as_json:
+        sys.stdout.buffer.write(WRITERS["json"](result, run_dir.path))
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(WRITERS["text"](result, run_dir.path))
+        click.echo(f"\nresults: {_near(run_dir.path)}/index.html, junit.xml, run.json")
+    if settings.cancel.is_set():
+        sys.exit(130)
+    sys.exit(compare(result).exit_code)
+
+
+def _near(path: Path) -> Path:
+    with contextlib.suppress(ValueError):
+        return path.relative_to(Path.cwd())
+    return path
+
+
+def _verbose(options: Options) -> Any:
+    return (lambda text: click.echo(f"+ {text}", err=True)) if options.verbose else (lambda text: None)  # noqa: ARG005
+
+
+@click.command(epilog=f"{CHOICE_HELP}\n\n\b\nExample:\n  kpatchlab plan --json | jq '.jobs[].id'")
+@choice_argument
+@kernel_option
+@click.option("--repeat", type=click.IntRange(1, 1000), help="As in run.")
+@as_json
+@pass_options
+def plan(options: Options, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: int | None, as_json: bool) -> None:
+    """Show what would run, what is cached, and how long it takes."""
+    from kpatchlab.forecast import forecast
+    from kpatchlab.progress import clock
+
+    lab = load_lab(options, choice)
+    made = make(lab, choice, kernels, repeat)
+    seen = forecast(lab, made)
+    if as_json:
+        dump({"steps": seen.steps, "jobs": made.jobs, "total_s": seen.total_s})
+        return
+    table([{"step": s.name, "state": "cached" if s.cached else "to make", "estimate": clock(s.seconds)} for s in seen.steps])
+    click.echo()
+    table([{"job": job.id, "estimate": clock(seen.job_s[job.id])} for job in made.jobs])
+    click.echo(f"\n{len(made.jobs)} jobs on {len(made.kernels)} kernels, about {clock(seen.total_s)}")
+
+
+@click.command(epilog="\b\nExample:\n  kpatchlab build with")
+@click.argument("kernels", nargs=-1, metavar="[KERNEL]...")
+@as_json
+@pass_options
+def build(options: Options, kernels: tuple[str, ...], as_json: bool) -> None:
+    """Build kernels and roots, and run nothing."""
+    import dataclasses
+
+    from kpatchlab.cache import Cache
+    from kpatchlab.host import Host
+    from kpatchlab.model import Outcome
+    from kpatchlab.pipeline import Settings, build_only
+
+    lab = load_lab(options)
+    made = make(lab, (), kernels, None)
+    start(options, dataclasses.replace(made, jobs=made.jobs[:1]), build=True)
+    settings = Settings(verbose=_verbose(options))
+    with progress_for(0, to_stderr=as_json) as progress, interruptible(settings):
+        results = build_only(lab, made, Host(Cache(), lab.mirror, lab.qemu), progress, settings)
+    if as_json:
+        dump(results)
+    else:
+        for result in results:
+            click.echo(f"{result.kernel}: {result.path or result.error}")
+            for failure in result.module_failures:
+                click.echo(f"  module {failure.module}: {failure.source}:{failure.line}: {failure.error}")
+            for miss in result.config_misses:
+                click.echo(f"  {miss.where}: CONFIG_{miss.symbol}={miss.asked} came out as {miss.got}: {miss.reason}")
+    if settings.cancel.is_set():
+        sys.exit(130)
+    sys.exit(1 if any(result.outcome is not Outcome.PASS for result in results) else 0)
+
+
+@click.command(
+    epilog="\b\nExamples:\n  kpatchlab shell --kernel with\n  kpatchlab shell nfs-tcp --role server\n"
+    "In the guest: the scenario lies in /lab/scenario, its environment is set; exit ends the guest."
+)
+@click.argument("scenario", required=False)
+@click.option("--kernel", metavar="NAME", help="Default: the base.")
+@click.option("--role", metavar="ROLE", help="Default: the role that runs.")
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the scenario.")
+@pass_options
+def shell(options: Options, scenario: str | None, kernel: str | None, role: str | None, params: tuple[str, ...]) -> None:
+    """Open a prompt in a guest: the same kernel, root and environment that a job has."""
+    from kpatchlab.shell import open_shell
+
+    lab = load_lab(options, (scenario,) if scenario else ())
+    made = make(lab, (scenario,) if scenario else (), (), None)
+    start(options, made, build=True)
+    sys.exit(open_shell(lab, made, scenario, kernel, role, params, progress_for(0, to_stderr=True)))
+
+
+COMMANDS = (run, plan, build, shell)

@@ -1,0 +1,270 @@
+"""The verbs themselves: parse what the user said, call the rooms below, print what they return."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kpatchlab.cli.main import Options, program
+from kpatchlab.errors import UserError
+
+if TYPE_CHECKING:
+    from kpatchlab.lab import Lab
+
+pass_options = click.make_pass_decorator(Options)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+CHOICE_HELP = "CHOICE: scenario names, globs, tag:NAME, !NAME to leave out; default: what the lab file selects."
+
+
+def register(group: click.Group) -> None:
+    """Hang every verb into the group."""
+    from kpatchlab.cli import run as run_verbs
+
+    for command in (check, list_things, report, doctor, clean, new, completion, *run_verbs.COMMANDS):
+        group.add_command(command)
+
+
+def load_lab(options: Options, choice: tuple[str, ...] = ()) -> Lab:
+    """Read the lab file and everything that it names."""
+    from kpatchlab import lab
+
+    return lab.load(options.lab_file(), choice)
+
+
+def dump(value: Any) -> None:
+    """Print JSON."""
+    from kpatchlab.model import to_json
+
+    click.echo(json.dumps(to_json(value), indent=2, default=str))
+
+
+@click.command(epilog="\b\nExample:\n  kpatchlab check && kpatchlab run")
+@as_json
+@pass_options
+def check(options: Options, as_json: bool) -> None:
+    """Check every file of the lab: all errors at once, with file and line."""
+    from kpatchlab import lab
+
+    try:
+        lab.check(options.lab_file())
+    except UserError as error:
+        if not as_json:
+            raise
+        dump({"errors": error.details or [error.message]})
+        sys.exit(2)
+    if as_json:
+        dump({"errors": []})
+    else:
+        click.echo("no errors")
+
+
+@click.command("list", epilog="\b\nExamples:\n  kpatchlab list scenarios\n  kpatchlab list runs --json")
+@click.argument("what", type=click.Choice(["kernels", "rootfs", "scenarios", "machines", "runs"]), default="scenarios")
+@as_json
+@pass_options
+def list_things(options: Options, what: str, as_json: bool) -> None:
+    """List what the lab has: kernels, rootfs, scenarios, machines or past runs."""
+    from kpatchlab.store import Store
+
+    lab = load_lab(options)
+    if what == "runs":
+        rows = [to_row(row) for row in Store(lab.root / "results").list()]
+    elif what == "kernels":
+        rows = [
+            {"name": n, "base": n == lab.base, "source": k.source.type, "description": k.description}
+            for n, k in lab.kernels.items()
+        ]
+    elif what == "rootfs":
+        rows = [
+            {"name": n, "suite": r.suite, "packages": len(r.packages), "description": r.description}
+            for n, r in lab.rootfs_recipes.items()
+        ]
+    elif what == "machines":
+        rows = [{"name": n, **m.model_dump()} for n, m in lab.machines.items()]
+    else:
+        rows = [
+            {
+                "name": n,
+                "selected": n in lab.selected,
+                "roles": " ".join(s.roles),
+                "tags": " ".join(s.tags),
+                "description": s.description,
+            }
+            for n, s in sorted(lab.scenarios.items())
+        ]
+    if as_json:
+        dump(rows)
+    else:
+        table(rows)
+
+
+def to_row(value: Any) -> dict[str, Any]:
+    """Return a value as a table's row."""
+    from kpatchlab.model import to_json
+
+    row = to_json(value)
+    assert isinstance(row, dict)
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+    """Print rows of equal keys as a table that fits the terminal; the last column takes what is left."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        click.echo("none")
+        return
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(rows[0]):
+        grid.add_column(name, no_wrap=number == 0, overflow="fold")
+    for row in rows:
+        grid.add_row(*("yes" if v is True else "" if v is False else str(v) for v in row.values()))
+    console = Console(highlight=False)
+    console.print(grid, markup=False) if console.is_terminal else Console(width=160, highlight=False).print(grid)
+
+
+@click.command(
+    epilog="\b\nExamples:\n  kpatchlab report\n  kpatchlab report --format junit -o junit.xml\n"
+    "  kpatchlab report 20261122T1 --format html -o page.html"
+)
+@click.argument("run", default="last")
+@click.option("--format", "form", default="text", help="junit, html, text or json.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead of standard output.")
+@pass_options
+def report(options: Options, run: str, form: str, output: Path | None) -> None:
+    """Render a past run again, in any format; RUN is an id, the start of one, or `last`."""
+    from kpatchlab.report import WRITERS
+    from kpatchlab.store import Store
+
+    if form not in WRITERS:
+        raise UserError(f"no such format: {form}", hint=f"there are {', '.join(WRITERS)}")
+    stored, folder = Store(options.lab_file().parent / "results").load(run)
+    data = WRITERS[form](stored, folder)
+    if output is None:
+        sys.stdout.buffer.write(data)
+        return
+    beside = output.with_name(f".{output.name}.tmp")
+    try:
+        beside.write_bytes(data)
+        beside.replace(output)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(f"cannot write {output}: {error.strerror}") from None
+    click.echo(f"{output}: {len(data)} bytes")
+
+
+@click.command(epilog="\b\nExamples:\n  kpatchlab doctor\n  kpatchlab doctor --install")
+@click.option("--install", is_flag=True, help="Install the Debian packages that are missing.")
+@click.option("--packages", "only_packages", is_flag=True, help="Look at the Debian packages only.")
+@as_json
+@pass_options
+def doctor(options: Options, install: bool, only_packages: bool, as_json: bool) -> None:
+    """Say what this host can do, and the remedy for what it cannot."""
+    from kpatchlab import packages
+
+    if install and (lacking := packages.missing(packages.STAGES)):
+        packages.install(lacking, lambda text: click.echo(text, err=True))
+    if only_packages:
+        packages.require(packages.STAGES)
+        return
+    from kpatchlab.cache import Cache
+    from kpatchlab.host import Host, examine
+
+    lab = load_lab(options)
+    found = examine(Host(Cache(), lab.mirror, lab.qemu))
+    if as_json:
+        dump(found)
+    else:
+        marks = {"ok": click.style("ok  ", fg="green"), "note": click.style("note", fg="yellow"), "bad": click.style("BAD ", fg="red")}
+        for item in found:
+            click.echo(f"{marks[item.state]}  {item.name + ':':13} {item.text}")
+            if item.remedy and item.state != "ok":
+                click.echo(f"      {'':13} -> {item.remedy}")
+    if any(item.state == "bad" for item in found):
+        sys.exit(3)
+
+
+@click.command(epilog="\b\nExamples:\n  kpatchlab clean\n  kpatchlab clean --older-than 14 --yes\n  kpatchlab clean --max-gib 10 --yes")
+@click.option("--older-than", type=float, metavar="DAYS", help="Artifacts that nothing used for so many days.")
+@click.option("--max-gib", type=float, metavar="GIB", help="The least recently used, until so much is left.")
+@click.option("--kind", help="Only artifacts of this kind (kernel, root, saved, ...).")
+@click.option("--runs", type=int, metavar="N", help="Also past runs, all but the newest N.")
+@click.option("--yes", is_flag=True, help="Do it; otherwise it is only shown.")
+@as_json
+@pass_options
+def clean(
+    options: Options, older_than: float | None, max_gib: float | None, kind: str | None, runs: int | None, yes: bool, as_json: bool
+) -> None:
+    """Show what is cached and how large it is; prune it by age and size."""
+    import time
+
+    from kpatchlab.cache import Cache, prunable
+
+    cache = Cache()
+    entries = [entry for entry in cache.entries() if kind in {None, entry.kind}]
+    gone = prunable(entries, older_than, max_gib, now=time.time())
+    if as_json:
+        dump({"root": cache.root, "entries": entries, "prune": [str(entry.path) for entry in gone]})
+    else:
+        marked = {entry.path for entry in gone}
+        table(
+            [
+                {
+                    "kind": entry.kind,
+                    "MiB": entry.size_bytes >> 20,
+                    "days unused": f"{(time.time() - entry.used) / 86400:.1f}",
+                    "prune": entry.path in marked,
+                    "what": f"{entry.label or '-'} ({entry.key[:12]})",
+                }
+                for entry in entries
+            ]
+        )
+        total = sum(entry.size_bytes for entry in entries)
+        click.echo(f"{total / (1 << 30):.1f} GiB in {len(entries)} artifacts below {cache.root}")
+    if yes:
+        for entry in gone:
+            cache.remove(entry)
+        click.echo(f"removed {len(gone)} artifacts, {sum(e.size_bytes for e in gone) / (1 << 30):.1f} GiB", err=True)
+    elif gone:
+        click.echo("nothing removed: --yes does it", err=True)
+    if runs is not None:
+        _clean_runs(options, runs, yes)
+
+
+def _clean_runs(options: Options, keep: int, yes: bool) -> None:
+    from kpatchlab.store import Store
+
+    store = Store(options.lab_file().parent / "results")
+    old = sorted((row.id for row in store.list()), reverse=True)[keep:]
+    for name in old if yes else []:
+        store.delete(name)
+    click.echo(f"{'removed' if yes else 'would remove'} {len(old)} runs", err=True)
+
+
+@click.command(epilog="\b\nExample:\n  kpatchlab new scenario my-socket-test")
+@click.argument("kind", type=click.Choice(["scenario"]))
+@click.argument("name")
+@pass_options
+def new(options: Options, kind: str, name: str) -> None:  # noqa: ARG001 - one kind so far
+    """Lay out a new scenario that runs at once."""
+    from kpatchlab import scenario
+
+    folder = scenario.new(options.lab_file().parent, name)
+    click.echo(f"{folder}: edit scenario.yaml and run.sh, then: {program()} run {name}")
+
+
+@click.command(epilog='\b\nExample:\n  eval "$(kpatchlab completion bash)"')
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script for a shell."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    name = "kpatchlab"
+    click.echo(kind(click.get_current_context().find_root().command, {}, name, "_KPATCHLAB_COMPLETE").source())

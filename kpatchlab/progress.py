@@ -1,0 +1,216 @@
+"""What goes on, for a person who watches: a live table on a terminal, plain lines elsewhere.
+
+The pipeline calls the five methods of `Progress` from any thread; nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.console import Console, RenderableType
+
+    from kpatchlab.model import BuildResult, JobResult
+
+PLAIN_EVERY_S = 30.0
+"""Seconds between two plain lines about one build that goes on."""
+
+
+class Progress(Protocol):
+    """What the pipeline tells; all of it may come from any thread."""
+
+    def note(self, text: str) -> None:
+        """One line that stays."""
+
+    def stage(self, name: str, phase: str, done: int = 0, total: int = 0) -> None:
+        """A build or an image went on: objects `done` of an estimated `total`, 0 where unknown."""
+
+    def stage_done(self, name: str, text: str) -> None:
+        """A build or an image ended."""
+
+    def job_started(self, job: str) -> None:
+        """A guest is being resumed for a job."""
+
+    def job_done(self, result: JobResult) -> None:
+        """A job ended."""
+
+
+@dataclass(slots=True)
+class _Stage:
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    began: float = field(default_factory=time.monotonic)
+    said: float = 0.0
+
+    def eta_s(self) -> float | None:
+        """Seconds left at the pace so far, or None where that is a guess too early."""
+        gone = time.monotonic() - self.began
+        if self.done < 20 or self.total <= self.done or gone < 5:
+            return None
+        return gone / self.done * (self.total - self.done)
+
+
+def built(result: BuildResult) -> str:
+    """Return one line about a finished kernel."""
+    if result.error:
+        place = f"{result.error_file}:{result.error_line}: " if result.error_file else ""
+        return f"kernel {result.kernel}: does not build: {place}{result.error}"
+    how = "cached" if result.cached else f"built in {clock(result.duration_s)}"
+    if result.objects_compiled and not result.cached:
+        how += f", {result.objects_compiled} of {result.objects_total} objects compiled"
+    lost = len(result.module_failures)
+    modules = f", {lost} module{'s' if lost > 1 else ''} did not compile" if lost else ""
+    return f"kernel {result.kernel}: {result.release} ({how}{modules})"
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as people read it: `4.2 s`, `3 min 20 s`, `1 h 02 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def job_line(result: JobResult) -> str:
+    """Return one line about a finished job."""
+    text = f"{result.outcome.value.upper():8} {result.job}  {clock(result.duration_s)}"
+    return f"{text}  {result.message}" if result.message else text
+
+
+class PlainProgress:
+    """One line an event, for logs and pipes."""
+
+    def __init__(self, stream: TextIO, total_jobs: int = 0) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._stages: dict[str, _Stage] = {}
+        self._done = 0
+        self.total_jobs = total_jobs
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        pass
+
+    def _print(self, text: str) -> None:
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def note(self, text: str) -> None:
+        """Print it."""
+        with self._lock:
+            self._print(text)
+
+    def stage(self, name: str, phase: str, done: int = 0, total: int = 0) -> None:
+        """Print where the phase is new, and every half minute."""
+        with self._lock:
+            stage = self._stages.setdefault(name, _Stage())
+            new = phase != stage.phase
+            if new:
+                stage.began = time.monotonic()
+            stage.phase, stage.done, stage.total = phase, done, total
+            now = time.monotonic()
+            if new or now - stage.said > PLAIN_EVERY_S:
+                stage.said = now
+                self._print(f"{name}: {_stage_text(stage)}")
+
+    def stage_done(self, name: str, text: str) -> None:
+        """Print the result."""
+        with self._lock:
+            self._stages.pop(name, None)
+            self._print(text)
+
+    def job_started(self, job: str) -> None:
+        """Say nothing: the line comes when the job is done."""
+
+    def job_done(self, result: JobResult) -> None:
+        """Print the result."""
+        with self._lock:
+            self._done += 1
+            self._print(f"[{self._done}/{self.total_jobs}] {job_line(result)}")
+
+
+def _stage_text(stage: _Stage) -> str:
+    text = stage.phase
+    if stage.done:
+        text += f" {stage.done}" + (f" of about {stage.total}" if stage.total else "") + " objects"
+        if eta := stage.eta_s():
+            text += f", {clock(eta)} left"
+    return text
+
+
+class LiveProgress:
+    """Finished things scroll by; what goes on now stands below them and is redrawn."""
+
+    def __init__(self, console: Console, total_jobs: int = 0) -> None:
+        from rich.live import Live
+
+        self._console = console
+        self._lock = threading.Lock()
+        self._stages: dict[str, _Stage] = {}
+        self._jobs: dict[str, float] = {}
+        self._done = 0
+        self.total_jobs = total_jobs
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._live.__exit__(kind, error, tb)
+
+    def note(self, text: str) -> None:
+        """Print it above the live part."""
+        self._console.print(text, markup=False, highlight=False)
+
+    def stage(self, name: str, phase: str, done: int = 0, total: int = 0) -> None:
+        """Redraw."""
+        with self._lock:
+            stage = self._stages.setdefault(name, _Stage())
+            if stage.phase != phase:
+                stage.began = time.monotonic()
+            stage.phase, stage.done, stage.total = phase, done, total
+
+    def stage_done(self, name: str, text: str) -> None:
+        """Print the result above the live part."""
+        with self._lock:
+            self._stages.pop(name, None)
+        self.note(text)
+
+    def job_started(self, job: str) -> None:
+        """Show it as running."""
+        with self._lock:
+            self._jobs[job] = time.monotonic()
+
+    def job_done(self, result: JobResult) -> None:
+        """Print the result above the live part."""
+        with self._lock:
+            self._jobs.pop(result.job, None)
+            self._done += 1
+        style = {"pass": "green", "skip": "dim", "blocked": "yellow", "infra": "magenta"}.get(result.outcome, "red")
+        self._console.print(job_line(result), style=style, markup=False, highlight=False, no_wrap=True)
+
+    def _render(self) -> RenderableType:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2), expand=False)
+        with self._lock:
+            for name, stage in self._stages.items():
+                bar = ProgressBar(total=stage.total or None, completed=stage.done, width=24, pulse=not stage.total)
+                table.add_row(name, bar, _stage_text(stage))
+            now = time.monotonic()
+            for job, began in self._jobs.items():
+                table.add_row("job", f"{now - began:5.0f} s", job)
+            if self.total_jobs and (self._jobs or self._done):
+                bar = ProgressBar(total=self.total_jobs, completed=self._done, width=24)
+                table.add_row("jobs", bar, f"{self._done} of {self.total_jobs}")
+        return table

@@ -1,0 +1,163 @@
+"""Guests that are saved warm: booted once, prepared once, resumed for every job.
+
+Two layers, each an artifact in the cache (kind "saved"): a *booted* guest, one per kernel, root and machine; and
+on top of it a *prepared* one, per role, set of modules and preparation scripts. Both keep the console of what they
+did, so that a splat at boot or at module load is not lost, and the names in the kernel's symbol table.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kpatchlab.cache import Cache, content_key
+from kpatchlab.errors import GuestLost
+from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, resume
+
+VERSION = 1
+"""Part of every key: raise it when what a saved guest holds changes."""
+BOOT_DEADLINE_S = 120.0
+"""Seconds of wall time for a boot to the agent; Debian's own images take 6 to 28 s under TCG on a busy host."""
+PREPARE_DEADLINE_S = 180.0
+LIB = "/lab/lib"
+
+
+class PrepareFailed(Exception):
+    """A guest could not be brought to where a scenario starts; `console` is what it printed so far."""
+
+    def __init__(self, message: str, console: bytes, lost: GuestLost | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.console = console
+        self.lost = lost
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What a role needs before its job starts: all of it goes into the saved guest."""
+
+    identity: Identity
+    modules: tuple[str, ...]
+    scripts: tuple[str, ...]  # names below lib/prepare, without .sh
+    files: tuple[tuple[str, bytes, int], ...]  # what stands below /lab/lib
+    env: tuple[tuple[str, str], ...]
+
+    def key(self) -> str:
+        """Return the content key of this preparation."""
+        wanted = {f"{LIB}/prepare/{name}.sh" for name in self.scripts}
+        code = [(path, data.hex()) for path, data, _ in self.files if path in wanted]
+        identity = (self.identity.address, self.identity.mac)
+        return content_key(VERSION, identity, sorted(self.modules), self.scripts, code, self.env)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the booted guest serves as it is."""
+        return not self.modules and not self.scripts
+
+
+def boot_key(spec: Boot) -> str:
+    """Return the content key of a booted guest; the artifacts' paths hold their own content keys."""
+    return content_key(VERSION, repr(spec))
+
+
+def booted(spec: Boot, cache: Cache, label: str) -> SavedGuest:
+    """Return the guest as it is right after boot, saved; boots it where it is not in the cache.
+
+    Raises:
+        PrepareFailed: the kernel does not come up to the agent.
+    """
+
+    def make(work: Path) -> None:
+        with _started(lambda: boot(spec, console_path=work / "console.log", deadline_s=BOOT_DEADLINE_S), work) as guest:
+            # Warm the page cache with what every scenario starts: costs once, and saves it in each fork.
+            guest.run(["/bin/sh", "-c", "python3 -c 'import hashlib, os, socket'; mount; ls /; id"], timeout_s=60)
+            symbols = guest.run(["awk", "{print $3}", "/proc/kallsyms"], timeout_s=60, keep_bytes=64 << 20).stdout
+            (work / "symbols").write_bytes(symbols)
+            guest.save(work)
+
+    return SavedGuest.load(cache.get("saved", boot_key(spec), make, label=f"booted {label}"))
+
+
+def prepared(base: SavedGuest, how: Preparation, cache: Cache, label: str) -> SavedGuest:
+    """Return a guest that has its modules loaded and its preparation scripts run, saved.
+
+    Raises:
+        PrepareFailed: a module does not load, a script fails, or the guest is lost on the way.
+    """
+    if how.empty:
+        return base
+
+    def make(work: Path) -> None:
+        with _started(lambda: resume(base, console_path=work / "own-console.log"), work) as guest:
+            prepare(guest, how)
+            (work / "console.log").write_bytes(console_of(base) + guest.console.data())
+            shutil.copy(base.state.parent / "symbols", work)
+            guest.save(work)
+
+    key = content_key(str(base.state), how.key())
+    return SavedGuest.load(cache.get("saved", key, make, label=f"prepared {label}"))
+
+
+def prepare(guest: Guest, how: Preparation) -> None:
+    """Identify a guest, load the modules and run the preparation scripts in it.
+
+    Raises:
+        PrepareFailed: one of them fails.
+        GuestLost: the guest died of it.
+    """
+    guest.identify(how.identity)
+    guest.put_many([*how.files, ("/lab/attach/.keep", b"", 0o644), ("/tmp/lab/.keep", b"", 0o644)])  # noqa: S108
+    if how.modules:
+        _step(guest, "modprobe", ["modprobe", "-a", *how.modules], how)
+    for name in how.scripts:
+        _step(guest, f"prepare/{name}.sh", [f"{LIB}/prepare/{name}.sh"], how)
+
+
+def _step(guest: Guest, what: str, argv: Sequence[str], how: Preparation) -> None:
+    done = guest.run(argv, env=dict(how.env), cwd=LIB, timeout_s=PREPARE_DEADLINE_S)
+    if done.status != 0:
+        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines() or ["no output"]
+        why = "ran out of time" if done.timed_out else f"status {done.status}"
+        raise PrepareFailed(f"{what} failed ({why}): {said[-1][:300]}", guest.console.data())
+
+
+class _started:  # noqa: N801 - used as a function
+    """A guest for the time of a `with`; what loses it becomes PrepareFailed with the console so far."""
+
+    def __init__(self, start: Callable[[], Guest], work: Path) -> None:
+        self._start = start
+        self._work = work
+        self._guest: Guest | None = None
+
+    def __enter__(self) -> Guest:
+        try:
+            self._guest = self._start()
+        except GuestLost as lost:
+            raise PrepareFailed(str(lost), self._console(), lost) from lost
+        return self._guest
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> None:
+        if self._guest is not None:
+            self._guest.close()
+        if isinstance(error, GuestLost):
+            raise PrepareFailed(str(error), self._console(), error) from error
+
+    def _console(self) -> bytes:
+        if self._guest is not None:
+            return self._guest.console.data()
+        logs = sorted(self._work.glob("*console.log"))
+        return logs[-1].read_bytes() if logs else b""
+
+
+def console_of(saved: SavedGuest) -> bytes:
+    """Return what the guest had printed when it was saved, from power-on."""
+    path = saved.state.parent / "console.log"
+    return path.read_bytes() if path.exists() else b""
+
+
+def symbols_of(saved: SavedGuest, wanted: Sequence[str]) -> frozenset[str]:
+    """Return those of `wanted` that the kernel image's symbol table has (modules' symbols are not in it)."""
+    have = set((saved.state.parent / "symbols").read_text().split()) if wanted else set()
+    return frozenset(name for name in wanted if name in have)
