@@ -1,0 +1,128 @@
+"""Artifacts by content key: made once, whole or not at all, pruned by age and size."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from kpatchlab.cache import Cache, Entry, content_key, prunable, tree_digest
+from kpatchlab.errors import HostError
+
+
+def test_equal_parts_give_equal_keys_whatever_the_order_of_a_dict():
+    assert content_key({"a": 1, "b": 2}) == content_key({"b": 2, "a": 1})
+    assert content_key("a", "b") != content_key("ab")
+
+
+def test_an_artifact_is_made_once(tmp_path):
+    cache, calls = Cache(tmp_path), []
+
+    def make(work):
+        calls.append(work)
+        (work / "file").write_text("x")
+
+    first = cache.get("kind", "key", make, label="thing")
+    assert cache.get("kind", "key", make) == first
+    assert len(calls) == 1
+    assert [e.label for e in cache.entries()] == ["thing"]
+
+
+def test_two_at_once_make_it_once(tmp_path):
+    calls = []
+
+    def make(work):
+        calls.append(1)
+        time.sleep(0.2)
+        (work / "file").write_text("x")
+
+    threads = [threading.Thread(target=lambda: Cache(tmp_path).get("k", "key", make)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calls == [1]
+
+
+def test_a_failed_make_leaves_nothing(tmp_path):
+    cache = Cache(tmp_path)
+
+    def make(work):
+        (work / "half").write_text("x")
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        cache.get("kind", "key", make)
+    assert not cache.has("kind", "key")
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_kept_working_folder_is_gone_on_with(tmp_path):
+    cache = Cache(tmp_path)
+
+    def fail(work):
+        (work / "half").write_text("x")
+        raise ValueError("killed")
+
+    with pytest.raises(ValueError, match="killed"):
+        cache.get("kernel", "key", fail, keep_partial=True)
+    seen = []
+    path = cache.get("kernel", "key", lambda work: seen.extend(p.name for p in work.iterdir()), keep_partial=True)
+    assert seen == ["half"]
+    assert (path / "half").exists()
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path):
+    def make(_):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(HostError, match="no space left") as caught:
+        Cache(tmp_path).get("kernel", "key", make)
+    assert "clean" in caught.value.hint
+
+
+def test_a_cache_that_cannot_be_written_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HostError, match="cannot write"):
+        Cache(tmp_path / "file" / "below").get("kind", "key", lambda _: None)
+
+
+def test_a_tree_digest_sees_names_modes_links_and_bytes(tmp_path):
+    digests = set()
+    (tmp_path / "a").write_text("1")
+    digests.add(tree_digest(tmp_path))
+    (tmp_path / "a").chmod(0o755)
+    digests.add(tree_digest(tmp_path))
+    (tmp_path / "a").write_text("2")
+    digests.add(tree_digest(tmp_path))
+    (tmp_path / "b").symlink_to("a")
+    digests.add(tree_digest(tmp_path))
+    assert len(digests) == 4
+
+
+def entry(key, days, gib, tmp_path):
+    return Entry("kind", key, tmp_path / key, int(gib * (1 << 30)), 1e6 - days * 86400, "")
+
+
+def test_pruning_takes_the_old_first_then_what_is_too_much(tmp_path):
+    entries = [entry("old", 30, 1, tmp_path), entry("mid", 5, 4, tmp_path), entry("new", 1, 4, tmp_path)]
+    assert [e.key for e in prunable(entries, 10, None, now=1e6)] == ["old"]
+    assert [e.key for e in prunable(entries, None, 5, now=1e6)] == ["old", "mid"]
+    assert [e.key for e in prunable(entries, 10, 4, now=1e6)] == ["old", "mid"]
+    assert prunable(entries, None, None, now=1e6) == []
+
+
+def test_use_is_remembered(tmp_path):
+    cache = Cache(tmp_path)
+    path = cache.get("kind", "a", lambda work: None)
+    os.utime(path / ".meta.json", (1, 1))
+    cache.get("kind", "a", lambda work: None)
+    assert cache.entries()[0].used > 1e9
+
+
+def test_removing_takes_the_mark_first(tmp_path):
+    cache = Cache(tmp_path)
+    cache.get("kind", "a", lambda work: None)
+    cache.remove(cache.entries()[0])
+    assert not cache.has("kind", "a")
+    assert cache.entries() == []
