@@ -89,12 +89,16 @@ KernelEntry = Annotated[
 """The name of a recipe in `kernels/`, or the recipe itself."""
 
 
+KernelName = Annotated[Name, Field(max_length=40)]
+"""Shorter than other names: two of them stand in the name of a mixed pair's jobs, which are names of files."""
+
+
 class LabFile(FileModel):
     """A lab as its file has it."""
 
     title: str = Field(default="", description="what the lab is about; reports show it")
     base: str = Field(default="", description="the kernel that the others are held against; empty: the first one")
-    kernels: dict[Name, KernelEntry] = Field(
+    kernels: dict[KernelName, KernelEntry] = Field(
         min_length=1, description="kernel's name -> name of a recipe in `kernels/`, or a recipe itself"
     )
     machine: str = Field(default="default", description="machine of scenarios that name none")
@@ -287,12 +291,10 @@ class _Loader:
         self._columns(file, document)
         for name, scenario in self.scenarios.items():
             own = self._documents[name]
-            _known(
-                own, ["machine"], scenario.machine or file.machine, machines, "machine", asked=bool(scenario.machine)
-            )
-            _known(
-                own, ["rootfs"], scenario.rootfs or file.rootfs, roots, "root file system", asked=bool(scenario.rootfs)
-            )
+            if scenario.machine:
+                _known(own, ["machine"], scenario.machine, machines, "machine")
+            if scenario.rootfs:
+                _known(own, ["rootfs"], scenario.rootfs, roots, "root file system")
         return lab
 
     def _roots(self) -> dict[str, RootRecipe]:
@@ -380,7 +382,7 @@ class _Loader:
             document.add(["kernels", name], "cannot be a kernel's name: it has a meaning in matrix.columns")
 
 
-def _known(document: Document, loc: Loc, word: str, names: Collection[str], kind: str, *, asked: bool = True) -> None:
-    if asked and word not in names:
+def _known(document: Document, loc: Loc, word: str, names: Collection[str], kind: str) -> None:
+    if word not in names:
         more = suggest(word, names) or f"; there are {', '.join(names) or 'none'}"
         document.add(loc, f"there is no {kind} '{word}'{more}")
