@@ -1,0 +1,37 @@
+"""The run and its judgement as one JSON document, for other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kpatchlab.compare import Comparison, compare
+from kpatchlab.model import Run, to_json
+
+
+def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments
+    """Return `{"schema", "run", "comparison"}`; `run` is what `model.from_json` reads back."""
+    document = {"schema": run.schema, "run": to_json(run), "comparison": _comparison(compare(run))}
+    return json.dumps(document, indent=1, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n"
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "headline": comparison.headline,
+        "exit_code": comparison.exit_code,
+        "same_base": comparison.same_base,
+        "complete": comparison.complete,
+        "base": comparison.base,
+        "columns": list(comparison.columns),
+        "verdicts": to_json(comparison.verdicts),
+        "by_column": to_json(comparison.by_column),
+        "outcomes": to_json(comparison.outcomes),
+        "lost": list(comparison.lost),
+        "builds": to_json(comparison.builds),
+        "rows": [
+            {"scenario": g.scenario, "params": g.params, "case": r.case, "cells": to_json(r.cells)}
+            for g in comparison.groups
+            for r in g.rows
+        ],
+    }

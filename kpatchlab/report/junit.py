@@ -1,0 +1,188 @@
+"""JUnit XML: one suite per column, one for the builds; what Jenkins' schema allows and GitLab reads.
+
+The format knows pass, failure, error and skipped. A verdict against the base has no place of its own: it opens
+the failure's message ("REGRESSED: ..."), is a line of the case's output, and is summed in the suite's properties.
+FAIL, CRASH and TIMEOUT are failures; INFRA is an error; SKIP and BLOCKED are skipped, with the reason: what
+did not run is no failure, and no pass either. A flaky check is a failure, as one of its repeats is. A case is
+`column.scenario.params` by class name, and the check by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from junit_xml import TestCase, TestSuite
+
+from kpatchlab.compare import BuildCheck, Cell, Comparison, Group, Row, compare
+from kpatchlab.model import BuildResult, JobResult, Outcome, Run, Splat
+
+TAIL_BYTES = 16 << 10
+"""How much of a console and of a build log one case carries; passing cases carry none."""
+
+_CONTROL = re.compile("[^\t\n\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010ffff]")
+_ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|.)")
+
+
+def clean(text: str) -> str:
+    """Return `text` without terminal escapes, and without what XML 1.0 cannot hold; CR LF becomes LF."""
+    return _CONTROL.sub("", _ANSI.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
+
+
+def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments
+    """Return the run as JUnit XML, UTF-8."""
+    comparison = compare(run)
+    suites = [_build_suite(run, comparison)] if run.builds else []
+    suites += [_column_suite(run, comparison, column) for column in comparison.columns]
+    root = ET.Element("testsuites", {"name": clean(f"kpatchlab {run.title}".strip())})
+    for suite in suites:
+        element = suite.build_xml_doc(encoding="utf-8")
+        element.attrib.pop("disabled", None)  # not in the schema of Jenkins' plugin
+        element.set("time", _seconds(float(element.get("time", "0"))))
+        root.append(element)
+    for name in ("tests", "failures", "errors"):
+        root.set(name, str(sum(int(element.get(name, "0")) for element in root)))
+    root.set("time", _seconds(run.duration_s))
+    return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}"
+
+
+# --- builds -----------------------------------------------------------------------------------------------------
+
+
+def _build_suite(run: Run, comparison: Comparison) -> TestSuite:
+    builds = {build.kernel: build for build in run.builds}
+    cases = [_build_case(check, builds[check.kernel]) for check in comparison.builds]
+    return _suite(run, "build", cases, {name: value for b in run.builds for name, value in _build_facts(b)})
+
+
+def _build_case(check: BuildCheck, build: BuildResult) -> TestCase:
+    whole = check.step == "kernel"
+    case = _case("build", check.kernel, name=check.step, seconds=build.duration_s if whole else 0.0)
+    message = _message(check.verdict, check.message or check.outcome, check.reason)
+    log = (
+        build.log_tail
+        if whole
+        else next((f.log for f in build.module_failures if f"module {f.module}" == check.step), "")
+    )
+    text = clean(f"{log[-TAIL_BYTES:]}\n\nto reproduce: {build.reproduce}\n")
+    if check.outcome is Outcome.INFRA:
+        case.add_error_info(message, text, "infra")
+    elif check.outcome is not Outcome.PASS:
+        case.add_failure_info(message, text, "build")
+    misses = [
+        f"{m.symbol}: asked {m.asked}, got {m.got or 'nothing'} ({m.reason}) {m.where}" for m in build.config_misses
+    ]
+    if whole:
+        case.stdout = clean("\n".join([f"{name}: {value}" for name, value in _build_facts(build)] + misses))
+    return case
+
+
+def _build_facts(build: BuildResult) -> list[tuple[str, str]]:
+    facts = {
+        "release": build.release,
+        "base": build.base,
+        "series": build.series,
+        "compiler": build.compiler,
+        "cached": "yes" if build.cached else "no",
+        "config misses": " ".join(m.symbol for m in build.config_misses),
+    }
+    return [(f"{build.kernel}: {name}", clean(value)) for name, value in facts.items() if value]
+
+
+# --- one column -------------------------------------------------------------------------------------------------
+
+
+def _column_suite(run: Run, comparison: Comparison, column: str) -> TestSuite:
+    kernels = [part.partition("=")[2] or part for part in column.split(",")]
+    facts = dict(fact for build in run.builds if build.kernel in kernels for fact in _build_facts(build))
+    facts["base column"] = comparison.base
+    facts["comparison"] = comparison.basis
+    facts["run"] = run.id
+    facts["complete"] = "yes" if run.complete else "no"
+    facts |= {f"host {name}": value for name, value in run.host.items()}
+    facts |= {f"verdict {verdict}": str(count) for verdict, count in comparison.by_column[column].items()}
+    cases = [
+        _row_case(group, row, column)
+        for group in comparison.groups
+        for row in group.rows
+        if column in row.cells and not row.cells[column].missing
+    ]
+    return _suite(run, column, cases, facts)
+
+
+def _suite(run: Run, name: str, cases: list[TestCase], properties: dict[str, str]) -> TestSuite:
+    return TestSuite(
+        clean(name),
+        cases,
+        hostname=clean(run.host.get("hostname", "")) or None,
+        timestamp=run.started.partition("+")[0] or None,  # the format's stamps carry no zone; UTC
+        properties={clean(key): clean(value) for key, value in properties.items()},
+    )
+
+
+def _case(group: str, *parts: str, name: str, seconds: float) -> TestCase:
+    """Make a case; its class name begins with the column: readers that know no suites must not merge two columns."""
+    # Jenkins reads dots in a class name as packages; a version such as 4.2 must not become one.
+    classname = ".".join(part.replace(".", "_") for part in (group, *parts) if part)
+    return TestCase(clean(name), classname=clean(classname), elapsed_sec=round(seconds, 3) or None)
+
+
+def _row_case(group: Group, row: Row, column: str) -> TestCase:
+    cell, jobs = row.cells[column], group.jobs[column]
+    case = _case(column, group.scenario, group.params_text, name=row.case, seconds=cell.duration_s)
+    message = _message(cell.verdict, cell.message or cell.word, cell.reason)
+    if cell.outcome is Outcome.INFRA:
+        case.add_error_info(message, _evidence(row, cell, jobs), "infra")
+    elif cell.outcome.is_bad or cell.flaky:
+        case.add_failure_info(message, _evidence(row, cell, jobs), "flaky" if cell.flaky else str(cell.outcome))
+    elif cell.outcome in {Outcome.SKIP, Outcome.BLOCKED}:
+        case.add_skipped_info(
+            message if cell.outcome is Outcome.SKIP else f"BLOCKED: {clean(cell.message or cell.reason)}"
+        )
+    if cell.verdict:
+        case.stdout = f"verdict: {cell.verdict}" + (f" ({clean(cell.reason)})" if cell.reason else "")
+    if (cell.outcome.is_bad or cell.flaky) and not cell.implied:
+        case.stdout = "\n".join([case.stdout or "", *_tails(jobs)]).strip()
+    return case
+
+
+def _message(verdict: object, message: str, reason: str) -> str:
+    parts = [str(verdict) if verdict else "", message, reason if reason not in message else ""]
+    return clean(": ".join(part for part in parts if part)).replace("\n", " ")[:500]
+
+
+def _evidence(row: Row, cell: Cell, jobs: Iterable[JobResult]) -> str:
+    """Return what one needs to see first: the splat, decoded where it is, then the check's own words."""
+    jobs = tuple(jobs)
+    parts = []
+    if not cell.implied and (row.case == "job" or row.case.startswith("log:")):
+        parts += [splat.decoded or splat.text for splat in _unique(s for job in jobs for s in job.splats)]
+    parts += [
+        cell.details,
+        f"outcomes over {len(cell.outcomes)} runs: {' '.join(cell.outcomes)}" if len(cell.outcomes) > 1 else "",
+    ]
+    parts += dict.fromkeys(
+        f"to reproduce: {job.reproduce}" for job in jobs if job.reproduce and job.outcome is not Outcome.PASS
+    )
+    return clean("\n\n".join(part.rstrip() for part in parts if part.strip()))
+
+
+def _unique(splats: Iterable[Splat]) -> list[Splat]:
+    return list({splat.fingerprint: splat for splat in splats}.values())
+
+
+def _tails(jobs: Iterable[JobResult]) -> list[str]:
+    worst = next((job for job in jobs if job.outcome.is_bad), None)
+    if worst is None:
+        return []
+    return [
+        f"--- console of {guest.role} ({guest.kernel}), whole in {clean(guest.console)}\n"
+        + clean(guest.console_tail[-TAIL_BYTES:])
+        for guest in worst.guests
+    ]

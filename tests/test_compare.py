@@ -1,0 +1,254 @@
+"""Verdicts: every pair of outcomes, crashes and what they keep from running, repeats, splats, builds, exit codes."""
+
+import dataclasses
+
+import pytest
+from sample_run import SPLAT, B, C, F, I, P, S, T, builds, job, sample
+
+from kpatchlab.compare import compare
+from kpatchlab.model import KernelFacts, Outcome, Run, Splat, Verdict
+
+OTHER = dataclasses.replace(SPLAT, fingerprint="feedfacecafe", title="KASAN: something else")
+
+
+def run_of(*jobs, columns=("a", "b"), built=(), complete=True):
+    kernels = tuple(KernelFacts(name, "base" if name == columns[0] else "series") for name in columns)
+    return Run("r", "t", "", 1.0, complete, columns[0], columns, kernels, built, jobs)
+
+
+def pair(a, b, name="check"):
+    return compare(run_of(job("s", "a", {"job": P, name: a}), job("s", "b", {"job": P, name: b})))
+
+
+def cell(comparison, case="check", column="b"):
+    return next(r for r in comparison.groups[0].rows if r.case == case).cells[column]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        (P, P, "SAME"), (F, F, "SAME"), (F, C, "SAME"), (S, S, "SAME"),
+        (P, F, "REGRESSED"), (P, C, "REGRESSED"), (P, T, "REGRESSED"),
+        (F, P, "FIXED"), (C, P, "FIXED"), (T, P, "FIXED"),
+        (P, B, "BLOCKED"), (B, P, "BLOCKED"), (B, B, "BLOCKED"), (S, B, "BLOCKED"), (I, B, "BLOCKED"),
+        (P, S, "UNKNOWN"), (S, P, "UNKNOWN"), (S, F, "UNKNOWN"), (F, S, "UNKNOWN"),
+        (P, I, "UNKNOWN"), (I, F, "UNKNOWN"), (I, I, "UNKNOWN"),
+    ],
+)  # fmt: skip
+def test_pairs(a, b, verdict):
+    assert cell(pair(a, b)).verdict == verdict
+
+
+def test_worse_kind_of_bad_is_said():
+    assert cell(pair(F, C)).reason == "fail on the base, crash here"
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict"),
+    [
+        ((S, "condition: x"), P, "SAME"), (P, (S, "condition: x"), "SAME"),
+        ((S, "condition: x"), F, "REGRESSED"), (F, (S, "condition: x"), "UNKNOWN"), (P, F, "REGRESSED"),
+    ],
+)  # fmt: skip
+def test_reach_that_does_not_apply_is_no_alarm(a, b, verdict):
+    assert cell(pair(a, b, "reach: f"), "reach: f").verdict == verdict
+
+
+def test_new_and_gone():
+    comparison = compare(run_of(job("s", "a", {"job": P, "old": P}), job("s", "b", {"job": P, "new": P, "bad": F})))
+    assert cell(comparison, "old").verdict is Verdict.GONE
+    assert cell(comparison, "old").word == "missing"
+    assert cell(comparison, "new").verdict is Verdict.NEW
+    assert cell(comparison, "bad").verdict is Verdict.REGRESSED  # new, and it fails: nobody may overlook it
+
+
+def test_log_check_left_out_where_clean():
+    comparison = compare(run_of(job("s", "a", {"job": P}), job("s", "b", {"job": P, "log:client": P})))
+    assert cell(comparison, "log:client").verdict is Verdict.SAME
+    comparison = compare(run_of(job("s", "a", {"job": P}), job("s", "b", {"job": P, "log:client": F})))
+    assert cell(comparison, "log:client").verdict is Verdict.REGRESSED
+
+
+def test_crash_takes_its_checks_along_and_counts_once():
+    comparison = compare(
+        run_of(
+            job("s", "a", {"job": P, "one": P, "two": P, "three": F}),
+            job("s", "b", {"job": (C, "oops"), "one": P}, splats=(SPLAT,)),
+        )
+    )
+    assert cell(comparison, "two").verdict is Verdict.REGRESSED
+    assert cell(comparison, "two").implied
+    assert cell(comparison, "two").message == "not reached: oops"
+    assert cell(comparison, "three").verdict is Verdict.SAME
+    assert comparison.verdicts == {Verdict.REGRESSED: 1, Verdict.SAME: 1}
+
+
+def test_crash_on_the_base_fixed_counts_once():
+    comparison = compare(run_of(job("s", "a", {"job": C}), job("s", "b", {"job": P, "one": P, "two": P})))
+    assert cell(comparison, "two").verdict is Verdict.FIXED
+    assert comparison.verdicts == {Verdict.FIXED: 1}
+
+
+def test_job_row_is_made_where_the_job_names_none():
+    comparison = compare(run_of(job("s", "a", {"x": P}), job("s", "b", {}, outcome=T, message="late")))
+    assert cell(comparison, "job").verdict is Verdict.REGRESSED
+    comparison = compare(run_of(job("s", "a", {"x": P}), job("s", "b", {"x": F})))
+    assert cell(comparison, "job").verdict is Verdict.SAME  # it ran to its end; the check says what failed
+    comparison = compare(run_of(job("s", "a", {"x": P}), job("s", "b", {}, outcome=F, message="set-up: status 1")))
+    assert cell(comparison, "x").verdict is Verdict.REGRESSED
+
+
+def repeats(column, outcomes, splats=None):
+    made = []
+    for i, outcome in enumerate(outcomes):
+        found = splats[i] if splats else ()
+        if outcome in {C, T, B, I}:
+            made.append(job("s", column, {}, repeat=i, outcome=outcome, splats=found))
+        else:
+            made.append(job("s", column, {"job": P, "check": outcome}, repeat=i, splats=found))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "verdict", "word"),
+    [
+        ([P, P], [P, F], "FLAKY", "flaky 1/2"),
+        ([P, F], [P, P], "FLAKY", "pass"),
+        ([P, P], [F, F], "REGRESSED", "fail"),
+        ([F, F], [F, T], "SAME", "timeout"),
+        ([P, P], [P, I], "SAME", "pass"),
+        ([P, P], [F, I], "REGRESSED", "fail"),
+        ([P, P], [I, I], "UNKNOWN", "infra"),
+        ([P, P], [P, S], "SAME", "pass"),
+        ([P, P], [P, C], "FLAKY", "flaky 1/2"),
+    ],
+)
+def test_repeats(a, b, verdict, word):
+    found = cell(compare(run_of(*repeats("a", a), *repeats("b", b))))
+    assert (found.verdict, found.word) == (verdict, word)
+
+
+def test_another_splat_than_the_bases_is_a_regression():
+    crash = {"job": C, "log:client": C}
+    same = compare(run_of(job("s", "a", crash, splats=(SPLAT,)), job("s", "b", crash, splats=(SPLAT,))))
+    assert same.exit_code == 0
+    other = compare(run_of(job("s", "a", crash, splats=(SPLAT,)), job("s", "b", crash, splats=(SPLAT, OTHER))))
+    found = cell(other, "log:client")
+    assert (found.verdict, found.reason) == (Verdict.REGRESSED, "fails differently: KASAN: something else")
+    assert other.regressed == 1
+    assert cell(other, "job").verdict is Verdict.SAME
+
+
+def test_splat_in_one_of_three_repeats_is_no_flake():
+    jobs = [*repeats("a", [P, P, P]), *repeats("b", [P, C, P], [(), (SPLAT,), ()])]
+    found = cell(compare(run_of(*jobs)), "job")
+    assert (found.verdict, found.reason) == (Verdict.REGRESSED, f"in 1 of 3 repeats: {SPLAT.title}")
+    known = [*repeats("a", [P, C, P], [(), (SPLAT,), ()]), *repeats("b", [P, C, P], [(), (SPLAT,), ()])]
+    assert compare(run_of(*known)).regressed == 0
+
+
+def test_new_splat_is_counted_where_it_regressed_already():
+    crash = {"job": C, "log:client": C, "log:server": P}
+    both = {"job": C, "log:client": C, "log:server": C}
+    comparison = compare(run_of(job("s", "a", crash, splats=(SPLAT,)), job("s", "b", both, splats=(SPLAT, OTHER))))
+    assert comparison.regressed == 1
+    assert cell(comparison, "log:server").verdict is Verdict.REGRESSED
+
+
+def test_column_that_ran_no_such_job_has_no_verdict():
+    comparison = compare(run_of(job("s", "a", {"x": P}), job("s", "b", {"x": P}), columns=("a", "b", "a=b,c=a")))
+    assert all("a=b,c=a" not in row.cells for row in comparison.groups[0].rows)
+    assert comparison.groups[0].verdict("a=b,c=a") is None
+    comparison = compare(run_of(job("s", "b", {"x": P})))
+    assert cell(comparison, "x").verdict is Verdict.UNKNOWN
+
+
+def blocked_build(kernel):
+    return dataclasses.replace(
+        builds()[1], kernel=kernel, outcome=B, error="no rule", error_file="net/x.c", error_line=3
+    )
+
+
+def test_builds():
+    base, series = (dataclasses.replace(b, kernel=name) for b, name in zip(builds(), "ab", strict=True))
+    jobs = (job("s", "a", {"x": P}), job("s", "b", {"x": P}))
+    comparison = compare(run_of(*jobs, built=(base, series)))
+    assert [(b.kernel, b.step, b.verdict) for b in comparison.builds] == [
+        ("a", "kernel", None), ("b", "kernel", "SAME"), ("b", "module siw", "REGRESSED"),
+    ]  # fmt: skip
+    assert comparison.exit_code == 1
+    broken = compare(run_of(jobs[0], job("s", "b", {}, outcome=B), built=(base, blocked_build("b"))))
+    assert broken.builds[1].verdict is Verdict.REGRESSED
+    assert broken.builds[1].message == "net/x.c:3: no rule"
+    assert broken.exit_code == 1
+    assert compare(run_of(built=(blocked_build("a"), blocked_build("b")))).builds[1].verdict is Verdict.SAME
+
+
+@pytest.mark.parametrize(
+    ("jobs", "options", "code"),
+    [
+        ([("a", P), ("b", P)], {}, 0),
+        ([("a", P), ("b", F)], {}, 1),
+        ([("a", F), ("b", F)], {}, 0),
+        ([("a", P), ("b", I)], {}, 3),
+        ([("a", P), ("b", B)], {}, 0),
+        ([("a", P), ("b", S)], {}, 0),
+        ([("a", S), ("b", S)], {}, 3),  # nothing was tested: not green
+        ([], {}, 3),
+        ([("a", P), ("b", P)], {"complete": False}, 3),
+        ([("a", P), ("b", F)], {"complete": False}, 1),
+        ([("a", P)], {"columns": ("a",)}, 0),
+        ([("a", T)], {"columns": ("a",)}, 1),
+        ([("a", I)], {"columns": ("a",)}, 3),
+    ],
+)
+def test_exit_code(jobs, options, code):
+    made = [job("s", column, {"x": o} if o in {P, F} else {}, outcome=o) for column, o in jobs]
+    assert compare(run_of(*made, **options)).exit_code == code
+
+
+def test_infra_beside_a_regression_is_a_regression():
+    made = [job("s", "a", {"x": P}), job("s", "b", {"x": F}), job("t", "a", {"x": P}), job("t", "b", {}, outcome=I)]
+    comparison = compare(run_of(*made))
+    assert comparison.exit_code == 1
+    assert comparison.lost == ("t on b",)
+
+
+def test_infra_in_one_repeat_of_two_is_made_up_for():
+    assert compare(run_of(*repeats("a", [P, P]), *repeats("b", [P, I]))).exit_code == 0
+
+
+def test_sample():
+    comparison = compare(sample())
+    assert comparison.headline == "5 REGRESSED, 1 FIXED, 50 SAME, 1 FLAKY, 3 BLOCKED"
+    assert comparison.basis.startswith("Same base")
+    assert comparison.exit_code == 1
+    by_name = {group.name: group for group in comparison.groups}
+    assert by_name["cifs-ksmbd"].verdict("with") is Verdict.REGRESSED
+    assert by_name["cifs-ksmbd"].verdict("client=with,server=without") is Verdict.SAME
+    assert by_name["cifs-ksmbd"].outcome("with") == (Outcome.CRASH, False)
+    assert by_name["udp-cork"].outcome("with") == (Outcome.PASS, True)
+    assert by_name["unix-splice"].verdict("with") is Verdict.FIXED
+    assert by_name["smc"].outcome("with") == (Outcome.SKIP, False)
+
+
+def test_different_bases_are_said():
+    other = dataclasses.replace(builds()[1], base_key="other")
+    assert compare(dataclasses.replace(sample(), builds=(builds()[0], other))).basis.startswith("Different bases")
+
+
+def test_one_kernel_headline_counts_jobs():
+    comparison = compare(run_of(job("s", "a", {"x": P}), job("t", "a", {}, outcome=S), columns=("a",)))
+    assert comparison.headline == "1 pass, 1 skip"
+
+
+def test_two_checks_of_one_name_count_as_the_worse():
+    twice = dataclasses.replace(
+        job("s", "b", {"x": P}), cases=job("s", "b", {"x": F}).cases + job("s", "b", {"x": P}).cases
+    )
+    assert cell(compare(run_of(job("s", "a", {"x": P}), twice)), "x").verdict is Verdict.REGRESSED
+
+
+def test_splats_do_not_need_a_title():
+    bare = Splat("oops", "", "1" * 12, "")
+    assert compare(run_of(job("s", "a", {"job": P}), job("s", "b", {"job": C}, splats=(bare,)))).regressed == 1

@@ -1,0 +1,212 @@
+"""Runs on disk: read back whole, survive a kill, refuse what is newer, stay inside the results directory."""
+
+import dataclasses
+import json
+import os
+import sqlite3
+
+import pytest
+from sample_run import P, builds, job, large, sample
+
+from kpatchlab.errors import LabError, UserError
+from kpatchlab.model import Run
+from kpatchlab.store import Store, safe_name, write_atomic
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results")
+
+
+def stored(store, run=None, **changes):
+    run_dir = store.new_run("t", base="without", columns=("without", "with"))
+    run = dataclasses.replace(run or sample(), id=run_dir.id, **changes)
+    run_dir.finish(run)
+    return run
+
+
+def test_read_back_whole(store):
+    run = stored(store, large(40, 1000))
+    read, folder = store.load(run.id)
+    assert read == run
+    assert folder == store.root / run.id
+
+
+def test_run_that_was_killed_is_read_as_far_as_it_got(store):
+    run_dir = store.new_run("half", base="without", columns=("without", "with"), kernels=sample().kernels)
+    run_dir.save_build(dataclasses.replace(builds()[0], path="/cache/kernel/aa"), "the log")
+    run_dir.save_job(sample().jobs[0])
+    run_dir.close()
+    run, folder = store.load("last")
+    assert (run.complete, run.title, run.base, run.kernels) == (False, "half", "without", sample().kernels)
+    assert run.jobs == sample().jobs[:1]
+    assert run.builds == (dataclasses.replace(builds()[0], path=""),)
+    assert (folder / "builds/without.log").read_text() == "the log"
+    (row,) = store.list()
+    assert (row.complete, row.outcomes, row.exit_code) == (False, {"fail": 1}, 3)
+
+
+def test_resume(store):
+    with store.new_run("x") as run_dir:
+        run_dir.save_plan({"jobs": ["a", "b"]})
+        run_dir.save_job(job("s", "with", {"x": P}))
+    with store.open_run("last") as again:
+        assert again.load_plan() == {"jobs": ["a", "b"]}
+        assert list(again.done_jobs()) == ["s.with.0"]
+        run = dataclasses.replace(again.header, complete=True, jobs=tuple(again.done_jobs().values()))
+        again.finish(run)
+    assert store.load("last")[0] == run
+
+
+def test_run_in_use_cannot_be_opened_or_deleted(store):
+    run_dir = store.new_run("x")
+    for act in (store.open_run, store.delete):
+        with pytest.raises(UserError, match="in use by another"):
+            act(run_dir.id)
+    run_dir.close()
+    store.delete(run_dir.id)
+    assert store.ids() == []
+
+
+def test_resolve(store):
+    ids = sorted(stored(store).id for _ in range(3))
+    assert store.resolve("last") == os.readlink(store.root / "last")
+    assert store.resolve(ids[1]) == ids[1]
+    assert store.resolve(ids[1][-4:]) == ids[1]
+    with pytest.raises(UserError, match="fits 3 runs"):
+        store.resolve(ids[0][:8])
+    with pytest.raises(UserError) as caught:
+        store.load(ids[0][:-4] + "zzzz")
+    assert ids[0] in caught.value.hint
+    (store.root / "last").unlink()
+    assert store.resolve("last") == ids[-1]
+    for outside in ("..", "../etc", "/", ""):
+        with pytest.raises(UserError):
+            store.resolve(outside)
+
+
+def test_no_runs(store):
+    assert store.list() == []
+    with pytest.raises(UserError, match="no runs"):
+        store.load("last")
+
+
+@pytest.mark.parametrize("harm", ["missing", "garbage", "version", "emptied"])
+def test_index_is_made_anew(store, harm):
+    first, second = stored(store), stored(store)
+    path = store.root / "index.db"
+    if harm == "emptied":
+        with sqlite3.connect(path) as index:
+            index.execute("DELETE FROM runs")
+    elif harm == "version":
+        with sqlite3.connect(path) as index:
+            index.execute("PRAGMA user_version = 99")
+    else:
+        for left in store.root.glob("index.db*"):
+            left.unlink()
+        if harm == "garbage":
+            path.write_bytes(b"not a database, but long enough to be read as one" * 100)
+    rows = store.list()
+    assert {row.id for row in rows} == {first.id, second.id}
+    assert rows[0].verdicts["REGRESSED"] == 5
+    assert rows[0].kernels == ("without", "with")
+    assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_delete_moves_last(store):
+    first, second = sorted((stored(store), stored(store)), key=lambda run: run.id)
+    store.delete(second.id)
+    assert [row.id for row in store.list()] == [first.id]
+    assert store.load("last")[0].id == first.id
+    store.delete("last")
+    assert not (store.root / "last").is_symlink()
+
+
+def test_newer_format_is_refused(store):
+    run = stored(store)
+    path = store.root / run.id / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
+    with pytest.raises(UserError, match="has format 99"):
+        store.load(run.id)
+    (store.root / "index.db").unlink()
+    assert "has format 99" in store.list()[0].problem
+
+
+def test_unknown_keys_are_ignored(store):
+    run = stored(store)
+    path = store.root / run.id / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"later": 1}))
+    assert store.load(run.id)[0] == run
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"job": 1}', '{"outcome": "odd"}'])
+def test_damaged_file_is_named(store, text):
+    run = stored(store)
+    path = next((store.root / run.id / "jobs").glob("*.json"))
+    path.write_text(text)
+    with pytest.raises(LabError, match=path.name[:10]):
+        store.load(run.id)
+    assert store.list()[0].id == run.id  # the index still has it
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "."])
+def test_nothing_is_written_outside(store, name):
+    with store.new_run("x") as run_dir, pytest.raises(ValueError, match="not inside"):
+        run_dir.write(name, b"")
+
+
+def test_link_that_leads_out_is_not_followed(store, tmp_path):
+    with store.new_run("x") as run_dir:
+        (run_dir.path / "jobs").symlink_to(tmp_path)
+        with pytest.raises(ValueError, match="not inside"):
+            run_dir.write("jobs/x", b"")
+
+
+def test_hostile_job_name(store):
+    with store.new_run("x") as run_dir:
+        made = dataclasses.replace(job("s", "with", {"x": P}), job="../../a/b\x00\ud800", stdout_tail="\ud800")
+        run_dir.save_job(made)
+        folder = run_dir.job_dir(made.job)
+        assert folder.parent == run_dir.path / "jobs"
+        assert run_dir.relative(folder / "console").startswith("jobs/")
+        assert len(run_dir.done_jobs()) == 1
+
+
+def test_safe_name():
+    names = ["a", "a/b", "a_b", "..", "", ".a", "é", "x" * 300, "x" * 301, "CON", "-rf"]
+    safe = [safe_name(name) for name in names]
+    assert len(set(safe)) == len(names)
+    for name in safe:
+        assert 0 < len(name) <= 100
+        assert "/" not in name
+        assert name[0] != "."
+
+
+def test_atomic_write_leaves_nothing_beside(tmp_path, monkeypatch):
+    write_atomic(tmp_path / "f", b"old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(LabError, match="No space left"):
+        write_atomic(tmp_path / "f", b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+    assert (tmp_path / "f").read_bytes() == b"old"
+
+
+def test_finish_wants_its_own_run(store):
+    with store.new_run("x") as run_dir, pytest.raises(ValueError, match="does not belong"):
+        run_dir.finish(sample())
+
+
+def test_results_directory_that_cannot_be_made(tmp_path):
+    (tmp_path / "results").write_text("")
+    with pytest.raises(LabError, match="cannot write"):
+        Store(tmp_path / "results").new_run("x")
+
+
+def test_empty_run(store):
+    run_dir = store.new_run("x")
+    run_dir.finish(dataclasses.replace(run_dir.header, complete=True))
+    assert isinstance(store.load("last")[0], Run)
