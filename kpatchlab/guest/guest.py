@@ -1,0 +1,335 @@
+"""A running guest as the rest of the lab sees it: the agent's client, the console, and whether it is lost.
+
+One thread a guest reads all that comes out of it. Commands are run by whoever calls, several at once; a guest
+that is lost wakes all of them up with GuestLost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from kpatchlab.errors import GuestLost, HostError
+from kpatchlab.guest import wire
+from kpatchlab.guest.console import Console
+from kpatchlab.guest.shapes import Exit, Identity, SavedGuest
+from kpatchlab.proc import KEEP_BYTES, Kept
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb"}
+TERM_GRACE_S = 2.0
+"""Seconds of a command between SIGTERM and SIGKILL when its deadline has come."""
+KILL_GRACE_S = 5.0
+"""Seconds until a command that got SIGKILL counts as stuck in the kernel."""
+TICK_S = 0.1
+FILES_TIMEOUT_S = 120.0
+SIGTERM, SIGKILL = 15, 9
+
+OnOutput = Callable[[str, bytes], None]
+
+
+class _Command:
+    """A command while it runs; its output is added by the reader's thread."""
+
+    def __init__(self, keep_bytes: int, on_output: OnOutput | None) -> None:
+        self.out = {"stdout": Kept(keep_bytes), "stderr": Kept(keep_bytes)}
+        self.on_output = on_output
+        self.ended = threading.Event()  # also set when the guest is lost
+        self.how: tuple[int, int] | None = None  # status, signal
+        self.begin = time.monotonic()
+
+    def output(self, stream: str, data: bytes) -> None:
+        self.out[stream].add(data)
+        if self.on_output:
+            self.on_output(stream, data)
+
+    def result(self, *, timed_out: bool) -> Exit:
+        status, signal = self.how or (-1, 0)
+        out, err = self.out["stdout"], self.out["stderr"]
+        took = time.monotonic() - self.begin
+        return Exit(status, signal, out.data(), err.data(), out.total_bytes, err.total_bytes, took, timed_out)
+
+
+class Guest:
+    """A guest whose agent answers on a socket; the base of every kind of guest.
+
+    Args:
+        ctl: the lab's end of the agent's channel.
+        console: takes what the guest prints.
+
+    Attributes:
+        lost: why the guest does not answer any more, or None.
+        release: the kernel's release, once the agent has said it.
+    """
+
+    def __init__(self, ctl: socket.socket, console: Console) -> None:
+        self.console = console
+        self.lost: GuestLost | None = None
+        self.release = ""
+        self._ctl = ctl
+        self._frames = wire.Reader()
+        self._numbers = itertools.count(1)
+        self._commands: dict[int, _Command] = {}
+        self._pings: dict[int, threading.Event] = {}
+        self._lock = threading.Lock()
+        self._send_lock = threading.Lock()
+        self._up = threading.Event()
+        self._closing = False
+        self._selector = selectors.DefaultSelector()
+        self._watch(ctl, self._on_ctl)
+        self._thread = threading.Thread(target=self._read, name="guest", daemon=True)
+
+    # --- what callers use
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        stdin: bytes = b"",
+        on_output: OnOutput | None = None,
+        keep_bytes: int = KEEP_BYTES,
+    ) -> Exit:
+        """Run a command in the guest to its end.
+
+        A program that is not there gives status 127, one that cannot be executed 126, as with a shell; standard
+        error then says so.
+
+        Args:
+            timeout_s: until then the command and all that descends from it get SIGTERM, then SIGKILL.
+            env: added to `ENVIRONMENT`.
+            on_output: called with ("stdout" or "stderr", bytes) as it comes, from the guest's own thread.
+            keep_bytes: of each stream, head and tail.
+
+        Raises:
+            GuestLost: the guest panicked, hung or ended before the command did.
+        """
+        return self._run(argv, timeout_s, env=env, cwd=cwd, stdin=[stdin], on_output=on_output, keep_bytes=keep_bytes)
+
+    def put(self, path: str, data: bytes, mode: int = 0o755) -> None:
+        """Write a file in the guest; folders above it are made.
+
+        Raises:
+            GuestLost: as in `run`.
+            HostError: the guest cannot write it.
+        """
+        self.put_many([(path, data, mode)])
+
+    def put_many(self, files: Sequence[tuple[str, bytes, int]]) -> None:
+        """Write (path, bytes, mode) each, in one go; see `put`."""
+        self._builtin(["put"], stdin=list(wire.put_payload(files)))
+
+    def get(self, path: str, limit_bytes: int = 64 << 20) -> bytes:
+        """Return a file's first `limit_bytes` bytes.
+
+        Raises:
+            GuestLost: as in `run`.
+            HostError: the guest cannot read it.
+        """
+        return self._builtin(["get", path, str(limit_bytes)], keep_bytes=2 * limit_bytes + 2).stdout
+
+    def identify(self, identity: Identity) -> None:
+        """Give the guest a name, an address and random numbers of its own, and the right time.
+
+        Raises:
+            GuestLost: as in `run`.
+            HostError: the guest refuses a part of it.
+        """
+        who = identity
+        words = [who.device, who.hostname, who.mac, who.address, who.machine_id, who.seed.hex(), str(time.time_ns())]
+        self._builtin(["identify", *words])
+
+    def ping(self, timeout_s: float) -> None:
+        """Wait for an answer of the agent.
+
+        Raises:
+            GuestLost: as in `run`; with reason "silence" when no answer came in time.
+        """
+        ident, answered = next(self._numbers), threading.Event()
+        with self._lock:
+            self._pings[ident] = answered
+        self._send(b"P", ident)
+        in_time = answered.wait(timeout_s)
+        self._check()
+        if not in_time:
+            raise GuestLost("silence", f"the agent did not answer within {timeout_s:.0f} s")
+
+    def save(self, directory: os.PathLike[str]) -> SavedGuest:
+        """Write the guest to `directory`; only a guest of the lab's own QEMU can."""
+        raise HostError(f"a guest of this kind cannot be saved to {os.fspath(directory)}")
+
+    def close(self) -> None:
+        """End the guest, at once; may be called more than once."""
+        if self._closing:
+            return
+        self._closing = True
+        self._stop()
+        if self._thread.ident:
+            self._thread.join(10.0)
+        self._lose("exit", "the lab closed the guest")
+        self._ctl.close()
+        self.console.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- what the kinds of guests fill in
+
+    def _stop(self) -> None:
+        """End what runs the guest."""
+        with contextlib.suppress(OSError):
+            self._ctl.shutdown(socket.SHUT_RDWR)
+
+    def _tick(self) -> None:
+        """Look after the guest; called ten times a second from the reader's thread."""
+
+    def _on_closed(self, sock: socket.socket) -> None:
+        """React to an end of file on one of the guest's sockets."""
+        if sock is self._ctl:
+            self._lose("exit", "the agent has gone")
+
+    # --- commands
+
+    def _builtin(self, words: Sequence[str], *, stdin: Sequence[bytes] = (), keep_bytes: int = KEEP_BYTES) -> Exit:
+        done = self._run(words, FILES_TIMEOUT_S, stdin=stdin, keep_bytes=keep_bytes, flags=wire.EXEC_BUILTIN)
+        if done.status != 0:
+            why = "it took too long" if done.timed_out else done.stderr.decode("utf-8", "replace").strip()
+            raise HostError(f"guest: {words[0]}: {why}")
+        return done
+
+    def _run(
+        self,
+        argv: Sequence[str],
+        timeout_s: float,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        stdin: Sequence[bytes] = (),
+        on_output: OnOutput | None = None,
+        keep_bytes: int = KEEP_BYTES,
+        flags: int = 0,
+    ) -> Exit:
+        payload = wire.exec_payload(argv, {**ENVIRONMENT, **(env or {})}, cwd, flags)
+        command = _Command(keep_bytes, on_output)
+        ident = next(self._numbers)
+        with self._lock:
+            self._commands[ident] = command
+        try:
+            self._check()
+            self._send(b"X", ident, payload)
+            for piece in stdin:
+                for at in range(0, len(piece), wire.PIECE):
+                    self._send(b"I", ident, piece[at : at + wire.PIECE])
+            self._send(b"I", ident)
+            timed_out = not command.ended.wait(max(0.0, command.begin + timeout_s - time.monotonic()))
+            if timed_out:
+                self._end(ident, command)
+            if command.how is None:
+                self._check()
+            return command.result(timed_out=timed_out)
+        finally:
+            with self._lock:
+                self._commands.pop(ident, None)
+
+    def _end(self, ident: int, command: _Command) -> None:
+        """End a command whose deadline has come."""
+        for signal, grace_s in ((SIGTERM, TERM_GRACE_S), (SIGKILL, KILL_GRACE_S)):
+            self._send(b"K", ident, wire.signal_payload(signal))
+            if command.ended.wait(grace_s):
+                return
+
+    def _send(self, kind: bytes, ident: int, payload: bytes = b"") -> None:
+        data = wire.frame(kind, ident, payload)
+        try:
+            with self._send_lock:
+                self._ctl.sendall(data)
+        except OSError:
+            self._up.wait(2 * TICK_S)  # the reader sees the same end of file, and knows why
+            if not self.lost:
+                self._lose("exit", "the agent's channel is closed")
+        self._check()
+
+    def _check(self) -> None:
+        if self.lost:
+            raise GuestLost(self.lost.reason, self.lost.detail)
+
+    def _lose(self, reason: str, detail: str) -> None:
+        """Mark the guest as lost, once, and wake up all who wait for it."""
+        with self._lock:
+            if self.lost is None:
+                self.lost = GuestLost(reason, detail)
+            waiting = [*(command.ended for command in self._commands.values()), *self._pings.values(), self._up]
+        with contextlib.suppress(OSError):
+            self._ctl.shutdown(socket.SHUT_RDWR)
+        self.console.flush()
+        for event in waiting:
+            event.set()
+
+    # --- the reader's thread
+
+    def _watch(self, sock: socket.socket, handler: Callable[[bytes], None]) -> None:
+        self._selector.register(sock, selectors.EVENT_READ, handler)
+
+    def _read(self) -> None:
+        with self._selector:
+            while not self._closing and self._selector.get_map():
+                for key, _ in self._selector.select(TICK_S):
+                    sock = key.fileobj
+                    assert isinstance(sock, socket.socket)
+                    try:
+                        data = sock.recv(1 << 18)
+                    except OSError:
+                        data = b""
+                    if data:
+                        key.data(data)
+                    else:
+                        self._selector.unregister(sock)
+                        self._on_closed(sock)
+                self._tick()
+
+    def _on_ctl(self, data: bytes) -> None:
+        try:
+            for kind, ident, payload in self._frames.feed(data):
+                self._on_frame(kind, ident, payload)
+        except wire.ProtocolError as error:
+            self._lose("silence", f"the agent's channel is garbled: {error}")
+
+    def _on_frame(self, kind: bytes, ident: int, payload: bytes) -> None:
+        if kind == b"H":
+            version, _, self.release = payload.decode("utf-8", "replace").partition(" ")
+            if version != str(wire.PROTOCOL_VERSION):
+                raise wire.ProtocolError(f"the agent speaks version {version}, the lab {wire.PROTOCOL_VERSION}")
+            self._up.set()
+            return
+        if kind == b"P":
+            with self._lock:
+                pinged = self._pings.pop(ident, None)
+            if pinged:
+                pinged.set()
+            return
+        with self._lock:
+            command = self._commands.get(ident)
+        if command is None:
+            return  # given up at its deadline
+        if kind in (b"O", b"E"):
+            command.output("stdout" if kind == b"O" else "stderr", payload)
+        elif kind == b"D":
+            command.how = wire.read_done(payload)
+            command.ended.set()
+        else:
+            raise wire.ProtocolError(f"unknown frame {kind!r}")

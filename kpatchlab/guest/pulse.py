@@ -1,0 +1,103 @@
+"""Whether a guest still beats, judged by the time that it was given and not by the clock on the wall.
+
+The agent sends the number of each processor five times a second. A guest on a busy host can be late without any
+fault of its own, so silence counts only as far as the guest could have beaten: the processor time that QEMU
+used, and the time in which none of QEMU's threads wanted a processor or waited for a disk. Output on the console
+counts as a sign of life for a while: a long trace is printed with interrupts off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+
+SILENT_S = 3.0
+"""Seconds in which a guest could have beaten and did not."""
+SILENT_PRINTING_S = 20.0
+"""The same for one that prints meanwhile."""
+SILENT_WALL_S = 30.0
+"""Seconds of silence by the wall clock, whatever the host's load."""
+PRINTING_S = 1.0
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def used_s(pid: int) -> float:
+    """Return the processor time of a process so far, in seconds; 0.0 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as handle:
+            fields = handle.read().rsplit(b")", 1)[1].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
+
+
+def idle(pid: int) -> bool:
+    """Whether no thread of a process wants a processor or waits for a disk."""
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/stat", "rb") as handle:
+                if handle.read().rsplit(b")", 1)[1].split()[0] != b"S":
+                    return False
+    return True
+
+
+class Pulse:
+    """The heartbeat of one guest; made paused, and silent processors count from `resume` on.
+
+    Args:
+        pid: QEMU's process.
+        cpus: number of the guest's processors.
+    """
+
+    def __init__(self, pid: int, cpus: int) -> None:
+        self._pid = pid
+        self._cpus = cpus
+        self._lock = threading.Lock()
+        self._paused = True
+        self._silent: dict[int, tuple[float, float]] = {}  # processor -> fair seconds, wall seconds
+        self._at = 0.0
+        self._used = 0.0
+        self.longest_s = 0.0  # the longest silence that ended, in fair seconds: what SILENT_S must stay above
+
+    def pause(self) -> None:
+        """Stop judging: the guest is about to be stopped."""
+        with self._lock:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Judge from now on."""
+        with self._lock:
+            self._paused = False
+            self._silent = dict.fromkeys(range(min(self._cpus, 64)), (0.0, 0.0))
+            self._at, self._used = time.monotonic(), used_s(self._pid)
+
+    def beat(self, numbers: bytes) -> None:
+        """Take heartbeats: one byte a beat, the processor's number."""
+        with self._lock:
+            for number in set(numbers) & self._silent.keys():
+                self.longest_s = max(self.longest_s, self._silent[number][0])
+                self._silent[number] = (0.0, 0.0)
+
+    def hangs(self, now: float, printed: float) -> str:
+        """Return one line on the silence if the guest is to be given up, else "".
+
+        Args:
+            now, printed: monotonic times, of this call and of the last byte on the console, in seconds.
+        """
+        with self._lock:
+            if self._paused:
+                return ""
+            used = used_s(self._pid)
+            wall_s = now - self._at
+            fair_s = wall_s if idle(self._pid) else min(wall_s, (used - self._used) / self._cpus)
+            self._at, self._used = now, used
+            limit_s = SILENT_PRINTING_S if now - printed < PRINTING_S else SILENT_S
+            for number, (fair, wall) in self._silent.items():
+                fair, wall = fair + fair_s, wall + wall_s  # noqa: PLW2901
+                self._silent[number] = (fair, wall)
+                if fair >= limit_s or wall >= SILENT_WALL_S:
+                    which = f"processor {number} of " if self._cpus > 1 else ""
+                    return f"{which}the guest gave no sign of life for {wall:.0f} s"
+        return ""

@@ -1,0 +1,114 @@
+"""The command line of a guest's QEMU.
+
+The architecture's part comes from virtme-ng's table. The set of devices does not depend on what a guest is for,
+so that a saved guest can be resumed with a cable or without.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from kpatchlab.guest.shapes import Boot, MachineShape
+
+NO_MAC = "52:54:00:00:00:01"
+"""Until `identify` gives a guest its own; saved guests share it."""
+
+PANIC = "panic=-1 unknown_nmi_panic=1 panic_print=0x40"
+"""A panic resets, which QEMU turns into its end (-no-reboot) after the trace is out; an NMI makes a guest that
+hangs say where; 0x40 adds the other processors' stacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """File descriptors that QEMU inherits: its ends of the socket pairs, and of the cable if there is one."""
+
+    console: int
+    ctl: int
+    beat: int
+    qmp: int
+    link: int | None = None
+
+    def all(self) -> list[int]:
+        """Return those that are there."""
+        return [fd for fd in (self.console, self.ctl, self.beat, self.qmp, self.link) if fd is not None]
+
+
+def accelerator(shape: MachineShape) -> list[str]:
+    """Return the options that say how guest code runs."""
+    if shape.accel == "kvm":
+        return ["-accel", "kvm"]
+    if shape.accel == "icount":
+        return ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]
+    return ["-accel", "tcg,thread=multi"]
+
+
+def machine_options(shape: MachineShape) -> list[str]:
+    """Return processor, board, accelerator and memory: what the KVM probe must share with real guests."""
+    from virtme import architectures  # noqa: PLC0415 - only a real guest needs it
+
+    kvm = shape.accel == "kvm"
+    table = architectures.get(shape.arch).qemuargs(is_native=True, use_kvm=kvm, use_gpu=False)
+    board = ["-machine", "q35"] if shape.arch == "x86_64" and "-machine" not in table else []
+    return [
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *table,
+        *board,
+        *accelerator(shape),
+        *("-smp", str(shape.cpus), "-m", str(shape.memory_mib)),
+    ]
+
+
+def _disk(name: str, image: Path) -> list[str]:
+    node = {
+        "driver": "raw",
+        "node-name": name,
+        "read-only": True,
+        # Many guests have one image open; nobody writes to it.
+        "file": {"driver": "file", "filename": str(image), "locking": "off", "read-only": True},
+    }
+    return ["-blockdev", json.dumps(node), "-device", f"virtio-blk-pci,drive={name},serial={name}"]
+
+
+def _cable(link: int | None) -> str:
+    if link is None:
+        return "hubport,id=net0,hubid=0"
+    return f"stream,id=net0,server=off,addr.type=fd,addr.str={link}"
+
+
+def kernel_command_line(boot: Boot) -> str:
+    """Return what the kernel is told; the boot's own words come last, and win."""
+    from virtme import architectures  # noqa: PLC0415
+
+    arch = architectures.get(boot.machine.arch)
+    console = " ".join([f"console={arch.serial_console_args()[0]}", *arch.earlyconsole_args()])
+    return f"{console} {PANIC} {boot.cmdline}".strip()
+
+
+def command_line(boot: Boot, ends: Ends, *, incoming: bool) -> list[str]:
+    """Return the whole argument list.
+
+    Args:
+        incoming: the guest is to be resumed: it waits for QMP's migrate-incoming.
+    """
+    sockets = {"console": ends.console, "ctl": ends.ctl, "beat": ends.beat, "qmp": ends.qmp}
+    chardevs = [word for name, fd in sockets.items() for word in ("-chardev", f"socket,id={name},fd={fd}")]
+    modules = _disk("modules", boot.modules_image) if boot.modules_image else []
+    return [
+        *boot.machine.qemu.argv,
+        *machine_options(boot.machine),
+        # With pvpanic's default action QEMU is gone before the guest has printed its trace.
+        *("-action", "panic=none", "-device", "pvpanic-pci"),
+        *("-kernel", str(boot.vmlinuz), "-initrd", str(boot.initrd), "-append", kernel_command_line(boot)),
+        *_disk("root", boot.root_image),
+        *modules,
+        *("-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0"),
+        *chardevs,
+        *("-serial", "chardev:console", "-mon", "chardev=qmp,mode=control"),
+        *("-device", "virtio-serial-pci"),
+        *("-device", "virtserialport,chardev=ctl,name=kpatchlab.ctl"),
+        *("-device", "virtserialport,chardev=beat,name=kpatchlab.beat"),
+        *("-netdev", _cable(ends.link), "-device", f"virtio-net-pci,netdev=net0,mac={NO_MAC},romfile="),
+        *(["-incoming", "defer"] if incoming else []),
+    ]

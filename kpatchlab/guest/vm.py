@@ -1,0 +1,285 @@
+"""Guests in the lab's own QEMU: boot, save, resume, and know within seconds why one is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from kpatchlab import proc
+from kpatchlab.errors import GuestLost, HostError
+from kpatchlab.guest import qemu
+from kpatchlab.guest.console import LIMIT_BYTES, Console
+from kpatchlab.guest.guest import Guest
+from kpatchlab.guest.pulse import Pulse
+from kpatchlab.guest.qmp import Qmp
+from kpatchlab.guest.shapes import Boot, Exit, Identity, MachineShape, Qemu, SavedGuest
+
+__all__ = ["Boot", "Exit", "Guest", "Identity", "MachineShape", "Qemu", "QemuGuest", "SavedGuest"]
+__all__ += ["boot", "link", "resume"]
+
+BOOT_DEADLINE_S = 120.0
+RESUME_DEADLINE_S = 30.0
+TRACE_QUIET_S = 0.3
+"""A panic's trace is over when the console was quiet for so long."""
+TRACE_MAX_S = 3.0
+NMI_WAIT_S = 2.0
+"""How long a guest that hangs has to print where, after an NMI."""
+_PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
+
+
+def link() -> tuple[int, int]:
+    """Return a virtual cable: two file descriptors, one for each guest, which `boot` and `resume` take over."""
+    one, other = socket.socketpair()
+    return one.detach(), other.detach()
+
+
+class QemuGuest(Guest):
+    """A guest in a QEMU of its own, started by `boot` or `resume`."""
+
+    def __init__(self, spec: Boot, console: Console, link_fd: int | None, *, incoming: bool) -> None:
+        ours, theirs = zip(*(socket.socketpair() for _ in range(4)), strict=True)
+        console_end, ctl, beat, qmp = ours
+        super().__init__(ctl, console)
+        self.boot = spec
+        self._sockets = ours
+        self._pending: tuple[str, str] | None = None  # why it will be lost, once its trace is on record
+        self._pending_since = 0.0
+        self._asked_nmi = False
+        self._reset = ""
+        ends = qemu.Ends(*(sock.fileno() for sock in theirs), link=link_fd)
+        environment = {**os.environ, **dict(spec.machine.qemu.env)}
+        errors = console.path.with_name(console.path.name + ".qemu")
+        try:
+            with errors.open("wb") as handle:
+                argv = qemu.command_line(spec, ends, incoming=incoming)
+                self._process = proc.spawn(argv, env=environment, stderr=handle, pass_fds=ends.all())
+        finally:
+            for sock in theirs:
+                sock.close()
+            if link_fd is not None:
+                os.close(link_fd)
+        self._errors = errors
+        self._qmp_socket = qmp
+        self._qmp = Qmp(qmp)
+        self._pulse = Pulse(self._process.pid, spec.machine.cpus)
+        self._watch(console_end, console.add)
+        self._watch(beat, self._on_beat)
+        self._watch(qmp, self._on_qmp)
+        self._thread.start()
+
+    # --- saving
+
+    def save(self, directory: os.PathLike[str]) -> SavedGuest:
+        """Write the guest to `directory`; it goes on running. No command may run in it meanwhile.
+
+        Raises:
+            GuestLost: it was lost before or meanwhile.
+            HostError: QEMU or the disk refuses.
+        """
+        saved = SavedGuest(Path(directory), self.boot)
+        partial = saved.path / (SavedGuest.STATE + ".part")
+        self._check()
+        self._pulse.pause()
+        try:
+            self._ask("stop")
+            with partial.open("wb") as handle:
+                self._ask("getfd", fd=handle.fileno(), fdname="state")
+                self._migrate("migrate", uri="fd:state")
+                os.fsync(handle.fileno())
+            partial.rename(saved.state)
+            facts = saved.path / (SavedGuest.FACTS + ".part")
+            facts.write_text(json.dumps(self.boot.to_json(), indent=1))
+            facts.rename(saved.path / SavedGuest.FACTS)
+            self._ask("cont")
+        except OSError as error:
+            raise HostError(f"cannot save a guest to {directory}: {error.strerror}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+            self._pulse.resume()
+        return saved
+
+    def _ask(self, command: str, fd: int | None = None, timeout_s: float = 30.0, **arguments: Any) -> Any:
+        try:
+            return self._qmp.send(command, fd, **arguments).result(timeout_s)
+        except TimeoutError:
+            raise HostError(f"QEMU does not answer {command}") from None
+        except HostError:
+            self._check()
+            raise
+
+    def _migrate(self, command: str, **arguments: Any) -> None:
+        """Move the guest's state out of or into QEMU, and wait until it is through."""
+        # Unlimited: the default of 128 MiB/s is meant for networks.
+        if command == "migrate":
+            self._ask("migrate-set-parameters", max_bandwidth=1 << 40)
+        self._ask(command, **arguments)
+        end = time.monotonic() + 120.0
+        while (state := self._ask("query-migrate").get("status")) != "completed":
+            self._check()
+            if state in {"failed", "cancelled"} or time.monotonic() > end:
+                raise HostError(f"{command}: the guest's state did not go through ({state})")
+            time.sleep(0.005)
+
+    def take_in(self, saved: SavedGuest) -> None:
+        """Fill a QEMU that waits (`incoming`) with a saved guest, and let it run."""
+        with saved.state.open("rb") as handle:
+            self._ask("getfd", fd=handle.fileno(), fdname="state")
+            self._migrate("migrate-incoming", uri="fd:state")
+        self._ask("cont")
+        self._pulse.resume()
+
+    # --- ending
+
+    def _stop(self) -> None:
+        proc.stop(self._process, grace_s=0.0)
+        super()._stop()
+
+    def close(self) -> None:
+        """End the guest, at once; may be called more than once."""
+        super().close()
+        for sock in self._sockets:
+            sock.close()
+        with contextlib.suppress(OSError):
+            if not self._errors.stat().st_size:
+                self._errors.unlink()
+
+    # --- the reader's thread
+
+    def _on_beat(self, data: bytes) -> None:
+        self._pulse.beat(data)
+
+    def _on_qmp(self, data: bytes) -> None:
+        for event in self._qmp.feed(data):
+            name, reason = event["event"], event.get("data", {}).get("reason", "")
+            if name == "GUEST_PANICKED":
+                self._expect_loss("panic", "the kernel panicked")
+            elif name == "WATCHDOG":
+                self._expect_loss("hang", "the watchdog fired")
+            elif name == "SHUTDOWN":
+                self._reset = str(reason)
+
+    def _expect_loss(self, reason: str, detail: str) -> None:
+        if not self._pending:
+            self._pending = (reason, detail)
+            self._pending_since = time.monotonic()
+
+    def _tick(self) -> None:
+        if self.lost:
+            return
+        now = time.monotonic()
+        if self._pending:
+            quiet = now - max(self.console.last, self._pending_since)
+            waited = now - self._pending_since
+            wanted = NMI_WAIT_S if self._asked_nmi and not _PANIC.search(self.console.data()) else TRACE_QUIET_S
+            if quiet >= wanted or waited >= TRACE_MAX_S:
+                self._lose(*self._pending)
+            return
+        silence = self._pulse.hangs(now, self.console.last)
+        if silence:
+            self._asked_nmi = True
+            self._qmp.send("inject-nmi")
+            self._expect_loss("hang", silence)
+
+    def _on_closed(self, sock: socket.socket) -> None:
+        """QEMU is ending: wait until the console is read to its end as well, then say why."""
+        if sock is not self._sockets[0]:
+            return
+        try:
+            status = self._process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            status = 0
+        with contextlib.suppress(OSError):
+            while data := self._qmp_socket.recv(1 << 16, socket.MSG_DONTWAIT):
+                self._on_qmp(data)
+        self._lose(*(self._pending or self._why_ended(status)))
+
+    def _why_ended(self, status: int) -> tuple[str, str]:
+        if panic := _PANIC.search(self.console.data()):
+            return "panic", panic[1].decode("utf-8", "replace")
+        if self._reset == "guest-reset":
+            return "exit", "the guest was reset without a panic on record: a triple fault, or a reboot"
+        if self._reset == "guest-shutdown":
+            return "exit", "the guest switched itself off"
+        said = self._errors.read_text(errors="replace").strip().splitlines()
+        return "exit", f"QEMU ended with status {status}" + (f": {said[-1][:300]}" if said else "")
+
+    def _lose(self, reason: str, detail: str) -> None:
+        panic = _PANIC.search(self.console.data())
+        if reason == "panic" and panic:
+            detail = panic[1].decode("utf-8", "replace")
+        super()._lose(reason, detail)
+        self._qmp.close(GuestLost(reason, detail))
+
+    def wait_up(self, deadline_s: float) -> None:
+        """Wait for the agent's first word.
+
+        Raises:
+            GuestLost: the guest was lost before; with reason "silence" when the deadline came.
+        """
+        up = self._up.wait(deadline_s)
+        self._check()
+        if not up:
+            last = self.console.text().strip().splitlines() or ["nothing was printed"]
+            raise GuestLost("silence", f"no agent within {deadline_s:.0f} s; last on the console: {last[-1][:200]}")
+
+
+def boot(
+    spec: Boot,
+    *,
+    console_path: Path,
+    link_fd: int | None = None,
+    console_limit_bytes: int = LIMIT_BYTES,
+    deadline_s: float = BOOT_DEADLINE_S,
+) -> Guest:
+    """Boot a guest to its agent.
+
+    Args:
+        link_fd: one end of a `link`; it is this guest's from here on, also where this fails.
+        deadline_s: seconds until the agent must have answered.
+
+    Raises:
+        GuestLost: it did not come up: "panic", "exit" or "silence".
+        HostError: QEMU cannot be started.
+    """
+    guest = QemuGuest(spec, Console(console_path, console_limit_bytes), link_fd, incoming=False)
+    try:
+        guest.wait_up(deadline_s)
+    except BaseException:
+        guest.close()
+        raise
+    guest._pulse.resume()  # noqa: SLF001 - same room
+    return guest
+
+
+def resume(
+    saved: SavedGuest,
+    *,
+    console_path: Path,
+    link_fd: int | None = None,
+    console_limit_bytes: int = LIMIT_BYTES,
+    deadline_s: float = RESUME_DEADLINE_S,
+) -> Guest:
+    """Resume a copy of a saved guest, which stays as it is; `identify` is the caller's next step.
+
+    Args:
+        link_fd: as in `boot`; a saved guest can be resumed with a cable or without.
+
+    Raises:
+        GuestLost: it did not answer.
+        HostError: QEMU cannot be started or refuses the state.
+    """
+    guest = QemuGuest(saved.boot, Console(console_path, console_limit_bytes), link_fd, incoming=True)
+    try:
+        guest.take_in(saved)
+        guest.ping(deadline_s)
+    except BaseException:
+        guest.close()
+        raise
+    return guest
