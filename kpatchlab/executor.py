@@ -15,6 +15,7 @@ from typing import Protocol
 from kpatchlab.errors import LabError
 from kpatchlab.job import JobInputs, run_job
 from kpatchlab.model import Case, JobResult, Outcome
+from kpatchlab.plan import JobSpec
 
 MEMORY_SHARE = 0.75
 """Share of the memory that is free at the start which guests may take together."""
@@ -104,28 +105,28 @@ class LocalExecutor:
         try:
             return self._call(inputs)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this one job's and the lab's, not a kernel's
-            return infra(inputs, error)
+            return infra(inputs.spec, error, inputs.reproduce)
 
     def shutdown(self) -> None:
         """Wait for what runs, and let everything go."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def infra(inputs: JobInputs, error: BaseException) -> JobResult:
+def infra(spec: JobSpec, error: BaseException, reproduce: str = "") -> JobResult:
     """Return the result of a job that the lab itself could not run."""
     message = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
     details = getattr(error, "hint", "") or "".join(traceback.format_exception(error))[-8000:]
     return JobResult(
-        job=inputs.spec.id,
-        scenario=inputs.spec.scenario,
-        params=dict(inputs.spec.params),
-        column=inputs.spec.column,
-        placement=dict(inputs.spec.placement),
-        repeat=inputs.spec.repeat,
+        job=spec.id,
+        scenario=spec.scenario,
+        params=dict(spec.params),
+        column=spec.column,
+        placement=dict(spec.placement),
+        repeat=spec.repeat,
         outcome=Outcome.INFRA,
         message=message,
         cases=(Case("job", Outcome.INFRA, message, details),),
-        reproduce=inputs.reproduce,
+        reproduce=reproduce,
     )
 
 

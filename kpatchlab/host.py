@@ -62,7 +62,7 @@ class Host:
 
     @staticmethod
     def build_jobs(limit: int | str) -> int:
-        """Return make's -j: as limited, else one more than there are processors, since compilers also wait for disks."""
+        """Return make's -j: as limited, else one more than there are processors: compilers wait for disks too."""
         return int(limit) if limit != "auto" else len(os.sched_getaffinity(0)) + 1
 
     def facts(self) -> dict[str, str]:
@@ -147,7 +147,12 @@ def _kvm(host: Host) -> Check:
     accel = host.accel()
     if accel.name == "kvm":
         return Check("kvm", "ok", accel.reason)
-    return Check("kvm", "note", f"guests run under TCG: {accel.reason}", "on a machine with working KVM guests run 5 to 10 times faster")
+    return Check(
+        "kvm",
+        "note",
+        f"guests run under TCG: {accel.reason}",
+        "on a machine with working KVM guests run 5 to 10 times faster",
+    )
 
 
 def _qemu(host: Host) -> Check:
@@ -158,7 +163,8 @@ def _qemu(host: Host) -> Check:
             "qemu",
             "note",
             f"QEMU {version} ({qemu.path})",
-            "under TCG, QEMU 10 forks and executes programs 3 to 4 times faster; `qemu: auto` in lab.yaml unpacks one beside the host's",
+            "under TCG, QEMU 10 forks and executes programs 3 to 4 times faster; "
+            "`qemu: auto` in lab.yaml unpacks one beside the host's",
         )
     return Check("qemu", "ok", f"QEMU {version} ({qemu.source})")
 
@@ -166,7 +172,12 @@ def _qemu(host: Host) -> Check:
 def _memory() -> Check:
     have = available_mib()
     if have < WANTED_MEMORY_MIB:
-        return Check("memory", "bad", f"{have} MiB available, {WANTED_MEMORY_MIB} wanted", "lower machines.*.memory_mib in lab.yaml")
+        return Check(
+            "memory",
+            "bad",
+            f"{have} MiB available, {WANTED_MEMORY_MIB} wanted",
+            "lower machines.*.memory_mib in lab.yaml",
+        )
     return Check("memory", "ok", f"{have} MiB available")
 
 
@@ -176,7 +187,12 @@ def _disk(cache: Cache) -> Check:
         place = place.parent
     free = shutil.disk_usage(place).free // GIB
     if free < WANTED_DISK_GIB:
-        return Check("disk", "note", f"{free} GiB free below {cache.root}, {WANTED_DISK_GIB} wanted for two kernels", "kpatchlab clean, or KPATCHLAB_CACHE")
+        return Check(
+            "disk",
+            "note",
+            f"{free} GiB free below {cache.root}, {WANTED_DISK_GIB} wanted for two kernels",
+            "kpatchlab clean, or KPATCHLAB_CACHE",
+        )
     return Check("disk", "ok", f"{free} GiB free below {cache.root}")
 
 
@@ -189,7 +205,9 @@ def _namespaces() -> Check:
         limit = 1
     blocked = Path("/proc/sys/kernel/unprivileged_userns_clone")
     if limit == 0 or (blocked.exists() and blocked.read_text().strip() == "0"):
-        return Check("root images", "bad", "user namespaces are switched off", "sysctl kernel.unprivileged_userns_clone=1")
+        return Check(
+            "root images", "bad", "user namespaces are switched off", "sysctl kernel.unprivileged_userns_clone=1"
+        )
     return Check("root images", "ok", "made in a user namespace")
 
 

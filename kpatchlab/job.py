@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import secrets
-import shlex
 import tarfile
 import threading
 import time
@@ -24,7 +23,7 @@ from kpatchlab import results_in, warm
 from kpatchlab.cache import Cache
 from kpatchlab.console import find_splats
 from kpatchlab.decode import Decoder
-from kpatchlab.errors import GuestLost
+from kpatchlab.errors import GuestLost, UserError
 from kpatchlab.guest.vm import Boot, Exit, Guest, Identity, SavedGuest, boot, link, resume
 from kpatchlab.model import BuildResult, Case, GuestLog, JobResult, Outcome, ReachCount, Splat
 from kpatchlab.plan import JobSpec
@@ -48,7 +47,8 @@ class JobInputs:
         kernels: kernel name -> its build, with the artifact's absolute path.
         boots: role -> what its guest boots.
         packages: Debian packages in the root.
-        out: the run's folder; the job's files go below `jobs/<job id>/`.
+        out: the run's folder; paths in the result are relative to it.
+        folder: the job's own folder, below `out`.
         reproduce: command line that runs this job alone.
         cancel: set to end the job early; its result then says INFRA.
         guest: "fork" for saved guests, "vng" for virtme-ng on the host's own root.
@@ -62,6 +62,7 @@ class JobInputs:
     lab_root: Path
     cache: Cache
     out: Path
+    folder: Path
     console_bytes: int = 4 << 20
     reproduce: str = ""
     cancel: threading.Event = field(default_factory=threading.Event)
@@ -69,7 +70,7 @@ class JobInputs:
 
 
 @dataclass(slots=True)
-class _Seat:
+class Seat:
     """One role while its guest runs."""
 
     role: str
@@ -79,6 +80,11 @@ class _Seat:
     guest: Guest | None = None
     before: bytes = b""  # the console from before this job: boot and preparation
     counted: list[str] = field(default_factory=list)
+
+    def environment(self, inputs: JobInputs) -> dict[str, str]:
+        """Return the environment of the scenario's scripts in this role."""
+        params = {f"LAB_{name.upper()}": value for name, value in inputs.spec.params.items()}
+        return _environment(self.role) | params
 
 
 @dataclass(slots=True)
@@ -117,7 +123,10 @@ def preflight(inputs: JobInputs) -> tuple[Outcome, str] | None:
             if hit:
                 where = f"{failure.source}:{failure.line}" if failure.line else failure.source
                 through = "" if _same(hit[0], failure.module) else f"{hit[0]} needs "
-                return Outcome.BLOCKED, f"{through}{failure.module} of kernel {name} does not build: {where}: {failure.error}"
+                return (
+                    Outcome.BLOCKED,
+                    f"{through}{failure.module} of kernel {name} does not build: {where}: {failure.error}",
+                )
         if lacks := _lacks(Path(build.path), needs.config, needs.modules):
             return Outcome.SKIP, f"kernel {name} ({role}) lacks {', '.join(lacks)}"
     return None
@@ -145,20 +154,47 @@ def _lacks(kernel: Path, symbols: Sequence[str], modules: Sequence[str]) -> list
     return lacking
 
 
+@contextlib.contextmanager
+def occupied(inputs: JobInputs) -> Iterator[list[Seat]]:
+    """Have a job's guests up for the time of a `with`, at the point where its scenario starts.
+
+    Raises:
+        warm.PrepareFailed: one of them does not come that far.
+        GuestLost: one of them died.
+    """
+    seats = _seats(inputs)
+    try:
+        start_guests(inputs, seats)
+        yield seats
+    finally:
+        for seat in seats:
+            if seat.guest is not None:
+                seat.guest.close()
+
+
+def setup(inputs: JobInputs, seats: Sequence[Seat]) -> None:
+    """Run the set-up scripts alone; for a person who goes on by hand.
+
+    Raises:
+        UserError: one of them failed.
+    """
+    record = _Record()
+    if not _steps(inputs, seats, record, "setup"):
+        raise UserError(record.message)
+
+
 def run_job(inputs: JobInputs) -> JobResult:
     """Run one job and judge it; see the module's docstring."""
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     record = _Record()
     seats = _seats(inputs)
-    folder = inputs.out / "jobs" / inputs.spec.id
     if reason := preflight(inputs):
         record.outcome, record.message = reason
         seats = []
     else:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
             with _watching(inputs.cancel, seats):
-                _play(inputs, seats, record, folder)
+                _play(inputs, seats, record)
         except warm.PrepareFailed as failed:
             lost = failed.lost and failed.lost.reason in {"panic", "hang"}
             record.worsen(Outcome.CRASH if lost else Outcome.FAIL, f"preparation: {failed.message}")
@@ -167,7 +203,7 @@ def run_job(inputs: JobInputs) -> JobResult:
             for seat in seats:
                 if seat.guest is not None:
                     seat.guest.close()
-    logs = tuple(_judge_seat(inputs, seat, record, folder) for seat in seats if seat.guest is not None)
+    logs = tuple(_judge_seat(inputs, seat, record) for seat in seats if seat.guest is not None)
     record.cases.insert(0, Case("job", record.outcome, record.message, duration_s=time.monotonic() - began))
     whole = time.monotonic() - began
     return JobResult(
@@ -196,7 +232,7 @@ def run_job(inputs: JobInputs) -> JobResult:
 
 
 @contextlib.contextmanager
-def _watching(cancel: threading.Event, seats: Sequence[_Seat]) -> Iterator[None]:
+def _watching(cancel: threading.Event, seats: Sequence[Seat]) -> Iterator[None]:
     """Close the guests as soon as the job is cancelled: whatever waits for them then gets GuestLost."""
     over = threading.Event()
 
@@ -216,7 +252,7 @@ def _watching(cancel: threading.Event, seats: Sequence[_Seat]) -> Iterator[None]
         thread.join()
 
 
-def _seats(inputs: JobInputs) -> list[_Seat]:
+def _seats(inputs: JobInputs) -> list[Seat]:
     scenario, spec = inputs.scenario, inputs.spec
     files = payload(scenario, spec.params, inputs.lab_root)
     library = tuple(f for f in files if f[0].startswith(f"{warm.LIB}/"))
@@ -224,13 +260,15 @@ def _seats(inputs: JobInputs) -> list[_Seat]:
     for number, (role, wanted) in enumerate(scenario.roles.items(), 1):
         address = ADDRESSES[role] + PREFIX if len(scenario.roles) > 1 else ""
         identity = Identity(role, f"52:54:00:77:00:{number:02x}", address, f"{number:032x}", bytes(32))
-        how = warm.Preparation(identity, scenario.needs.modules, tuple(wanted.prepare), library, tuple(_environment(inputs, role).items()))
-        seats.append(_Seat(role, spec.placement[role], how))
+        how = warm.Preparation(
+            identity, scenario.needs.modules, tuple(wanted.prepare), library, tuple(_environment(role).items())
+        )
+        seats.append(Seat(role, spec.placement[role], how))
     return seats
 
 
-def _environment(inputs: JobInputs, role: str) -> dict[str, str]:
-    """Return the environment of every script of a role; the same for preparation and for the job itself."""
+def _environment(role: str) -> dict[str, str]:
+    """Return what is in the environment of every script of a role, in preparation and in the job itself."""
     return {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
@@ -257,13 +295,13 @@ def fresh_identity(how: warm.Preparation) -> Identity:
     )
 
 
-def start_guests(inputs: JobInputs, seats: Sequence[_Seat], folder: Path) -> None:
+def start_guests(inputs: JobInputs, seats: Sequence[Seat]) -> None:
     """Bring every seat's guest to where its scenario starts, all of them at once."""
     cable: Sequence[int | None] = link() if len(seats) > 1 else (None,)
 
-    def start(pair: tuple[_Seat, int | None]) -> None:
+    def start(pair: tuple[Seat, int | None]) -> None:
         seat, fd = pair
-        spec, log = inputs.boots[seat.role], folder / f"console-{seat.role}.log"
+        spec, log = inputs.boots[seat.role], inputs.folder / f"console-{seat.role}.log"
         label = f"{seat.kernel}"
         if inputs.scenario.cold:
             seat.guest = boot(spec, console_path=log, link_fd=fd, deadline_s=warm.BOOT_DEADLINE_S)
@@ -272,9 +310,7 @@ def start_guests(inputs: JobInputs, seats: Sequence[_Seat], folder: Path) -> Non
             base = warm.booted(spec, inputs.cache, label)
             seat.saved = warm.prepared(base, seat.how, inputs.cache, f"{label} {seat.role} {inputs.scenario.name}")
             seat.before = warm.console_of(seat.saved)
-            seat.guest = resume(
-                seat.saved, console_path=log, link_fd=fd, console_limit_bytes=inputs.console_bytes
-            )
+            seat.guest = resume(seat.saved, console_path=log, link_fd=fd, console_limit_bytes=inputs.console_bytes)
         seat.guest.identify(fresh_identity(seat.how))
         files = payload(inputs.scenario, inputs.spec.params, inputs.lab_root)
         extra = [("/lab/attach/.keep", b"", 0o644), ("/tmp/lab/.keep", b"", 0o644)]  # noqa: S108 - in the guest
@@ -285,37 +321,37 @@ def start_guests(inputs: JobInputs, seats: Sequence[_Seat], folder: Path) -> Non
         list(pool.map(start, zip(seats, cable, strict=True)))
 
 
-def _play(inputs: JobInputs, seats: list[_Seat], record: _Record, folder: Path) -> None:
+def _play(inputs: JobInputs, seats: list[Seat], record: _Record) -> None:
     """Start the guests, run the scenario's steps in order, and collect what they left."""
     try:
-        start_guests(inputs, seats, folder)
+        start_guests(inputs, seats)
         for seat in seats:
             _start_counting(inputs, seat)
-        if _steps(inputs, seats, record, folder, "setup") and _run(inputs, seats, record, folder):
-            _steps(inputs, seats, record, folder, "finish")
+        if _steps(inputs, seats, record, "setup") and _run(inputs, seats, record):
+            _steps(inputs, seats, record, "finish")
         for seat in seats:
             _read_counts(inputs, seat, record)
-            _attachments(seat, record, folder, inputs.out)
+            _attachments(inputs, seat, record)
         time.sleep(SETTLE_S)
     except GuestLost as lost:
-        outcome = {"panic": Outcome.CRASH, "hang": Outcome.CRASH, "silence": Outcome.CRASH}.get(lost.reason, Outcome.INFRA)
+        outcome = {"panic": Outcome.CRASH, "hang": Outcome.CRASH, "silence": Outcome.CRASH}.get(
+            lost.reason, Outcome.INFRA
+        )
         roles = [seat.role for seat in seats if seat.guest is not None and seat.guest.lost is not None]
         record.worsen(outcome, f"{' and '.join(roles) or 'guest'} lost: {lost}")
 
 
-def _script(guest: Guest, inputs: JobInputs, role: str, script: str, timeout_s: float) -> Exit:
-    environment = _environment(inputs, role)
-    environment |= {f"LAB_{name.upper().replace('-', '_')}": value for name, value in inputs.spec.params.items()}
-    words = shlex.split(script)
-    return guest.run(
-        [f"/lab/scenario/{words[0].removesuffix('.j2')}", *words[1:]],
-        env=environment,
+def _script(seat: Seat, inputs: JobInputs, script: str) -> Exit:
+    assert seat.guest is not None
+    return seat.guest.run(
+        [f"/lab/scenario/{script.removesuffix('.j2')}"],
+        env=seat.environment(inputs),
         cwd="/lab/scenario",
-        timeout_s=timeout_s,
+        timeout_s=inputs.spec.timeout_s,
     )
 
 
-def _steps(inputs: JobInputs, seats: Sequence[_Seat], record: _Record, folder: Path, step: str) -> bool:
+def _steps(inputs: JobInputs, seats: Sequence[Seat], record: _Record, step: str) -> bool:
     """Run one set-up or finishing step of every role, in order; False where one failed."""
     order = seats if step == "setup" else list(reversed(seats))
     for seat in order:
@@ -323,9 +359,9 @@ def _steps(inputs: JobInputs, seats: Sequence[_Seat], record: _Record, folder: P
         script = getattr(role, step)
         if not script or seat.guest is None:
             continue
-        done = _script(seat.guest, inputs, seat.role, script, inputs.spec.timeout_s)
+        done = _script(seat, inputs, script)
         record.guest_s += done.duration_s
-        _keep_output(folder, f"{seat.role}-{step}", done)
+        _keep_output(inputs.folder, f"{seat.role}-{step}", done)
         if done.timed_out or done.status != 0:
             said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines() or ["no output"]
             kind = Outcome.TIMEOUT if done.timed_out else Outcome.FAIL
@@ -346,15 +382,13 @@ def _keep_output(folder: Path, name: str, done: Exit) -> None:
             (folder / f"{name}.{suffix}").write_bytes(data)
 
 
-def _run(inputs: JobInputs, seats: Sequence[_Seat], record: _Record, folder: Path) -> bool:
+def _run(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> bool:
     seat = next(s for s in seats if inputs.scenario.roles[s.role].run)
     script = inputs.scenario.roles[seat.role].run
-    assert seat.guest is not None
-    assert script is not None
-    done = _script(seat.guest, inputs, seat.role, script, inputs.spec.timeout_s)
+    done = _script(seat, inputs, script)
     record.guest_s += done.duration_s
     record.stdout, record.stderr = done.stdout, done.stderr
-    _keep_output(folder, f"{seat.role}-run", done)
+    _keep_output(inputs.folder, f"{seat.role}-run", done)
     parsed = results_in.parse(done.stdout, exit_status=None if done.timed_out or done.signal else done.status)
     record.cases += parsed.cases
     record.metrics = parsed.metrics
@@ -375,7 +409,7 @@ def _run(inputs: JobInputs, seats: Sequence[_Seat], record: _Record, folder: Pat
     return True
 
 
-def _condition(rule: Reach, seat: _Seat) -> str:
+def _condition(rule: Reach, seat: Seat) -> str:
     """Return why a reach rule does not hold for this guest's kernel, or "" where it does."""
     wanted = [s for s in (rule.if_symbol, rule.unless_symbol) if s]
     have = warm.symbols_of(seat.saved, wanted) if seat.saved and wanted else frozenset[str]()
@@ -386,7 +420,7 @@ def _condition(rule: Reach, seat: _Seat) -> str:
     return ""
 
 
-def _start_counting(inputs: JobInputs, seat: _Seat) -> None:
+def _start_counting(inputs: JobInputs, seat: Seat) -> None:
     rules = [rule for rule in inputs.scenario.reach if rule.applies(seat.role, inputs.spec.params)]
     names = dict.fromkeys(rule.function for rule in rules if not _condition(rule, seat))
     if names and seat.guest is not None:
@@ -394,8 +428,8 @@ def _start_counting(inputs: JobInputs, seat: _Seat) -> None:
         seat.guest.run([f"{warm.LIB}/reach", "start", *names], timeout_s=60)
 
 
-def _read_counts(inputs: JobInputs, seat: _Seat, record: _Record) -> None:
-    """Read the counters and make one case of each rule; what does not apply to this kernel is a SKIP with its reason."""
+def _read_counts(inputs: JobInputs, seat: Seat, record: _Record) -> None:
+    """Make one case of each rule; what does not apply to this kernel is a SKIP with its reason."""
     counts: dict[str, int] = {}
     if seat.counted and seat.guest is not None:
         done = seat.guest.run([f"{warm.LIB}/reach", "read"], timeout_s=60)
@@ -430,7 +464,7 @@ def _reach_case(name: str, rule: Reach, count: int | None) -> Case:
     return Case(name, Outcome.PASS, f"ran {count} times")
 
 
-def _attachments(seat: _Seat, record: _Record, folder: Path, out: Path) -> None:
+def _attachments(inputs: JobInputs, seat: Seat, record: _Record) -> None:
     """Fetch what the scenario left in its attachment folder; names that climb out of it are refused."""
     if seat.guest is None:
         return
@@ -441,18 +475,18 @@ def _attachments(seat: _Seat, record: _Record, folder: Path, out: Path) -> None:
     with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         for member in archive:
             if member.isfile():
-                target = folder / f"attach-{seat.role}"
+                target = inputs.folder / f"attach-{seat.role}"
                 archive.extract(member, target, filter="data")
-                record.attachments.append(str((target / member.name).relative_to(out)))
+                record.attachments.append(str((target / member.name).relative_to(inputs.out)))
 
 
-def _judge_seat(inputs: JobInputs, seat: _Seat, record: _Record, folder: Path) -> GuestLog:
+def _judge_seat(inputs: JobInputs, seat: Seat, record: _Record) -> GuestLog:
     """Look for splats in one guest's console, and make the case of the clean log."""
     assert seat.guest is not None
     console = seat.guest.console
     _judge_log(inputs, record, seat.role, seat.kernel, seat.before + b"\n" + console.data())
     data = console.data()
-    path = folder / f"console-{seat.role}.log"
+    path = inputs.folder / f"console-{seat.role}.log"
     return GuestLog(
         seat.role,
         seat.kernel,

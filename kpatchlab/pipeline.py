@@ -17,7 +17,6 @@ from pathlib import Path
 
 from kpatchlab import __version__
 from kpatchlab.build import BuildContext, BuildProgress, build_kernel
-from kpatchlab.cache import Cache
 from kpatchlab.errors import LabError
 from kpatchlab.executor import EXECUTORS, Executor, Weight, infra
 from kpatchlab.guest.vm import Boot, MachineShape
@@ -64,7 +63,7 @@ class Stages:
         self._builders = ThreadPoolExecutor(1, thread_name_prefix="kernel")
         self._imagers = ThreadPoolExecutor(1, thread_name_prefix="root")
         self.kernels = {step.name: self._builders.submit(self._kernel, step.name) for step in plan.kernels}
-        self.roots = {step.rootfs: self._imagers.submit(self._root, step.rootfs) for step in plan.images}
+        self.roots = {step.name: self._imagers.submit(self._root, step.name) for step in plan.images}
 
     def context(self, name: str) -> BuildContext:
         """Return what a build or an image needs to know of this lab."""
@@ -149,10 +148,10 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
         started=started,
         duration_s=time.monotonic() - began,
         complete=not settings_cancelled and len(done) == len(plan.jobs),
-        base=lab.base,
+        base=plan.base,
         columns=plan.columns,
         kernels=tuple(
-            KernelFacts(step.name, "base" if step.name == lab.base else "", lab.kernels[step.name].description)
+            KernelFacts(step.name, "base" if step.name == plan.base else "", lab.kernels[step.name].description)
             for step in plan.kernels
         ),
         builds=tuple(replace(build, path="") for build in builds),
@@ -211,11 +210,11 @@ def _run_jobs(
     while (waiting or running) and not (settings.cancel.is_set() and not running):
         for job in list(waiting):
             needed = [stages.roots[job.rootfs], *(stages.kernels[k] for k in set(job.placement.values()))]
-            weight = Weight(len(job.placement), job.cpus * len(job.placement), job.memory_mib)
+            weight = Weight(len(job.roles), job.cpus, job.memory_mib)
             if settings.cancel.is_set() or not all(f.done() for f in needed) or not executor.has_room(weight):
                 continue
             waiting.remove(job)
-            inputs = _inputs(lab, job, host, stages, run_dir, settings)
+            inputs = _try_gather(lab, job, host, stages, run_dir, settings)
             if isinstance(inputs, JobResult):
                 record(inputs)
                 continue
@@ -230,33 +229,44 @@ def _run_jobs(
     return done
 
 
-def _inputs(
-    lab: Lab, job: JobSpec, host: Host, stages: Stages, run_dir: RunDir, settings: Settings
-) -> JobInputs | JobResult:
-    """Gather a job's inputs; where a stage of the lab itself failed, return the job's INFRA result instead."""
+def gather(lab: Lab, job: JobSpec, host: Host, stages: Stages, out: Path, folder: Path) -> JobInputs:
+    """Gather a job's inputs, waiting for the stages that it needs.
+
+    Raises:
+        LabError: a stage of the lab itself failed; a kernel that does not build is no such case.
+    """
     scenario = lab.scenarios[job.scenario]
-    blank = JobInputs(job, scenario, {}, {}, frozenset(), lab.root, host.cache, run_dir.path)
-    blank = replace(blank, reproduce=settings.reproduce(job))
-    try:
-        kernels = {name: stages.kernels[name].result() for name in set(job.placement.values())}
-        root = stages.roots[job.rootfs].result()
-        boots = {}
-        for role, name in job.placement.items():
-            if kernels[name].outcome is Outcome.PASS:
-                machine = lab.machines[job.machine]
-                shape = host.shape(machine, scenario.roles[role].memory_mib)
-                boots[role] = stages.boot_spec(kernels[name], root, shape, scenario.cmdline)
-    except LabError as error:
-        return infra(blank, error)
-    return replace(
-        blank,
+    kernels = {name: stages.kernels[name].result() for name in set(job.placement.values())}
+    root = stages.roots[job.rootfs].result()
+    boots = {}
+    for role, name in job.placement.items():
+        if kernels[name].outcome is Outcome.PASS:
+            shape = host.shape(lab.machines[job.machine], scenario.roles[role].memory_mib)
+            boots[role] = stages.boot_spec(kernels[name], root, shape, scenario.cmdline)
+    return JobInputs(
+        spec=job,
+        scenario=scenario,
         kernels=kernels,
         boots=boots,
         packages=frozenset(packages_in(root)),
+        lab_root=lab.root,
+        cache=host.cache,
+        out=out,
+        folder=folder,
         console_bytes=int(lab.limits.console_mib * (1 << 20)),
-        cancel=settings.cancel,
-        guest=settings.guest,
     )
+
+
+def _try_gather(
+    lab: Lab, job: JobSpec, host: Host, stages: Stages, run_dir: RunDir, settings: Settings
+) -> JobInputs | JobResult:
+    """Gather a job's inputs, or return its INFRA result where the lab itself failed it."""
+    reproduce = settings.reproduce(job)
+    try:
+        inputs = gather(lab, job, host, stages, run_dir.path, run_dir.job_dir(job.id))
+    except LabError as error:
+        return infra(job, error, reproduce)
+    return replace(inputs, reproduce=reproduce, cancel=settings.cancel, guest=settings.guest)
 
 
 def build_only(lab: Lab, plan: Plan, host: Host, progress: Progress, settings: Settings) -> list[BuildResult]:

@@ -1,4 +1,4 @@
-"""The verbs: the only place that prints or exits. Each verb's work is imported when it runs, so that --help is quick."""
+"""The verbs, the only place that prints or exits. What a verb needs is imported when it runs: --help is quick."""
 
 from kpatchlab.cli.main import main
 

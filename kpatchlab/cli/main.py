@@ -70,13 +70,15 @@ class Verbs(click.Group):
     "  kpatchlab report --format text       the last run again\n\n" + EXITS,
 )
 @click.version_option(__version__, prog_name="kpatchlab")
-@click.option("--lab", type=click.Path(path_type=Path), metavar="FILE", help="The lab file; default: the nearest lab.yaml.")
+@click.option(
+    "--lab", type=click.Path(path_type=Path), metavar="FILE", help="The lab file; default: the nearest lab.yaml."
+)
 @click.option("--no-install", is_flag=True, help="Say which Debian packages are missing, and stop.")
 @click.option("-v", "--verbose", is_flag=True, help="Show commands as they can be pasted.")
 @click.option("--debug", is_flag=True, help="Show a traceback with every error.")
 @click.pass_context
 def cli(ctx: click.Context, lab: Path | None, no_install: bool, verbose: bool, debug: bool) -> None:
-    """Test a Linux kernel patch series: build kernels with it and without, run scenarios in guests, say what changed."""
+    """Test a Linux kernel patch series: build with it and without, run scenarios in guests, say what changed."""
     ctx.obj = Options(lab, not no_install, debug, verbose)
 
 

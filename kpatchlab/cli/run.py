@@ -6,13 +6,13 @@ import contextlib
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from kpatchlab import __version__
 from kpatchlab.cli.main import Options
 from kpatchlab.cli.verbs import CHOICE_HELP, as_json, dump, load_lab, pass_options, table
 from kpatchlab.errors import UserError
@@ -20,10 +20,13 @@ from kpatchlab.errors import UserError
 if TYPE_CHECKING:
     from kpatchlab.lab import Lab
     from kpatchlab.pipeline import Settings
-    from kpatchlab.plan import JobSpec, Plan
+    from kpatchlab.plan import Plan
     from kpatchlab.progress import LiveProgress, PlainProgress
+    from kpatchlab.store import RunDir, Store
 
-kernel_option = click.option("--kernel", "kernels", multiple=True, metavar="NAME", help="Only this kernel; may be repeated.")
+kernel_option = click.option(
+    "--kernel", "kernels", multiple=True, metavar="NAME", help="Only this kernel; may be repeated."
+)
 choice_argument = click.argument("choice", nargs=-1)
 
 
@@ -31,7 +34,7 @@ def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: in
     """Return the plan for what the user chose."""
     from kpatchlab.plan import make_plan
 
-    return make_plan(lab, choice=choice or None, kernels=kernels or None, repeat=repeat)
+    return make_plan(lab, choice=choice, kernels=kernels or None, repeat=repeat)
 
 
 def only(plan: Plan, jobs: tuple[str, ...]) -> Plan:
@@ -43,14 +46,16 @@ def only(plan: Plan, jobs: tuple[str, ...]) -> Plan:
     for name in jobs:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            raise UserError(f"no such job: {name}", hint=f"did you mean {near[0]}?" if near else "kpatchlab plan lists them")
+            raise UserError(
+                f"no such job: {name}", hint=f"did you mean {near[0]}?" if near else "kpatchlab plan lists them"
+            )
     chosen = tuple(known[name] for name in jobs)
     used = {kernel for job in chosen for kernel in job.placement.values()}
     return dataclasses.replace(
         plan,
         jobs=chosen,
         kernels=tuple(step for step in plan.kernels if step.name in used),
-        images=tuple(step for step in plan.images if step.rootfs in {job.rootfs for job in chosen}),
+        images=tuple(step for step in plan.images if step.name in {job.rootfs for job in chosen}),
         columns=tuple(c for c in plan.columns if c in {job.column for job in chosen}),
     )
 
@@ -85,11 +90,11 @@ def progress_for(total_jobs: int, *, to_stderr: bool) -> LiveProgress | PlainPro
     return PlainProgress(stream, total_jobs)
 
 
-def start(options: Options, plan: Plan, *, build: bool) -> None:
-    """See to the Debian packages that this plan needs: install them, or say which are missing."""
+def start(options: Options) -> None:
+    """See to the Debian packages that the lab needs: install them, or say which are missing."""
     from kpatchlab import packages
 
-    stages = packages.stages_for(builds=build and any(step.builds for step in plan.kernels), guests=bool(plan.jobs))
+    stages = packages.STAGES
     if lacking := packages.missing(stages):
         if options.install:
             packages.install(lacking, lambda text: click.echo(text, err=True))
@@ -106,7 +111,12 @@ def start(options: Options, plan: Plan, *, build: bool) -> None:
 @click.option("--repeat", type=click.IntRange(1, 1000), help="Run each job so often; default: the lab file's.")
 @click.option("--job", "jobs", multiple=True, metavar="ID", help="Only this job, as `plan` and a report name it.")
 @click.option("--resume", metavar="RUN", help="Go on with a run that was stopped or killed: an id, or `last`.")
-@click.option("--guest", type=click.Choice(["fork", "vng"]), default="fork", help="fork: saved guests; vng: virtme-ng on this host's own root.")
+@click.option(
+    "--guest",
+    type=click.Choice(["fork", "vng"]),
+    default="fork",
+    help="fork: saved guests; vng: virtme-ng on this host's own root.",
+)
 @as_json
 @pass_options
 def run(
@@ -124,9 +134,7 @@ def run(
     plan = make(lab, choice, kernels, repeat)
     if jobs:
         plan = only(plan, jobs)
-    if not plan.jobs:
-        raise UserError("nothing to run: no scenario is selected", hint="kpatchlab list scenarios")
-    start(options, plan, build=True)
+    start(options)
     from kpatchlab.cache import Cache
     from kpatchlab.compare import compare
     from kpatchlab.host import Host
@@ -135,7 +143,7 @@ def run(
     from kpatchlab.store import Store
 
     store = Store(lab.root / "results")
-    run_dir = store.open_run(resume) if resume else store.new_run(lab.title)
+    plan, run_dir = _open(store, lab, plan, resume)
     settings = Settings(
         command=shlex.join(sys.argv),
         reproduce=lambda job: options.again(f"run --job {shlex.quote(job.id)}"),
@@ -156,6 +164,18 @@ def run(
     sys.exit(compare(result).exit_code)
 
 
+def _open(store: Store, lab: Lab, plan: Plan, resume: str | None) -> tuple[Plan, RunDir]:
+    """Return a new run's folder, or an earlier one with the jobs that it was to do."""
+    if resume:
+        run_dir = store.open_run(resume)
+        return only(make(lab, ("*",), (), None), tuple(run_dir.load_plan())), run_dir
+    run_dir = store.new_run(
+        lab.title, base=plan.base, columns=plan.columns, command=shlex.join(sys.argv), version=__version__
+    )
+    run_dir.save_plan([job.id for job in plan.jobs])
+    return plan, run_dir
+
+
 def _near(path: Path) -> Path:
     with contextlib.suppress(ValueError):
         return path.relative_to(Path.cwd())
@@ -172,21 +192,30 @@ def _verbose(options: Options) -> Any:
 @click.option("--repeat", type=click.IntRange(1, 1000), help="As in run.")
 @as_json
 @pass_options
-def plan(options: Options, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: int | None, as_json: bool) -> None:
+def plan(
+    options: Options, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: int | None, as_json: bool
+) -> None:
     """Show what would run, what is cached, and how long it takes."""
+    from kpatchlab.cache import Cache
     from kpatchlab.forecast import forecast
     from kpatchlab.progress import clock
 
     lab = load_lab(options, choice)
     made = make(lab, choice, kernels, repeat)
-    seen = forecast(lab, made)
+    seen = forecast(lab, made, Cache())
+    seconds, steps = seen.estimate.steps, (*made.kernels, *made.images)
     if as_json:
-        dump({"steps": seen.steps, "jobs": made.jobs, "total_s": seen.total_s})
+        rows = [{"id": step.id, "cached": step.id in seen.cached, "seconds": seconds[step.id]} for step in steps]
+        jobs = [{"id": job.id, "column": job.column, "seconds": seconds[job.id]} for job in made.jobs]
+        dump({"steps": rows, "jobs": jobs, "wall_s": seen.estimate.wall_s})
         return
-    table([{"step": s.name, "state": "cached" if s.cached else "to make", "estimate": clock(s.seconds)} for s in seen.steps])
-    click.echo()
-    table([{"job": job.id, "estimate": clock(seen.job_s[job.id])} for job in made.jobs])
-    click.echo(f"\n{len(made.jobs)} jobs on {len(made.kernels)} kernels, about {clock(seen.total_s)}")
+    state = {True: "cached", False: "to make"}
+    table(
+        [{"step": s.id, "state": state[s.id in seen.cached], "estimate": clock(seconds[s.id])} for s in steps]
+        + [{"step": job.id, "state": "job", "estimate": clock(seconds[job.id])} for job in made.jobs]
+    )
+    wall = clock(seen.estimate.wall_s)
+    click.echo(f"\n{len(made.jobs)} jobs in {len(made.columns)} columns, {len(made.kernels)} kernels: about {wall}")
 
 
 @click.command(epilog="\b\nExample:\n  kpatchlab build with")
@@ -195,8 +224,6 @@ def plan(options: Options, choice: tuple[str, ...], kernels: tuple[str, ...], re
 @pass_options
 def build(options: Options, kernels: tuple[str, ...], as_json: bool) -> None:
     """Build kernels and roots, and run nothing."""
-    import dataclasses
-
     from kpatchlab.cache import Cache
     from kpatchlab.host import Host
     from kpatchlab.model import Outcome
@@ -204,7 +231,7 @@ def build(options: Options, kernels: tuple[str, ...], as_json: bool) -> None:
 
     lab = load_lab(options)
     made = make(lab, (), kernels, None)
-    start(options, dataclasses.replace(made, jobs=made.jobs[:1]), build=True)
+    start(options)
     settings = Settings(verbose=_verbose(options))
     with progress_for(0, to_stderr=as_json) as progress, interruptible(settings):
         results = build_only(lab, made, Host(Cache(), lab.mirror, lab.qemu), progress, settings)
@@ -231,14 +258,18 @@ def build(options: Options, kernels: tuple[str, ...], as_json: bool) -> None:
 @click.option("--role", metavar="ROLE", help="Default: the role that runs.")
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the scenario.")
 @pass_options
-def shell(options: Options, scenario: str | None, kernel: str | None, role: str | None, params: tuple[str, ...]) -> None:
+def shell(
+    options: Options, scenario: str | None, kernel: str | None, role: str | None, params: tuple[str, ...]
+) -> None:
     """Open a prompt in a guest: the same kernel, root and environment that a job has."""
+    from kpatchlab.cache import Cache
+    from kpatchlab.host import Host
     from kpatchlab.shell import open_shell
 
-    lab = load_lab(options, (scenario,) if scenario else ())
-    made = make(lab, (scenario,) if scenario else (), (), None)
-    start(options, made, build=True)
-    sys.exit(open_shell(lab, made, scenario, kernel, role, params, progress_for(0, to_stderr=True)))
+    lab = load_lab(options)
+    start(options)
+    host = Host(Cache(), lab.mirror, lab.qemu)
+    sys.exit(open_shell(lab, scenario, kernel, role, params, host, progress_for(0, to_stderr=True)))
 
 
 COMMANDS = (run, plan, build, shell)

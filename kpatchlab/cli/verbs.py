@@ -180,7 +180,11 @@ def doctor(options: Options, install: bool, only_packages: bool, as_json: bool) 
     if as_json:
         dump(found)
     else:
-        marks = {"ok": click.style("ok  ", fg="green"), "note": click.style("note", fg="yellow"), "bad": click.style("BAD ", fg="red")}
+        marks = {
+            "ok": click.style("ok  ", fg="green"),
+            "note": click.style("note", fg="yellow"),
+            "bad": click.style("BAD ", fg="red"),
+        }
         for item in found:
             click.echo(f"{marks[item.state]}  {item.name + ':':13} {item.text}")
             if item.remedy and item.state != "ok":
@@ -189,7 +193,10 @@ def doctor(options: Options, install: bool, only_packages: bool, as_json: bool) 
         sys.exit(3)
 
 
-@click.command(epilog="\b\nExamples:\n  kpatchlab clean\n  kpatchlab clean --older-than 14 --yes\n  kpatchlab clean --max-gib 10 --yes")
+@click.command(
+    epilog="\b\nExamples:\n  kpatchlab clean\n  kpatchlab clean --older-than 14 --yes\n"
+    "  kpatchlab clean --max-gib 10 --yes"
+)
 @click.option("--older-than", type=float, metavar="DAYS", help="Artifacts that nothing used for so many days.")
 @click.option("--max-gib", type=float, metavar="GIB", help="The least recently used, until so much is left.")
 @click.option("--kind", help="Only artifacts of this kind (kernel, root, saved, ...).")
@@ -198,7 +205,13 @@ def doctor(options: Options, install: bool, only_packages: bool, as_json: bool) 
 @as_json
 @pass_options
 def clean(
-    options: Options, older_than: float | None, max_gib: float | None, kind: str | None, runs: int | None, yes: bool, as_json: bool
+    options: Options,
+    older_than: float | None,
+    max_gib: float | None,
+    kind: str | None,
+    runs: int | None,
+    yes: bool,
+    as_json: bool,
 ) -> None:
     """Show what is cached and how large it is; prune it by age and size."""
     import time

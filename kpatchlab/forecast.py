@@ -1,0 +1,53 @@
+"""What of a plan is in the cache already, and how long the rest will take, from what earlier runs took."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from kpatchlab.build import BuildContext, kernel_key
+from kpatchlab.cache import Cache
+from kpatchlab.errors import LabError
+from kpatchlab.image import root_key
+from kpatchlab.lab import Lab
+from kpatchlab.plan import Estimate, Plan, estimate
+from kpatchlab.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A plan's estimate, with the ids of the steps that are cached."""
+
+    estimate: Estimate
+    cached: frozenset[str]
+
+
+def history(store: Store, runs: int = 5) -> dict[str, float]:
+    """Return the seconds that builds and jobs of the last runs took, by step and job id; the newest word counts."""
+    found: dict[str, float] = {}
+    for row in sorted(store.list(), key=lambda row: row.id, reverse=True)[:runs]:
+        try:
+            run, _ = store.load(row.id)
+        except LabError:  # a damaged run is no reason not to plan
+            continue
+        for job in run.jobs:
+            found.setdefault(job.job, job.duration_s)
+        for build in run.builds:
+            if not build.cached and build.duration_s > 1:
+                found.setdefault(f"kernel:{build.kernel}", build.duration_s)
+    return found
+
+
+def forecast(lab: Lab, plan: Plan, cache: Cache) -> Forecast:
+    """Return what a plan takes here; a source whose key cannot be told without the network counts as not cached."""
+    context = BuildContext(cache, lab.root, lab.mirror)
+    cached = {step.id for step in plan.images if cache.has("root", root_key(lab.rootfs_recipes[step.name], lab.root))}
+    for kernel in plan.kernels:
+        try:
+            if cache.has("kernel", kernel_key(kernel.recipe, context)):
+                cached.add(kernel.id)
+        except LabError:
+            continue
+    guests = len(os.sched_getaffinity(0)) if lab.limits.guests == "auto" else lab.limits.guests
+    store = Store(lab.root / "results")
+    return Forecast(estimate(plan, history(store), cached, guests=guests), frozenset(cached))

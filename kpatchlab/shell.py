@@ -1,0 +1,96 @@
+"""A prompt in a guest that stands where a scenario's guest stands: same kernel, root, files and environment."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from kpatchlab.errors import UserError
+from kpatchlab.host import Host
+from kpatchlab.job import JobInputs, occupied, preflight, setup
+from kpatchlab.lab import Lab
+from kpatchlab.pipeline import Settings, Stages, gather
+from kpatchlab.plan import JobSpec, Plan, make_plan
+from kpatchlab.progress import Progress
+from kpatchlab.scenario import Role, Scenario
+
+BARE = "bare"
+"""Name of the scenario that stands in where the user names none: a guest, and nothing in it."""
+
+
+def bare(lab: Lab) -> Lab:
+    """Return the lab with a scenario that does nothing, for a prompt in a guest as it boots."""
+    scenario = Scenario.model_construct(
+        **{key: field.get_default() for key, field in Scenario.model_fields.items() if not field.is_required()},
+        description="a guest as it boots",
+        roles={"guest": Role(run="none")},
+        name=BARE,
+        folder=lab.root / "scenarios" / "lib",
+    )
+    return replace(lab, scenarios={**lab.scenarios, BARE: scenario})
+
+
+def choose(plan: Plan, kernel: str | None, params: Mapping[str, str]) -> JobSpec:
+    """Return the first job on one kernel (the base by default) with these parameters.
+
+    Raises:
+        UserError: the plan has none.
+    """
+    wanted = kernel or plan.base
+    for job in plan.jobs:
+        if job.column == wanted and params.items() <= job.params.items():
+            return job
+    raise UserError(
+        f"no job on kernel {wanted} with these parameters", hint="kpatchlab plan lists the jobs and their columns"
+    )
+
+
+def open_shell(
+    lab: Lab,
+    scenario: str | None,
+    kernel: str | None,
+    role: str | None,
+    params: Sequence[str],
+    host: Host,
+    progress: Progress,
+) -> int:
+    """Bring a scenario's guests to where its `run` script would start, and open a prompt in one; returns its status.
+
+    Raises:
+        UserError: an unknown scenario, kernel, role or parameter.
+    """
+    lab = lab if scenario else bare(lab)
+    plan = make_plan(lab, choice=(scenario or BARE,))
+    values = {}
+    for word in params:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"--param {word}: no value", hint="--param NAME=VALUE")
+        values[name] = value
+    job = choose(plan, kernel, values)
+    roles = lab.scenarios[job.scenario].roles
+    wanted = role or next(name for name, entry in roles.items() if entry.run)
+    if wanted not in roles:
+        raise UserError(f"no role {wanted}", hint=f"there are {', '.join(roles)}")
+    used = set(job.placement.values())
+    plan = replace(plan, jobs=(job,), kernels=tuple(step for step in plan.kernels if step.name in used))
+    stages = Stages(lab, plan, host, Settings(), progress)
+    try:
+        with tempfile.TemporaryDirectory(prefix="kpatchlab-shell-") as folder:
+            inputs = gather(lab, job, host, stages, Path(folder), Path(folder))
+            return _prompt(inputs, wanted, bare=scenario is None)
+    finally:
+        stages.shutdown()
+
+
+def _prompt(inputs: JobInputs, role: str, *, bare: bool) -> int:
+    if reason := preflight(inputs):
+        raise UserError(f"{inputs.scenario.name} cannot run there: {reason[1]}")
+    with occupied(inputs) as seats:
+        if not bare:
+            setup(inputs, seats)
+        seat = next(seat for seat in seats if seat.role == role)
+        assert seat.guest is not None
+        return seat.guest.interactive(["/bin/bash", "-i"], env=seat.environment(inputs), cwd="/lab/scenario")
