@@ -1,0 +1,254 @@
+"""Root file systems and initramfs images of the guests, by content key.
+
+A root is an erofs image that mmdebstrap fills from a Debian suite; guests mount it read-only under a tmpfs
+overlay. The lab's agent is PID 1 in a guest: no init system runs, and no service is started by a package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import shutil
+import tarfile
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Protocol
+
+from kpatchlab import debian, proc
+from kpatchlab.cache import Cache, content_key, file_digest, tree_digest
+from kpatchlab.errors import HostError, UserError
+
+IMAGE = "root.erofs"
+PACKAGES = "packages.txt"
+INITRD = "initrd.img"
+BUILD_TIMEOUT_S = 3600.0
+
+# Nobody reads manuals in a guest. C.UTF-8 is in libc-bin and stays.
+_LEFT_OUT = (
+    *("doc", "man", "info", "locale", "doc-base", "groff", "linda", "lintian", "bash-completion", "zsh", "fish"),
+    *("applications", "icons", "pixmaps", "gdb", "common-licenses", "gtk-doc", "help", "systemtap"),
+)
+_LEFT_OUT_ELSEWHERE = ("/usr/lib/udev/hwdb.d/*", "/usr/share/zoneinfo/*/*")
+
+
+class Recipe(Protocol):
+    """What a root is made from; lab.py's RootRecipe."""
+
+    @property
+    def suite(self) -> str:
+        """Debian suite."""
+
+    @property
+    def packages(self) -> Sequence[str]:
+        """Packages; what they depend on comes with them, what they recommend does not."""
+
+    @property
+    def files(self) -> str:
+        """Folder below the lab's rootfs/ whose files are copied to the root's /; "" for none."""
+
+
+class Context(Protocol):
+    """What the lab says about building; build.BuildContext is one."""
+
+    @property
+    def cache(self) -> Cache:
+        """Where artifacts are."""
+
+    @property
+    def lab_root(self) -> Path:
+        """The folder of lab.yaml."""
+
+    @property
+    def mirror(self) -> str:
+        """Debian mirror as in lab.yaml."""
+
+    @property
+    def verbose(self) -> Callable[[str], None]:
+        """Called with each line of output."""
+
+
+def root_key(recipe: Recipe, lab_root: Path) -> str:
+    """Return the content key of a recipe's root: what it asks for, not what the mirror has today.
+
+    Raises:
+        UserError: its folder of files is not there.
+    """
+    files = _own_files(recipe, lab_root)
+    own = tree_digest(files) if files else ""
+    how = (_LEFT_OUT, _LEFT_OUT_ELSEWHERE, _finish_script())
+    return content_key("root", recipe.suite, sorted(set(recipe.packages)), own, how)
+
+
+def root_image(recipe: Recipe, ctx: Context) -> Path:
+    """Return the erofs image of a recipe's root, built if it is not in the cache.
+
+    Beside it is `packages.txt`, see `packages_in`.
+
+    Raises:
+        UserError: a package does not exist in the suite, or the recipe's files are missing.
+        HostError: the mirror cannot be reached, or the host cannot build roots.
+    """
+    key = root_key(recipe, ctx.lab_root)
+    label = f"root: Debian {recipe.suite}, {len(set(recipe.packages))} packages"
+    return ctx.cache.get("root", key, lambda out: _build(recipe, ctx, out), label=label) / IMAGE
+
+
+def packages_in(image: Path) -> frozenset[str]:
+    """Return the names of all packages in a root, from the list beside its image."""
+    return frozenset((image.parent / PACKAGES).read_text().split())
+
+
+def initrd(kernel_dir: Path, ctx: Context) -> Path:
+    """Return the initramfs for a kernel's artifact: the agent, and the modules that it needs to find its root.
+
+    Kernels that have those drivers built in share one.
+
+    Raises:
+        HostError: the host's compiler cannot build the agent.
+    """
+    from kpatchlab.guest import initrd as builder
+
+    boot_modules = kernel_dir / "boot-modules"
+    modules = boot_modules if boot_modules.is_dir() else None
+    guest = Path(builder.__file__).parent
+    own = [file_digest(path) for path in sorted([*guest.glob("*.[ch]"), Path(builder.__file__)])]
+    key = content_key("initrd", own, tree_digest(modules) if modules else "")
+    label = "initramfs with the agent" + (" and boot modules" if modules else "")
+    return ctx.cache.get("initrd", key, lambda out: builder.build_initrd(out / INITRD, modules), label=label) / INITRD
+
+
+def _own_files(recipe: Recipe, lab_root: Path) -> Path | None:
+    if not recipe.files:
+        return None
+    folder = lab_root / "rootfs" / recipe.files
+    if not folder.is_dir():
+        raise UserError(f"rootfs: the folder {folder} of `files: {recipe.files}` is not there")
+    return folder
+
+
+def _finish_script() -> str:
+    return resources.files("kpatchlab").joinpath("root_finish.sh").read_text()
+
+
+def _build(recipe: Recipe, ctx: Context, out: Path) -> None:
+    """Fill `out` with the image and the list of packages."""
+    _check_packages(recipe, ctx)
+    tar = out / "files.tar"
+    tar.write_bytes(_files_tar(_own_files(recipe, ctx.lab_root)))
+    status = out / "status"
+    argv = _mmdebstrap(recipe, ctx, tar=tar, image=out / IMAGE, status=status)
+    result = proc.run(argv, timeout_s=BUILD_TIMEOUT_S, check=False, env=_environment(), on_line=ctx.verbose)
+    if result.status or not (out / IMAGE).exists():
+        raise _explain(result, recipe)
+    names = re.findall(r"^Package: (\S+)\nStatus: install ok installed$", status.read_text(), re.MULTILINE)
+    (out / PACKAGES).write_text("\n".join(sorted(names)) + "\n")
+    tar.unlink()
+    status.unlink()
+
+
+def _check_packages(recipe: Recipe, ctx: Context) -> None:
+    """Say which package does not exist before anything large is fetched."""
+    apt = debian.Apt(ctx.cache, recipe.suite, ctx.mirror, verbose=ctx.verbose)
+    apt.resolve(*sorted(set(recipe.packages)))
+
+
+def _mmdebstrap(recipe: Recipe, ctx: Context, *, tar: Path, image: Path, status: Path) -> list[str]:
+    """Return mmdebstrap's command line; its own output is thrown away, the last hook's image is kept.
+
+    The image is packed inside mmdebstrap's user namespace, where file owners are what the guest will see, and
+    carried out by its `download` hook, which writes with the caller's rights.
+    """
+    excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
+    excluded += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT_ELSEWHERE]
+    lines = debian.sources(recipe.suite, debian.choose_mirror(ctx.mirror))
+    apt_options = ('Apt::Install-Recommends "false";', 'Acquire::Retries "3";', *debian.reach_options())
+    return [
+        "mmdebstrap",
+        f"--mode={_mode()}",
+        "--variant=essential",
+        "--architectures=amd64",
+        "--format=null",
+        f"--include={','.join(sorted(set(recipe.packages)))}",
+        *(f"--aptopt={line}" for line in apt_options),
+        *excluded,
+        f"--customize-hook=tar-in {shlex.quote(str(tar))} /",
+        f"--customize-hook={_finish_script()}",
+        f"--customize-hook=download /tmp/root.erofs {shlex.quote(str(image))}",
+        f"--customize-hook=download /var/lib/dpkg/status {shlex.quote(str(status))}",
+        recipe.suite.removesuffix("-backports"),
+        "-",
+        *lines,
+    ]
+
+
+def _mode() -> str:
+    """Return mmdebstrap's mode: as root, or in a user namespace with a range of subordinate IDs.
+
+    Raises:
+        HostError: neither is possible.
+    """
+    if os.geteuid() == 0:
+        return "root"  # copes by itself where a container forbids mount(2)
+    if not shutil.which("newuidmap"):
+        raise HostError("root images need newuidmap, or root's rights", hint="install the package uidmap")
+    if not _has_subordinate_ids():
+        raise HostError(
+            "root images need a range of subordinate user IDs, or root's rights",
+            hint="usermod --add-subuids 100000-165535 --add-subgids 100000-165535 YOU, as root",
+        )
+    return "unshare"
+
+
+def _has_subordinate_ids(etc: Path = Path("/etc")) -> bool:
+    import pwd
+
+    names = {str(os.getuid())}
+    with contextlib.suppress(KeyError):
+        names.add(pwd.getpwuid(os.getuid()).pw_name)
+    try:
+        return all(
+            any(line.partition(":")[0] in names for line in (etc / name).read_text().splitlines())
+            for name in ("subuid", "subgid")
+        )
+    except OSError:
+        return False
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of mmdebstrap: sbin is in PATH also for users other than root."""
+    path = os.environ.get("PATH", "")
+    return {**os.environ, "LC_ALL": "C.UTF-8", "PATH": f"{path}:/usr/sbin:/sbin:/usr/bin:/bin"}
+
+
+def _files_tar(folder: Path | None) -> bytes:
+    """Return the recipe's own files as a tar archive that belongs to root."""
+
+    def own(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = 0
+        member.uname = member.gname = "root"
+        member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+        return member
+
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path in sorted(folder.iterdir()) if folder else ():
+            tar.add(path, path.name, filter=own)
+    return buffer.getvalue()
+
+
+def _explain(result: proc.Result, recipe: Recipe) -> HostError:
+    script = set(_finish_script().splitlines())  # mmdebstrap repeats a hook that it runs
+    lines = [line for line in result.stderr.splitlines() if line.strip() and line not in script]
+    tail = tuple(line for line in lines if not line.startswith("I: "))[-15:]
+    text = "\n".join(tail)
+    hint = "the run's verbose output has all of what mmdebstrap said"
+    if "No space left" in text:
+        hint = "free space below TMPDIR and the cache; a root needs about 1 GiB while it is built"
+    elif re.search(r"newuidmap|unshare|user namespace", text):
+        hint = "allow user namespaces (sysctl kernel.unprivileged_userns_clone=1), or run as root"
+    how = "ran out of time" if result.timed_out else f"failed with status {result.status}"
+    return HostError(f"the root of Debian {recipe.suite} could not be built: mmdebstrap {how}", hint, tail)

@@ -1,0 +1,161 @@
+"""Roots: their keys, what is put into them, what is said when they cannot be built."""
+
+import io
+import tarfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kpatchlab import image, proc
+from kpatchlab.cache import Cache
+from kpatchlab.errors import HostError, UserError
+
+HERE = Path(__file__).parents[1]
+
+
+@dataclass
+class Recipe:
+    suite: str = "trixie"
+    packages: list[str] = field(default_factory=lambda: ["kmod", "mawk"])
+    files: str = ""
+
+
+@dataclass
+class Context:
+    cache: Cache
+    lab_root: Path
+    mirror: str = "http://m.example/debian"
+    lines: list[str] = field(default_factory=list)
+    cancel: threading.Event = field(default_factory=threading.Event)
+
+    def verbose(self, line):
+        self.lines.append(line)
+
+
+def own_files(tmp_path):
+    folder = tmp_path / "rootfs/mine/etc"
+    folder.mkdir(parents=True)
+    (folder / "motd").write_text("hello")
+    (folder / "run.sh").write_text("#!/bin/sh\n")
+    (folder / "run.sh").chmod(0o700)
+    return Recipe(files="mine")
+
+
+def test_key_ignores_order_and_repeats(tmp_path):
+    assert image.root_key(Recipe(packages=["mawk", "kmod", "mawk"]), tmp_path) == image.root_key(Recipe(), tmp_path)
+
+
+def test_key_follows_suite_packages_and_files(tmp_path):
+    recipe = own_files(tmp_path)
+    keys = {image.root_key(one, tmp_path) for one in (Recipe(), Recipe(suite="forky"), Recipe(packages=[]), recipe)}
+    assert len(keys) == 4
+    (tmp_path / "rootfs/mine/etc/motd").write_text("other")
+    assert image.root_key(recipe, tmp_path) not in keys
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="rootfs/gone"):
+        image.root_key(Recipe(files="gone"), tmp_path)
+
+
+def test_own_files_belong_to_root(tmp_path):
+    own_files(tmp_path)
+    with tarfile.open(fileobj=io.BytesIO(image._files_tar(tmp_path / "rootfs/mine"))) as tar:
+        seen = {member.name: (member.uid, member.gid, oct(member.mode)) for member in tar}
+    assert seen == {"etc": (0, 0, "0o755"), "etc/motd": (0, 0, "0o644"), "etc/run.sh": (0, 0, "0o755")}
+
+
+@pytest.fixture
+def quiet_debian(monkeypatch, tmp_path):
+    """No apt and no mirror: every package exists."""
+    monkeypatch.setattr(image.debian.Apt, "resolve", lambda self, *names: list(names))
+    monkeypatch.setattr(image.debian, "keyring", lambda: tmp_path / "k.gpg")
+    monkeypatch.setattr(image.debian, "reach_options", lambda: ('Acquire::Check-Date "false";',))
+    monkeypatch.setattr(image, "_mode", lambda: "root")
+
+
+def destination(argv, inside):
+    """Return where mmdebstrap's `download` hook for `inside` would write."""
+    word = next(word for word in argv if word.startswith(f"--customize-hook=download {inside} "))
+    return Path(word.split()[-1])
+
+
+def test_build_keeps_image_and_names(monkeypatch, tmp_path, quiet_debian):
+    seen = []
+
+    def fake(argv, **_kwargs):
+        seen.append(argv)
+        destination(argv, "/tmp/root.erofs").write_bytes(b"image")
+        destination(argv, "/var/lib/dpkg/status").write_text(
+            "Package: kmod\nStatus: install ok installed\nVersion: 1\n\n"
+            "Package: gone\nStatus: deinstall ok config-files\n\n"
+            "Package: bash\nStatus: install ok installed\n"
+        )
+        return proc.Result(tuple(argv), 0, "", "", 1.0)
+
+    monkeypatch.setattr(image.proc, "run", fake)
+    ctx = Context(Cache(tmp_path / "a cache"), tmp_path)
+    monkeypatch.setattr("shlex.quote", lambda text: text)  # the fake splits at the last blank only
+    monkeypatch.setattr(ctx, "cache", Cache(tmp_path / "cache"))
+    path = image.root_image(Recipe(), ctx)
+    assert path.read_bytes() == b"image"
+    assert image.packages_in(path) == {"kmod", "bash"}
+    assert image.root_image(Recipe(), ctx) == path
+    assert len(seen) == 1
+    assert "--include=kmod,mawk" in seen[0]
+    assert '--aptopt=Acquire::Check-Date "false";' in seen[0]
+    assert [line.split()[4] for line in seen[0][-3:]] == ["trixie", "trixie-updates", "trixie-security"]
+
+
+def test_failure_says_what_mmdebstrap_said(monkeypatch, tmp_path, quiet_debian):
+    said = "I: running\nset -eu\nE: Unable to locate package nosuch\nE: mmdebstrap failed to run\n"
+    monkeypatch.setattr(image.proc, "run", lambda argv, **_k: proc.Result(tuple(argv), 25, "", said, 1.0))
+    ctx = Context(Cache(tmp_path / "cache"), tmp_path)
+    with pytest.raises(HostError, match="status 25") as caught:
+        image.root_image(Recipe(), ctx)
+    assert caught.value.details == ("E: Unable to locate package nosuch", "E: mmdebstrap failed to run")
+    assert not list(ctx.cache.root.glob("root/*")), "nothing half made stays"
+
+
+def test_mode_without_root(monkeypatch, tmp_path):
+    monkeypatch.setattr(image.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(image.shutil, "which", lambda _name: None)
+    with pytest.raises(HostError, match="newuidmap"):
+        image._mode()
+    monkeypatch.setattr(image.shutil, "which", lambda _name: "/usr/bin/newuidmap")
+    monkeypatch.setattr(image, "_has_subordinate_ids", lambda: False)
+    with pytest.raises(HostError, match="subordinate"):
+        image._mode()
+    monkeypatch.setattr(image, "_has_subordinate_ids", lambda: True)
+    assert image._mode() == "unshare"
+
+
+def test_subordinate_ids(tmp_path):
+    for name in ("subuid", "subgid"):
+        (tmp_path / name).write_text("someone-else:100000:65536\n")
+    assert not image._has_subordinate_ids(tmp_path)
+    for name in ("subuid", "subgid"):
+        (tmp_path / name).write_text(f"{image.os.getuid()}:100000:65536\n")
+    assert image._has_subordinate_ids(tmp_path)
+    assert not image._has_subordinate_ids(tmp_path / "none")
+
+
+@pytest.mark.parametrize("path", sorted((HERE / "rootfs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_are_plain(path):
+    recipe = yaml.safe_load(path.read_text())
+    assert recipe["description"]
+    assert len(recipe["packages"]) == len(set(recipe["packages"]))
+
+
+@pytest.mark.mirror
+def test_real_root(tmp_path):
+    ctx = Context(Cache(tmp_path / "a cache"), tmp_path, mirror="")
+    recipe = own_files(tmp_path)
+    recipe.packages = []
+    path = image.root_image(recipe, ctx)
+    assert path.read_bytes()[1024:1028] == b"\xe2\xe1\xf5\xe0", "erofs's magic number"
+    assert {"bash", "coreutils"} <= image.packages_in(path)
+    proc.run(["fsck.erofs", path], timeout_s=60)
