@@ -264,6 +264,10 @@ class _Loader:
         document = read(self.path, self.problems)
         file = document.parse(LabFile) if document else None
         if not document or not file:
+            named = document.data.get("kernels") if document else None
+            for name, entry in named.items() if document and isinstance(named, dict) else ():
+                if isinstance(entry, str):
+                    self._recipe(entry, document, name)
             return None
         machines = {"default": Machine(), **file.machines}
         base = file.base or next(iter(file.kernels))

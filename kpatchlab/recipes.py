@@ -6,6 +6,7 @@ other is relative to the lab's `kernels/` directory, also where the recipe stand
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -28,7 +29,7 @@ Needed = Annotated[str, Field(min_length=1)]
 
 def locate(path: str, lab_root: Path) -> Path:
     """Return the absolute path that a kernel recipe's `path` or `config` entry means; "-" is not for here."""
-    return lab_root / "kernels" / Path(path).expanduser()
+    return Path(os.path.normpath(lab_root / "kernels" / Path(path).expanduser()))
 
 
 def _symbol(name: str) -> str:

@@ -285,7 +285,8 @@ def render_template(scenario: Scenario, name: str, params: Mapping[str, str]) ->
     except jinja2.TemplateSyntaxError as error:
         raise TemplateProblem(Path(error.filename or name), error.lineno, error.message or "syntax error") from None
     except jinja2.TemplateNotFound as error:
-        raise TemplateProblem(scenario.folder / name, 0, f"there is no template '{error.name}'") from None
+        path, line = _template_frame(error, scenario.folder / name)
+        raise TemplateProblem(path, line, f"there is no template '{error.name}'") from None
     except Exception as error:  # noqa: BLE001 - whatever an expression of the template's raises
         path, line = _template_frame(error, scenario.folder / name)
         raise TemplateProblem(path, line, str(error)) from None

@@ -28,6 +28,13 @@ except ImportError:  # PyYAML built without libyaml: some ten times slower, othe
 MAX_NODES = 100_000
 """Values in one file, aliases spelled out: a bound on what a nest of aliases can expand to."""
 
+MAX_DEPTH = 50
+"""Lists and mappings inside one another."""
+
+_SAFE_LENGTH = 10_000
+"""Characters that cannot nest deeply enough to overflow libyaml's stack, which ends the process: 20,000 levels
+are well, 100,000 are not (PyYAML 6.0.3)."""
+
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {_TAG + kind for kind in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value")}
 _CONTROL = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -135,8 +142,8 @@ class Document:
             elif isinstance(node, yaml.MappingNode) and not _is_tag(node, word):
                 pairs = [(key, value) for key, value in node.value if key.value == word]
                 if pairs:
-                    node = pairs[-1][1]
-                    line = pairs[-1][0].start_mark.line + 1
+                    node = pairs[0][1]
+                    line = pairs[0][0].start_mark.line + 1
                 elif index + 1 < len(loc):
                     continue
             else:
@@ -194,6 +201,9 @@ def read(path: Path, problems: Problems) -> Document | None:
         problems.add(path, line, f"the character U+{ord(bad[0]):04X} is not allowed in YAML")
         return None
     try:
+        if len(text) > _SAFE_LENGTH and (line := _too_deep(text)):
+            problems.add(path, line, _DEEP)
+            return None
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         problems.add(path, *_syntax(error, text))
@@ -224,6 +234,19 @@ def _text(path: Path, problems: Problems) -> str | None:
         line = raw.count(b"\n", 0, error.start) + 1
         problems.add(path, line, f"byte 0x{raw[error.start]:02x} is not UTF-8 text")
         return None
+
+
+_DEEP = f"lists and mappings nested too deeply, more than {MAX_DEPTH}"
+
+
+def _too_deep(text: str) -> int:
+    """Return the line where nesting goes too deep, or 0; other than composing, this takes no stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            return int(event.start_mark.line) + 1
+    return 0
 
 
 def _syntax(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
@@ -265,6 +288,9 @@ class _Builder:
         if id(node) in self.open:
             self.bad(node, "an alias stands for something that contains it")
             return None
+        if len(self.open) >= MAX_DEPTH:
+            self.bad(node, _DEEP)
+            return None
         self.open.add(id(node))
         if isinstance(node, yaml.MappingNode):
             value: Any = self._mapping(node)
@@ -292,7 +318,8 @@ class _Builder:
                     else:
                         self.bad(source, "'<<' takes a mapping, or a list of mappings")
             elif key.value in lines:
-                self.bad(key, f"the key '{key.value}' is there twice (first on line {lines[key.value]})")
+                message = f"the key '{key.value}' is there twice (first on line {lines[key.value]})"
+                self.problems.add(self.path, key.start_mark.line + 1, message)  # the first one counts, and is checked
             else:
                 lines[key.value] = key.start_mark.line + 1
                 own[key.value] = self.build(value)
@@ -321,9 +348,9 @@ _MESSAGES = {
     "model_attributes_type": "must be a mapping ('key: value' lines), not {kind}",
     "list_type": "must be a list, not {kind}",
     "tuple_type": "must be a list, not {kind}",
-    "greater_than_equal": "{value} is less than {ge}",
-    "greater_than": "{value} is not more than {gt}",
-    "less_than_equal": "{value} is more than {le}",
+    "greater_than_equal": "{value} is less than {ge:g}",
+    "greater_than": "{value} is not more than {gt:g}",
+    "less_than_equal": "{value} is more than {le:g}",
     "too_short": "must have at least {min_length}, and has {actual_length}",
     "too_long": "must have at most {max_length}, and has {actual_length}",
     "string_too_short": "must not be empty",
