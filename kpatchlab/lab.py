@@ -263,11 +263,10 @@ class _Loader:
         self._scenarios()
         document = read(self.path, self.problems)
         file = document.parse(LabFile) if document else None
-        if not document or not file:
-            named = document.data.get("kernels") if document else None
-            for name, entry in named.items() if document and isinstance(named, dict) else ():
-                if isinstance(entry, str):
-                    self._recipe(entry, document, name)
+        if not document:
+            return None
+        if not file:
+            self._named_recipes(document)
             return None
         machines = {"default": Machine(), **file.machines}
         base = file.base or next(iter(file.kernels))
@@ -316,7 +315,7 @@ class _Loader:
 
     def _scenarios(self) -> None:
         for path in sorted((self.root / "scenarios").glob(f"[!.]*/{SCENARIO_FILE}")):
-            found = load_scenario(path.parent, self.problems)
+            found = load_scenario(path.parent, self.problems) if path.parent.name != "lib" else None
             if found:
                 self.scenarios[path.parent.name], self._documents[path.parent.name] = found
 
@@ -334,6 +333,13 @@ class _Loader:
             if recipe:
                 kernels[name] = recipe
         return kernels
+
+    def _named_recipes(self, document: Document) -> None:
+        """Read the recipes that a lab names, though the lab itself is wrong: their errors are told with its own."""
+        kernels = document.data.get("kernels")
+        for name, entry in kernels.items() if isinstance(kernels, dict) else ():
+            if isinstance(entry, str):
+                self._recipe(entry, document, name)
 
     def _recipe(self, name: str, document: Document, kernel: str) -> KernelRecipe | None:
         path = self.root / "kernels" / f"{name}.yaml"

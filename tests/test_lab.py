@@ -196,13 +196,13 @@ def test_find_lab_nowhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "wanted"),
     [
-        ("solo/run.sh", "#!/bin/sh\nif true\n", "scenarios/solo/run.sh:3: not valid sh: Syntax error: end of file unexpected (expecting \"then\")"),
+        ("solo/run.sh", "#!/bin/sh\nif true\n", 'scenarios/solo/run.sh:3: not valid sh: Syntax error: end of file unexpected (expecting "then")'),
         ("solo/run.sh", "#!/bin/bash\na=(1\n", "scenarios/solo/run.sh:"),
         ("solo/run.sh", "#!/usr/bin/python3 -u\nx = (\n", "scenarios/solo/run.sh:2: not valid Python: '(' was never closed"),
         ("solo/helper.py", "x = (\n", "scenarios/solo/helper.py:1: not valid Python: '(' was never closed"),
         ("solo/run.sh", "true\n", "scenarios/solo/run.sh:1: has no #! line, so that a guest cannot run it"),
         ("solo/run.sh", "#!/bin/sh\r\ntrue\r\n", "scenarios/solo/run.sh:1: its lines end in CR LF: the guest would not find the interpreter"),
-        ("lib/ktap.sh", "if true\n", "scenarios/lib/ktap.sh:2: not valid sh: Syntax error: end of file unexpected (expecting \"then\")"),
+        ("lib/ktap.sh", "if true\n", 'scenarios/lib/ktap.sh:2: not valid sh: Syntax error: end of file unexpected (expecting "then")'),
         ("duo/exports.j2", "a\n{% if %}\n", "scenarios/duo/exports.j2:2: Expected an expression, got 'end of statement block'"),
         ("duo/exports.j2", "a\nb\n{{ verz }}\n", "scenarios/duo/exports.j2:3: 'verz' is undefined"),
         ("duo/exports.j2", "a\n{{ params.verz }}\n", "scenarios/duo/exports.j2:2: 'dict object' has no attribute 'verz'"),

@@ -1,6 +1,5 @@
 """scenario.yaml: what it may say, what becomes of it in a guest, and the scenario that `new` lays out."""
 
-# ruff: noqa: E501 - one mistake and its message are one row
 from __future__ import annotations
 
 import os

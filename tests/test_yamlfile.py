@@ -31,8 +31,8 @@ class Top(FileModel):
     flag: bool = False
     kind: Literal["auto", "kvm", "tcg"] = "auto"
     words: tuple[str, ...] = ()
-    table: dict[str, tuple[str, ...]] = {}
-    devices: dict[str, Annotated[Disk | Net, Field(discriminator="type")]] = {}
+    table: dict[str, tuple[str, ...]] = Field(default={})
+    devices: dict[str, Annotated[Disk | Net, Field(discriminator="type")]] = Field(default={})
     several: tuple[Annotated[Disk | Net, Field(discriminator="type")], ...] = ()
 
 
