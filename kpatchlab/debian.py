@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -271,6 +271,8 @@ class Apt:
         Raises:
             UserError: the suite has no such package, or what it needs cannot be had together.
         """
+        if not packages:
+            return []
         for package in packages:
             self.candidate(package)
         result = self._apt(
@@ -419,7 +421,7 @@ def _replace(path: Path, lines: Iterable[str]) -> Path:
     """Write a file beside its place and rename it there, unless it says that already."""
     text = "\n".join(lines) + "\n"
     if not path.exists() or path.read_text() != text:
-        beside = path.with_name(f".{path.name}.{os.getpid()}.{hashlib.sha256(text.encode()).hexdigest()[:8]}")
+        beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         beside.write_text(text)
         beside.replace(path)
     return path

@@ -1,5 +1,6 @@
 """The lab's own apt: what is read from the host, what is asked of a mirror."""
 
+import hashlib
 import os
 import time
 
@@ -190,7 +191,7 @@ def test_apts_complaints_are_told_apart(tmp_path, monkeypatch, text, kind, says)
 
 
 def test_kept_package_is_not_fetched_again_and_checked(tmp_path, monkeypatch):
-    digest = debian.hashlib.sha256(b"deb").hexdigest()
+    digest = hashlib.sha256(b"deb").hexdigest()
     uris = f"'http://m.example/debian/pool/hello_2.10-5_amd64.deb' hello_2.10-5_amd64.deb 3 SHA256:{digest}\n"
     fake = FakeApt(update=(0, "", ""), policy=(0, HELLO, ""), download=(0, uris, ""))
     subject = apt(tmp_path, monkeypatch, fake)

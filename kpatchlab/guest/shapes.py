@@ -29,6 +29,11 @@ class Qemu:
     env: tuple[tuple[str, str], ...] = ()
     unpacked: bool = False
 
+    @property
+    def source(self) -> str:
+        """Return where it came from, for people."""
+        return "Debian's, unpacked in the cache" if self.unpacked else "the host's own"
+
 
 @dataclass(frozen=True, slots=True)
 class MachineShape:
@@ -78,6 +83,7 @@ class Boot:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Read back what `to_json` wrote."""
+        arch, accel, cpus, memory_mib = data["machine"]
         path, version, argv, env, unpacked = data["qemu"]
         qemu = Qemu(Path(path), tuple(version), tuple(argv), tuple((name, value) for name, value in env), unpacked)
         return cls(
@@ -85,7 +91,7 @@ class Boot:
             initrd=Path(data["initrd"]),
             root_image=Path(data["root_image"]),
             modules_image=Path(data["modules_image"]) if data["modules_image"] else None,
-            machine=MachineShape(*data["machine"], qemu),
+            machine=MachineShape(arch, accel, cpus, memory_mib, qemu),
             cmdline=data["cmdline"],
         )
 
