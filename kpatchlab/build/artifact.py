@@ -1,0 +1,172 @@
+"""What a finished kernel is kept as: files that a guest boots from, and those that a splat is decoded with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import lzma
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from kpatchlab import proc
+from kpatchlab.build.failures import normal
+from kpatchlab.errors import HostError
+from kpatchlab.model import BuildResult, ModuleFailure, to_json
+
+PACK_S = 900.0
+BOOT_MODULES = (
+    *("virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng"),
+    *("erofs", "overlay", "pvpanic-pci", "pvpanic-mmio", "i6300esb", "af_packet"),
+)
+"""What a guest's initramfs needs of a distribution's kernel, where it is not built in."""
+SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put a file at `target`, as a hard link where the file system allows it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def modules_of(folder: Path) -> dict[str, Path]:
+    """Return every module file below `folder`, by the name that modprobe takes."""
+    return {
+        normal(path.name.split(".ko")[0]): path
+        for path in sorted(folder.rglob("*.ko*"))
+        if path.name.endswith(SUFFIXES) and path.is_file()
+    }
+
+
+def finish_modules(root: Path, release: str, system_map: Path | None) -> Path:
+    """Run depmod on `root`/lib/modules/`release` and drop what points at the build; returns that directory."""
+    folder = root / "lib/modules" / release
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("build", "source"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("modules.order", "modules.builtin"):
+        if not (folder / name).exists():
+            (folder / name).touch()
+    extra = ["-F", str(system_map)] if system_map else []
+    proc.run([_sbin("depmod"), "-b", str(root), *extra, release], timeout_s=PACK_S)
+    return folder
+
+
+def pack_modules(root: Path, image: Path, config: Path) -> None:
+    """Write an erofs image whose top is `root`/lib/modules; the same bytes for the same files.
+
+    Raises:
+        HostError: mkfs.erofs is not there or fails.
+    """
+    compress = ["-zlz4hc"] if "CONFIG_EROFS_FS_ZIP=y" in config.read_text() else []
+    words = [_sbin("mkfs.erofs"), "--quiet", "--all-root", "-T0", "-U00000000-0000-0000-0000-000000000000", *compress]
+    proc.run([*words, str(image), str(root / "lib/modules")], timeout_s=PACK_S)
+
+
+def _sbin(program: str) -> str:
+    """Return a program that is in /sbin or /usr/sbin, which a user's PATH may lack."""
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin:/usr/local/sbin")
+    if not path:
+        raise HostError(f"{program}: not found", hint="kpatchlab doctor names the package")
+    return path
+
+
+def read_dependencies(folder: Path) -> dict[str, list[str]]:
+    """Return modules.dep: module path -> paths of what must be loaded before it, in modules.dep's own order."""
+    lines = (folder / "modules.dep").read_text().splitlines()
+    return {left: right.split() for left, _, right in (line.partition(":") for line in lines)}
+
+
+def boot_modules(folder: Path, into: Path, wanted: Sequence[str] = BOOT_MODULES) -> list[str]:
+    """Copy what a guest needs to reach its root, unpacked, and write `order`: one file name a line, in load order.
+
+    What is built in, or does not exist in that kernel, is left out. crc32c is a soft dependency of erofs and of
+    virtio's users (`libcrc32c` asks for it by crypto alias), hence the look at modules.softdep.
+    """
+    into.mkdir(parents=True, exist_ok=True)
+    dependencies = read_dependencies(folder)
+    by_name = {normal(Path(path).name.split(".ko")[0]): path for path in dependencies}
+    soft = _soft_dependencies(folder)
+    order: list[str] = []
+
+    def add(path: str, above: tuple[str, ...] = ()) -> None:
+        if path in order or path in above:
+            return
+        name = normal(Path(path).name.split(".ko")[0])
+        for other in soft.get(name, ()):
+            if other in by_name:
+                add(by_name[other], (*above, path))
+        for other in reversed(dependencies[path]):  # depmod lists the direct ones first, their own after them
+            add(other, (*above, path))
+        if path not in order:
+            order.append(path)
+
+    for name in wanted:
+        if normal(name) in by_name:
+            add(by_name[normal(name)])
+    names = []
+    for path in order:
+        name = Path(path).name.split(".ko")[0] + ".ko"
+        (into / name).write_bytes(_unpacked(folder / path))
+        names.append(name)
+    (into / "order").write_text("".join(f"{name}\n" for name in names))
+    return names
+
+
+def _soft_dependencies(folder: Path) -> dict[str, list[str]]:
+    with contextlib.suppress(FileNotFoundError):
+        aliases = _aliases(folder)
+        found: dict[str, list[str]] = {}
+        for line in (folder / "modules.softdep").read_text().splitlines():
+            words = line.split()
+            if words[:1] == ["softdep"] and len(words) > 3 and words[2] == "pre:":
+                names = [word for word in words[3:] if not word.endswith(":")]
+                found.setdefault(normal(words[1]), []).extend(
+                    real for name in names for real in aliases.get(normal(name), [normal(name)])
+                )
+        return found
+    return {}
+
+
+def _aliases(folder: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in (folder / "modules.alias").read_text().splitlines():
+        words = line.split()
+        if len(words) == 3 and words[0] == "alias" and not re.search(r"[*?\[]", words[1]):
+            found.setdefault(normal(words[1]), []).append(normal(words[2]))
+    return found
+
+
+def _unpacked(path: Path) -> bytes:
+    if path.suffix == ".xz":
+        return lzma.decompress(path.read_bytes())
+    if path.suffix == ".ko":
+        return path.read_bytes()
+    tool = {".zst": "zstd", ".gz": "gzip"}[path.suffix]
+    plain = path.parent / f"{path.stem}.unpacked"
+    try:
+        with plain.open("wb") as handle:
+            proc.run([tool, "-dc", str(path)], timeout_s=PACK_S, stdout_to=handle)
+        return plain.read_bytes()
+    finally:
+        plain.unlink(missing_ok=True)
+
+
+def write_records(work: Path, result: BuildResult, failures: Sequence[ModuleFailure]) -> None:
+    """Write build.json and module-failures.json; the artifact's own path is not stored."""
+    (work / "module-failures.json").write_text(json.dumps(to_json(tuple(failures)), indent=1) + "\n")
+    (work / "build.json").write_text(json.dumps(to_json(result), indent=1) + "\n")
+
+
+def drop_modules(root: Path, names: Mapping[str, object] | set[str]) -> Iterator[str]:
+    """Delete modules from an installed tree; yields each name that was there."""
+    for name, path in modules_of(root).items():
+        if name in names:
+            path.unlink()
+            yield name

@@ -1,0 +1,155 @@
+"""A kernel's configuration: virtme-ng's curated set, the recipe's fragments on top, and a check of what came out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kpatchlab import proc
+from kpatchlab.build.context import BuildContext, Recipe
+from kpatchlab.build.kconfig import Kconfig
+from kpatchlab.errors import UserError
+from kpatchlab.model import ConfigMiss
+
+CONFIGURE_S = 600.0
+_SET = re.compile(r"^(?:CONFIG_)?([A-Za-z0-9_]+)=(.*)$")
+_UNSET = re.compile(r"^# CONFIG_([A-Za-z0-9_]+) is not set")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One symbol as a recipe asks for it: y, m, n, a number or a quoted string; `where` is fragment:line."""
+
+    value: str
+    where: str
+
+
+def asked_symbols(recipe: Recipe, ctx: BuildContext) -> dict[str, Asked]:
+    """Return what the recipe's fragments and `config_set` ask for, the later word winning.
+
+    Raises:
+        UserError: a fragment is not there, or a line of it is neither an assignment nor a comment.
+    """
+    asked: dict[str, Asked] = {}
+    for name in recipe.config:
+        try:
+            text = ctx.path(name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"configuration fragment {name}: {error.strerror}", hint=f"paths start at {ctx.kernels_dir}"
+            ) from None
+        for number, line in enumerate(text.splitlines(), 1):
+            where = f"{name}:{number}"
+            if match := _UNSET.match(line):
+                asked[match[1]] = Asked("n", where)
+            elif match := _SET.match(line.strip()):
+                asked[match[1]] = Asked(match[2].strip(), where)
+            elif line.strip() and not line.startswith("#"):
+                raise UserError(
+                    f"{where}: not a configuration line: {line.strip()!r}", hint="CONFIG_NAME=y, m, n or a value"
+                )
+    for symbol, value in dict(recipe.config_set or {}).items():
+        asked[symbol.removeprefix("CONFIG_")] = Asked(_word(value), "config_set")
+    return asked
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):  # YAML's y and n, where the reader takes them for true and false
+        return "y" if value else "n"
+    text = str(value)
+    plain = text in {"y", "m", "n"} or re.fullmatch(r"-?\d+|0x[0-9a-fA-F]+|\".*\"", text)
+    return text if plain else f'"{text}"'
+
+
+def fragment_text(asked: Mapping[str, Asked]) -> str:
+    """Return the merged fragment, as it is handed to virtme-ng."""
+    lines = [
+        f"# CONFIG_{symbol} is not set" if want.value == "n" else f"CONFIG_{symbol}={want.value}"
+        for symbol, want in asked.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def key(asked: Mapping[str, Asked]) -> dict[str, str]:
+    """Return what decides about the configuration, besides the tree: the fragment and virtme-ng's version."""
+    return {"fragment": fragment_text(asked), "virtme-ng": importlib.metadata.version("virtme-ng")}
+
+
+def configure(
+    tree: Path, obj: Path, asked: Mapping[str, Asked], ctx: BuildContext, env: Mapping[str, str]
+) -> tuple[ConfigMiss, ...]:
+    """Write `obj`/.config for `tree` and return what came out otherwise than asked.
+
+    An `obj` below `tree` is handed over as a relative path: all paths in the build are then relative, and the
+    compiler cache serves every tree from the objects of any other.
+
+    Raises:
+        UserError: the tree's own configuration step fails; with its last lines.
+    """
+    obj.mkdir(parents=True, exist_ok=True)
+    fragment = obj / "kpatchlab.config"
+    fragment.write_text(fragment_text(asked))
+    # -P: the tree is the working directory, and its folders are not Python packages
+    words = [sys.executable, "-P", "-m", "virtme.commands.configkernel", "--allnoconfig", "--arch", ctx.arch]
+    words += ["--custom", str(fragment), f"O={object_path(tree, obj)}"]
+    result = proc.run(
+        words, timeout_s=CONFIGURE_S, check=False, cwd=tree, env=env, cancel=ctx.cancel, on_line=ctx.verbose
+    )
+    ctx.check_cancel()
+    config = obj / ".config"
+    if result.status != 0 or not config.exists():
+        lines = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
+        at_fault = next((line for line in lines if re.search(r":\d+: |\*\*\* ", line)), "no reason given")
+        raise UserError(
+            f"the tree cannot be configured: {at_fault.strip()}",
+            hint="make allnoconfig in the tree shows it",
+            details=tuple(lines[-15:]),
+        )
+    (obj / "include/config").mkdir(parents=True, exist_ok=True)
+    return verify(asked, read_config(config), tree, ctx)
+
+
+def object_path(tree: Path, obj: Path) -> str:
+    """Return `obj` as kbuild's O= takes it: relative where it is below the tree."""
+    return str(obj.relative_to(tree)) if obj.is_relative_to(tree) else str(obj)
+
+
+def read_config(path: Path) -> dict[str, str]:
+    """Return what a .config sets, without the CONFIG_; what is not set is not in it."""
+    found = (_SET.match(line) for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    return {match[1]: match[2] for match in found if match}
+
+
+def verify(
+    asked: Mapping[str, Asked], values: Mapping[str, str], tree: Path, ctx: BuildContext
+) -> tuple[ConfigMiss, ...]:
+    """Hold what was asked against what came out; each miss with the reason, read from the tree's Kconfig files."""
+    missed = [
+        (symbol, want, values.get(symbol, "n"))
+        for symbol, want in asked.items()
+        if want.value.strip('"') != values.get(symbol, "n").strip('"')
+    ]
+    if not missed:
+        return ()
+    kconfig = Kconfig(tree, source_arch(ctx.arch))
+    return tuple(
+        ConfigMiss(symbol, want.value, got, want.where, kconfig.why(symbol, want.value, values))
+        for symbol, want, got in missed
+    )
+
+
+def source_arch(arch: str) -> str:
+    """Return kbuild's name of an architecture, by virtme-ng's table: x86 for x86_64."""
+    from virtme import architectures
+
+    return str(architectures.get(arch).linuxname)
+
+
+def describe(misses: Iterable[ConfigMiss]) -> list[str]:
+    """Return one line for each miss."""
+    return [f"{miss.where}: {miss.symbol}={miss.asked} came out {miss.got}: {miss.reason}" for miss in misses]

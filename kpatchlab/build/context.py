@@ -1,0 +1,113 @@
+"""What a build is given, and what it tells while it goes on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from kpatchlab.cache import Cache
+from kpatchlab.errors import HostError, LabError
+
+GIB = 1 << 30
+
+
+class BuildCancelled(LabError):
+    """The build was ended by its `cancel` event; what is compiled is kept for the next try."""
+
+
+class Recipe(Protocol):
+    """A kernel recipe, as far as a build looks at it.
+
+    `source` has `type` and that type's own keys, `series` a list of such; the names are those of the YAML file.
+    """
+
+    @property
+    def description(self) -> str:
+        """One line for people."""
+
+    @property
+    def source(self) -> Any:
+        """Where the tree comes from; `type` names an entry of `source.SOURCES`."""
+
+    @property
+    def series(self) -> Sequence[Any]:
+        """Patches on top, in order; `type` names an entry of `series.SERIES`."""
+
+    @property
+    def config(self) -> Sequence[str]:
+        """Configuration fragments, relative to the lab's kernels folder."""
+
+    @property
+    def config_set(self) -> Any:
+        """Single symbols on top of the fragments: name -> y, m, n or a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildProgress:
+    """How far one kernel is.
+
+    Attributes:
+        phase: "source", "series", "config", "compile", "package", "done".
+        done: objects compiled so far; 0 outside "compile".
+        total_estimate: objects that the whole kernel has, from an earlier build or from its configuration; 0: unknown.
+    """
+
+    kernel: str
+    phase: str
+    done: int = 0
+    total_estimate: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BuildContext:
+    """What a build needs besides its recipe.
+
+    Attributes:
+        mirror: Debian mirror, "" for what the host's own apt uses.
+        jobs: make's -j; 0: one per processor.
+        verbose: takes each line that make and its helpers print.
+        arch: as `uname -m` says it.
+        min_free_bytes: a build refuses to start with less room than this below the cache.
+    """
+
+    cache: Cache
+    lab_root: Path
+    mirror: str = ""
+    jobs: int = 0
+    progress: Callable[[BuildProgress], None] = lambda _: None
+    cancel: threading.Event = field(default_factory=threading.Event)
+    verbose: Callable[[str], None] = lambda _: None
+    arch: str = platform.machine()
+    min_free_bytes: int = 6 * GIB
+
+    @property
+    def kernels_dir(self) -> Path:
+        """Where recipes are, and what their relative paths start from."""
+        return self.lab_root / "kernels"
+
+    def path(self, text: str | os.PathLike[str]) -> Path:
+        """Return a recipe's path as an absolute one: `~` is the user's home, relative starts at `kernels_dir`."""
+        return Path(os.path.normpath(self.kernels_dir / Path(text).expanduser()))
+
+    def check_cancel(self) -> None:
+        """Raise BuildCancelled where the user has cancelled."""
+        if self.cancel.is_set():
+            raise BuildCancelled("build cancelled", hint="run it again: it goes on where it was")
+
+    def check_space(self) -> None:
+        """Raise HostError where the cache's file system has no room for a kernel's objects."""
+        place = self.cache.root
+        while not place.exists():
+            place = place.parent
+        stat = os.statvfs(place)
+        free = stat.f_bavail * stat.f_frsize
+        if free < self.min_free_bytes:
+            raise HostError(
+                f"{free / GIB:.1f} GiB free below {place}, a kernel build needs {self.min_free_bytes / GIB:.0f}",
+                hint="kpatchlab clean frees cached artifacts; KPATCHLAB_CACHE names another place",
+            )

@@ -1,0 +1,202 @@
+"""What did not compile: the records that cc.sh leaves, and which modules are missing for them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kpatchlab import proc
+from kpatchlab.model import ModuleFailure
+
+NM_S = 300.0
+NM_BATCH = 100
+"""Modules in one call of nm: its output stays below what proc keeps."""
+LOG_BYTES = 64 << 10
+_ERROR = re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
+_ASSEMBLER = re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d+): Error: (?P<text>.*)$", re.MULTILINE)
+_LINKER = re.compile(
+    r"^(?:\S*ld(?:\.\w+)?: )?(?P<object>\S+?\.[oa])?(?::\(\S+\))?:? ?(?:in function [`'](?P<function>\w+)'|.*?):?\s*"
+    r"(?P<text>(?:undefined reference to|multiple definition of|undefined symbol:) .*)$",
+    re.MULTILINE,
+)
+_MAKE = re.compile(
+    r"^make(?:\[\d+\])?: \*\*\* (?:\[(?P<file>[^\]:]+):(?P<line>\d+): \S+\] )?(?P<text>.*)$", re.MULTILINE
+)
+_UNDEFINED = re.compile(r"^(.+\.ko):\s+U (?!_GLOBAL_OFFSET_TABLE_)(\S+)$", re.MULTILINE)
+_EXPORT = re.compile(r"\bEXPORT_\w*SYMBOL\w*\(\s*(\w+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Where a build stopped: file inside the tree ("" if unknown), line (0 if unknown), one line of text."""
+
+    file: str
+    line: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One file of cc.sh: an object that did not compile; paths as the compiler saw them."""
+
+    object: str
+    source: str
+    modules: tuple[str, ...]
+    builtin: bool
+    output: str
+    path: Path
+
+
+def normal(module: str) -> str:
+    """Return a module's name as modprobe compares it: `-` is `_`."""
+    return module.replace("-", "_").replace(",", "_")
+
+
+def relative(path: str, tree: Path) -> str:
+    """Return a path of the compiler's as one inside the tree.
+
+    >>> relative("../net/ipv4/tcp.c", Path("/t"))
+    'net/ipv4/tcp.c'
+    """
+    text = os.path.normpath(path)
+    if os.path.isabs(text):
+        return os.path.relpath(text, tree) if Path(text).is_relative_to(tree) else text
+    return text.removeprefix("../")
+
+
+def first_fault(output: str, tree: Path, *, make: bool = False) -> Fault:
+    """Return the first error in a compiler's output; with `make` also the linker's and make's own."""
+    for pattern in (_ERROR, _ASSEMBLER):
+        if match := pattern.search(output):
+            return Fault(relative(match["file"], tree), int(match["line"]), match["text"].strip())
+    if make:
+        if match := _LINKER.search(output):
+            where = f" in {match['function']}" if match["function"] else ""
+            return Fault(
+                relative(match["object"] or "", tree) if match["object"] else "", 0, match["text"].strip() + where
+            )
+        found = [match for match in _MAKE.finditer(output) if "Waiting for unfinished" not in match["text"]]
+        if found:
+            file = relative(found[0]["file"], tree) if found[0]["file"] else ""
+            return Fault(file, int(found[0]["line"] or 0), found[0]["text"].strip())
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return Fault("", 0, lines[0] if lines else "no output")
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Return what cc.sh recorded, sorted by object."""
+    found = []
+    for path in sorted(folder.glob("*")):
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        if len(lines) < 5:  # cut off by a kill
+            path.unlink()
+            continue
+        names = tuple(normal(name) for name in re.split(r"[:\s]+", lines[2].strip("\"'")) if name)
+        found.append(Record(lines[0], lines[1], names, lines[3] == "builtin", "\n".join(lines[4:]), path))
+    return found
+
+
+def forget(records: Iterable[Record], obj: Path) -> None:
+    """Delete stubs and their records, so that the next make compiles those objects again."""
+    for record in records:
+        target = obj / record.object
+        for path in (target, target.with_name(f".{target.name}.cmd"), record.path):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+
+def module_failures(records: Iterable[Record], tree: Path) -> list[ModuleFailure]:
+    """Return one failure for each module and object, without dependents yet."""
+    found = []
+    for record in records:
+        fault = first_fault(record.output, tree)
+        file = fault.file or relative(record.source, tree)
+        log = record.output[:LOG_BYTES]
+        found += [
+            ModuleFailure(name, file, fault.line, fault.text, log) for name in record.modules if not record.builtin
+        ]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Who needs whom among the modules that were linked.
+
+    Attributes:
+        needs: module -> modules whose exports it uses.
+        undefined: module -> symbols that nothing in this kernel exports.
+    """
+
+    needs: Mapping[str, set[str]]
+    undefined: Mapping[str, set[str]]
+
+
+def read_links(obj: Path, modules: Mapping[str, Path]) -> Links:
+    """Read the symbol tables of `modules` (name -> .ko) against `obj`/Module.symvers.
+
+    modpost names only the first ten unresolved symbols of a kernel, hence this one.
+    """
+    owners: dict[str, str] = {}
+    for line in (obj / "Module.symvers").read_text().splitlines():
+        fields = line.split("\t")
+        owners[fields[1]] = "" if fields[2] == "vmlinux" else normal(Path(fields[2]).name)
+    wanted: dict[str, set[str]] = {name: set() for name in modules}
+    paths = [str(path) for path in modules.values()]
+    for begin in range(0, len(paths), NM_BATCH):
+        text = proc.run(["nm", "-A", "--undefined-only", *paths[begin : begin + NM_BATCH]], timeout_s=NM_S).stdout
+        for match in _UNDEFINED.finditer(text):
+            wanted[normal(Path(match[1]).stem)].add(match[2])
+    needs = {name: {owners[s] for s in symbols if owners.get(s)} - {name} for name, symbols in wanted.items()}
+    undefined = {name: {s for s in symbols if s not in owners} for name, symbols in wanted.items()}
+    return Links(needs, undefined)
+
+
+def unresolved(links: Links, failures: Sequence[ModuleFailure], tree: Path, places: Mapping[str, str]) -> Links:
+    """Return `links` with each undefined symbol charged to the failed module whose source exports it, if any does."""
+    exports = {
+        symbol: failure.module
+        for failure in failures
+        for symbol in _EXPORT.findall(_text(tree / failure.source) + "".join(_blamed(failure, tree, places)))
+    }
+    needs = {name: set(mods) for name, mods in links.needs.items()}
+    undefined: dict[str, set[str]] = {}
+    for name, symbols in links.undefined.items():
+        needs[name] |= {exports[symbol] for symbol in symbols if symbol in exports} - {name}
+        if left := {symbol for symbol in symbols if symbol not in exports}:
+            undefined[name] = left
+    return Links(needs, undefined)
+
+
+def _blamed(failure: ModuleFailure, tree: Path, places: Mapping[str, str]) -> list[str]:
+    """Return the text of the source that was compiled, where the compiler blames a header of it."""
+    source = places.get(failure.module, "")
+    return [_text(tree / source)] if source and source != failure.source else []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def with_dependents(failures: Iterable[ModuleFailure], links: Links) -> list[ModuleFailure]:
+    """Return the failures, each with every module that needs it, in whole or through others."""
+    users: dict[str, set[str]] = {}
+    for name, mods in links.needs.items():
+        for other in mods:
+            users.setdefault(other, set()).add(name)
+    done = []
+    for failure in failures:
+        seen: set[str] = set()
+        todo = [failure.module]
+        while todo:
+            fresh = users.get(todo.pop(), set()) - seen
+            seen |= fresh
+            todo += fresh
+        done.append(replace(failure, dependents=tuple(sorted(seen - {failure.module}))))
+    return done

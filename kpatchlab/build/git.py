@@ -1,0 +1,157 @@
+"""Reading from git repositories, and never writing to the user's: no refs, no index, no work tree.
+
+What is fetched from a URL goes to a bare repository of the lab's own, `CACHE/git/<name>.git`, one per URL.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kpatchlab import proc
+from kpatchlab.build.context import BuildContext
+from kpatchlab.cache import content_key
+from kpatchlab.errors import HostError, UserError
+
+QUICK_S = 60.0
+NETWORK_S = 3600.0
+_FULL_ID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return the environment for git: no prompts, no pager, and not the caller's GIT_DIR and friends."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name.startswith("GIT_SSL")
+    }
+    return {**kept, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C.UTF-8", **more}
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """One repository: the user's own, read only, or the lab's mirror of `url`."""
+
+    path: Path
+    url: str = ""
+
+    def git(
+        self,
+        *words: str,
+        timeout_s: float = QUICK_S,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> proc.Result:
+        """Run one git command on it; `env` is added to the environment."""
+        where = ["--git-dir", str(self.path)] if self.url else ["-C", str(self.path)]
+        return proc.run(
+            ["git", *where, *words], timeout_s=timeout_s, check=check, env=environment(**(env or {})), cancel=cancel
+        )
+
+    def commit(self, revision: str) -> str:
+        """Return the commit id that `revision` names, or "" where the repository does not have it."""
+        result = self.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", check=False)
+        if result.status != 0 and "dubious ownership" in result.stderr:
+            raise UserError(
+                f"git refuses {self.path}: it belongs to another user",
+                hint=f"git config --global --add safe.directory {self.path}",
+            )
+        return result.stdout.strip() if result.status == 0 else ""
+
+    def export(self, commit: str, into: Path, ctx: BuildContext) -> None:
+        """Write the files of a commit to `into`, through an index of its own that is then deleted."""
+        index = into.parent / f"{into.name}.index"
+        env = {"GIT_INDEX_FILE": str(index)}
+        plain = ("-c", "core.autocrlf=false", "-c", "checkout.workers=0")
+        try:
+            self.git("read-tree", commit, env=env, timeout_s=NETWORK_S, cancel=ctx.cancel)
+            words = ("checkout-index", "--all", "--force", f"--prefix={into}/")
+            self.git(*plain, *words, env=env, timeout_s=NETWORK_S, cancel=ctx.cancel)
+        finally:
+            index.unlink(missing_ok=True)
+        ctx.check_cancel()
+
+
+def open_local(path: Path) -> Repository:
+    """Return the user's repository at `path` (a work tree, or a bare one).
+
+    Raises:
+        UserError: there is none.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: no such directory", hint="source.path names a git repository")
+    repository = Repository(path)
+    result = repository.git("rev-parse", "--git-dir", check=False)
+    if result.status != 0:
+        raise UserError(f"{path}: not a git repository", hint="for a plain tree: source: {type: dir, path: ...}")
+    return repository
+
+
+def open_url(url: str, ctx: BuildContext) -> Repository:
+    """Return the lab's own bare repository for `url`, made empty where there is none yet."""
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", url.rstrip("/").removesuffix(".git"))[-40:].strip("-")
+    path = ctx.cache.root / "git" / f"{name}-{content_key(url)[:8]}.git"
+    repository = Repository(path, url)
+    if not (path / "HEAD").exists():
+        with ctx.cache.lock(f"git-{path.name}"):
+            proc.run(["git", "init", "--quiet", "--bare", str(path)], timeout_s=QUICK_S, env=environment())
+    return repository
+
+
+def resolve_url(repository: Repository, revision: str) -> str:
+    """Return the commit id of a tag, branch or full id; asks the server unless it is a full id.
+
+    Raises:
+        UserError: the server has no such ref.
+        HostError: the server cannot be reached.
+    """
+    if _FULL_ID.fullmatch(revision):
+        return revision
+    pattern = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
+    result = repository.git("ls-remote", repository.url, pattern, f"{pattern}^{{}}", timeout_s=QUICK_S, check=False)
+    if result.status != 0 or result.timed_out:
+        if known := repository.commit(f"refs/kpatchlab/{pattern}"):
+            return known  # no network: what was fetched last time
+        raise _unreachable(repository, result)
+    rows = (line.partition("\t") for line in result.stdout.splitlines())
+    refs = {name: commit for commit, _, name in rows}
+    for name in (f"refs/tags/{pattern}^{{}}", f"refs/tags/{pattern}", f"refs/heads/{pattern}", pattern):
+        if name in refs:
+            return refs[name]
+    raise UserError(
+        f"{repository.url} has no tag or branch {revision!r}",
+        hint="a commit that no ref points at is named by all its 40 digits",
+    )
+
+
+def fetch(repository: Repository, commit: str, name: str, ctx: BuildContext, *, history: bool = False) -> None:
+    """Bring `commit` into the lab's mirror, alone or (`history`) with all that is behind it, and keep it by a ref.
+
+    Raises:
+        HostError: the server cannot be reached, or does not hand out single commits.
+    """
+    shallow = (repository.path / "shallow").exists()
+    if repository.commit(commit) and not (history and shallow):
+        return
+    depth = (["--unshallow"] if shallow else []) if history else ["--depth=1"]
+    ref = f"+{commit}:refs/kpatchlab/{name}"
+    with ctx.cache.lock(f"git-{repository.path.name}"):
+        words = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", *depth, repository.url, ref)
+        result = repository.git(*words, timeout_s=NETWORK_S, check=False, cancel=ctx.cancel)
+    ctx.check_cancel()
+    if result.status != 0:
+        raise _unreachable(repository, result)
+
+
+def _unreachable(repository: Repository, result: proc.Result) -> HostError:
+    if result.timed_out:
+        return HostError(f"{repository.url}: no answer in {result.duration_s:.0f} s", hint="is there a network?")
+    lines = [line for line in result.stderr.splitlines() if line.startswith(("fatal:", "error:"))] or ["git failed"]
+    return HostError(
+        f"cannot fetch from {repository.url}: {lines[0].split(': ', 1)[-1]}",
+        hint="is there a network? a local clone does as well: source: {type: git, path: ..., revision: ...}",
+        details=tuple(lines[1:4]),
+    )

@@ -1,0 +1,280 @@
+"""One recipe to one kernel: the content key, the stages in their order, and what is kept of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kpatchlab.build import artifact, config, failures, make, series, source
+from kpatchlab.build.context import BuildContext, BuildProgress, Recipe
+from kpatchlab.cache import content_key
+from kpatchlab.errors import HostError, UserError
+from kpatchlab.model import BuildResult, ConfigMiss, ModuleFailure, Outcome, from_json
+
+VERSION = 1
+"""Part of every key: raise it when the same inputs are to give another artifact."""
+TAIL_LINES = 60
+
+
+class Blocked(Exception):
+    """The kernel is at fault; `result` says where."""
+
+    def __init__(self, result: BuildResult) -> None:
+        super().__init__(result.error)
+        self.result = result
+
+
+@dataclass(slots=True)
+class _Plan:
+    """A recipe with all that its key needs, read once."""
+
+    recipe: Recipe
+    source: source.Source
+    source_key: dict[str, str]
+    patches: list[series.Patch]
+    asked: dict[str, config.Asked]
+    compiler: str
+    key: str = ""
+    base_key: str = ""
+    misses: tuple[ConfigMiss, ...] = field(default=())
+
+    @property
+    def prebuilt(self) -> bool:
+        return bool(getattr(self.source, "prebuilt", False))
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the user's own tree is built from where it is; a series goes onto a copy."""
+        return isinstance(self.source, source.Dir) and not self.patches
+
+
+def _plan(recipe: Recipe, ctx: BuildContext) -> _Plan:
+    origin = source.source_of(recipe.source)
+    source_key = {"type": recipe.source.type, **origin.key(recipe.source, ctx)}
+    prebuilt = getattr(origin, "prebuilt", False)
+    patches = [] if prebuilt else series.read_series(recipe.series or (), ctx)
+    asked = {} if prebuilt else config.asked_symbols(recipe, ctx)
+    plan = _Plan(recipe, origin, source_key, patches, asked, "" if prebuilt else make.toolchain(ctx.arch))
+    plan.base_key = content_key(source_key)
+    parts = [VERSION, ctx.arch, source_key]
+    if not prebuilt:
+        parts += [series.series_key(patches), config.key(asked), plan.compiler]
+    plan.key = content_key(parts)
+    return plan
+
+
+def kernel_key(recipe: Recipe, ctx: BuildContext) -> str:
+    """Return the content key (sha256, hex) of the kernel that the recipe leads to now; nothing is unpacked.
+
+    Raises:
+        UserError, HostError: as `build_kernel`.
+    """
+    return _plan(recipe, ctx).key
+
+
+def base_key(recipe: Recipe, ctx: BuildContext) -> str:
+    """Return the content key of the recipe's tree without its series."""
+    origin = source.source_of(recipe.source)
+    return content_key({"type": recipe.source.type, **origin.key(recipe.source, ctx)})
+
+
+def build_kernel(recipe: Recipe, name: str, ctx: BuildContext) -> BuildResult:
+    """Return the kernel of a recipe: from the cache, or built (or fetched) now.
+
+    A kernel that does not build is a BuildResult with outcome BLOCKED; a module that does not is left out and
+    listed in `module_failures`. A build that was killed goes on where it was.
+
+    Raises:
+        UserError: the recipe is wrong: no such revision, a patch that does not apply, a tree that cannot be configured.
+        HostError: the host cannot: no compiler, no mirror, no room.
+        BuildCancelled: `ctx.cancel` was set.
+    """
+    begin = time.monotonic()
+    ctx.progress(BuildProgress(name, "source"))
+    plan = _plan(recipe, ctx)
+    if ctx.cache.has("kernel", plan.key):
+        ctx.cache.touch("kernel", plan.key)
+        return _load(ctx.cache.path("kernel", plan.key), name, cached=True, duration_s=time.monotonic() - begin)
+
+    def produce(work: Path) -> None:
+        ctx.check_space()
+        result = _fetch(plan, name, work, ctx) if plan.prebuilt else _build(plan, name, work, ctx)
+        done = replace(result, duration_s=round(time.monotonic() - begin, 1))
+        artifact.write_records(work, done, done.module_failures)
+
+    try:
+        path = ctx.cache.get("kernel", plan.key, produce, label=_label(plan, ctx), keep_partial=True)
+    except Blocked as blocked:
+        return replace(blocked.result, duration_s=round(time.monotonic() - begin, 1))
+    ctx.progress(BuildProgress(name, "done"))
+    return _load(path, name)
+
+
+def _label(plan: _Plan, ctx: BuildContext) -> str:
+    words = plan.source.describe(plan.recipe.source, ctx)
+    return words + (f" + {len(plan.patches)} patches" if plan.patches else "")
+
+
+def _load(path: Path, name: str, **changes: object) -> BuildResult:
+    result = from_json(BuildResult, json.loads((path / "build.json").read_text()))
+    return replace(result, kernel=name, path=str(path), **changes)  # type: ignore[arg-type]
+
+
+def _result(plan: _Plan, name: str, ctx: BuildContext) -> BuildResult:
+    return BuildResult(
+        kernel=name,
+        outcome=Outcome.PASS,
+        key=plan.key,
+        base=plan.source.describe(plan.recipe.source, ctx),
+        base_key=plan.base_key,
+        series=series.describe(plan.recipe.series or (), plan.patches),
+        compiler=plan.compiler,
+        config_misses=plan.misses,
+    )
+
+
+# ------------------------------------------------------------------------------------------- prebuilt
+
+
+def _fetch(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult:
+    """Make the artifact of a kernel that a distribution built."""
+    unpacked, root = work / "unpacked", work / "root"
+    for folder in (unpacked, root):
+        shutil.rmtree(folder, ignore_errors=True)
+    plan.source.unpack(plan.recipe.source, ctx, unpacked)
+    images = sorted((unpacked / "boot").glob("vmlinuz-*"))
+    if not images:
+        raise HostError(f"{plan.recipe.source.package}: no kernel image in it")
+    release = images[0].name.removeprefix("vmlinuz-")
+    ctx.progress(BuildProgress(name, "package"))
+    for kept in ("vmlinuz", "config"):  # System.map is a placeholder there, the real one is in -dbg
+        if (unpacked / f"boot/{kept}-{release}").exists():
+            shutil.copyfile(unpacked / f"boot/{kept}-{release}", work / kept)
+    home = next(path for path in (unpacked / "lib/modules", unpacked / "usr/lib/modules") if path.is_dir())
+    (root / "lib").mkdir(parents=True)
+    home.rename(root / "lib/modules")
+    folder = artifact.finish_modules(root, release, None)
+    artifact.boot_modules(folder, work / "boot-modules")
+    shutil.copyfile(folder / "modules.dep", work / "modules.dep")
+    artifact.pack_modules(root, work / "modules.erofs", work / "config")
+    for done in (unpacked, root):
+        shutil.rmtree(done)
+    return replace(
+        _result(plan, name, ctx), release=release, reproduce="apt-get download " + plan.recipe.source.package
+    )
+
+
+# --------------------------------------------------------------------------------------------- built
+
+
+def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult:
+    """Make the artifact from source; `work` may hold what an earlier, killed try left."""
+    tree, obj = _tree(plan, name, work, ctx)
+    ctx.progress(BuildProgress(name, "config"))
+    job = make.Job(name, tree, obj, work, ctx)
+    if not (work / "configured").exists():
+        plan.misses = config.configure(tree, obj, plan.asked, ctx, job.env)
+        (work / "configured").touch()
+    else:
+        plan.misses = config.verify(plan.asked, config.read_config(obj / ".config"), tree, ctx)
+    for line in config.describe(plan.misses):
+        ctx.verbose(f"configuration: {line}")
+    result = replace(_result(plan, name, ctx), reproduce=_reproduce(plan, job, ctx))
+    with ctx.cache.lock(f"objects-{content_key(str(obj))[:16]}"):
+        outcome = job.run()
+    result = replace(result, release=job.release(), objects_compiled=outcome.compiled, objects_total=outcome.total)
+    if outcome.fault:
+        raise Blocked(
+            replace(
+                result,
+                outcome=Outcome.BLOCKED,
+                error=outcome.fault.text,
+                error_file=outcome.fault.file,
+                error_line=outcome.fault.line,
+                log_tail="\n".join(outcome.log.splitlines()[-TAIL_LINES:]),
+                module_failures=tuple(failures.module_failures(outcome.records, tree)),
+            )
+        )
+    if plan.in_place and plan.source.key(plan.recipe.source, ctx) != {
+        k: v for k, v in plan.source_key.items() if k != "type"
+    }:
+        raise UserError(f"{tree} changed while it was being built", hint="run it again: only what changed is compiled")
+    ctx.progress(BuildProgress(name, "package", outcome.total, outcome.total))
+    missing = _install(job, outcome.records, result.release, work, ctx)
+    failures.forget(outcome.records, obj)
+    if not plan.in_place:
+        shutil.rmtree(tree)
+    for leftover in ("configured", "unpacked-tree", "failures", "root", "ccache-stats.log"):
+        path = work / leftover
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return replace(result, module_failures=tuple(missing))
+
+
+def _tree(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> tuple[Path, Path]:
+    """Return the tree, series applied, and its object directory."""
+    if plan.in_place:
+        assert isinstance(plan.source, source.Dir)
+        tree = plan.source.path(plan.recipe.source, ctx)
+        plan.source.check_clean(tree)
+        # One object directory per tree and configuration, kept: an edit costs what it touches.
+        objects = content_key(str(tree), config.key(plan.asked), plan.compiler)[:16]
+        obj = ctx.cache.root / "objects" / objects
+        (work / "configured").unlink(missing_ok=True)
+        return tree, obj
+    tree = work / "tree"
+    if not (work / "unpacked-tree").exists():
+        shutil.rmtree(tree, ignore_errors=True)
+        (work / "configured").unlink(missing_ok=True)
+        tree.mkdir(parents=True)
+        plan.source.unpack(plan.recipe.source, ctx, tree)
+        ctx.check_cancel()
+        ctx.progress(BuildProgress(name, "series"))
+        try:
+            series.apply_series(plan.patches, tree, ctx)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+        (work / "unpacked-tree").touch()
+    return tree, tree / "obj"
+
+
+def _install(
+    job: make.Job, records: Sequence[failures.Record], release: str, work: Path, ctx: BuildContext
+) -> list[ModuleFailure]:
+    """Write the artifact's files to `work`; returns the failures, with the modules that are missing for them."""
+    root = work / "root"
+    shutil.rmtree(root, ignore_errors=True)
+    built = job.built_modules()
+    job.install_modules(root)
+    missing = job.missing_modules(records, built)
+    gone = {module for failure in missing for module in (failure.module, *failure.dependents)}
+    for module in artifact.drop_modules(root, gone):
+        ctx.verbose(f"module {module} left out")
+    for module, path in built.items():
+        if module not in gone:
+            artifact.link_or_copy(path, work / "modules-debug" / path.relative_to(job.obj))
+    folder = artifact.finish_modules(root, release, job.obj / "System.map")
+    shutil.copyfile(job.image(), work / "vmlinuz")
+    for kept, target in (("vmlinux", "vmlinux"), ("System.map", "System.map"), (".config", "config")):
+        artifact.link_or_copy(job.obj / kept, work / target)
+    shutil.copyfile(folder / "modules.dep", work / "modules.dep")
+    artifact.pack_modules(root, work / "modules.erofs", work / "config")
+    return missing
+
+
+def _reproduce(plan: _Plan, job: make.Job, ctx: BuildContext) -> str:
+    """Return commands that build the same by hand, in the tree with the series applied."""
+    fragments = [f"--custom {shlex.quote(str(ctx.path(name)))}" for name in plan.recipe.config]
+    items = [f"--configitem {shlex.quote(f'{k}={v}')}" for k, v in dict(plan.recipe.config_set or {}).items()]
+    configure = " ".join(["virtme-configkernel --allnoconfig", *fragments, *items, "O=obj"])
+    names = ("KBUILD_BUILD_TIMESTAMP", "KBUILD_BUILD_USER", "KBUILD_BUILD_HOST", "KBUILD_BUILD_VERSION")
+    words = " ".join(f"{name}={shlex.quote(job.env[name])}" for name in names)
+    return f"{configure} && make O=obj {words} LOCALVERSION= -j{job.jobs} all"

@@ -1,0 +1,273 @@
+"""One run of make on a configured tree: survive what is a module's fault, name what is the kernel's."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kpatchlab import proc
+from kpatchlab.build import config, failures
+from kpatchlab.build.context import BuildContext, BuildProgress
+from kpatchlab.errors import HostError
+from kpatchlab.model import ModuleFailure
+
+MAKE_S = 6 * 3600.0
+QUICK_S = 120.0
+NICE = 5
+OBJECTS_PER_SYMBOL = 3
+"""Objects of a lean kernel for each symbol that is set, measured on 6.1 and 6.12: an estimate, until one is built."""
+_COMPILES = re.compile(r"^  (?:CC|AS)\s+(?:\[M\]\s+)?\S+\.o$")
+_NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded")
+_NO_MEMORY = re.compile(r"Killed signal terminated program|Cannot allocate memory|virtual memory exhausted")
+_DROPPED = re.compile(
+    r"(MAKE.*|MFLAGS|GNUMAKEFLAGS|KBUILD_.*|K[CA]FLAGS|KCPPFLAGS|O|V|W|C|M|ARCH|CROSS_COMPILE|LLVM.*|LOCALVERSION"
+    r"|INSTALL_.*|CC|LD|AS|CFLAGS.*|LDFLAGS.*|HOST.*|LANG|LC_.*|KCONFIG_.*)"
+)
+
+
+@functools.cache
+def toolchain(arch: str) -> str:
+    """Return compiler and linker in one line each, joined: they are part of a kernel's key.
+
+    Raises:
+        HostError: there is none.
+    """
+    del arch  # one compiler a host, until somebody builds for another architecture
+    if not shutil.which("gcc"):
+        raise HostError("gcc: not found", hint="kpatchlab doctor names the package")
+    found = []
+    for program in ("gcc", "ld"):
+        text = proc.run([program, "--version"], timeout_s=QUICK_S).stdout
+        found.append(text.splitlines()[0] if text else program)
+    return "; ".join(found)
+
+
+def build_environment(ctx: BuildContext, record_dir: Path, stats: Path) -> dict[str, str]:
+    """Return make's environment: nothing of the caller's that changes what is built, and always the same identity.
+
+    LANG: ccache counts the locale in, and messages are read by their English words.
+    """
+    kept = {name: value for name, value in os.environ.items() if not _DROPPED.fullmatch(name)}
+    ccache = bool(shutil.which("ccache"))
+    if ccache:
+        kept |= {
+            "CCACHE_DIR": str(ctx.cache.root / "ccache"),
+            "CCACHE_NOHASHDIR": "1",  # objects are shared between trees
+            "CCACHE_MAXSIZE": "20G",
+            "CCACHE_STATSLOG": str(stats),
+        }
+    return {
+        **kept,
+        "LANG": "C.UTF-8",
+        "KBUILD_BUILD_TIMESTAMP": "2020-01-01",
+        "KBUILD_BUILD_USER": "kpatchlab",
+        "KBUILD_BUILD_HOST": "kpatchlab",
+        "KBUILD_BUILD_VERSION": "1",
+        "KPATCHLAB_CC": "ccache gcc" if ccache else "gcc",
+        "KPATCHLAB_FAILURES": str(record_dir),
+        "PYTHONDONTWRITEBYTECODE": "1",  # the tree's own scripts, in the user's own tree
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What make came to.
+
+    Attributes:
+        fault: why there is no kernel, or None.
+        records: objects that did not compile.
+        compiled: objects that the compiler really made; what ccache handed out is not among them.
+        total: objects there are.
+        log: make's output, its head and its tail.
+    """
+
+    fault: failures.Fault | None
+    records: Sequence[failures.Record]
+    compiled: int
+    total: int
+    log: str
+
+
+class Job:
+    """The compilation of one kernel.
+
+    Args:
+        tree: the source, series applied; never written to.
+        obj: the object directory, configured.
+        work: where records and logs go.
+    """
+
+    def __init__(self, name: str, tree: Path, obj: Path, work: Path, ctx: BuildContext) -> None:
+        self.name, self.tree, self.obj, self.work, self.ctx = name, tree, obj, work, ctx
+        self.jobs = ctx.jobs or os.cpu_count() or 1
+        self._records = work / "failures"
+        self._stats = work / "ccache-stats.log"
+        self.env: Mapping[str, str] = build_environment(ctx, self._records, self._stats)
+        for path in (tree, obj):
+            if re.search(r"[\s:]", str(path)):
+                raise HostError(
+                    f"{path}: kbuild cannot work below a path with blanks or colons",
+                    hint="set KPATCHLAB_CACHE, or move the tree",
+                )
+
+    def run(self) -> Compiled:
+        """Run make to its end.
+
+        Raises:
+            HostError: the disk is full, memory ran out, make is missing.
+            BuildCancelled: `cancel` was set.
+        """
+        self._records.mkdir(parents=True, exist_ok=True)
+        failures.forget(failures.read_records(self._records), self.obj)
+        self._stats.unlink(missing_ok=True)
+        compiler = self.obj / "cc.sh"
+        shutil.copy(Path(__file__).with_name("cc.sh"), compiler)
+        compiler.chmod(0o755)
+        seen = _Seen(self.name, self.ctx, self._estimate(), sum(1 for _ in self._objects()))
+        result = proc.run(
+            # KBUILD_MODPOST_WARN: a symbol that a stub should export is missing; `missing_modules` sorts that out
+            [*self._make(), f"-j{self.jobs}", "KBUILD_MODPOST_WARN=1", "all"],
+            timeout_s=MAKE_S,
+            check=False,
+            cwd=self.tree,
+            env=self.env,
+            nice=NICE,
+            cancel=self.ctx.cancel,
+            on_line=seen.line,
+        )
+        self.ctx.check_cancel()
+        records = failures.read_records(self._records)
+        log = result.stdout + result.stderr
+        if result.timed_out:
+            raise HostError(f"{self.name}: make did not end in {MAKE_S / 3600:.0f} hours")
+        fault = self._fault(result, records) if result.status != 0 else None
+        total = sum(1 for _ in self._objects())
+        return Compiled(fault, records, self._compiled(seen.fresh), total, log)
+
+    def release(self) -> str:
+        """Return `uname -r` of the kernel, "" where make did not come that far."""
+        path = self.obj / "include/config/kernel.release"
+        return path.read_text().strip() if path.exists() else ""
+
+    def image(self) -> Path:
+        """Return the bootable image, where virtme-ng's table of architectures says it is."""
+        from virtme import architectures
+
+        return self.obj / str(architectures.get(self.ctx.arch).kimg_path())
+
+    def built_modules(self) -> dict[str, Path]:
+        """Return the modules that make linked: name -> .ko with its debug information."""
+        order = self.obj / "modules.order"
+        lines = order.read_text().split() if order.exists() else []
+        # Up to 6.1 modules.order names .ko files, from 6.2 on (f65a486821cf) .o files.
+        paths = [self.obj / line.removeprefix("./") for line in lines]
+        found = [path.with_suffix(".ko") for path in paths]
+        return {failures.normal(path.stem): path for path in found if path.exists()}
+
+    def install_modules(self, root: Path) -> None:
+        """Install every module, stripped, below `root`/lib/modules; depmod comes later, when it is known what stays."""
+        words = [f"INSTALL_MOD_PATH={root}", "INSTALL_MOD_STRIP=1", "DEPMOD=true", "modules_install"]
+        root.mkdir(parents=True, exist_ok=True)
+        if (self.obj / "modules.order").exists():
+            proc.run(
+                [*self._make(), *words], timeout_s=QUICK_S * 5, cwd=self.tree, env=self.env, on_line=self.ctx.verbose
+            )
+
+    def missing_modules(self, records: Sequence[failures.Record], built: Mapping[str, Path]) -> list[ModuleFailure]:
+        """Return every module that cannot be used: not compiled, or in need of a symbol that nothing exports."""
+        failed = failures.module_failures(records, self.tree)
+        if not built or not (self.obj / "Module.symvers").exists():
+            return failed
+        sources = {
+            module: failures.relative(record.source, self.tree) for record in records for module in record.modules
+        }
+        links = failures.read_links(self.obj, built)
+        links = failures.unresolved(links, failed, self.tree, sources)
+        broken = {failure.module for failure in failed}
+        for module, symbols in sorted(links.undefined.items()):
+            if module not in broken:
+                place = str(built[module].relative_to(self.obj))
+                names = ", ".join(sorted(symbols)[:5])
+                failed.append(ModuleFailure(module, place, 0, f"undefined symbol: {names}", ""))
+        return failures.with_dependents(failed, links)
+
+    def _make(self) -> list[str]:
+        arch = config.source_arch(self.ctx.arch)
+        words = ["make", f"O={config.object_path(self.tree, self.obj)}", f"ARCH={arch}"]
+        return [*words, f"CC={self.obj / 'cc.sh'}", "LOCALVERSION="]
+
+    def _objects(self) -> Iterator[Path]:
+        """Yield the command file of each object that was compiled or assembled for the kernel."""
+        for folder, names, files in os.walk(self.obj):
+            if folder == str(self.obj):
+                names[:] = [name for name in names if name not in {"scripts", "tools", "include"}]
+            for file in files:
+                if file.startswith(".") and file.endswith(".o.cmd") and not file.endswith((".mod.o.cmd", ".lto.o.cmd")):
+                    yield Path(folder, file)
+
+    def _estimate(self) -> int:
+        """Return how many objects this kernel has: an earlier build's count, else from its configuration."""
+        import json
+
+        symbols = len(config.read_config(self.obj / ".config"))
+        best = (symbols // 5, 0)  # (distance in symbols, objects): a fifth off is another kind of kernel
+        for path in self.ctx.cache.root.glob("kernel/*/build.json"):
+            try:
+                total = int(json.loads(path.read_text())["objects_total"])
+                distance = abs(len(config.read_config(path.with_name("config"))) - symbols)
+            except (OSError, ValueError, KeyError):
+                continue
+            if total and distance < best[0]:
+                best = (distance, total)
+        return best[1] or OBJECTS_PER_SYMBOL * symbols
+
+    def _compiled(self, seen: int) -> int:
+        try:
+            return sum(1 for line in self._stats.read_text().splitlines() if line == "cache_miss")
+        except OSError:  # no ccache: every object that make announced was compiled
+            return seen
+
+    def _fault(self, result: proc.Result, records: Sequence[failures.Record]) -> failures.Fault:
+        text = result.stdout + result.stderr
+        if _NO_ROOM.search(text):
+            raise HostError(
+                f"no space left while building {self.name} in {self.obj}", hint="kpatchlab clean frees cached artifacts"
+            )
+        if _NO_MEMORY.search(text):
+            raise HostError(
+                f"the compiler was killed while building {self.name}: out of memory?",
+                hint="fewer jobs: limits.build_jobs",
+            )
+        builtin = [record for record in records if record.builtin]
+        if builtin:
+            fault = failures.first_fault(builtin[0].output, self.tree)
+            return (
+                fault if fault.file else failures.Fault(failures.relative(builtin[0].source, self.tree), 0, fault.text)
+            )
+        return failures.first_fault(result.stderr, self.tree, make=True)
+
+
+class _Seen:
+    """Counts what make announces, and passes it on."""
+
+    def __init__(self, name: str, ctx: BuildContext, estimate: int, done: int) -> None:
+        self._name, self._ctx, self._estimate, self._done = name, ctx, estimate, done
+        self.fresh = 0
+        self._tell()
+
+    def line(self, text: str) -> None:
+        """Take one line of make's output."""
+        self._ctx.verbose(text)
+        if _COMPILES.match(text):
+            self.fresh += 1
+            self._done += 1
+            self._tell()
+
+    def _tell(self) -> None:
+        total = max(self._estimate, self._done)
+        self._ctx.progress(BuildProgress(self._name, "compile", self._done, total))

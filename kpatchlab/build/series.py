@@ -1,0 +1,320 @@
+"""Patch series: reading them (one function a type, one row in `SERIES`) and applying them, strictly.
+
+A patch applies where its context stands unchanged, maybe some lines up or down, or it does not apply: no fuzz,
+no three-way merge. What is tested is then what was posted.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kpatchlab import proc
+from kpatchlab.build import git
+from kpatchlab.build.context import BuildContext
+from kpatchlab.cache import content_key
+from kpatchlab.errors import HostError, LabError, UserError
+
+APPLY_S = 120.0
+B4_S = 300.0
+_NUMBERED = re.compile(r"\[[^\]]*?(\d+)/(\d+)[^\]]*\]")
+_DIFF = re.compile(rb"^(diff --git |--- )", re.MULTILINE)
+_HUNK = re.compile(r"^@@ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """One patch: `name` says where it is from (file, or n/m of a mailbox), `strip` is the N of `patch -pN`."""
+
+    name: str
+    subject: str
+    data: bytes
+    strip: int = 1
+
+    def __str__(self) -> str:
+        """Return name and subject, for messages."""
+        return f"{self.name} ({self.subject})" if self.subject else self.name
+
+
+def read_series(items: Sequence[Any], ctx: BuildContext) -> list[Patch]:
+    """Return every patch of a recipe's `series`, in the order in which they apply.
+
+    Raises:
+        UserError: a type that is not known, a file that is not there, a series without a patch.
+        HostError: a series from the network cannot be had.
+    """
+    patches: list[Patch] = []
+    for item in items:
+        if item.type not in SERIES:
+            raise UserError(f"series type {item.type!r} is not known", hint=f"one of {', '.join(sorted(SERIES))}")
+        found = SERIES[item.type](item, ctx)
+        if not found:
+            where = getattr(item, "path", None) or getattr(item, "id", None) or getattr(item, "range", "")
+            raise UserError(
+                f"series {item.type} {where}: there is no patch in it", hint="is it the cover letter alone?"
+            )
+        patches += found
+    return patches
+
+
+def series_key(patches: Sequence[Patch]) -> str:
+    """Return the content key of a series, "" for none: the diffs alone, so that a reworded mail changes nothing."""
+    return content_key([(patch.strip, _diff(patch.data).hex()) for patch in patches]) if patches else ""
+
+
+def describe(items: Sequence[Any], patches: Sequence[Patch]) -> str:
+    """Return one line for people, "" for no series."""
+    words = [
+        f"{item.type} {getattr(item, 'id', None) or getattr(item, 'range', None) or getattr(item, 'path', '')}"
+        for item in items
+    ]
+    return f"{len(patches)} patches: {'; '.join(words)}" if patches else ""
+
+
+def apply_series(patches: Sequence[Patch], tree: Path, ctx: BuildContext) -> None:
+    """Apply every patch to the plain tree at `tree`.
+
+    Raises:
+        UserError: names the first patch that does not apply, and each file, hunk and line where it does not.
+    """
+    env = git.environment(
+        GIT_CEILING_DIRECTORIES=str(tree.parent),  # a repository around the cache must not catch the paths
+        GIT_CONFIG_GLOBAL="/dev/null",
+        GIT_CONFIG_NOSYSTEM="1",
+    )
+    for number, patch in enumerate(patches, 1):
+        ctx.check_cancel()
+        ctx.verbose(f"applying {patch}")
+        words = ["git", "apply", f"-p{patch.strip}", "--whitespace=nowarn", "-"]
+        result = proc.run(words, timeout_s=APPLY_S, check=False, cwd=tree, env=env, input_bytes=patch.data)
+        if result.status != 0:
+            undone = proc.run(
+                [*words[:-1], "--reverse", "--check", "-"],
+                timeout_s=APPLY_S, check=False, cwd=tree, env=env, input_bytes=patch.data,
+            )  # fmt: skip
+            raise _failure(patch, number, len(patches), result.stderr, already=undone.status == 0)
+
+
+def _failure(patch: Patch, number: int, total: int, stderr: str, *, already: bool) -> UserError:
+    text = patch.data.decode("utf-8", "replace")
+    details = []
+    for line in stderr.splitlines():
+        if match := re.match(r"error: patch failed: (.+):(\d+)$", line):
+            details.append(_hunk(text, match[1], int(match[2])))
+        elif line.startswith("error: ") and not line.endswith("patch does not apply"):
+            details.append(line.removeprefix("error: "))
+    place = details[0].splitlines()[0] if details else (stderr.strip().splitlines() or ["git apply says nothing"])[-1]
+    hint = "the tree is not the one that the series was made for; name its base as source.revision"
+    if already:
+        hint = "it is in the tree already: take it out of the series, or start from an older revision"
+    return UserError(f"patch {number} of {total} does not apply: {patch}: {place}", hint=hint, details=tuple(details))
+
+
+def _hunk(text: str, file: str, line: int) -> str:
+    """Return "FILE:LINE: hunk N of M" and the hunk's text, for the hunk of `file` that starts at `line`."""
+    parts = re.split(r"^(?=--- )", text, flags=re.MULTILINE)
+    part = next((part for part in parts if re.match(rf"--- \S+\n\+\+\+ (?:[^/\n]+/)*?{re.escape(file)}\s", part)), "")
+    hunks = list(_HUNK.finditer(part))
+    for number, hunk in enumerate(hunks, 1):
+        if int(hunk[1]) == line:
+            end = hunks[number].start() if number < len(hunks) else len(part)
+            body = part[hunk.start() : end].splitlines()
+            body = body[
+                : next((i for i, row in enumerate(body[1:], 1) if row[:1] not in {" ", "+", "-", "\\", ""}), None)
+            ]
+            return "\n".join([f"{file}:{line}: hunk {number} of {len(hunks)}", *body[:25]])
+    return f"{file}:{line}"
+
+
+def _diff(data: bytes) -> bytes:
+    match = _DIFF.search(data)
+    return data[match.start() :] if match else data
+
+
+# ---------------------------------------------------------------------------------------------- readers
+
+
+def split_mbox(data: bytes, name: str) -> list[Patch]:
+    """Return the patches of a mailbox: replies and cover letters left out, [PATCH n/m] put in order.
+
+    Raises:
+        UserError: two patches have one number, as when a mailbox holds two versions of a series.
+    """
+    if data[:2] == b"\x1f\x8b":
+        data = gzip.decompress(data)
+    with tempfile.TemporaryDirectory(prefix="kpatchlab-mbox-") as scratch:
+        folder = Path(scratch)
+        mbox = folder / "mbox"
+        mbox.write_bytes(data)
+        env = git.environment()
+        words = ["git", "mailsplit", "-b", "--keep-cr", f"-o{folder}", str(mbox)]
+        proc.run(words, timeout_s=APPLY_S, env=env, cwd=folder)
+        found = [_mail(mail, folder, name) for mail in sorted(folder.glob("[0-9]*"))]
+    patches = [patch for patch in found if patch]
+    numbers = [_NUMBERED.search(patch.name) for patch in patches]
+    if not all(numbers):
+        return patches
+    order = [int(match[1]) for match in numbers if match]
+    if twice := [number for number in sorted(set(order)) if order.count(number) > 1]:
+        raise UserError(
+            f"{name}: patch {twice[0]} is in it {order.count(twice[0])} times: several versions of a series?",
+            hint="b4 am picks one version: series: {type: message-id, id: ...}",
+        )
+    return [patch for _, patch in sorted(zip(order, patches, strict=True), key=lambda pair: pair[0])]
+
+
+def _mail(mail: Path, folder: Path, name: str) -> Patch | None:
+    """Return the patch of one mail, decoded; None where it has none or answers one."""
+    message, diff = folder / "message", folder / "diff"
+    words = ["git", "mailinfo", "--encoding=UTF-8", "-b", str(message), str(diff)]
+    text = mail.read_bytes()
+    result = proc.run(words, timeout_s=APPLY_S, env=git.environment(), cwd=folder, input_bytes=text)
+    head = dict(line.split(": ", 1) for line in result.stdout.splitlines() if ": " in line)
+    subject = head.get("Subject", "")
+    if subject.lower().startswith("re:") or not _DIFF.search(diff.read_bytes()):
+        return None
+    title = re.sub(r"^(\[[^\]]*\]\s*)+", "", subject)
+    tag = _NUMBERED.search(subject)
+    return Patch(f"{name} [{tag[1]}/{tag[2]}]" if tag else name, title, diff.read_bytes())
+
+
+def _from_file(path: Path, strip: int = 1) -> list[Patch]:
+    """Return what one file holds: mails where it starts like one, else a plain diff (its first line is its title)."""
+    data = _read(path)
+    if re.match(rb"(\x1f\x8b|From |From:|Return-Path:|Received:|Message-I[Dd]:|Date:|Subject:)", data):
+        return [Patch(path.name, patch.subject, patch.data, strip) for patch in split_mbox(data, path.name)]
+    if not _DIFF.search(data):
+        return []
+    head = data[: len(data) - len(_diff(data))].decode("utf-8", "replace").strip().splitlines()
+    return [Patch(path.name, head[0] if head else "", data, strip)]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", hint="paths in a recipe start at the kernels folder") from None
+
+
+def _mbox(item: Any, ctx: BuildContext) -> list[Patch]:
+    """`{type: mbox, path:}`: a mailbox, gzipped or not; "-" is standard input, read once."""
+    if item.path == "-":
+        return split_mbox(_standard_input(), "standard input")
+    path = ctx.path(item.path)
+    return split_mbox(_read(path), path.name)
+
+
+_stdin: list[bytes] = []
+
+
+def _standard_input() -> bytes:
+    if not _stdin:
+        if sys.stdin.isatty():
+            raise UserError(
+                "the series is to come from standard input, and that is a terminal", hint="... < series.mbox"
+            )
+        _stdin.append(sys.stdin.buffer.read())
+    return _stdin[0]
+
+
+def _patches(item: Any, ctx: BuildContext) -> list[Patch]:
+    """`{type: patches, path:}`: every *.patch and *.diff of a folder, by name."""
+    folder = ctx.path(item.path)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder", hint="for a single file: {type: mbox, path: ...}")
+    files = sorted(path for path in folder.iterdir() if path.suffix in {".patch", ".diff"})
+    return [patch for path in files for patch in _from_file(path)]
+
+
+def _quilt(item: Any, ctx: BuildContext) -> list[Patch]:
+    """`{type: quilt, path:}`: a folder with a `series` file: one patch a line, `#` for comments, -pN as in quilt."""
+    folder = ctx.path(item.path)
+    patches: list[Patch] = []
+    for line in _read(folder / "series").decode().splitlines():
+        words = re.sub(r"(^|\s)#.*", "", line).split()
+        if not words:
+            continue
+        strip = 1
+        for option in words[1:]:
+            if not (match := re.fullmatch(r"-p([\dab]+)", option)):
+                raise UserError(f"{folder}/series: option {option!r} of {words[0]} is not known", hint="only -pN")
+            strip = int(match[1]) if match[1].isdigit() else 1  # -pab: quilt's word for a/ and b/
+        patches += _from_file(folder / words[0], strip)
+    return patches
+
+
+def _git(item: Any, ctx: BuildContext) -> list[Patch]:
+    """`{type: git, path: or url:, range: base..tip}`: the commits of a range, as git format-patch prints them."""
+    if ".." not in item.range:
+        raise UserError(f"series range {item.range!r} is not BASE..TIP", hint="for instance v6.3-rc2..my-branch")
+    if getattr(item, "url", None):
+        repository = git.open_url(item.url, ctx)
+        base, tip = (git.resolve_url(repository, name) for name in re.split(r"\.\.+", item.range, maxsplit=1))
+        git.fetch(repository, tip, tip, ctx, history=True)
+        revisions = f"{base}..{tip}"
+    else:
+        repository = git.open_local(ctx.path(item.path))
+        for name in filter(None, re.split(r"\.\.+", item.range, maxsplit=1)):
+            if not repository.commit(name):
+                raise UserError(
+                    f"{repository.path} has no revision {name!r}", hint="git fetch it there, then try again"
+                )
+        revisions = item.range
+    with tempfile.TemporaryFile() as handle:
+        words = ["git", "-C", str(repository.path), "format-patch", "--stdout", "--binary", "--full-index"]
+        words += ["--no-signature", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/", revisions]
+        proc.run(words, timeout_s=APPLY_S, env=git.environment(), stdout_to=handle)
+        handle.seek(0)
+        data = handle.read()
+    return split_mbox(data, item.range) if data else []
+
+
+def _message_id(item: Any, ctx: BuildContext) -> list[Patch]:
+    """`{type: message-id, id:}`: a thread of the kernel's mailing lists, through `b4 am`; fetched once."""
+    beside = Path(sys.executable).parent / "b4"
+    program = str(beside) if beside.exists() else shutil.which("b4")
+    if not program:
+        raise HostError("b4 is not installed", hint="pip install b4")
+    wanted = item.id.strip().strip("<>")
+
+    def fetch(work: Path) -> None:
+        words = [program, "am", "--no-add-trailers", "-o", "-", wanted]
+        with (work / "series.mbox").open("wb") as handle:
+            result = proc.run(words, timeout_s=B4_S, check=False, cwd=work, stdout_to=handle, cancel=ctx.cancel)
+        ctx.check_cancel()
+        if result.status != 0 or (work / "series.mbox").stat().st_size == 0:
+            raise _b4_failure(wanted, result)
+
+    path = ctx.cache.get("series", content_key("b4", wanted), fetch, label=f"series {wanted}")
+    return split_mbox(_read(path / "series.mbox"), wanted)
+
+
+def _b4_failure(wanted: str, result: proc.Result) -> LabError:
+    text = result.stderr
+    if result.timed_out or re.search(
+        r"ConnectionError|Max retries|resolve|Network|timed out|CRITICAL.*(50\d|querying)", text
+    ):
+        return HostError(
+            f"b4 cannot reach the mailing lists' archive for {wanted}",
+            hint="is there a network? a saved mailbox does as well: series: {type: mbox, path: ...}",
+            details=tuple(text.strip().splitlines()[-3:]),
+        )
+    last = (text.strip().splitlines() or ["it says nothing"])[-1]
+    return UserError(f"b4 finds no series for {wanted}: {last}", hint="is the message-id right, without < and >?")
+
+
+SERIES: dict[str, Callable[[Any, BuildContext], list[Patch]]] = {
+    "git": _git,
+    "mbox": _mbox,
+    "message-id": _message_id,
+    "patches": _patches,
+    "quilt": _quilt,
+}
+"""Type -> its reader. A new type is a function above and a row here."""

@@ -1,0 +1,272 @@
+"""Whole builds of the fake tree: what comes out, what is survived, what is blamed on whom."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+from build_fixtures import Bench
+
+from kpatchlab.build import BuildCancelled, build_kernel, kernel_key
+from kpatchlab.build import make as make_module
+from kpatchlab.errors import HostError, UserError
+from kpatchlab.model import Outcome
+
+BROKEN = '#include <module.h>\nint broken(void)\n{\n\treturn nothing_of_that_name;\n}\nMODULE_LICENSE("GPL");\n'
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def build(bench, recipe=None, ctx=None):
+    return build_kernel(recipe or bench.recipe(), "k", ctx or bench.ctx)
+
+
+def test_a_kernel_is_built_and_then_found(bench):
+    result = build(bench)
+    assert (result.outcome, result.release, result.objects_total) == (Outcome.PASS, "6.0.0-fake", 7), bench.lines
+    folder = bench.ctx.cache.path("kernel", result.key)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        ".meta.json", "vmlinuz", "vmlinux", "config", "System.map", "modules.erofs", "modules.dep", "modules-debug",
+        "build.json", "module-failures.json",
+    }  # fmt: skip
+    assert json.loads((folder / "build.json").read_text())["path"] == ""
+    assert "kernel/drivers/gamma.ko: " in (folder / "modules.dep").read_text()
+    assert {path.name for path in (folder / "modules-debug").rglob("*.ko")} == {
+        "alpha.ko", "fake-beta.ko", "gamma.ko", "delta.ko",
+    }  # fmt: skip
+    phases = list(dict.fromkeys(item.phase for item in bench.progress))
+    assert phases == ["source", "config", "compile", "package", "done"]
+    assert max(item.done for item in bench.progress) == 7
+    again = build(bench)
+    assert again.cached
+    assert (again.key, again.path) == (result.key, str(folder))
+
+
+def test_the_users_tree_is_never_touched(bench):
+    bench.repository()
+    before = bench.snapshot()
+    build(bench)
+    assert bench.snapshot() == before
+    bench.write("drivers/delta.c", BROKEN)
+    before = bench.snapshot()
+    build(bench)
+    assert bench.snapshot() == before
+    assert bench.git("status", "--porcelain") == "M drivers/delta.c"
+
+
+def test_a_tree_configured_in_place_is_refused(bench):
+    bench.write(".config", "")
+    with pytest.raises(UserError, match="was configured in place") as caught:
+        build(bench)
+    assert "mrproper" in caught.value.hint
+
+
+def test_an_edit_compiles_only_what_it_touches(bench):
+    build(bench)
+    bench.sub("drivers/delta.c", "core_send(0)", "core_send(1)")
+    result = build(bench)
+    assert result.objects_total == 7
+    assert sum(line.startswith("  CC") for line in bench.lines) == 8
+
+
+def test_a_module_that_does_not_compile_costs_that_module(bench):
+    bench.write("drivers/beta/two.c", BROKEN)
+    result = build(bench)
+    assert result.outcome is Outcome.PASS, result
+    (failure,) = result.module_failures
+    assert (failure.module, failure.source, failure.line) == ("fake_beta", "drivers/beta/two.c", 4)
+    assert "nothing_of_that_name" in failure.error
+    assert "nothing_of_that_name" in failure.log
+    folder = bench.ctx.cache.path("kernel", result.key)
+    modules = {line.split(":")[0] for line in (folder / "modules.dep").read_text().splitlines()}
+    assert "kernel/drivers/beta/fake-beta.ko" not in modules
+    assert "kernel/drivers/delta.ko" in modules
+
+
+def test_dependents_of_a_failed_module_are_named_and_left_out(bench):
+    bench.sub("drivers/beta/one.c", "return alpha_call()", "return alpha_call(1)")
+    result = build(bench)
+    (failure,) = result.module_failures
+    assert failure.dependents == ("gamma",)
+    text = (bench.ctx.cache.path("kernel", result.key) / "modules.dep").read_text()
+    assert sorted(line.split(":")[0] for line in text.splitlines()) == [
+        "kernel/drivers/alpha.ko",
+        "kernel/drivers/delta.ko",
+    ]
+
+
+def test_dependents_through_others(bench):
+    bench.sub("drivers/alpha.c", "return core_answer();", "return core_answer()")
+    failure = build(bench).module_failures[0]
+    assert (failure.module, failure.dependents) == ("alpha", ("fake_beta", "gamma"))
+
+
+def test_every_failed_module_is_found_in_one_pass(bench):
+    bench.write("drivers/delta.c", BROKEN)
+    bench.write("drivers/beta/two.c", BROKEN)
+    result = build(bench)
+    assert {failure.module for failure in result.module_failures} == {"delta", "fake_beta"}
+
+
+def test_a_symbol_that_nobody_exports_any_more_fails_its_user(bench):
+    bench.sub("core/net.c", "EXPORT_SYMBOL(core_send);", "")
+    result = build(bench)
+    assert {(f.module, f.error) for f in result.module_failures} == {
+        ("delta", "undefined symbol: core_send"),
+        ("fake_beta", "undefined symbol: core_send"),
+    }
+    assert {f.dependents for f in result.module_failures if f.module == "fake_beta"} == {("gamma",)}
+
+
+def test_a_repaired_module_is_compiled_again(bench):
+    good = (bench.tree / "drivers/delta.c").read_text()
+    bench.write("drivers/delta.c", BROKEN)
+    assert build(bench).module_failures
+    bench.write("drivers/delta.c", good)
+    assert not build(bench).module_failures
+
+
+def test_built_in_code_that_does_not_compile_blocks(bench):
+    bench.sub("core/net.c", "return 0;", "return zero;")
+    result = build(bench)
+    assert (result.outcome, result.error_file, result.error_line) == (Outcome.BLOCKED, "core/net.c", 7)
+    assert "zero" in result.error
+    assert result.log_tail
+    assert result.path == ""
+    assert not bench.ctx.cache.has("kernel", result.key)
+
+
+def test_a_full_disk_is_the_hosts_fault(bench):
+    bench.write("fail", "nospace\n")
+    with pytest.raises(HostError, match="no space left"):
+        build(bench)
+
+
+def test_too_little_room_is_said_before_anything_is_unpacked(bench):
+    with pytest.raises(HostError, match="GiB free"):
+        build(bench, ctx=bench.context(min_free_bytes=1 << 60))
+
+
+def test_a_tree_that_cannot_be_configured(bench):
+    bench.write("fail", "config\n")
+    with pytest.raises(UserError, match="Kconfig:3: syntax error"):
+        build(bench)
+
+
+def test_cancel_is_prompt_and_the_next_try_goes_on(bench):
+    bench.write("fail", "hang\n")
+    cancel = threading.Event()
+    threading.Timer(1.5, cancel.set).start()
+    begin = time.monotonic()
+    with pytest.raises(BuildCancelled):
+        build(bench, ctx=bench.context(cancel=cancel))
+    assert time.monotonic() - begin < 10
+    (bench.tree / "fail").unlink()
+    assert build(bench).outcome is Outcome.PASS
+
+
+def test_a_killed_build_goes_on_where_it_was(bench, monkeypatch):
+    recipe = bench.recipe(series=[{"type": "patches", "path": "patches"}])
+    patch_delta(bench)
+    whole = make_module.Job.install_modules
+
+    def killed(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(make_module.Job, "install_modules", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(bench, recipe)
+    assert sum(line.startswith("  CC") for line in bench.lines) == 7
+    monkeypatch.setattr(make_module.Job, "install_modules", whole)
+    assert build(bench, recipe).outcome is Outcome.PASS
+    assert sum(line.startswith("  CC") for line in bench.lines) == 7
+
+
+def test_a_stub_of_a_killed_build_is_not_taken_for_an_object(bench, monkeypatch):
+    bench.write("drivers/delta.c", BROKEN)
+    whole = make_module.Job.install_modules
+    monkeypatch.setattr(make_module.Job, "install_modules", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        build(bench)
+    monkeypatch.setattr(make_module.Job, "install_modules", whole)
+    assert [failure.module for failure in build(bench).module_failures] == ["delta"]
+
+
+def test_without_ccache_it_builds_as_well(bench, monkeypatch):
+    real = make_module.shutil.which
+    monkeypatch.setattr(
+        make_module.shutil, "which", lambda name, *a, **k: None if name == "ccache" else real(name, *a, **k)
+    )
+    result = build(bench)
+    assert (result.outcome, result.objects_compiled) == (Outcome.PASS, 7)
+
+
+def test_ccache_serves_another_tree_from_the_first_ones_objects(bench):
+    if not make_module.shutil.which("ccache"):
+        pytest.skip("no ccache on this host")
+    patch_delta(bench)
+    series = [{"type": "patches", "path": "patches"}]
+    bench.repository()
+    git = {"type": "git", "path": str(bench.tree), "revision": "HEAD"}
+    without = build(bench, bench.recipe(source=git))
+    changed = build(bench, bench.recipe(source=git, series=series))
+    assert (without.objects_compiled, changed.objects_compiled) == (7, 1)
+    assert without.base_key == changed.base_key
+    assert without.key != changed.key
+
+
+def test_a_tree_that_changes_while_it_is_built_is_not_published(bench, monkeypatch):
+    whole = make_module.Job.run
+
+    def edited(self):
+        outcome = whole(self)
+        bench.write("drivers/delta.c", BROKEN)
+        return outcome
+
+    monkeypatch.setattr(make_module.Job, "run", edited)
+    with pytest.raises(UserError, match="changed while it was being built"):
+        build(bench)
+
+
+def test_config_misses_come_with_their_reason(bench):
+    wish = {"EPSILON": "y", "HIDDEN": "y", "NOWHERE": "m", "BETA": "y"}
+    misses = {miss.symbol: miss for miss in build(bench, bench.recipe(config_set=wish)).config_misses}
+    assert misses["NOWHERE"].reason == "no such symbol in this tree"
+    assert misses["EPSILON"].reason == "depends on (ABSENT || DELTA=y) (ABSENT=n, DELTA=m)"
+    assert "no prompt" in misses["HIDDEN"].reason
+    assert "BETA" not in misses
+
+
+def test_the_callers_environment_does_not_leak_in(bench, monkeypatch):
+    for name, value in {"CC": "false", "ARCH": "arm64", "KCFLAGS": "-O9", "MAKEFLAGS": "n", "O": "/nowhere"}.items():
+        monkeypatch.setenv(name, value)
+    assert build(bench).outcome is Outcome.PASS
+
+
+def test_key_is_stable_and_sees_each_input(bench):
+    patch_delta(bench)
+    base = kernel_key(bench.recipe(), bench.ctx)
+    assert kernel_key(bench.recipe(), bench.ctx) == base
+    changed = {
+        kernel_key(bench.recipe(config_set={"DELTA": "n"}), bench.ctx),
+        kernel_key(bench.recipe(series=[{"type": "patches", "path": "patches"}]), bench.ctx),
+        base,
+    }
+    bench.sub("core/net.c", "return 0;", "return  0;")
+    changed.add(kernel_key(bench.recipe(), bench.ctx))
+    assert len(changed) == 4
+
+
+def patch_delta(bench):
+    folder = bench.lab / "kernels/patches"
+    folder.mkdir(exist_ok=True)
+    (folder / "0001.patch").write_text(
+        "Delta sends with a flag\n\n--- a/drivers/delta.c\n+++ b/drivers/delta.c\n@@ -4,5 +4,5 @@ context\n"
+        ' int delta_call(void)\n {\n-\treturn core_send(0);\n+\treturn core_send(1);\n }\n MODULE_LICENSE("GPL");\n'
+    )
