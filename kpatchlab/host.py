@@ -14,9 +14,9 @@ from kpatchlab import packages
 from kpatchlab.cache import Cache
 from kpatchlab.executor import available_mib
 from kpatchlab.guest.accel import Accel, probe_accel
-from kpatchlab.guest.vm import MachineShape
+from kpatchlab.guest.vm import MachineShape, Qemu
 from kpatchlab.lab import Machine
-from kpatchlab.qemu_find import Qemu, find_qemu
+from kpatchlab.qemu_find import find_qemu
 
 GIB = 1 << 30
 WANTED_DISK_GIB = 20
@@ -31,17 +31,21 @@ class Host:
 
     Args:
         qemu_choice: "auto", "host" or "debian", as in lab.yaml.
+        notes: what people should know of these choices.
     """
 
     cache: Cache
     mirror: str = ""
     qemu_choice: str = "auto"
+    notes: list[str] = field(default_factory=list)
     _found: dict[str, object] = field(default_factory=dict)
 
     def accel(self) -> Accel:
         """Return KVM where a probe guest really ran on it, else TCG, with the reason."""
         if "accel" not in self._found:
-            self._found["accel"] = probe_accel(self.cache, find_qemu("host", self.cache, self.mirror, kvm_works=None))
+            # The probe's QEMU is the one that guests get if KVM works.
+            probe = find_qemu("host" if self.qemu_choice == "auto" else self.qemu_choice, self.cache, self.mirror)
+            self._found["accel"] = probe_accel(self.cache, probe)
         found = self._found["accel"]
         assert isinstance(found, Accel)
         return found
@@ -50,7 +54,9 @@ class Host:
         """Return the QEMU that guests run in."""
         if "qemu" not in self._found:
             kvm = self.accel().name == "kvm"
-            self._found["qemu"] = find_qemu(self.qemu_choice, self.cache, self.mirror, kvm_works=kvm)
+            self._found["qemu"] = find_qemu(
+                self.qemu_choice, self.cache, self.mirror, kvm_works=kvm, note=self.notes.append
+            )
         found = self._found["qemu"]
         assert isinstance(found, Qemu)
         return found
@@ -166,7 +172,7 @@ def _qemu(host: Host) -> Check:
             "under TCG, QEMU 10 forks and executes programs 3 to 4 times faster; "
             "`qemu: auto` in lab.yaml unpacks one beside the host's",
         )
-    return Check("qemu", "ok", f"QEMU {version} ({qemu.source})")
+    return Check("qemu", "ok", f"QEMU {version}, {'unpacked beside the host' if qemu.unpacked else qemu.path}")
 
 
 def _memory() -> Check:

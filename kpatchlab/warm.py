@@ -93,10 +93,10 @@ def prepared(base: SavedGuest, how: Preparation, cache: Cache, label: str) -> Sa
         with _started(lambda: resume(base, console_path=work / "own-console.log"), work) as guest:
             prepare(guest, how)
             (work / "console.log").write_bytes(console_of(base) + guest.console.data())
-            shutil.copy(base.state.parent / "symbols", work)
+            shutil.copy(base.path / "symbols", work)
             guest.save(work)
 
-    key = content_key(str(base.state), how.key())
+    key = content_key(str(base.path), how.key())
     return SavedGuest.load(cache.get("saved", key, make, label=f"prepared {label}"))
 
 
@@ -153,11 +153,11 @@ class _started:  # noqa: N801 - used as a function
 
 def console_of(saved: SavedGuest) -> bytes:
     """Return what the guest had printed when it was saved, from power-on."""
-    path = saved.state.parent / "console.log"
+    path = saved.path / "console.log"
     return path.read_bytes() if path.exists() else b""
 
 
 def symbols_of(saved: SavedGuest, wanted: Sequence[str]) -> frozenset[str]:
     """Return those of `wanted` that the kernel image's symbol table has (modules' symbols are not in it)."""
-    have = set((saved.state.parent / "symbols").read_text().split()) if wanted else set()
+    have = set((saved.path / "symbols").read_text().split()) if wanted else set()
     return frozenset(name for name in wanted if name in have)

@@ -1,0 +1,281 @@
+"""A job's judgement, on guests that only answer what a test says."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from kpatchlab import job, warm
+from kpatchlab.cache import Cache
+from kpatchlab.errors import GuestLost
+from kpatchlab.guest.vm import Boot, Exit, MachineShape, Qemu, SavedGuest
+from kpatchlab.model import BuildResult, ModuleFailure, Outcome
+from kpatchlab.plan import JobSpec, RoleSpec
+from kpatchlab.scenario import Scenario
+
+OOPS = b"""[    5.123456] BUG: kernel NULL pointer dereference, address: 0000000000000008
+[    5.123456] #PF: supervisor read access in kernel mode
+[    5.123456] Oops: 0000 [#1] PREEMPT SMP
+[    5.123456] CPU: 0 PID: 77 Comm: cat Not tainted 6.1.0 #1
+[    5.123456] RIP: 0010:opinfo_put+0x12/0x80 [ksmbd]
+[    5.123456] Call Trace:
+[    5.123456]  <TASK>
+[    5.123456]  smb2_open+0x1234/0x2000 [ksmbd]
+[    5.123456]  </TASK>
+[    5.123456] ---[ end trace 0000000000000000 ]---
+"""
+GOOD = b"KTAP version 1\n1..1\nok 1 - data\n"
+
+
+class FakeConsole:
+    def __init__(self):
+        self.bytes = b"[    0.000000] Linux version 6.1.0\n"
+
+    def data(self):
+        return self.bytes
+
+    @property
+    def total(self):
+        return len(self.bytes)
+
+
+class FakeGuest:
+    """Answers commands by their first word; everything else succeeds in silence."""
+
+    def __init__(self, answers):
+        self.answers = answers
+        self.console = FakeConsole()
+        self.lost = None
+        self.ran = []
+        self.closed = False
+
+    def run(self, argv, **more):
+        self.ran.append((tuple(argv), more))
+        answer = self.answers.get(Path(argv[0]).name, b"")
+        if callable(answer):
+            answer = answer(self, argv)
+        if isinstance(answer, BaseException):
+            self.lost = answer
+            raise answer
+        return answer if isinstance(answer, Exit) else ended(answer)
+
+    def identify(self, identity):
+        self.identity = identity
+
+    def put_many(self, files):
+        self.files = {name for name, _, _ in files}
+
+    def close(self):
+        self.closed = True
+
+
+def ended(stdout=b"", status=0, signal=0, stderr=b"", total=None, timed_out=False):
+    return Exit(status, signal, stdout, stderr, len(stdout) if total is None else total, len(stderr), 0.1, timed_out)
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """Return a function that runs a one-role scenario on a fake guest."""
+    folder = tmp_path / "scenarios" / "probe"
+    folder.mkdir(parents=True)
+    (folder / "run.sh").write_text("#!/bin/sh\n")
+    (folder / "run.sh").chmod(0o755)
+    kernel = tmp_path / "kernel"
+    kernel.mkdir()
+    (kernel / "config").write_text("CONFIG_UNIX=y\nCONFIG_NFSD=m\n# CONFIG_TLS is not set\n")
+    (kernel / "modules.dep").write_text("kernel/fs/nfsd/nfsd.ko: kernel/net/sunrpc/sunrpc.ko\n")
+    saved = SavedGuest(tmp_path / "saved", None)
+    saved.path.mkdir()
+    (saved.path / "symbols").write_text("tcp_sendmsg\nsplice_to_socket\n")
+    guests = []
+
+    def play(answers=None, build=None, before=b"", **scenario):
+        (saved.path / "console.log").write_bytes(before)
+        text = {"description": "d", "roles": {"guest": {"run": "run.sh"}}, **scenario}
+        made = Scenario.model_validate({**text, "name": "probe", "folder": folder})
+        guest = FakeGuest({"run.sh": GOOD, **(answers or {})})
+        guests.append(guest)
+        monkeypatch.setattr(warm, "booted", lambda *_: saved)
+        monkeypatch.setattr(warm, "prepared", lambda *_: saved)
+        monkeypatch.setattr(job, "resume", lambda *_, **__: guest)
+        monkeypatch.setattr(job, "SETTLE_S", 0)
+        build = build or BuildResult("with", Outcome.PASS, path=str(kernel))
+        spec = JobSpec("probe@with#1", "probe", {}, {"guest": "with"}, "with", 1,
+                       (RoleSpec("guest", "with", 512, 1),), "base", "default", 10.0)  # fmt: skip
+        shape = MachineShape("x86_64", "tcg", 1, 512, Qemu(Path("/q"), (7,), ("q",)))
+        boots = {"guest": Boot(Path("/v"), Path("/i"), Path("/r"), None, shape)}
+        out = tmp_path / "out"
+        (out / "jobs" / "probe").mkdir(parents=True, exist_ok=True)
+        inputs = job.JobInputs(spec, made, {"with": build}, boots, frozenset({"python3"}), tmp_path, Cache(tmp_path / "c"),
+                               out, out / "jobs" / "probe")  # fmt: skip
+        result = job.run_job(inputs)
+        play.guest = guest
+        return result
+
+    return play
+
+
+def case(result, name):
+    return next(c for c in result.cases if c.name == name)
+
+
+def test_a_good_scenario_passes(bench):
+    result = bench()
+    assert result.outcome is Outcome.PASS
+    assert [c.name for c in result.cases] == ["job", "data", "log: guest"]
+    assert bench.guest.closed
+
+
+def test_an_oops_after_ok_is_a_crash(bench):
+    def oops(guest, _):
+        guest.console.bytes += OOPS
+        return GOOD
+
+    result = bench({"run.sh": oops})
+    assert result.outcome is Outcome.CRASH
+    assert "opinfo_put" in result.message
+    assert case(result, "data").outcome is Outcome.PASS
+    assert case(result, "log: guest").outcome is Outcome.CRASH
+    assert len(result.splats) == 1
+
+
+def test_a_splat_from_before_the_fork_is_not_lost(bench):
+    assert bench(before=OOPS).outcome is Outcome.CRASH
+
+
+def test_a_failed_check_fails_the_job(bench):
+    result = bench({"run.sh": b"KTAP version 1\n1..2\nok 1 - a\nnot ok 2 - b\n"})
+    assert result.outcome is Outcome.FAIL
+    assert result.message.startswith("b")
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome", "words"),
+    [
+        (ended(GOOD, status=3), Outcome.FAIL, "3"),
+        (ended(GOOD, status=-1, signal=9), Outcome.FAIL, "signal 9"),
+        (ended(b"", status=0), Outcome.FAIL, ""),
+        (ended(GOOD, status=-1, signal=15, timed_out=True), Outcome.TIMEOUT, "longer than 10 s"),
+        (ended(GOOD, total=1 << 27), Outcome.FAIL, "134217728 bytes"),
+        (GuestLost("panic", "the kernel panicked"), Outcome.CRASH, "panic"),
+        (GuestLost("hang", "no heartbeat for 3 s"), Outcome.CRASH, "hang"),
+        (GuestLost("exit", "QEMU was killed"), Outcome.INFRA, "QEMU"),
+    ],
+)
+def test_how_a_script_ends_decides(bench, answer, outcome, words):
+    result = bench({"run.sh": answer})
+    assert result.outcome is outcome
+    assert words in result.message
+
+
+def test_all_skipped_is_a_skip_and_not_a_pass(bench):
+    result = bench({"run.sh": b"KTAP version 1\n1..1\nok 1 - x # SKIP no such file\n"})
+    assert result.outcome is Outcome.SKIP
+
+
+@pytest.mark.parametrize(
+    ("needs", "words"),
+    [({"config": ["TLS"]}, "CONFIG_TLS"), ({"modules": ["siw"]}, "module siw"), ({"packages": ["zfs"]}, "zfs")],
+)
+def test_what_a_kernel_or_root_lacks_is_a_skip_with_its_reason(bench, needs, words):
+    result = bench(needs=needs)
+    assert result.outcome is Outcome.SKIP
+    assert words in result.message
+
+
+def test_what_is_there_is_no_skip(bench):
+    needs = {"config": ["UNIX", "NFSD"], "modules": ["nfsd"], "packages": ["python3"]}
+    assert bench(needs=needs).outcome is Outcome.PASS
+
+
+def test_a_module_that_did_not_build_blocks_what_needs_it_in_whole_or_through_others(bench, tmp_path):
+    failure = ModuleFailure("sunrpc", "net/sunrpc/svc.c", 7, "error: no sendpage", dependents=("nfsd",))
+    build = BuildResult("with", Outcome.PASS, path=str(tmp_path / "kernel"), module_failures=(failure,))
+    for module in ("sunrpc", "nfsd"):
+        result = bench(build=build, needs={"modules": [module]})
+        assert result.outcome is Outcome.BLOCKED
+        assert "net/sunrpc/svc.c:7: error: no sendpage" in result.message
+    assert bench(build=build).outcome is Outcome.PASS
+
+
+def test_a_kernel_that_does_not_build_blocks_its_column(bench):
+    build = BuildResult("with", Outcome.BLOCKED, error="no rule")
+    result = bench(build=build)
+    assert result.outcome is Outcome.BLOCKED
+    assert "no rule" in result.message
+
+
+REACH = [
+    {"function": "tcp_sendmsg"},
+    {"function": "tcp_sendpage", "unless_symbol": "splice_to_socket"},
+    {"function": "splice_to_socket", "if_symbol": "splice_to_socket"},
+    {"function": "kernel_sendpage", "max": 0},
+    {"function": "siw_0copy_tx"},
+]
+
+
+def test_reach_counts_become_cases(bench):
+    counts = b"tcp_sendmsg 12\nsplice_to_socket 3\nkernel_sendpage 0\nsiw_0copy_tx -1\n"
+    result = bench({"reach": lambda _, argv: counts if argv[1] == "read" else b""}, reach=REACH)
+    outcomes = {c.name: c.outcome for c in result.cases if c.name.startswith("reach")}
+    assert outcomes == {
+        "reach: tcp_sendmsg (guest)": Outcome.PASS,
+        "reach: tcp_sendpage (guest)": Outcome.SKIP,
+        "reach: splice_to_socket (guest)": Outcome.PASS,
+        "reach: kernel_sendpage (guest)": Outcome.PASS,
+        "reach: siw_0copy_tx (guest)": Outcome.SKIP,
+    }
+    assert result.outcome is Outcome.PASS
+    assert {r.function: r.count for r in result.reach}["siw_0copy_tx"] == -1
+
+
+@pytest.mark.parametrize("counts", [b"tcp_sendmsg 0\n", b"", b"tcp_sendmsg x\n"])
+def test_a_function_that_did_not_run_fails_the_job(bench, counts):
+    result = bench({"reach": lambda _, argv: counts if argv[1] == "read" else b""}, reach=[{"function": "tcp_sendmsg"}])
+    assert result.outcome is Outcome.FAIL
+
+
+def test_a_function_that_must_not_run_fails_the_job(bench):
+    rule = [{"function": "kernel_sendpage", "max": 0}]
+    result = bench({"reach": lambda _, argv: b"kernel_sendpage 2\n" if argv[1] == "read" else b""}, reach=rule)
+    assert result.outcome is Outcome.FAIL
+
+
+def test_attachments_cannot_climb_out(bench, tmp_path):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name in ("./good.txt", "../../evil.txt"):
+            member = tarfile.TarInfo(name)
+            member.size = 2
+            archive.addfile(member, io.BytesIO(b"hi"))
+    result = bench({"sh": lambda _, argv: stream.getvalue() if "tar" in argv[2] else b""})
+    assert [Path(p).name for p in result.attachments] == ["good.txt"]
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+def test_a_preparation_that_fails_is_told(bench, monkeypatch):
+    def fail(*_):
+        raise warm.PrepareFailed("modprobe failed (status 1): siw", OOPS)
+
+    play = bench
+    monkeypatch.setattr(warm, "prepared", fail)
+    result = _with_preparation(play, monkeypatch, fail)
+    assert result.outcome is Outcome.CRASH
+    assert result.splats
+
+
+def _with_preparation(play, monkeypatch, fail):
+    original = job.warm.booted
+    monkeypatch.setattr(job, "start_guests", lambda *_: fail())
+    try:
+        return play()
+    finally:
+        monkeypatch.setattr(job.warm, "booted", original)
+
+
+def test_forks_differ(bench):
+    how = warm.Preparation(job.Identity("guest", "52:54:00:77:00:01", "", "0" * 32, b""), (), (), (), ())
+    a, b = job.fresh_identity(how), job.fresh_identity(how)
+    assert len({a.mac, b.mac}) == len({a.machine_id, b.machine_id}) == len({a.hostname, b.hostname}) == 2
+    assert a.seed != b.seed
