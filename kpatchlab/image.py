@@ -162,6 +162,7 @@ def _mmdebstrap(recipe: Recipe, ctx: Context, *, tar: Path, image: Path, status:
     The image is packed inside mmdebstrap's user namespace, where file owners are what the guest will see, and
     carried out by its `download` hook, which writes with the caller's rights.
     """
+    packages = ",".join(sorted(set(recipe.packages)))
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
     excluded += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT_ELSEWHERE]
     lines = debian.sources(recipe.suite, debian.choose_mirror(ctx.mirror))
@@ -172,7 +173,7 @@ def _mmdebstrap(recipe: Recipe, ctx: Context, *, tar: Path, image: Path, status:
         "--variant=essential",
         "--architectures=amd64",
         "--format=null",
-        f"--include={','.join(sorted(set(recipe.packages)))}",
+        *([f"--include={packages}"] if packages else []),
         *(f"--aptopt={line}" for line in apt_options),
         *excluded,
         f"--customize-hook=tar-in {shlex.quote(str(tar))} /",
