@@ -1,0 +1,1 @@
+"""Guests: one QEMU each, reached through an agent of the lab's own."""

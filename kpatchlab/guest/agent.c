@@ -18,7 +18,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -28,10 +27,10 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <termios.h>
-#include <time.h>
 #include <unistd.h>
 
 #define MAGIC 0xA5
@@ -53,7 +52,7 @@ struct command {
 
 int owns_machine = 1;
 static struct command *commands;
-static int ctl = -1, beat = -1;
+static int ctl = -1;
 static sigset_t unblocked;
 
 static uint32_t read32(const unsigned char *p)
@@ -86,6 +85,16 @@ static void send_frame(int type, uint32_t id, const void *data, size_t size)
 		else if (done < 0 && errno != EINTR && errno != EAGAIN)
 			die("cannot write to", "kpatchlab.ctl");
 	}
+}
+
+static void hello(int type, uint32_t id)
+{
+	struct utsname names;
+	char text[300];
+
+	uname(&names);
+	snprintf(text, sizeof text, "%d %s", PROTOCOL_VERSION, names.release);
+	send_frame(type, id, text, strlen(text));
 }
 
 static void close_end(int *fd)
@@ -162,8 +171,13 @@ static void child(char **words, uint32_t argc, const char *cwd, char **env, int 
 	sigprocmask(SIG_SETMASK, &unblocked, NULL);
 	if (owns_machine)
 		write_text("/proc/self/oom_score_adj", "0");
-	if (flags & EXEC_BUILTIN)
+	if (flags & EXEC_BUILTIN) {
+		/* No exec closes our ends for it, and with those of its own input open it would never see the end. */
+		if (syscall(SYS_close_range, 3, ~0u, 0))
+			for (int fd = 3; fd < 1024; fd++) /* before Linux 5.9 */
+				close(fd);
 		_exit(builtin(argc, words));
+	}
 	if (chdir(cwd)) {
 		dprintf(2, "kpatchlab agent: cannot enter %s: %s\n", cwd, strerror(errno));
 		_exit(126);
@@ -297,7 +311,7 @@ static void handle(int type, uint32_t id, unsigned char *data, size_t size)
 	struct command *c = commands;
 
 	if (type == 'P')
-		return send_frame('P', id, data, size <= PIECE ? size : 0);
+		return hello('P', id);
 	if (type == 'X')
 		return start(id, data, size);
 	while (c && (c->id != id || !c->pid))
@@ -413,76 +427,10 @@ static noreturn void serve(int signals)
 	}
 }
 
-/* Find the device node of a virtio-serial port by its name; udev would have made a link. */
-static int open_port(const char *name)
-{
-	char path[400], text[64];
-
-	for (int try = 0; try < 1000; try++, usleep(10000)) {
-		DIR *dir = opendir("/sys/class/virtio-ports");
-		for (struct dirent *entry; dir && (entry = readdir(dir));) {
-			snprintf(path, sizeof path, "/sys/class/virtio-ports/%s/name", entry->d_name);
-			int fd = open(path, O_RDONLY | O_CLOEXEC);
-			if (fd < 0)
-				continue;
-			ssize_t got = read(fd, text, sizeof text - 1);
-			close(fd);
-			text[got > 0 ? got : 0] = 0;
-			text[strcspn(text, "\n")] = 0;
-			snprintf(path, sizeof path, "/dev/%s", entry->d_name);
-			if (!strcmp(text, name) && (fd = open(path, O_RDWR | O_CLOEXEC)) >= 0) {
-				closedir(dir);
-				return fd;
-			}
-		}
-		if (dir)
-			closedir(dir);
-	}
-	errno = ENODEV;
-	die("no port", name);
-}
-
-static void *beat_on(void *argument)
-{
-	const struct timespec pause = {.tv_nsec = 200000000};
-	unsigned char number = (uintptr_t)argument;
-
-	while (write(beat, &number, 1) == 1 || owns_machine)
-		nanosleep(&pause, NULL);
-	return NULL;
-}
-
-/* One thread a processor, each bound to its own: a processor that hangs with interrupts off is then told apart. */
-static void start_beats(void)
-{
-	long count = owns_machine ? sysconf(_SC_NPROCESSORS_ONLN) : 1;
-
-	for (long i = 0; i < count && i < 64; i++) {
-		const struct sched_param highest = {.sched_priority = 90};
-		pthread_attr_t attributes;
-		pthread_t thread;
-		cpu_set_t set;
-
-		pthread_attr_init(&attributes);
-		pthread_attr_setstacksize(&attributes, 65536);
-		if (owns_machine) {
-			CPU_ZERO(&set);
-			CPU_SET(i, &set);
-			pthread_attr_setaffinity_np(&attributes, sizeof set, &set);
-			pthread_attr_setinheritsched(&attributes, PTHREAD_EXPLICIT_SCHED);
-			pthread_attr_setschedpolicy(&attributes, SCHED_RR);
-			pthread_attr_setschedparam(&attributes, &highest);
-		}
-		if (pthread_create(&thread, &attributes, beat_on, (void *)(uintptr_t)i))
-			die("cannot start", "a heartbeat");
-	}
-}
-
 int main(int argc, char **argv)
 {
 	const struct sched_param high = {.sched_priority = 50};
-	struct utsname names;
-	char hello[300];
+	int beat = -1;
 	sigset_t mask;
 
 	if (argc == 4 && !strcmp(argv[1], "--fd")) {
@@ -511,9 +459,7 @@ int main(int argc, char **argv)
 		mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT);
 		sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &high);
 	}
-	uname(&names);
-	snprintf(hello, sizeof hello, "%d %s", PROTOCOL_VERSION, names.release);
-	send_frame('H', 0, hello, strlen(hello));
-	start_beats();
+	hello('H', 0);
+	start_beats(beat);
 	serve(signals);
 }

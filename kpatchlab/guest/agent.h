@@ -1,8 +1,9 @@
 /*
- * The lab's agent inside a guest: what its three files share.
+ * The lab's agent inside a guest: what its files share.
  *
  * agent.c          the channel to the lab and the commands that run on its behalf
  * agent_builtin.c  the commands that are part of the agent (put, get, identify ...)
+ * agent_ports.c    the virtio-serial ports and the heartbeat
  * agent_init.c     what process 1 does before: modules, mounts, the root file system
  */
 #ifndef KPATCHLAB_AGENT_H
@@ -24,6 +25,11 @@ void init_machine(void);
 int write_text(const char *path, const char *text);
 /* Make the folders above `path`. */
 void make_parents(const char *path);
+
+/* Open the virtio-serial port with this name; it dies where there is none after some seconds. */
+int open_port(const char *name);
+/* Start to beat on a file descriptor, from every processor, five times a second. */
+void start_beats(int fd);
 
 /* Run a builtin in a forked child, with standard input and output being the command's; returns its exit status. */
 int builtin(int argc, char **argv);

@@ -94,7 +94,7 @@ static int find_disk(const char *serial, char *node, size_t size)
 
 	for (struct dirent *entry; dir && !found && (entry = readdir(dir));) {
 		char path[300], text[32] = "";
-		snprintf(path, sizeof path, "/sys/block/%s/serial", entry->d_name);
+		snprintf(path, sizeof path, "/sys/block/%.200s/serial", entry->d_name);
 		int fd = open(path, O_RDONLY | O_CLOEXEC);
 		if (fd < 0)
 			continue;
@@ -104,7 +104,7 @@ static int find_disk(const char *serial, char *node, size_t size)
 		text[strcspn(text, "\n")] = 0;
 		found = !strcmp(text, serial);
 		if (found)
-			snprintf(node, size, "/dev/%s", entry->d_name);
+			snprintf(node, size, "/dev/%.40s", entry->d_name);
 	}
 	if (dir)
 		closedir(dir);

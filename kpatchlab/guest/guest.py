@@ -173,10 +173,10 @@ class Guest:
         if self._closing:
             return
         self._closing = True
-        self._stop()
-        if self._thread.ident:
-            self._thread.join(10.0)
         self._lose("exit", "the lab closed the guest")
+        self._stop()
+        if self._thread.ident and self._thread is not threading.current_thread():
+            self._thread.join(10.0)
         self._ctl.close()
         self.console.flush()
 
@@ -309,14 +309,18 @@ class Guest:
         except wire.ProtocolError as error:
             self._lose("silence", f"the agent's channel is garbled: {error}")
 
+    def _on_hello(self, payload: bytes) -> None:
+        version, _, self.release = payload.decode("utf-8", "replace").partition(" ")
+        if version != str(wire.PROTOCOL_VERSION):
+            raise wire.ProtocolError(f"the agent speaks version {version[:20]!r}, the lab {wire.PROTOCOL_VERSION}")
+
     def _on_frame(self, kind: bytes, ident: int, payload: bytes) -> None:
         if kind == b"H":
-            version, _, self.release = payload.decode("utf-8", "replace").partition(" ")
-            if version != str(wire.PROTOCOL_VERSION):
-                raise wire.ProtocolError(f"the agent speaks version {version}, the lab {wire.PROTOCOL_VERSION}")
+            self._on_hello(payload)
             self._up.set()
             return
         if kind == b"P":
+            self._on_hello(payload)
             with self._lock:
                 pinged = self._pings.pop(ident, None)
             if pinged:

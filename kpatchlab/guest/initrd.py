@@ -12,7 +12,7 @@ from kpatchlab import proc
 from kpatchlab.errors import HostError
 from kpatchlab.proc import CommandFailed
 
-SOURCES = ("agent.c", "agent_builtin.c", "agent_init.c")
+SOURCES = ("agent.c", "agent_builtin.c", "agent_init.c", "agent_ports.c")
 
 
 def agent_source() -> Path:
@@ -26,9 +26,9 @@ def build_agent(out: Path) -> None:
     Raises:
         HostError: there is no gcc, or no static C library.
     """
-    words = ["gcc", "-std=gnu11", "-O2", "-static", "-pthread", "-s", "-o", out]
+    sources = [agent_source() / name for name in SOURCES]
     try:
-        proc.run([*words, *(agent_source() / name for name in SOURCES)], timeout_s=120)
+        proc.run(["gcc", "-std=gnu11", "-O2", "-static", "-pthread", "-s", "-o", out, *sources], timeout_s=120)
     except CommandFailed as error:
         raise HostError(
             "the agent does not compile", hint="apt-get install gcc libc6-dev", details=(error.result.stderr[-2000:],)
@@ -42,13 +42,13 @@ def build_initrd(out: Path, boot_modules: Path | None) -> None:
         boot_modules: a folder of .ko, .ko.xz or .ko.gz files with a file `order` that names them, one a line, in
             the order in which process 1 loads them; None for a kernel that has built in what it boots with.
     """
-    from virtme.cpiowriter import CpioWriter  # noqa: PLC0415 - only a real boot needs it
+    from virtme.cpiowriter import CpioWriter
 
     with tempfile.TemporaryDirectory() as folder, out.open("wb") as handle:
         build_agent(Path(folder) / "init")
         cpio = CpioWriter(handle)
-        for name in (b"dev", b"proc", b"sys"):
-            cpio.mkdir(name, 0o755)
+        for folder_name in (b"dev", b"proc", b"sys"):
+            cpio.mkdir(folder_name, 0o755)
         cpio.mkchardev(b"dev/console", (5, 1), 0o600)
         cpio.write_file(b"init", (Path(folder) / "init").read_bytes(), 0o755)
         if boot_modules:

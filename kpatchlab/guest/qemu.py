@@ -20,19 +20,20 @@ PANIC = "panic=-1 unknown_nmi_panic=1 panic_print=0x40"
 hangs say where; 0x40 adds the other processors' stacks."""
 
 
+CHANNELS = ("console", "ctl", "beat", "qmp")
+"""The socket pairs between the lab and a QEMU."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """File descriptors that QEMU inherits: its ends of the socket pairs, and of the cable if there is one."""
+    """File descriptors that QEMU inherits: one for each of `CHANNELS`, and of the cable if there is one."""
 
-    console: int
-    ctl: int
-    beat: int
-    qmp: int
+    channels: tuple[int, ...]
     link: int | None = None
 
     def all(self) -> list[int]:
         """Return those that are there."""
-        return [fd for fd in (self.console, self.ctl, self.beat, self.qmp, self.link) if fd is not None]
+        return [*self.channels, *([] if self.link is None else [self.link])]
 
 
 def accelerator(shape: MachineShape) -> list[str]:
@@ -46,7 +47,7 @@ def accelerator(shape: MachineShape) -> list[str]:
 
 def machine_options(shape: MachineShape) -> list[str]:
     """Return processor, board, accelerator and memory: what the KVM probe must share with real guests."""
-    from virtme import architectures  # noqa: PLC0415 - only a real guest needs it
+    from virtme import architectures
 
     kvm = shape.accel == "kvm"
     table = architectures.get(shape.arch).qemuargs(is_native=True, use_kvm=kvm, use_gpu=False)
@@ -79,7 +80,7 @@ def _cable(link: int | None) -> str:
 
 def kernel_command_line(boot: Boot) -> str:
     """Return what the kernel is told; the boot's own words come last, and win."""
-    from virtme import architectures  # noqa: PLC0415
+    from virtme import architectures
 
     arch = architectures.get(boot.machine.arch)
     console = " ".join([f"console={arch.serial_console_args()[0]}", *arch.earlyconsole_args()])
@@ -92,8 +93,8 @@ def command_line(boot: Boot, ends: Ends, *, incoming: bool) -> list[str]:
     Args:
         incoming: the guest is to be resumed: it waits for QMP's migrate-incoming.
     """
-    sockets = {"console": ends.console, "ctl": ends.ctl, "beat": ends.beat, "qmp": ends.qmp}
-    chardevs = [word for name, fd in sockets.items() for word in ("-chardev", f"socket,id={name},fd={fd}")]
+    sockets = zip(CHANNELS, ends.channels, strict=True)
+    chardevs = [word for name, fd in sockets for word in ("-chardev", f"socket,id={name},fd={fd}")]
     modules = _disk("modules", boot.modules_image) if boot.modules_image else []
     return [
         *boot.machine.qemu.argv,

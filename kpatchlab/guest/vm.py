@@ -31,6 +31,7 @@ TRACE_QUIET_S = 0.3
 TRACE_MAX_S = 3.0
 NMI_WAIT_S = 2.0
 """How long a guest that hangs has to print where, after an NMI."""
+_FATAL = re.compile(rb"kpatchlab agent: fatal: [^\r\n]*")
 _PANIC = re.compile(rb"Kernel panic - not syncing: ([^\r\n]*)")
 
 
@@ -44,7 +45,7 @@ class QemuGuest(Guest):
     """A guest in a QEMU of its own, started by `boot` or `resume`."""
 
     def __init__(self, spec: Boot, console: Console, link_fd: int | None, *, incoming: bool) -> None:
-        ours, theirs = zip(*(socket.socketpair() for _ in range(4)), strict=True)
+        ours, theirs = zip(*(socket.socketpair() for _ in qemu.CHANNELS), strict=True)
         console_end, ctl, beat, qmp = ours
         super().__init__(ctl, console)
         self.boot = spec
@@ -53,7 +54,7 @@ class QemuGuest(Guest):
         self._pending_since = 0.0
         self._asked_nmi = False
         self._reset = ""
-        ends = qemu.Ends(*(sock.fileno() for sock in theirs), link=link_fd)
+        ends = qemu.Ends(tuple(sock.fileno() for sock in theirs), link_fd)
         environment = {**os.environ, **dict(spec.machine.qemu.env)}
         errors = console.path.with_name(console.path.name + ".qemu")
         try:
@@ -204,9 +205,10 @@ class QemuGuest(Guest):
         if panic := _PANIC.search(self.console.data()):
             return "panic", panic[1].decode("utf-8", "replace")
         if self._reset == "guest-reset":
-            return "exit", "the guest was reset without a panic on record: a triple fault, or a reboot"
+            return "panic", "the guest was reset with no panic on record: a triple fault, or a reboot"
         if self._reset == "guest-shutdown":
-            return "exit", "the guest switched itself off"
+            fatal = _FATAL.search(self.console.data())
+            return "exit", fatal[0].decode("utf-8", "replace") if fatal else "the guest switched itself off"
         said = self._errors.read_text(errors="replace").strip().splitlines()
         return "exit", f"QEMU ended with status {status}" + (f": {said[-1][:300]}" if said else "")
 
@@ -222,8 +224,11 @@ class QemuGuest(Guest):
 
         Raises:
             GuestLost: the guest was lost before; with reason "silence" when the deadline came.
+        HostError: QEMU ended before the guest printed anything.
         """
         up = self._up.wait(deadline_s)
+        if self.lost and self.lost.reason == "exit" and not self.console.total:
+            raise HostError(self.lost.detail, hint="kpatchlab doctor looks at QEMU")
         self._check()
         if not up:
             last = self.console.text().strip().splitlines() or ["nothing was printed"]
@@ -279,6 +284,11 @@ def resume(
     try:
         guest.take_in(saved)
         guest.ping(deadline_s)
+    except GuestLost as lost:
+        guest.close()
+        if lost.reason == "exit":
+            raise HostError(f"a saved guest does not resume: {lost.detail}", hint="kpatchlab clean") from lost
+        raise
     except BaseException:
         guest.close()
         raise

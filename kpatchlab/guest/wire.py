@@ -7,11 +7,11 @@ little endian. The id is the command's; many run at once.
                     I  next piece of its standard input; empty: its end
                     K  signal number: to it, its session and all that descends from it
                     W  rows, columns of its terminal
-                    P  anything: sent back
+                    P  asks for a sign of life
     agent -> lab    H  protocol version and kernel release, once, when the agent is up
                     O, E  a piece of standard output, standard error
                     D  it ended: 0 and its status, or 1 and the signal's number
-                    P  answer to P
+                    P  the same, in answer to P
 """
 
 from __future__ import annotations
