@@ -68,8 +68,8 @@ class Repository:
         plain = ("-c", "core.autocrlf=false", "-c", "checkout.workers=0")
         try:
             self.git("read-tree", commit, env=env, timeout_s=NETWORK_S, cancel=ctx.cancel)
-            words = ("checkout-index", "--all", "--force", f"--prefix={into}/")
-            self.git(*plain, *words, env=env, timeout_s=NETWORK_S, cancel=ctx.cancel)
+            env["GIT_WORK_TREE"] = str(into)  # also for a bare repository
+            self.git(*plain, "checkout-index", "--all", "--force", env=env, timeout_s=NETWORK_S, cancel=ctx.cancel)
         finally:
             index.unlink(missing_ok=True)
         ctx.check_cancel()

@@ -234,16 +234,16 @@ class _Reader:
         return result
 
     def _term(self) -> int:
-        word = self._words.pop(0)
+        word = self._tokens.pop(0)
         if word == "!":
             return 2 - self._term()
         if word == "(":
             result = self._or()
-            self._words.pop(0)
+            self._tokens.pop(0)
             return result
-        if self._words and self._words[0] in {"=", "!=", "<", ">", "<=", ">="}:
-            operator = self._words.pop(0)
-            return 2 if _compare(self._value(word), operator, self._value(self._words.pop(0))) else 0
+        if self._tokens and self._tokens[0] in {"=", "!=", "<", ">", "<=", ">="}:
+            operator = self._tokens.pop(0)
+            return 2 if _compare(self._value(word), operator, self._value(self._tokens.pop(0))) else 0
         return _LEVEL.get(self._value(word), 0)
 
     def _value(self, token: str) -> str:

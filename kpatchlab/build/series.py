@@ -66,7 +66,7 @@ def read_series(items: Sequence[Any], ctx: BuildContext) -> list[Patch]:
 
 def series_key(patches: Sequence[Patch]) -> str:
     """Return the content key of a series, "" for none: the diffs alone, so that a reworded mail changes nothing."""
-    return content_key([(patch.strip, _diff(patch.data).hex()) for patch in patches]) if patches else ""
+    return content_key([(patch.strip, _content(patch.data).hex()) for patch in patches]) if patches else ""
 
 
 def describe(items: Sequence[Any], patches: Sequence[Patch]) -> str:
@@ -138,6 +138,11 @@ def _diff(data: bytes) -> bytes:
     return data[match.start() :] if match else data
 
 
+def _content(data: bytes) -> bytes:
+    """Return what a patch changes: without its text, its blobs' ids and the mail program's signature."""
+    return re.sub(rb"^index [0-9a-f]+\.\.[0-9a-f]+.*\n|^-- \n[^\n]*\s*\Z", b"", _diff(data), flags=re.MULTILINE).strip()
+
+
 # ---------------------------------------------------------------------------------------------- readers
 
 
@@ -173,7 +178,7 @@ def split_mbox(data: bytes, name: str) -> list[Patch]:
 def _mail(mail: Path, folder: Path, name: str) -> Patch | None:
     """Return the patch of one mail, decoded; None where it has none or answers one."""
     message, diff = folder / "message", folder / "diff"
-    words = ["git", "mailinfo", "--encoding=UTF-8", "-b", str(message), str(diff)]
+    words = ["git", "mailinfo", "--encoding=UTF-8", "-k", str(message), str(diff)]
     text = mail.read_bytes()
     result = proc.run(words, timeout_s=APPLY_S, env=git.environment(), cwd=folder, input_bytes=text)
     head = dict(line.split(": ", 1) for line in result.stdout.splitlines() if ": " in line)

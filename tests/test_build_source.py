@@ -1,0 +1,145 @@
+"""Sources: what a tree's key sees, and that the user's repositories and trees are only read."""
+
+from __future__ import annotations
+
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+from build_fixtures import Bench
+
+from kpatchlab.build.source import SOURCES, source_of
+from kpatchlab.cache import file_digest, tree_digest
+from kpatchlab.errors import HostError, UserError
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def spec(**keys):
+    return SimpleNamespace(**keys)
+
+
+def unpack(bench, given):
+    into = bench.root / "out" / "tree"
+    into.mkdir(parents=True)
+    source_of(given).unpack(given, bench.ctx, into)
+    return into
+
+
+def key(bench, given):
+    return source_of(given).key(given, bench.ctx)
+
+
+def test_git_gives_any_revision_and_leaves_the_repository_alone(bench):
+    first = bench.repository()
+    fake = tree_digest(bench.tree / "drivers")
+    bench.sub("drivers/delta.c", "core_send(0)", "core_send(1)")
+    bench.git("commit", "-qam", "Change")
+    bench.git("tag", "-a", "-m", "x", "v2")
+    bench.write("drivers/delta.c", "work in progress\n")
+    before = bench.snapshot()
+    given = spec(type="git", path=str(bench.tree), revision="HEAD~1")
+    assert key(bench, given) == {"commit": first}
+    assert tree_digest(unpack(bench, given) / "drivers") == fake
+    assert bench.snapshot() == before
+    assert key(bench, spec(type="git", path=str(bench.tree), revision="v2")) == {
+        "commit": bench.git("rev-parse", "HEAD")
+    }
+
+
+def test_git_url_is_mirrored_in_the_cache(bench):
+    commit = bench.repository()
+    bench.git("tag", "-a", "-m", "x", "v1")
+    bench.git("branch", "topic/one")
+    for revision in ("v1", "topic/one", "main", commit):
+        assert key(bench, spec(type="git", url=bench.tree.as_uri(), revision=revision)) == {"commit": commit}
+    tree = unpack(bench, spec(type="git", url=bench.tree.as_uri(), revision="v1"))
+    assert (tree / "Makefile").read_bytes() == (bench.tree / "Makefile").read_bytes()
+    assert not (tree / ".git").exists()
+    assert list((bench.ctx.cache.root / "git").glob("*.git"))
+
+
+def test_git_url_without_network_answers_from_the_mirror(bench):
+    commit = bench.repository()
+    given = spec(type="git", url=bench.tree.as_uri(), revision="main")
+    unpack(bench, given)
+    bench.tree.rename(bench.root / "gone")
+    assert key(bench, given) == {"commit": commit}
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        ({"type": "git", "path": "{tree}", "revision": "v9"}, UserError, "no revision 'v9'"),
+        ({"type": "git", "path": "nowhere", "revision": "v9"}, UserError, "no such directory"),
+        ({"type": "git", "url": "file://{tree}", "revision": "v9"}, UserError, "no tag or branch 'v9'"),
+        ({"type": "git", "url": "file:///nowhere", "revision": "v9"}, HostError, "cannot fetch from file:///nowhere"),
+        ({"type": "dir", "path": "."}, UserError, "not a kernel tree"),
+        ({"type": "tarball", "path": "nowhere.tar"}, UserError, "no such file"),
+        ({"type": "tarball", "url": "ftp://x/y.tar"}, UserError, "not an http or https address"),
+        ({"type": "svn"}, UserError, "source type 'svn' is not known"),
+    ],
+)
+def test_mistakes_are_named(bench, given, kind, message):
+    bench.repository()
+    given = spec(**{name: value.format(tree=bench.tree) for name, value in given.items()})
+    with pytest.raises(kind, match=message):
+        key(bench, given)
+
+
+def test_the_key_of_a_dir_sees_every_change_that_git_sees(bench):
+    given = spec(type="dir", path=str(bench.tree))
+    plain = key(bench, given)
+    assert set(plain) == {"digest"}
+    bench.write(".gitignore", "*.o\n")
+    bench.repository()
+    keys = [key(bench, given)]
+    bench.write("core/net.o", "an object")
+    assert key(bench, given) == keys[0]
+    bench.sub("core/net.c", "return 0;", "return 1;")
+    keys.append(key(bench, given))
+    bench.git("add", "-A")
+    assert key(bench, given) == keys[1]
+    bench.write("core/new.c", "int x;\n")
+    keys.append(key(bench, given))
+    (bench.tree / "core/main.c").unlink()
+    keys.append(key(bench, given))
+    assert len({str(sorted(one.items())) for one in keys}) == 4
+
+
+def test_a_dir_is_copied_with_its_changes_but_without_objects(bench):
+    bench.write(".gitignore", "*.o\n")
+    bench.repository()
+    bench.write("core/net.o", "an object")
+    bench.write("core/new.c", "int x;\n")
+    (bench.tree / "drivers/delta.c").unlink()
+    tree = unpack(bench, spec(type="dir", path=str(bench.tree)))
+    assert (tree / "core/new.c").exists()
+    assert not (tree / "core/net.o").exists()
+    assert not (tree / "drivers/delta.c").exists()
+
+
+def test_tarballs_from_path_and_url(bench):
+    archive = bench.root / "linux-1.tar.gz"
+    subprocess.run(["tar", "czf", archive, "-C", bench.root, "linux"], check=True)
+    digest = file_digest(archive)
+    for given in (
+        spec(type="tarball", path=str(archive), sha256=""),
+        spec(type="tarball", url=archive.as_uri(), sha256=digest),
+    ):
+        assert key(bench, given) == {"sha256": digest}
+    tree = unpack(bench, spec(type="tarball", url=archive.as_uri(), sha256=digest))
+    assert tree_digest(tree) == tree_digest(bench.tree)
+    (bench.root / "out/tree").rename(bench.root / "out/done")
+    with pytest.raises(UserError, match="its sha256 is not"):
+        unpack(bench, spec(type="tarball", path=str(archive), sha256="0" * 64))
+
+
+def test_every_type_says_what_it_is(bench):
+    bench.repository()
+    assert set(SOURCES) == {"debian-image", "debian-source", "dir", "git", "tarball"}
+    text = source_of(spec(type="dir")).describe(spec(type="dir", path=str(bench.tree)), bench.ctx)
+    assert text.startswith(f"{bench.tree} (")
