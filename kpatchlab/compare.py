@@ -43,6 +43,18 @@ VERDICT_ORDER = (
 )
 """From what a reader must see first to what can wait."""
 
+HEADLINE_ORDER = (
+    Verdict.REGRESSED,
+    Verdict.FIXED,
+    Verdict.SAME,
+    Verdict.FLAKY,
+    Verdict.BLOCKED,
+    Verdict.NEW,
+    Verdict.GONE,
+    Verdict.UNKNOWN,
+)
+"""As a headline tells them: the news, what stayed, what is not known."""
+
 GroupKey = tuple[str, tuple[tuple[str, str], ...]]
 
 
@@ -136,9 +148,9 @@ class Group:
         return _worst(c.outcome for c in (solid or ran)), flaky
 
     def count(self, column: str) -> tuple[int, int]:
-        """Return how many of this column's checks pass, and how many there are."""
+        """Return how many of this column's checks pass, and how many apply (skipped ones left out)."""
         cells = [row.cells[column] for row in self.rows if column in row.cells]
-        cells = [c for c in cells if not c.missing]
+        cells = [c for c in cells if not c.missing and c.outcome is not Outcome.SKIP]
         return sum(c.outcome is Outcome.PASS for c in cells), len(cells)
 
 
@@ -223,7 +235,7 @@ class Comparison:
     def headline(self) -> str:
         """`2 REGRESSED, 1 FIXED, 40 SAME, 3 BLOCKED`; outcomes of jobs where there is nothing to compare."""
         if self.compares:
-            words = [f"{self.verdicts[v]} {v}" for v in _HEADLINE if self.verdicts.get(v)]
+            words = [f"{self.verdicts[v]} {v}" for v in HEADLINE_ORDER if self.verdicts.get(v)]
             return ", ".join(words) or "nothing compared"
         words = [f"{self.outcomes[o]} {o}" for o in Outcome if self.outcomes.get(o)]
         return ", ".join(words) or "no job ran"
@@ -236,18 +248,6 @@ class Comparison:
         if self.same_base:
             return "Same base: the kernels differ by their series alone."
         return "Different bases: a difference need not be the series' doing."
-
-
-_HEADLINE = (
-    Verdict.REGRESSED,
-    Verdict.FIXED,
-    Verdict.SAME,
-    Verdict.FLAKY,
-    Verdict.BLOCKED,
-    Verdict.NEW,
-    Verdict.GONE,
-    Verdict.UNKNOWN,
-)
 
 
 def compare(run: Run) -> Comparison:

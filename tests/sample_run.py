@@ -104,7 +104,7 @@ def job(
     made = []
     for name, value in cases.items():
         made.append(Case(name, *(value if isinstance(value, tuple) else (value,)), duration_s=0.4))
-    worst = max((c.outcome for c in made), key=[P, S, F, T, C, B, I].index, default=P)
+    worst = max((c.outcome for c in made), key=[S, P, F, T, C, B, I].index, default=P)
     text = ",".join(f"{k}={v}" for k, v in sorted(params.items()))
     name = f"{scenario}[{text}].{column}.{repeat}" if text else f"{scenario}.{column}.{repeat}"
     mixed = "=" in column

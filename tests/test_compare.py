@@ -165,7 +165,7 @@ def test_column_that_ran_no_such_job_has_no_verdict():
 
 def blocked_build(kernel):
     return dataclasses.replace(
-        builds()[1], kernel=kernel, outcome=B, error="no rule", error_file="net/x.c", error_line=3
+        builds()[0], kernel=kernel, outcome=B, error="no rule", error_file="net/x.c", error_line=3
     )
 
 

@@ -10,7 +10,7 @@ from sample_run import C, P, job, large, sample
 
 from kpatchlab.model import Outcome, Splat
 from kpatchlab.report import WRITERS
-from kpatchlab.report.junit import clean
+from kpatchlab.report.common import clean
 
 # junit-10.xsd of Jenkins' xUnit plugin: element -> (attributes it needs, attributes it may have, children).
 SCHEMA = {

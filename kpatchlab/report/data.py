@@ -1,8 +1,9 @@
-"""The run and its judgement as one JSON document, for other programs."""
+"""The run and its judgement as one JSON document, for other programs; consoles are named, not included."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from kpatchlab.model import Run, to_json
 
 def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments
     """Return `{"schema", "run", "comparison"}`; `run` is what `model.from_json` reads back."""
-    document = {"schema": run.schema, "run": to_json(run), "comparison": _comparison(compare(run))}
+    jobs = tuple(replace(job, guests=tuple(replace(g, console_tail="") for g in job.guests)) for job in run.jobs)
+    document = {"schema": run.schema, "run": to_json(replace(run, jobs=jobs)), "comparison": _comparison(compare(run))}
     return json.dumps(document, indent=1, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n"
 
 

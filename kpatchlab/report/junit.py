@@ -9,26 +9,23 @@ did not run is no failure, and no pass either. A flaky check is a failure, as on
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from junit_xml import TestCase, TestSuite
 
 from kpatchlab.compare import BuildCheck, Cell, Comparison, Group, Row, compare
-from kpatchlab.model import BuildResult, JobResult, Outcome, Run, Splat
+from kpatchlab.model import BuildResult, JobResult, Outcome, Run
+from kpatchlab.report.common import clean, line, splats, tail
 
 TAIL_BYTES = 16 << 10
-"""How much of a console and of a build log one case carries; passing cases carry none."""
-
-_CONTROL = re.compile("[^\t\n\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010ffff]")
-_ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|.)")
-
-
-def clean(text: str) -> str:
-    """Return `text` without terminal escapes, and without what XML 1.0 cannot hold; CR LF becomes LF."""
-    return _CONTROL.sub("", _ANSI.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
+"""How much of a console and of a build log one case carries; only the first bad case of a job carries any."""
+BUDGET_BYTES = 4 << 20
+"""What all consoles together may take, and all details of checks."""
+DETAIL_BYTES = 4 << 10
+MAX_SPLATS = 5
 
 
 def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments
@@ -107,12 +104,13 @@ def _column_suite(run: Run, comparison: Comparison, column: str) -> TestSuite:
     facts["complete"] = "yes" if run.complete else "no"
     facts |= {f"host {name}": value for name, value in run.host.items()}
     facts |= {f"verdict {verdict}": str(count) for verdict, count in comparison.by_column[column].items()}
-    cases = [
-        _row_case(group, row, column)
-        for group in comparison.groups
-        for row in group.rows
-        if column in row.cells and not row.cells[column].missing
-    ]
+    bad = sum(job.outcome.is_bad for job in run.jobs)
+    limits = _Limits(min(TAIL_BYTES, BUDGET_BYTES // max(1, bad)), _detail_bytes(comparison))
+    cases = []
+    for group in comparison.groups:
+        rows = [row for row in group.rows if column in row.cells and not row.cells[column].missing]
+        first_bad = next((row for row in rows if _is_bad(row.cells[column]) and not row.cells[column].implied), None)
+        cases += [_row_case(group, row, column, limits, with_tail=row is first_bad) for row in rows]
     return _suite(run, column, cases, facts)
 
 
@@ -121,7 +119,7 @@ def _suite(run: Run, name: str, cases: list[TestCase], properties: dict[str, str
         clean(name),
         cases,
         hostname=clean(run.host.get("hostname", "")) or None,
-        timestamp=run.started.partition("+")[0] or None,  # the format's stamps carry no zone; UTC
+        timestamp=run.started.partition("+")[0].removesuffix("Z") or None,  # the format's stamps carry no zone; UTC
         properties={clean(key): clean(value) for key, value in properties.items()},
     )
 
@@ -133,38 +131,53 @@ def _case(group: str, *parts: str, name: str, seconds: float) -> TestCase:
     return TestCase(clean(name), classname=clean(classname), elapsed_sec=round(seconds, 3) or None)
 
 
-def _row_case(group: Group, row: Row, column: str) -> TestCase:
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    tail_bytes: int
+    detail_bytes: int
+
+
+def _detail_bytes(comparison: Comparison) -> int:
+    return min(DETAIL_BYTES, BUDGET_BYTES // max(1, comparison.bad))
+
+
+def _is_bad(cell: Cell) -> bool:
+    return cell.outcome.is_bad or cell.flaky
+
+
+def _row_case(group: Group, row: Row, column: str, limits: _Limits, *, with_tail: bool) -> TestCase:
     cell, jobs = row.cells[column], group.jobs[column]
     case = _case(column, group.scenario, group.params_text, name=row.case, seconds=cell.duration_s)
     message = _message(cell.verdict, cell.message or cell.word, cell.reason)
+    evidence = _evidence(row, cell, jobs, limits.detail_bytes)
     if cell.outcome is Outcome.INFRA:
-        case.add_error_info(message, _evidence(row, cell, jobs), "infra")
-    elif cell.outcome.is_bad or cell.flaky:
-        case.add_failure_info(message, _evidence(row, cell, jobs), "flaky" if cell.flaky else str(cell.outcome))
+        case.add_error_info(message, evidence, "infra")
+    elif _is_bad(cell):
+        case.add_failure_info(message, evidence, "flaky" if cell.flaky else str(cell.outcome))
     elif cell.outcome in {Outcome.SKIP, Outcome.BLOCKED}:
         case.add_skipped_info(
             message if cell.outcome is Outcome.SKIP else f"BLOCKED: {clean(cell.message or cell.reason)}"
         )
     if cell.verdict:
         case.stdout = f"verdict: {cell.verdict}" + (f" ({clean(cell.reason)})" if cell.reason else "")
-    if (cell.outcome.is_bad or cell.flaky) and not cell.implied:
-        case.stdout = "\n".join([case.stdout or "", *_tails(jobs)]).strip()
+    if with_tail:
+        case.stdout = "\n".join([case.stdout or "", *_tails(jobs, limits.tail_bytes)]).strip()
     return case
 
 
 def _message(verdict: object, message: str, reason: str) -> str:
     parts = [str(verdict) if verdict else "", message, reason if reason not in message else ""]
-    return clean(": ".join(part for part in parts if part)).replace("\n", " ")[:500]
+    return line(": ".join(part for part in parts if part))
 
 
-def _evidence(row: Row, cell: Cell, jobs: Iterable[JobResult]) -> str:
+def _evidence(row: Row, cell: Cell, jobs: Iterable[JobResult], detail_bytes: int) -> str:
     """Return what one needs to see first: the splat, decoded where it is, then the check's own words."""
     jobs = tuple(jobs)
     parts = []
     if not cell.implied and (row.case == "job" or row.case.startswith("log:")):
-        parts += [splat.decoded or splat.text for splat in _unique(s for job in jobs for s in job.splats)]
+        parts += [(splat.decoded or splat.text)[:TAIL_BYTES] for splat in splats(jobs)[:MAX_SPLATS]]
     parts += [
-        cell.details,
+        cell.details[:detail_bytes],
         f"outcomes over {len(cell.outcomes)} runs: {' '.join(cell.outcomes)}" if len(cell.outcomes) > 1 else "",
     ]
     parts += dict.fromkeys(
@@ -173,16 +186,13 @@ def _evidence(row: Row, cell: Cell, jobs: Iterable[JobResult]) -> str:
     return clean("\n\n".join(part.rstrip() for part in parts if part.strip()))
 
 
-def _unique(splats: Iterable[Splat]) -> list[Splat]:
-    return list({splat.fingerprint: splat for splat in splats}.values())
-
-
-def _tails(jobs: Iterable[JobResult]) -> list[str]:
+def _tails(jobs: Iterable[JobResult], limit: int) -> list[str]:
     worst = next((job for job in jobs if job.outcome.is_bad), None)
     if worst is None:
         return []
+    each = limit // max(1, len(worst.guests))
     return [
-        f"--- console of {guest.role} ({guest.kernel}), whole in {clean(guest.console)}\n"
-        + clean(guest.console_tail[-TAIL_BYTES:])
+        f"--- console of {clean(guest.role)} ({clean(guest.kernel)}), whole in {clean(guest.console)}\n"
+        + tail(guest.console_tail, each)
         for guest in worst.guests
     ]

@@ -1,0 +1,274 @@
+"""The text, the page and the JSON: what a reader must find, what must not break them, and how large they get."""
+
+import dataclasses
+import io
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from sample_run import SPLAT, C, F, I, P, S, job, large, sample
+
+from kpatchlab.compare import compare
+from kpatchlab.model import GuestLog, KernelFacts, Metric, ReachCount, Run, from_json
+from kpatchlab.ratios import bootstrap, metric_rows
+from kpatchlab.report import FILES, WRITERS
+from kpatchlab.report.common import clean, frames, line, tail
+from kpatchlab.report.html import highlight, href
+from kpatchlab.report.text import show
+
+NASTY = "a\x00\x1b[31m\x1b]0;title\x07<script>alert(1)</script>[bold]\ud800 é :smile:\n\"'&"
+
+
+def rendered(name, run):
+    return WRITERS[name](run, Path("/results/run")).decode()
+
+
+def one_kernel(outcome=P):
+    made = job("s", "a", {"x": outcome}, roles=("client",))
+    return Run("r", "t", "", 1.0, True, "a", ("a",), (KernelFacts("a", "base"),), (), (made,))
+
+
+def hostile():
+    made = job(NASTY, "with", {"job": (C, NASTY, NASTY), NASTY: P}, params={NASTY: NASTY})
+    splat = dataclasses.replace(SPLAT, title=NASTY, text=NASTY, decoded="", kind=NASTY)
+    guest = GuestLog(NASTY, NASTY, "javascript:alert(1)", NASTY)
+    made = dataclasses.replace(
+        made,
+        splats=(splat,),
+        guests=(guest,),
+        reach=(ReachCount(NASTY, NASTY, 1),),
+        metrics=(Metric(NASTY, 1, NASTY, NASTY),),
+        attachments=("../../etc/passwd", NASTY),
+        reproduce=NASTY,
+        message=NASTY,
+        stdout_tail=NASTY,
+    )
+    builds = tuple(dataclasses.replace(b, error=NASTY, base=NASTY, log_tail=NASTY) for b in sample().builds)
+    return dataclasses.replace(sample(), title=NASTY, jobs=(made,), builds=builds, host={NASTY: NASTY}, command=NASTY)
+
+
+def test_every_writer_has_a_file():
+    assert WRITERS.keys() == FILES.keys()
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    "run", [sample(), one_kernel(), one_kernel(I), hostile(), Run(*"abc", 0, False, "", (), (), (), ())]
+)
+def test_any_run_renders(name, run):
+    assert rendered(name, run)
+
+
+# --- text
+
+
+def test_text_fits_80_columns_but_for_what_is_copied():
+    for text in rendered("text", sample()).splitlines():
+        assert len(text) <= 80 or re.match(r"  (reproduce|console) |\s{15}\S+ \(", text), text
+
+
+def test_text_says_it_all():
+    text = rendered("text", sample())
+    assert "5 REGRESSED, 1 FIXED, 50 SAME, 1 FLAKY, 3 BLOCKED" in text
+    assert "Same base" in text
+    assert "opinfo_put (./arch/x86/include/asm/atomic.h:95 fs/ksmbd/oplock.c:196)" in text
+    assert "kpatchlab run cifs-ksmbd --column with --repeat 1" in text
+    assert "/results/run/jobs/cifs-ksmbd.with.0/server.console" in text
+    assert "REGRESSED  with: module siw: drivers/infiniband/sw/siw/siw_qp_tx.c:342" in text
+    assert "without, with: CONFIG_SMC_LO: asked y, got nothing" in text
+    assert re.search(r"2 jobs skipped, not tested:\n +2  kernel lacks CONFIG_SMC_LO", text)
+    assert "FLAKY  udp-cork on with: more than 1472 bytes, pass on the base, flaky 2/3 here" in text
+    assert "\x1b" not in text
+
+
+def test_text_leaves_quiet_scenarios_of_a_large_run_out():
+    text = rendered("text", large(400, 10))
+    assert "80 of 100 scenarios pass everywhere" in text
+    assert "more, see index.html" not in text  # 20 regressions are told
+    assert "and 80 more, see index.html" in rendered("text", large(2000, 10))
+
+
+@pytest.mark.parametrize("run", [sample(), hostile()])
+def test_text_on_an_ascii_terminal(run):
+    sink = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    show(run, Path("/é"), Console(file=sink, width=80))
+    sink.flush()
+    assert b"REGRESSED" in sink.buffer.getvalue() or run.title == NASTY
+
+
+def test_colour_is_the_terminals_matter(monkeypatch):
+    def printed(**options):
+        sink = io.StringIO()
+        show(sample(), Path("/r"), Console(file=sink, width=80, **options))
+        return sink.getvalue()
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b" not in printed()
+    assert "\x1b[1;31m" in printed(force_terminal=True, color_system="standard")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "31m" not in printed(force_terminal=True)
+
+
+def test_guest_cannot_reach_the_terminal():
+    text = rendered("text", hostile())
+    assert "\x1b" not in text
+    assert "\x00" not in text
+    assert "[bold]" in text  # not taken for markup
+
+
+# --- html
+
+
+class Balance(HTMLParser):
+    """Fails where an element is closed that is not open; collects links, sources and identities."""
+
+    VOID = frozenset({"meta", "input", "br", "wbr", "link"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.ids, self.tags = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        self.links += [attrs[name] for name in ("href", "src") if name in attrs]
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, self.getpos()
+
+
+def page_of(run):
+    parser = Balance()
+    parser.feed(rendered("html", run))
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+@pytest.mark.parametrize("run", [sample(), one_kernel(), one_kernel(F), hostile(), large(40, 1000)])
+def test_page_is_one_file_of_balanced_elements(run):
+    page = page_of(run)
+    assert len(page.ids) == len(set(page.ids))
+    for link in page.links:
+        assert link.startswith("./") or link[1:] in page.ids, link
+    assert page.tags.count("script") == 1
+
+
+def test_page_escapes():
+    page = rendered("html", hostile())
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "\x1b" not in page
+    assert "./javascript%3Aalert%281%29" in page
+    assert href("../../etc/passwd") == "./etc/passwd"
+    assert href("//host/x") == "./host/x"
+
+
+def test_page_says_it_all():
+    page = rendered("html", sample())
+    assert "<b>5</b> REGRESSED" in page
+    assert page.index("REGRESSED") < page.index('id="matrix"')
+    assert "<b>opinfo_put</b><i> (./arch/x86/include/asm/atomic.h:95 fs/ksmbd/oplock.c:196)</i> ksmbd" in page
+    assert page.count("Same splat as") == 1
+    assert "not traceable" in page
+    assert "1.852 to 1.879" in page
+    assert "no such symbol in this tree" in page
+    assert "siw_user, rdma_siw_test" in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_page_of_a_large_run_stays_small():
+    run = large(2000)
+    begin = time.monotonic()
+    page = WRITERS["html"](run, Path())
+    assert len(page) < 5 << 20
+    assert time.monotonic() - begin < 20
+
+
+def test_page_where_everything_failed_stays_small():
+    def broken(made):
+        cases = tuple(dataclasses.replace(c, outcome=F, message="m" * 300, details="d" * 5000) for c in made.cases)
+        return dataclasses.replace(made, outcome=F, cases=cases, stdout_tail="o\n" * 30000)
+
+    run = large(1000)
+    run = dataclasses.replace(run, jobs=tuple(map(broken, run.jobs)))
+    assert len(WRITERS["html"](run, Path())) < 5 << 20
+
+
+def test_highlight():
+    assert highlight("[   14.2] BUG: x <y>") == "<u>[   14.2] </u><b class=loud>BUG: x &lt;y&gt;</b>"
+    assert highlight(" f.isra.0+0x1/0x2 [m]") == " <b>f.isra.0</b>+0x1/0x2 [m]"
+    assert highlight(" ? f+0x1/0x2") == "<s> ? <b>f</b>+0x1/0x2</s>"
+    assert highlight("plain (words)") == "plain (words)"
+
+
+# --- json, figures, helpers
+
+
+def test_json_reads_back():
+    document = json.loads(rendered("json", sample()))
+    run = from_json(Run, document["run"])
+    assert [j.cases for j in run.jobs] == [j.cases for j in sample().jobs]
+    assert document["comparison"]["verdicts"]["REGRESSED"] == 5
+    assert document["comparison"]["exit_code"] == 1
+
+
+def figures(base, here, direction="higher"):
+    jobs = [
+        job("s", column, {"x": P}, repeat=i, metrics=(Metric("m", value, "u", direction),))
+        for column, values in (("a", base), ("b", here))
+        for i, value in enumerate(values)
+    ]
+    run = dataclasses.replace(one_kernel(), columns=("a", "b"), jobs=tuple(jobs))
+    (row,) = metric_rows(compare(run))
+    return row.figures["b"]
+
+
+@pytest.mark.parametrize(
+    ("base", "here", "direction", "word"),
+    [
+        ([100, 101, 99], [200, 201, 202], "higher", "better"),
+        ([100, 101, 99], [200, 201, 202], "lower", "worse"),
+        ([100, 101, 99], [50, 51, 52], "lower", "better"),
+        ([100, 150, 99], [120, 101, 110], "higher", "no difference seen"),
+        ([100], [200], "higher", "no interval"),
+        ([0, 0], [1, 2], "higher", ""),
+    ],
+)
+def test_ratio_words(base, here, direction, word):
+    assert figures(base, here, direction).word(direction) == word
+
+
+def test_interval_holds_the_ratio_and_is_always_the_same():
+    low, high = bootstrap([11, 12, 13], [10, 10, 10])
+    assert 1.1 <= low < 1.2 < high <= 1.3
+    assert (low, high) == bootstrap([11, 12, 13], [10, 10, 10])
+
+
+def test_frames_leave_the_reporting_out():
+    assert frames(SPLAT, 2)[0].startswith("opinfo_put (")
+    raw = dataclasses.replace(SPLAT, decoded="")
+    assert frames(raw, 2) == ["opinfo_put+0x2d/0x50 [ksmbd]", "__ksmbd_close_fd+0x1f1/0x2f0 [ksmbd]"]
+    assert frames(dataclasses.replace(raw, text=""), 2) == []
+
+
+def test_text_helpers():
+    assert clean(NASTY) == "a<script>alert(1)</script>[bold] é :smile:\n\"'&"
+    assert line("a\n  b\tc", 5) == "a b c"
+    assert line("abcdefgh", 6) == "abc..."
+    assert tail("one\ntwo\nthree", 7) == "three"
+    assert tail("one", 0) == ""
+
+
+def test_skips_are_told_apart_from_passes():
+    run = dataclasses.replace(one_kernel(), jobs=(job("s", "a", {}, outcome=S, message="lacks CONFIG_X"),))
+    for name in ("text", "html"):
+        assert "lacks CONFIG_X" in rendered(name, run)
+        assert "not tested" in rendered(name, run)
