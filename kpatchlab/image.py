@@ -144,10 +144,15 @@ def _build(recipe: Recipe, ctx: Context, out: Path) -> None:
     result = proc.run(argv, timeout_s=BUILD_TIMEOUT_S, check=False, env=_environment(), on_line=ctx.verbose)
     if result.status or not (out / IMAGE).exists():
         raise _explain(result, recipe)
-    names = re.findall(r"^Package: (\S+)\nStatus: install ok installed$", status.read_text(), re.MULTILINE)
-    (out / PACKAGES).write_text("\n".join(sorted(names)) + "\n")
+    (out / PACKAGES).write_text("\n".join(_installed(status.read_text())) + "\n")
     tar.unlink()
     status.unlink()
+
+
+def _installed(status: str) -> list[str]:
+    """Return the names of the packages that dpkg's status file calls installed."""
+    stanzas = [stanza for stanza in status.split("\n\n") if "\nStatus: install ok installed\n" in stanza]
+    return sorted(stanza.partition("\n")[0].removeprefix("Package: ") for stanza in stanzas)
 
 
 def _check_packages(recipe: Recipe, ctx: Context) -> None:

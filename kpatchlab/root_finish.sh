@@ -12,19 +12,15 @@ printf '%s: files\n' passwd group shadow hosts networks protocols services ether
 mkdir -p "$root/lab" "$root/mnt" "$root/sys" "$root/proc" "$root/dev" "$root/run" "$root/tmp" "$root/lib/modules"
 ln -sfn /proc/self/mounts "$root/etc/mtab"
 
-# The guest has no clock that outlives it and an image need not keep times: say so to Python, which would
-# otherwise hold each compiled file against its source's time.
-if [ -x "$root/usr/bin/python3" ]; then
-    chroot "$root" python3 -m compileall -q -f --invalidation-mode unchecked-hash \
-        -x 'lib2to3|idlelib|/test/|lib-tk' /usr/lib/python3 /usr/lib/python3.[0-9]* >/dev/null || :
-fi
 chroot "$root" ldconfig
 
 # What only building the root needed. dpkg's status stays: it says what is installed.
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/cache/debconf/*-old \
-    "$root"/var/lib/dpkg/*-old "$root"/var/log/* \
-    "$root"/var/cache/ldconfig/aux-cache "$root"/etc/*- "$root"/usr/share/bug "$root"/usr/share/lintian
+    "$root"/var/lib/dpkg/*-old "$root"/var/log/* "$root"/var/cache/ldconfig/aux-cache \
+    "$root"/etc/*- "$root"/usr/share/bug "$root"/usr/share/lintian
 
 # -x-1: without extended attributes, which erofs-utils 1.5 would also read from the excluded /proc, and fail.
 # A program's capabilities are lost with them; everything in a guest runs as root.
-mkfs.erofs -x-1 -zlz4hc --exclude-regex='^(proc|sys|dev|tmp|run|etc/apt)/.+' "$root/tmp/root.erofs" "$root" >/dev/null
+# --preserve-mtime: Python holds its compiled files against their sources' times.
+mkfs.erofs -x-1 -zlz4hc --preserve-mtime --exclude-regex='^(proc|sys|dev|tmp|run|etc/apt)/.+' \
+    "$root/tmp/root.erofs" "$root" >/dev/null

@@ -92,7 +92,7 @@ def test_build_keeps_image_and_names(monkeypatch, tmp_path, quiet_debian):
         destination(argv, "/var/lib/dpkg/status").write_text(
             "Package: kmod\nStatus: install ok installed\nVersion: 1\n\n"
             "Package: gone\nStatus: deinstall ok config-files\n\n"
-            "Package: bash\nStatus: install ok installed\n"
+            "Package: bash\nEssential: yes\nStatus: install ok installed\nVersion: 5\n"
         )
         return proc.Result(tuple(argv), 0, "", "", 1.0)
 
