@@ -66,7 +66,7 @@ def test_a_mailbox_out_of_order_with_replies(bench):
     mails = ["From " + part for part in mbox(bench).split("\nFrom ") if part]
     cover, first, second = mails[0].removeprefix("From "), mails[1], mails[2]
     reply = first.replace("Subject: [", "Subject: Re: [").replace("\n+", "\n> +")
-    (bench.root / "s.mbox").write_text("\n".join([second, reply, cover, first]))
+    (bench.root / "s.mbox").write_text(f"{second}\n{reply}\n{cover}\n{first}")
     patches = read(bench, type="mbox", path=str(bench.root / "s.mbox"))
     assert [patch.subject for patch in patches] == ["net: refuse with EINVAL", "delta: send with a flag"]
 
@@ -132,7 +132,10 @@ def test_a_quilt_series_with_strip_levels(bench):
     folder = bench.root / "quilt"
     folder.mkdir()
     base_tree(bench)
-    diff = "Answer otherwise\n--- net.c\n+++ net.c\n@@ -5,3 +5,3 @@\n \tif (flags)\n-\t\treturn -1;\n+\t\treturn -2;\n \treturn 0;\n"
+    diff = (
+        "Answer otherwise\n--- net.c\n+++ net.c\n@@ -5,3 +5,3 @@\n"
+        " \tif (flags)\n-\t\treturn -1;\n+\t\treturn -2;\n \treturn 0;\n"
+    )
     (folder / "deep.patch").write_text(diff.replace(" net.c", " a/b/core/net.c"))
     (folder / "series").write_text("deep.patch -p2\n")
     patches = read(bench, type="quilt", path=str(folder))
@@ -140,7 +143,7 @@ def test_a_quilt_series_with_strip_levels(bench):
     series.apply_series(patches, bench.tree, bench.ctx)
     assert "return -2" in (bench.tree / "core/net.c").read_text()
     (folder / "series").write_text("deep.patch --fuzz=3\n")
-    with pytest.raises(UserError, match="option '--fuzz=3' of deep.patch"):
+    with pytest.raises(UserError, match=r"option '--fuzz=3' of deep\.patch"):
         read(bench, type="quilt", path=str(folder))
 
 

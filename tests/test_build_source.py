@@ -25,7 +25,7 @@ def spec(**keys):
 def unpack(bench, given):
     into = bench.root / "out" / "tree"
     into.mkdir(parents=True)
-    source_of(given).unpack(given, bench.ctx, into)
+    source_of(given).unpack(given, key(bench, given), bench.ctx, into)
     return into
 
 
@@ -141,5 +141,6 @@ def test_tarballs_from_path_and_url(bench):
 def test_every_type_says_what_it_is(bench):
     bench.repository()
     assert set(SOURCES) == {"debian-image", "debian-source", "dir", "git", "tarball"}
-    text = source_of(spec(type="dir")).describe(spec(type="dir", path=str(bench.tree)), bench.ctx)
+    given = spec(type="dir", path=str(bench.tree))
+    text = source_of(given).describe(given, key(bench, given), bench.ctx)
     assert text.startswith(f"{bench.tree} (")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from kpatchlab.cache import Cache
+from kpatchlab.cache import META, Cache, disk_bytes
 from kpatchlab.errors import HostError, LabError
 
 GIB = 1 << 30
@@ -93,6 +95,11 @@ class BuildContext:
     def path(self, text: str | os.PathLike[str]) -> Path:
         """Return a recipe's path as an absolute one: `~` is the user's home, relative starts at `kernels_dir`."""
         return Path(os.path.normpath(self.kernels_dir / Path(text).expanduser()))
+
+    def note(self, folder: Path, label: str) -> None:
+        """Make `folder`, two levels below the cache's root, an entry that `clean` lists and prunes."""
+        meta = {"label": label, "created": time.time(), "size_bytes": disk_bytes(folder)}
+        (folder / META).write_text(json.dumps(meta))
 
     def check_cancel(self) -> None:
         """Raise BuildCancelled where the user has cancelled."""

@@ -144,6 +144,7 @@ def fetch(repository: Repository, commit: str, name: str, ctx: BuildContext, *, 
     ctx.check_cancel()
     if result.status != 0:
         raise _unreachable(repository, result)
+    ctx.note(repository.path, f"commits of {repository.url}")
 
 
 def _unreachable(repository: Repository, result: proc.Result) -> HostError:

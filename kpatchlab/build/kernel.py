@@ -55,13 +55,13 @@ class _Plan:
 
 def _plan(recipe: Recipe, ctx: BuildContext) -> _Plan:
     origin = source.source_of(recipe.source)
-    source_key = {"type": recipe.source.type, **origin.key(recipe.source, ctx)}
+    source_key = origin.key(recipe.source, ctx)
     prebuilt = getattr(origin, "prebuilt", False)
     patches = [] if prebuilt else series.read_series(recipe.series or (), ctx)
     asked = {} if prebuilt else config.asked_symbols(recipe, ctx)
     plan = _Plan(recipe, origin, source_key, patches, asked, "" if prebuilt else make.toolchain(ctx.arch))
-    plan.base_key = content_key(source_key)
-    parts = [VERSION, ctx.arch, source_key]
+    plan.base_key = content_key(recipe.source.type, source_key)
+    parts = [VERSION, ctx.arch, plan.base_key]
     if not prebuilt:
         parts += [series.series_key(patches), config.key(asked), plan.compiler]
     plan.key = content_key(parts)
@@ -80,7 +80,7 @@ def kernel_key(recipe: Recipe, ctx: BuildContext) -> str:
 def base_key(recipe: Recipe, ctx: BuildContext) -> str:
     """Return the content key of the recipe's tree without its series."""
     origin = source.source_of(recipe.source)
-    return content_key({"type": recipe.source.type, **origin.key(recipe.source, ctx)})
+    return content_key(recipe.source.type, origin.key(recipe.source, ctx))
 
 
 def build_kernel(recipe: Recipe, name: str, ctx: BuildContext) -> BuildResult:
@@ -116,7 +116,7 @@ def build_kernel(recipe: Recipe, name: str, ctx: BuildContext) -> BuildResult:
 
 
 def _label(plan: _Plan, ctx: BuildContext) -> str:
-    words = plan.source.describe(plan.recipe.source, ctx)
+    words = plan.source.describe(plan.recipe.source, plan.source_key, ctx)
     return words + (f" + {len(plan.patches)} patches" if plan.patches else "")
 
 
@@ -130,7 +130,7 @@ def _result(plan: _Plan, name: str, ctx: BuildContext) -> BuildResult:
         kernel=name,
         outcome=Outcome.PASS,
         key=plan.key,
-        base=plan.source.describe(plan.recipe.source, ctx),
+        base=plan.source.describe(plan.recipe.source, plan.source_key, ctx),
         base_key=plan.base_key,
         series=series.describe(plan.recipe.series or (), plan.patches),
         compiler=plan.compiler,
@@ -146,7 +146,7 @@ def _fetch(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
     unpacked, root = work / "unpacked", work / "root"
     for folder in (unpacked, root):
         shutil.rmtree(folder, ignore_errors=True)
-    plan.source.unpack(plan.recipe.source, ctx, unpacked)
+    plan.source.unpack(plan.recipe.source, plan.source_key, ctx, unpacked)
     images = sorted((unpacked / "boot").glob("vmlinuz-*"))
     if not images:
         raise HostError(f"{plan.recipe.source.package}: no kernel image in it")
@@ -187,6 +187,9 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
     result = replace(_result(plan, name, ctx), reproduce=_reproduce(plan, job, ctx))
     with ctx.cache.lock(f"objects-{content_key(str(obj))[:16]}"):
         outcome = job.run()
+    (work / "build.log").write_text(outcome.log)
+    if plan.in_place:
+        ctx.note(obj, f"objects of {tree}")
     result = replace(result, release=job.release(), objects_compiled=outcome.compiled, objects_total=outcome.total)
     if outcome.fault:
         raise Blocked(
@@ -200,9 +203,7 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
                 module_failures=tuple(failures.module_failures(outcome.records, tree)),
             )
         )
-    if plan.in_place and plan.source.key(plan.recipe.source, ctx) != {
-        k: v for k, v in plan.source_key.items() if k != "type"
-    }:
+    if plan.in_place and plan.source.key(plan.recipe.source, ctx) != plan.source_key:
         raise UserError(f"{tree} changed while it was being built", hint="run it again: only what changed is compiled")
     ctx.progress(BuildProgress(name, "package", outcome.total, outcome.total))
     missing = _install(job, outcome.records, result.release, work, ctx)
@@ -234,7 +235,7 @@ def _tree(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> tuple[Path, 
         shutil.rmtree(tree, ignore_errors=True)
         (work / "configured").unlink(missing_ok=True)
         tree.mkdir(parents=True)
-        plan.source.unpack(plan.recipe.source, ctx, tree)
+        plan.source.unpack(plan.recipe.source, plan.source_key, ctx, tree)
         ctx.check_cancel()
         ctx.progress(BuildProgress(name, "series"))
         try:

@@ -24,20 +24,27 @@ from kpatchlab.errors import HostError, UserError
 UNPACK_S = 1800.0
 
 
-class Source(Protocol):
-    """One type of source; `spec` is the recipe's `source` mapping, with the YAML file's key names."""
+Key = dict[str, str]
+"""What decides about a tree's content."""
 
-    def key(self, spec: Any, ctx: BuildContext) -> dict[str, str]:
+
+class Source(Protocol):
+    """One type of source; `spec` is the recipe's `source` mapping, with the YAML file's key names.
+
+    `key` is asked once in a build and handed to the other two, so that a branch which moves meanwhile does not matter.
+    """
+
+    def key(self, spec: Any, ctx: BuildContext, /) -> Key:
         """Return what decides about the tree's content: cheap, nothing is unpacked."""
 
-    def describe(self, spec: Any, ctx: BuildContext) -> str:
+    def describe(self, spec: Any, key: Key, ctx: BuildContext, /) -> str:
         """Return one line for people: what the tree is."""
 
-    def unpack(self, spec: Any, ctx: BuildContext, into: Path) -> None:
+    def unpack(self, spec: Any, key: Key, ctx: BuildContext, into: Path, /) -> None:
         """Write the tree to `into`, an empty directory that the build owns."""
 
 
-def _shown(key: dict[str, str]) -> str:
+def _shown(key: Key) -> str:
     return " ".join(
         value[:12] if name in {"commit", "sha256", "digest", "dirty"} else value for name, value in key.items()
     )
@@ -66,28 +73,28 @@ class Git:
             )
         return repository, commit
 
-    def key(self, spec: Any, ctx: BuildContext) -> dict[str, str]:
+    def key(self, spec: Any, ctx: BuildContext) -> Key:
         """Return the commit id."""
         return {"commit": self._commit(spec, ctx)[1]}
 
-    def describe(self, spec: Any, ctx: BuildContext) -> str:
+    def describe(self, spec: Any, key: Key, ctx: BuildContext) -> str:
         """Return repository, revision and commit."""
-        repository, commit = self._commit(spec, ctx)
-        return f"git {repository.url or repository.path} {spec.revision or 'HEAD'} ({commit[:12]})"
+        where = getattr(spec, "url", None) or ctx.path(spec.path)
+        return f"git {where} {spec.revision or 'HEAD'} ({key['commit'][:12]})"
 
-    def unpack(self, spec: Any, ctx: BuildContext, into: Path) -> None:
+    def unpack(self, spec: Any, key: Key, ctx: BuildContext, into: Path) -> None:
         """Fetch that one commit where it is far, and write its files."""
-        repository, commit = self._commit(spec, ctx)
-        if repository.url:
-            name = commit if spec.revision == commit else spec.revision.removeprefix("refs/heads/")
-            git.fetch(repository, commit, name, ctx)
-        repository.export(commit, into, ctx)
+        url = getattr(spec, "url", None)
+        repository = git.open_url(url, ctx) if url else git.open_local(ctx.path(spec.path))
+        if url:
+            git.fetch(repository, key["commit"], (spec.revision or "HEAD").removeprefix("refs/heads/"), ctx)
+        repository.export(key["commit"], into, ctx)
 
 
 class Dir:
     """`{type: dir, path:}`: the user's own tree, uncommitted changes included; nothing in it is ever written."""
 
-    def key(self, spec: Any, ctx: BuildContext) -> dict[str, str]:
+    def key(self, spec: Any, ctx: BuildContext) -> Key:
         """Return HEAD and the digest of what differs from it; the digest of all files where git does not know it."""
         path = self.path(spec, ctx)
         if not (path / ".git").exists():
@@ -98,12 +105,11 @@ class Dir:
         states = [(name, self._state(path / name)) for name in names]
         return {"commit": head} | ({"dirty": content_key(states)} if states else {})
 
-    def describe(self, spec: Any, ctx: BuildContext) -> str:
+    def describe(self, spec: Any, key: Key, ctx: BuildContext) -> str:
         """Return the path and, from git, where it is."""
-        key = self.key(spec, ctx)
         return f"{self.path(spec, ctx)} ({_shown(key)})" + (" with uncommitted changes" if "dirty" in key else "")
 
-    def unpack(self, spec: Any, ctx: BuildContext, into: Path) -> None:
+    def unpack(self, spec: Any, _key: Key, ctx: BuildContext, into: Path) -> None:
         """Copy the tree, without what git ignores: for a series on top of it."""
         path = self.path(spec, ctx)
         if not (path / ".git").exists():
@@ -170,15 +176,15 @@ class Dir:
 class Tarball:
     """`{type: tarball, path: or url:, sha256:}`: an archive with one top directory."""
 
-    def key(self, spec: Any, ctx: BuildContext) -> dict[str, str]:
+    def key(self, spec: Any, ctx: BuildContext) -> Key:
         """Return the archive's digest: the recipe's own, else the file's; an archive from a URL is fetched once."""
         return {"sha256": spec.sha256.lower() if getattr(spec, "sha256", None) else file_digest(self._file(spec, ctx))}
 
-    def describe(self, spec: Any, ctx: BuildContext) -> str:
+    def describe(self, spec: Any, key: Key, ctx: BuildContext) -> str:
         """Return where it is from."""
-        return f"{getattr(spec, 'url', None) or ctx.path(spec.path)} ({_shown(self.key(spec, ctx))})"
+        return f"{getattr(spec, 'url', None) or ctx.path(spec.path)} ({_shown(key)})"
 
-    def unpack(self, spec: Any, ctx: BuildContext, into: Path) -> None:
+    def unpack(self, spec: Any, _key: Key, ctx: BuildContext, into: Path) -> None:
         """Check the archive's digest, then unpack it."""
         archive, wanted = self._file(spec, ctx), getattr(spec, "sha256", None)
         if wanted and file_digest(archive) != wanted.lower():
@@ -214,15 +220,15 @@ def _apt(spec: Any, ctx: BuildContext) -> Apt:
 class DebianSource:
     """`{type: debian-source, package:, suite:}`: Debian's tree with its patches, from a linux-source package."""
 
-    def key(self, spec: Any, ctx: BuildContext) -> dict[str, str]:
+    def key(self, spec: Any, ctx: BuildContext) -> Key:
         """Return package and version, as the mirror has it now."""
         return {"package": spec.package, "version": _apt(spec, ctx).candidate(spec.package)}
 
-    def describe(self, spec: Any, ctx: BuildContext) -> str:
+    def describe(self, spec: Any, key: Key, _ctx: BuildContext) -> str:
         """Return package, version and suite."""
-        return f"Debian {_shown(self.key(spec, ctx))} ({spec.suite})"
+        return f"Debian {_shown(key)} ({spec.suite})"
 
-    def unpack(self, spec: Any, ctx: BuildContext, into: Path) -> None:
+    def unpack(self, spec: Any, _key: Key, ctx: BuildContext, into: Path) -> None:
         """Fetch the package, take the archive out of it, unpack that."""
         debs = _apt(spec, ctx).fetch([spec.package])
         deb = next((path for path in debs if path.name.startswith(f"{spec.package}_")), debs[0])
@@ -241,15 +247,15 @@ class DebianImage:
 
     prebuilt = True
 
-    def key(self, spec: Any, ctx: BuildContext) -> dict[str, str]:
+    def key(self, spec: Any, ctx: BuildContext) -> Key:
         """Return package and version; a meta package's version changes with what it points at."""
         return {"package": spec.package, "version": _apt(spec, ctx).candidate(spec.package)}
 
-    def describe(self, spec: Any, ctx: BuildContext) -> str:
+    def describe(self, spec: Any, key: Key, _ctx: BuildContext) -> str:
         """Return package, version and suite."""
-        return f"Debian {_shown(self.key(spec, ctx))} ({spec.suite}), as Debian built it"
+        return f"Debian {_shown(key)} ({spec.suite}), as Debian built it"
 
-    def unpack(self, spec: Any, ctx: BuildContext, into: Path) -> None:
+    def unpack(self, spec: Any, _key: Key, ctx: BuildContext, into: Path) -> None:
         """Write the package's files below `into`; linux-image-amd64 and its like are followed to the real one."""
         apt = _apt(spec, ctx)
         names = [spec.package, *apt.resolve(spec.package)]
