@@ -264,7 +264,7 @@ def _try_gather(
     reproduce = settings.reproduce(job)
     try:
         inputs = gather(lab, job, host, stages, run_dir.path, run_dir.job_dir(job.id))
-    except LabError as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it costs this job alone, and no kernel is to blame
         return infra(job, error, reproduce)
     return replace(inputs, reproduce=reproduce, cancel=settings.cancel, guest=settings.guest)
 
