@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kpatchlab.compare import Comparison, Group
+from kpatchlab.judgement import Comparison, Group
 
 RESAMPLES = 1000
 LEVEL = 0.95

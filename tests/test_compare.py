@@ -63,10 +63,10 @@ def test_new_and_gone():
 
 
 def test_log_check_left_out_where_clean():
-    comparison = compare(run_of(job("s", "a", {"job": P}), job("s", "b", {"job": P, "log:client": P})))
-    assert cell(comparison, "log:client").verdict is Verdict.SAME
-    comparison = compare(run_of(job("s", "a", {"job": P}), job("s", "b", {"job": P, "log:client": F})))
-    assert cell(comparison, "log:client").verdict is Verdict.REGRESSED
+    comparison = compare(run_of(job("s", "a", {"job": P}), job("s", "b", {"job": P, "log: client": P})))
+    assert cell(comparison, "log: client").verdict is Verdict.SAME
+    comparison = compare(run_of(job("s", "a", {"job": P}), job("s", "b", {"job": P, "log: client": F})))
+    assert cell(comparison, "log: client").verdict is Verdict.REGRESSED
 
 
 def test_crash_takes_its_checks_along_and_counts_once():
@@ -92,10 +92,30 @@ def test_crash_on_the_base_fixed_counts_once():
 def test_job_row_is_made_where_the_job_names_none():
     comparison = compare(run_of(job("s", "a", {"x": P}), job("s", "b", {}, outcome=T, message="late")))
     assert cell(comparison, "job").verdict is Verdict.REGRESSED
-    comparison = compare(run_of(job("s", "a", {"x": P}), job("s", "b", {"x": F})))
-    assert cell(comparison, "job").verdict is Verdict.SAME  # it ran to its end; the check says what failed
     comparison = compare(run_of(job("s", "a", {"x": P}), job("s", "b", {}, outcome=F, message="set-up: status 1")))
     assert cell(comparison, "x").verdict is Verdict.REGRESSED
+
+
+def test_failing_check_counts_once_though_it_fails_its_job():
+    told = {"job": (F, "x: EINVAL"), "x": (F, "EINVAL"), "y": P}
+    comparison = compare(run_of(job("s", "a", {"job": P, "x": P, "y": P}), job("s", "b", told)))
+    assert comparison.verdicts == {Verdict.REGRESSED: 1, Verdict.SAME: 1}
+    other = told | {"job": (F, "run.py exited with 1")}
+    assert compare(run_of(job("s", "a", {"job": P, "x": P, "y": P}), job("s", "b", other))).regressed == 2
+
+
+def test_check_lost_in_a_job_that_fails_on_both_sides_is_not_overlooked():
+    """The script dies half way, in a job that fails on the base too, for another reason."""
+    comparison = compare(run_of(job("s", "a", {"job": F, "x": F, "y": P}), job("s", "b", {"job": F, "x": F})))
+    assert cell(comparison, "job").verdict is Verdict.SAME
+    assert cell(comparison, "y").verdict is Verdict.REGRESSED
+    assert comparison.regressed == 1
+
+
+def test_crash_in_one_repeat_is_one_flaky_count():
+    jobs = [job("s", "b", {"job": P, "x": P, "y": P}), job("s", "b", {"job": (C, "lost")}, repeat=1)]
+    comparison = compare(run_of(job("s", "a", {"job": P, "x": P, "y": P}), *jobs))
+    assert comparison.verdicts == {Verdict.FLAKY: 1}
 
 
 def repeats(column, outcomes, splats=None):
@@ -129,11 +149,11 @@ def test_repeats(a, b, verdict, word):
 
 
 def test_another_splat_than_the_bases_is_a_regression():
-    crash = {"job": C, "log:client": C}
+    crash = {"job": C, "log: client": C}
     same = compare(run_of(job("s", "a", crash, splats=(SPLAT,)), job("s", "b", crash, splats=(SPLAT,))))
     assert same.exit_code == 0
     other = compare(run_of(job("s", "a", crash, splats=(SPLAT,)), job("s", "b", crash, splats=(SPLAT, OTHER))))
-    found = cell(other, "log:client")
+    found = cell(other, "log: client")
     assert (found.verdict, found.reason) == (Verdict.REGRESSED, "fails differently: KASAN: something else")
     assert other.regressed == 1
     assert cell(other, "job").verdict is Verdict.SAME
@@ -148,11 +168,11 @@ def test_splat_in_one_of_three_repeats_is_no_flake():
 
 
 def test_new_splat_is_counted_where_it_regressed_already():
-    crash = {"job": C, "log:client": C, "log:server": P}
-    both = {"job": C, "log:client": C, "log:server": C}
+    crash = {"job": C, "log: client": C, "log: server": P}
+    both = {"job": C, "log: client": C, "log: server": C}
     comparison = compare(run_of(job("s", "a", crash, splats=(SPLAT,)), job("s", "b", both, splats=(SPLAT, OTHER))))
     assert comparison.regressed == 1
-    assert cell(comparison, "log:server").verdict is Verdict.REGRESSED
+    assert cell(comparison, "log: server").verdict is Verdict.REGRESSED
 
 
 def test_column_that_ran_no_such_job_has_no_verdict():
@@ -220,7 +240,7 @@ def test_infra_in_one_repeat_of_two_is_made_up_for():
 
 def test_sample():
     comparison = compare(sample())
-    assert comparison.headline == "5 REGRESSED, 1 FIXED, 50 SAME, 1 FLAKY, 3 BLOCKED"
+    assert comparison.headline == "5 REGRESSED, 1 FIXED, 47 SAME, 1 FLAKY, 3 BLOCKED"
     assert comparison.basis.startswith("Same base")
     assert comparison.exit_code == 1
     by_name = {group.name: group for group in comparison.groups}

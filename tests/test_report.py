@@ -16,9 +16,10 @@ from kpatchlab.compare import compare
 from kpatchlab.model import GuestLog, KernelFacts, Metric, ReachCount, Run, from_json
 from kpatchlab.ratios import bootstrap, metric_rows
 from kpatchlab.report import FILES, WRITERS
-from kpatchlab.report.common import clean, frames, line, tail
+from kpatchlab.report.common import frames, line, tail
 from kpatchlab.report.html import highlight, href
 from kpatchlab.report.text import show
+from kpatchlab.textclean import printable
 
 NASTY = "a\x00\x1b[31m\x1b]0;title\x07<script>alert(1)</script>[bold]\ud800 é :smile:\n\"'&"
 
@@ -73,7 +74,7 @@ def test_text_fits_80_columns_but_for_what_is_copied():
 
 def test_text_says_it_all():
     text = rendered("text", sample())
-    assert "5 REGRESSED, 1 FIXED, 50 SAME, 1 FLAKY, 3 BLOCKED" in text
+    assert "5 REGRESSED, 1 FIXED, 47 SAME, 1 FLAKY, 3 BLOCKED" in text
     assert "Same base" in text
     assert "opinfo_put (./arch/x86/include/asm/atomic.h:95 fs/ksmbd/oplock.c:196)" in text
     assert "kpatchlab run cifs-ksmbd --column with --repeat 1" in text
@@ -186,10 +187,10 @@ def test_page_says_it_all():
 
 def test_page_of_a_large_run_stays_small():
     run = large(2000)
-    begin = time.monotonic()
+    begin = time.process_time()
     page = WRITERS["html"](run, Path())
     assert len(page) < 5 << 20
-    assert time.monotonic() - begin < 20
+    assert time.process_time() - begin < 20
 
 
 def test_page_where_everything_failed_stays_small():
@@ -260,7 +261,7 @@ def test_frames_leave_the_reporting_out():
 
 
 def test_text_helpers():
-    assert clean(NASTY) == "a<script>alert(1)</script>[bold] é :smile:\n\"'&"
+    assert printable(NASTY) == "a<script>alert(1)</script>[bold] é :smile:\n\"'&"
     assert line("a\n  b\tc", 5) == "a b c"
     assert line("abcdefgh", 6) == "abc..."
     assert tail("one\ntwo\nthree", 7) == "three"

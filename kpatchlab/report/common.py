@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from kpatchlab.compare import JOB_CASE, VERDICT_ORDER, Cell, Comparison, Group, Row
+from kpatchlab.judgement import JOB_CASE, VERDICT_ORDER, Cell, Comparison, Group, Row
 from kpatchlab.model import JobResult, Outcome, Splat, Verdict
+from kpatchlab.textclean import printable
 
-_CONTROL = re.compile("[^\t\n\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010ffff]")
-_ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\n]*\x07|.)")
 _STAMP = re.compile(r"^(?:<\d+>)?\[\s*\d+\.\d+\](?:\[[^\]]*\])?\s?", re.MULTILINE)
 _FRAME = re.compile(r"^\s*(\? )?[A-Za-z_][\w.]*(\+0x[0-9a-f]+/0x[0-9a-f]+| \()")
 # Frames that report the fault rather than make it (lib/dump_stack.c, mm/kasan/report.c, kernel/panic.c).
@@ -20,20 +19,15 @@ _REPORTERS = re.compile(
 )
 
 
-def clean(text: str) -> str:
-    """Return `text` without terminal escapes, and without what XML 1.0 cannot hold; CR LF becomes LF."""
-    return _CONTROL.sub("", _ANSI.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
-
-
 def line(text: str, limit: int = 500) -> str:
     """Return `text` as one clean line of at most `limit` characters."""
-    flat = " ".join(clean(text).split())
+    flat = " ".join(printable(text).split())
     return flat if len(flat) <= limit else flat[: limit - 3] + "..."
 
 
 def tail(text: str, limit: int) -> str:
     """Return the last whole lines of `text`, clean, at most `limit` characters."""
-    text = clean(text)
+    text = printable(text)
     if len(text) <= limit:
         return text
     return text[-limit:].partition("\n")[2] if limit > 0 else ""
@@ -50,7 +44,7 @@ def duration(seconds: float) -> str:
 
 def frames(splat: Splat, count: int) -> list[str]:
     """Return the first `count` lines of the call trace that are not the reporting itself; decoded where it can be."""
-    lines = _STAMP.sub("", clean(splat.decoded or splat.text)).splitlines()
+    lines = _STAMP.sub("", printable(splat.decoded or splat.text)).splitlines()
     start = next((i + 1 for i, text in enumerate(lines) if text.startswith("Call Trace")), 0)
     found = [text.strip() for text in lines[start:] if _FRAME.match(text) and not _REPORTERS.match(text)]
     return found[:count]
@@ -103,14 +97,19 @@ def changes(comparison: Comparison) -> list[Change]:
         for row in group.rows
         for column, cell in row.cells.items()
         if not cell.follows
-        and (cell.verdict not in {None, Verdict.SAME} if len(comparison.columns) > 1 else _noisy(cell))
+        and (cell.verdict not in {None, Verdict.SAME} if len(comparison.columns) > 1 else _noisy(group, row, column))
     ]
     rank = {verdict: i for i, verdict in enumerate(VERDICT_ORDER)}
     return sorted(found, key=lambda change: rank[change.cell.verdict] if change.cell.verdict else -1)
 
 
-def _noisy(cell: Cell) -> bool:
-    return not cell.implied and not cell.missing and (cell.flaky or cell.outcome not in {Outcome.PASS, Outcome.SKIP})
+def _noisy(group: Group, row: Row, column: str) -> bool:
+    cell = row.cells[column]
+    if cell.implied or cell.missing or not (cell.flaky or cell.outcome not in {Outcome.PASS, Outcome.SKIP}):
+        return False
+    # A check that fails makes its job fail: once is enough.
+    others = (r.case for r in group.rows if r.case != row.case and column in r.cells and r.cells[column].outcome.is_bad)
+    return row.case != JOB_CASE or not cell.message.startswith(tuple(f"{name}:" for name in others))
 
 
 def _change(comparison: Comparison, group: Group, column: str, row: Row) -> Change:

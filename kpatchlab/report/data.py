@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kpatchlab.compare import Comparison, compare
+from kpatchlab.compare import compare
+from kpatchlab.judgement import Comparison
 from kpatchlab.model import Run, to_json
 
 

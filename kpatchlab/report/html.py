@@ -16,10 +16,12 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup, escape
 
-from kpatchlab.compare import HEADLINE_ORDER, Comparison, Group, compare
+from kpatchlab.compare import compare
+from kpatchlab.judgement import HEADLINE_ORDER, Comparison, Group
 from kpatchlab.model import BuildResult, GuestLog, JobResult, Outcome, Run, Verdict
 from kpatchlab.ratios import metric_rows
-from kpatchlab.report.common import Change, changes, clean, duration, line, reach_rows, reasons, tail
+from kpatchlab.report.common import Change, changes, duration, line, reach_rows, reasons, tail
+from kpatchlab.textclean import printable
 
 TAIL_BYTES = 64 << 10
 """Upper bound for what one job shows of its consoles and output."""
@@ -48,7 +50,7 @@ def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {"clean": clean, "line": line, "duration": duration, "highlight": highlight, "href": href}
+    env.filters |= {"printable": printable, "line": line, "duration": duration, "highlight": highlight, "href": href}
     page = env.get_template("page.html.j2").render(**_context(run, comparison))
     return page.encode("utf-8", "replace")
 
@@ -61,7 +63,7 @@ def href(path: str) -> str:
 
 def highlight(text: str) -> Markup:
     """Return a splat or a console as markup: what alarms, functions, file:line; all of it escaped first."""
-    return Markup("\n").join(_highlight(text) for text in clean(text).rstrip("\n").split("\n"))
+    return Markup("\n").join(_highlight(text) for text in printable(text).rstrip("\n").split("\n"))
 
 
 def _highlight(text: str) -> Markup:

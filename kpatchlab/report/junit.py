@@ -16,9 +16,11 @@ from xml.etree import ElementTree as ET
 
 from junit_xml import TestCase, TestSuite
 
-from kpatchlab.compare import BuildCheck, Cell, Comparison, Group, Row, compare
+from kpatchlab.compare import compare
+from kpatchlab.judgement import BuildCheck, Cell, Comparison, Group, Row
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
-from kpatchlab.report.common import clean, line, splats, tail
+from kpatchlab.report.common import line, splats, tail
+from kpatchlab.textclean import printable
 
 TAIL_BYTES = 16 << 10
 """How much of a console and of a build log one case carries; only the first bad case of a job carries any."""
@@ -33,7 +35,7 @@ def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has
     comparison = compare(run)
     suites = [_build_suite(run, comparison)] if run.builds else []
     suites += [_column_suite(run, comparison, column) for column in comparison.columns]
-    root = ET.Element("testsuites", {"name": clean(f"kpatchlab {run.title}".strip())})
+    root = ET.Element("testsuites", {"name": printable(f"kpatchlab {run.title}".strip())})
     for suite in suites:
         element = suite.build_xml_doc(encoding="utf-8")
         element.attrib.pop("disabled", None)  # not in the schema of Jenkins' plugin
@@ -67,7 +69,7 @@ def _build_case(check: BuildCheck, build: BuildResult) -> TestCase:
         if whole
         else next((f.log for f in build.module_failures if f"module {f.module}" == check.step), "")
     )
-    text = clean(f"{log[-TAIL_BYTES:]}\n\nto reproduce: {build.reproduce}\n")
+    text = printable(f"{log[-TAIL_BYTES:]}\n\nto reproduce: {build.reproduce}\n")
     if check.outcome is Outcome.INFRA:
         case.add_error_info(message, text, "infra")
     elif check.outcome is not Outcome.PASS:
@@ -76,7 +78,7 @@ def _build_case(check: BuildCheck, build: BuildResult) -> TestCase:
         f"{m.symbol}: asked {m.asked}, got {m.got or 'nothing'} ({m.reason}) {m.where}" for m in build.config_misses
     ]
     if whole:
-        case.stdout = clean("\n".join([f"{name}: {value}" for name, value in _build_facts(build)] + misses))
+        case.stdout = printable("\n".join([f"{name}: {value}" for name, value in _build_facts(build)] + misses))
     return case
 
 
@@ -89,7 +91,7 @@ def _build_facts(build: BuildResult) -> list[tuple[str, str]]:
         "cached": "yes" if build.cached else "no",
         "config misses": " ".join(m.symbol for m in build.config_misses),
     }
-    return [(f"{build.kernel}: {name}", clean(value)) for name, value in facts.items() if value]
+    return [(f"{build.kernel}: {name}", printable(value)) for name, value in facts.items() if value]
 
 
 # --- one column -------------------------------------------------------------------------------------------------
@@ -116,11 +118,11 @@ def _column_suite(run: Run, comparison: Comparison, column: str) -> TestSuite:
 
 def _suite(run: Run, name: str, cases: list[TestCase], properties: dict[str, str]) -> TestSuite:
     return TestSuite(
-        clean(name),
+        printable(name),
         cases,
-        hostname=clean(run.host.get("hostname", "")) or None,
+        hostname=printable(run.host.get("hostname", "")) or None,
         timestamp=run.started.partition("+")[0].removesuffix("Z") or None,  # the format's stamps carry no zone; UTC
-        properties={clean(key): clean(value) for key, value in properties.items()},
+        properties={printable(key): printable(value) for key, value in properties.items()},
     )
 
 
@@ -128,7 +130,7 @@ def _case(group: str, *parts: str, name: str, seconds: float) -> TestCase:
     """Make a case; its class name begins with the column: readers that know no suites must not merge two columns."""
     # Jenkins reads dots in a class name as packages; a version such as 4.2 must not become one.
     classname = ".".join(part.replace(".", "_") for part in (group, *parts) if part)
-    return TestCase(clean(name), classname=clean(classname), elapsed_sec=round(seconds, 3) or None)
+    return TestCase(printable(name), classname=printable(classname), elapsed_sec=round(seconds, 3) or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +158,10 @@ def _row_case(group: Group, row: Row, column: str, limits: _Limits, *, with_tail
         case.add_failure_info(message, evidence, "flaky" if cell.flaky else str(cell.outcome))
     elif cell.outcome in {Outcome.SKIP, Outcome.BLOCKED}:
         case.add_skipped_info(
-            message if cell.outcome is Outcome.SKIP else f"BLOCKED: {clean(cell.message or cell.reason)}"
+            message if cell.outcome is Outcome.SKIP else f"BLOCKED: {printable(cell.message or cell.reason)}"
         )
     if cell.verdict:
-        case.stdout = f"verdict: {cell.verdict}" + (f" ({clean(cell.reason)})" if cell.reason else "")
+        case.stdout = f"verdict: {cell.verdict}" + (f" ({printable(cell.reason)})" if cell.reason else "")
     if with_tail:
         case.stdout = "\n".join([case.stdout or "", *_tails(jobs, limits.tail_bytes)]).strip()
     return case
@@ -183,7 +185,7 @@ def _evidence(row: Row, cell: Cell, jobs: Iterable[JobResult], detail_bytes: int
     parts += dict.fromkeys(
         f"to reproduce: {job.reproduce}" for job in jobs if job.reproduce and job.outcome is not Outcome.PASS
     )
-    return clean("\n\n".join(part.rstrip() for part in parts if part.strip()))
+    return printable("\n\n".join(part.rstrip() for part in parts if part.strip()))
 
 
 def _tails(jobs: Iterable[JobResult], limit: int) -> list[str]:
@@ -192,7 +194,7 @@ def _tails(jobs: Iterable[JobResult], limit: int) -> list[str]:
         return []
     each = limit // max(1, len(worst.guests))
     return [
-        f"--- console of {clean(guest.role)} ({clean(guest.kernel)}), whole in {clean(guest.console)}\n"
+        f"--- console of {printable(guest.role)} ({printable(guest.kernel)}), whole in {printable(guest.console)}\n"
         + tail(guest.console_tail, each)
         for guest in worst.guests
     ]

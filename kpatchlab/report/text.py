@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kpatchlab.compare import Cell, Comparison, Group, compare
+from kpatchlab.compare import compare
+from kpatchlab.judgement import Cell, Comparison, Group
 from kpatchlab.model import BuildResult, Outcome, Run, Verdict
 from kpatchlab.ratios import metric_rows
-from kpatchlab.report.common import Change, changes, clean, duration, frames, line, reasons
+from kpatchlab.report.common import Change, changes, duration, frames, line, reasons
+from kpatchlab.textclean import printable
 
 WIDTH = 80
 MANY_GROUPS = 40
@@ -70,7 +72,7 @@ class _Page:
         self.ascii = console.options.ascii_only
 
     def text(self, text: str, style: str = "") -> Text:
-        text = clean(text)
+        text = printable(text)
         return Text(text.encode("ascii", "backslashreplace").decode() if self.ascii else text, style=style)
 
     def say(self, text: str = "", *, style: str = "", end: str = "", indent: int = 0, head: str = "") -> None:

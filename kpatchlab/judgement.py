@@ -1,0 +1,243 @@
+"""The values of a judgement: what `compare` returns and every report reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kpatchlab.model import JobResult, Outcome, Verdict
+
+JOB_CASE = "job"
+"""Name of the check that stands for the job itself: did it run to its end, without a crash, in time."""
+
+BADNESS = {
+    Outcome.CRASH: 6,
+    Outcome.TIMEOUT: 5,
+    Outcome.FAIL: 4,
+    Outcome.BLOCKED: 3,
+    Outcome.INFRA: 2,
+    Outcome.SKIP: 1,
+    Outcome.PASS: 0,
+}
+VERDICT_ORDER = (
+    Verdict.REGRESSED,
+    Verdict.BLOCKED,
+    Verdict.FLAKY,
+    Verdict.UNKNOWN,
+    Verdict.GONE,
+    Verdict.FIXED,
+    Verdict.NEW,
+    Verdict.SAME,
+)
+"""From what a reader must see first to what can wait."""
+
+HEADLINE_ORDER = (
+    Verdict.REGRESSED,
+    Verdict.FIXED,
+    Verdict.SAME,
+    Verdict.FLAKY,
+    Verdict.BLOCKED,
+    Verdict.NEW,
+    Verdict.GONE,
+    Verdict.UNKNOWN,
+)
+"""As a headline tells them: the news, what stayed, what is not known."""
+
+GroupKey = tuple[str, tuple[tuple[str, str], ...]]
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """Return the outcome that matters most."""
+    return max(outcomes, key=lambda outcome: BADNESS[outcome])
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One check in one column.
+
+    Attributes:
+        outcomes: one for each repeat that has the check or implies it.
+        outcome: all repeats in one word; the worst where it is flaky.
+        flaky: the repeats disagree about pass and bad.
+        implied: the outcome is the job's, which did not get to this check (in one repeat at least).
+        follows: the verdict repeats what another row of this job says, and is not counted a second time.
+        missing: the job ran to its end without this check; `outcome` then means nothing.
+        verdict: None in the base column, and where the run has one column only.
+        reason: why the verdict is what it is, where that is not plain from the outcomes.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    outcome: Outcome
+    flaky: bool = False
+    implied: bool = False
+    follows: bool = False
+    missing: bool = False
+    message: str = ""
+    details: str = ""
+    duration_s: float = 0.0
+    verdict: Verdict | None = None
+    reason: str = ""
+
+    @property
+    def word(self) -> str:
+        """The outcome in one word for people: "pass", "flaky 2/3" (passes of repeats), "missing"."""
+        if self.missing:
+            return "missing"
+        if self.flaky:
+            return f"flaky {self.outcomes.count(Outcome.PASS)}/{len(self.outcomes)}"
+        return str(self.outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One check across the columns; a column that ran no such job has no cell."""
+
+    case: str
+    cells: dict[str, Cell]
+
+    @property
+    def quiet(self) -> bool:
+        """Whether there is nothing to look at: passes, and the same in every column."""
+        return all(
+            c.outcome is Outcome.PASS and not c.missing and not c.flaky and c.verdict in {None, Verdict.SAME}
+            for c in self.cells.values()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One scenario with one set of parameters: its checks, and the jobs that made them, by column."""
+
+    scenario: str
+    params: dict[str, str]
+    rows: tuple[Row, ...]
+    jobs: dict[str, tuple[JobResult, ...]]
+
+    @property
+    def name(self) -> str:
+        """`scenario` or `scenario[a=1,b=2]`."""
+        return f"{self.scenario}[{self.params_text}]" if self.params else self.scenario
+
+    @property
+    def params_text(self) -> str:
+        """`a=1,b=2`, ordered by name."""
+        return ",".join(f"{k}={v}" for k, v in sorted(self.params.items()))
+
+    def verdict(self, column: str) -> Verdict | None:
+        """Return the verdict that matters most among this column's checks."""
+        found = {row.cells[column].verdict for row in self.rows if column in row.cells}
+        return next((v for v in VERDICT_ORDER if v in found), None)
+
+    def outcome(self, column: str) -> tuple[Outcome, bool] | None:
+        """Return the worst outcome of this column's checks, and whether one is flaky; None: did not run."""
+        cells = [row.cells[column] for row in self.rows if column in row.cells]
+        cells = [c for c in cells if not c.missing]
+        if not cells:
+            return None
+        # A check that is skipped among others that ran is a detail; only a skipped job is a skip.
+        ran = [c for c in cells if c.outcome is not Outcome.SKIP] or cells
+        solid = [c for c in ran if not c.flaky]
+        flaky = len(solid) < len(ran)
+        return worst(c.outcome for c in (solid or ran)), flaky
+
+    def count(self, column: str) -> tuple[int, int]:
+        """Return how many of this column's checks pass, and how many apply; the job itself and skips left out."""
+        cells = [row.cells[column] for row in self.rows if column in row.cells and row.case != JOB_CASE]
+        cells = [c for c in cells if not c.missing and c.outcome is not Outcome.SKIP]
+        return sum(c.outcome is Outcome.PASS for c in cells), len(cells)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildCheck:
+    """One step of a kernel's build: "kernel" for vmlinux and the whole, or "module NAME" for one that failed."""
+
+    kernel: str
+    step: str
+    outcome: Outcome
+    message: str = ""
+    verdict: Verdict | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The judgement of a whole run.
+
+    Attributes:
+        builds: one check per kernel, and one per module that did not compile.
+        groups: in order of first appearance in the run.
+        verdicts: how many checks (builds included) got each verdict, over all columns; a crash that keeps
+            seven checks from running counts once.
+        by_column: the same for each column, builds left out.
+        outcomes: how many jobs ended how.
+    """
+
+    base: str
+    columns: tuple[str, ...]
+    same_base: bool
+    complete: bool
+    builds: tuple[BuildCheck, ...]
+    groups: tuple[Group, ...]
+    verdicts: dict[Verdict, int]
+    by_column: dict[str, dict[Verdict, int]]
+    outcomes: dict[Outcome, int]
+    lost: tuple[str, ...] = field(default=())
+
+    @property
+    def regressed(self) -> int:
+        """Number of checks that pass on the base and are bad here."""
+        return self.verdicts.get(Verdict.REGRESSED, 0)
+
+    @property
+    def fixed(self) -> int:
+        """Number of checks that are bad on the base and pass here."""
+        return self.verdicts.get(Verdict.FIXED, 0)
+
+    @property
+    def compares(self) -> bool:
+        """Whether there is more than one kernel or column to hold against another."""
+        return len(self.columns) > 1 or len({b.kernel for b in self.builds}) > 1
+
+    @property
+    def bad(self) -> int:
+        """Number of bad cells and broken builds, in whatever column."""
+        cells = sum(c.outcome.is_bad and not c.missing for g in self.groups for r in g.rows for c in r.cells.values())
+        return cells + sum(b.outcome.is_bad or b.outcome is Outcome.BLOCKED for b in self.builds)
+
+    @property
+    def judged(self) -> bool:
+        """Whether anything at all passed or failed; skips and losses alone are no result."""
+        return self.bad > 0 or any(
+            c.outcome is Outcome.PASS and not c.missing for g in self.groups for r in g.rows for c in r.cells.values()
+        )
+
+    @property
+    def exit_code(self) -> int:
+        """What the process ends with.
+
+        1: something regressed, a broken build of kernel or module included; with one kernel alone: anything is
+        bad. 3: no regression is known, but the lab lost a job in every repeat (INFRA), the run is not complete,
+        or nothing was judged at all (every job skipped). 0: nothing regressed. Checks that are bad on the base
+        too, flaky ones, skips and blocked scenarios do not change it by themselves.
+        """
+        if self.regressed or (not self.compares and self.bad):
+            return 1
+        return 3 if self.lost or not self.complete or not self.judged else 0
+
+    @property
+    def headline(self) -> str:
+        """`2 REGRESSED, 1 FIXED, 40 SAME, 3 BLOCKED`; outcomes of jobs where there is nothing to compare."""
+        if self.compares:
+            words = [f"{self.verdicts[v]} {v}" for v in HEADLINE_ORDER if self.verdicts.get(v)]
+            return ", ".join(words) or "nothing compared"
+        words = [f"{self.outcomes[o]} {o}" for o in Outcome if self.outcomes.get(o)]
+        return ", ".join(words) or "no job ran"
+
+    @property
+    def basis(self) -> str:
+        """What a difference between the columns can mean, in one sentence."""
+        if not self.compares:
+            return "One kernel: nothing to compare with."
+        if self.same_base:
+            return "Same base: the kernels differ by their series alone."
+        return "Different bases: a difference need not be the series' doing."
