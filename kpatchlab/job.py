@@ -284,14 +284,16 @@ def _environment(role: str) -> dict[str, str]:
 
 
 def fresh_identity(how: warm.Preparation) -> Identity:
-    """Return an identity that no other fork of the same saved guest has; both addresses stay the role's.
+    """Return an identity that no other fork of the same saved guest has; the IP address stays the role's.
 
-    The cable between two guests is theirs alone, so a MAC address need not be new; and a soft-iWARP device that the
-    preparation made keeps the GID of the address it was made with: with another one, 6.1 cannot connect.
+    A guest with preparation scripts keeps its MAC address, which is safe since the cable between two guests is theirs
+    alone: a soft-iWARP device that the preparation made keeps the GID of the address it was made with, and with
+    another one 6.1 cannot connect.
     """
+    fresh = "52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3))
     return Identity(
         hostname=f"{how.identity.hostname}-{secrets.token_hex(2)}",
-        mac=how.identity.mac,
+        mac=how.identity.mac if how.scripts else fresh,
         address=how.identity.address,
         machine_id=secrets.token_hex(16),
         seed=secrets.token_bytes(64),
