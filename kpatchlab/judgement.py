@@ -238,6 +238,8 @@ class Comparison:
         """What a difference between the columns can mean, in one sentence."""
         if not self.compares:
             return "One kernel: nothing to compare with."
+        if not self.builds:
+            return "No build is stored: whether the kernels have one base is not known."
         if self.same_base:
             return "Same base: the kernels differ by their series alone."
         return "Different bases: a difference need not be the series' doing."

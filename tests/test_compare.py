@@ -257,6 +257,10 @@ def test_different_bases_are_said():
     assert compare(dataclasses.replace(sample(), builds=(builds()[0], other))).basis.startswith("Different bases")
 
 
+def test_bases_that_are_not_known_are_not_called_different():
+    assert "not known" in compare(dataclasses.replace(sample(), builds=())).basis
+
+
 def test_one_kernel_headline_counts_jobs():
     comparison = compare(run_of(job("s", "a", {"x": P}), job("t", "a", {}, outcome=S), columns=("a",)))
     assert comparison.headline == "1 pass, 1 skip"

@@ -140,7 +140,10 @@ def _why(job: JobResult) -> str:
 
 
 def reach_rows(group: Group) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """Yield (role, function, column -> count as text) of one scenario; "not traceable" is not 0."""
+    """Yield (role, function, column -> count as text) of one scenario; "not traceable" is not 0.
+
+    "not counted" is a column whose kernel the rule does not hold for.
+    """
     names = dict.fromkeys((r.role, r.function) for jobs in group.jobs.values() for job in jobs for r in job.reach)
     for role, function in names:
         yield role, function, {column: _counts(jobs, role, function) for column, jobs in group.jobs.items()}
@@ -150,6 +153,6 @@ def _counts(jobs: Iterable[JobResult], role: str, function: str) -> str:
     seen = [r.count for job in jobs for r in job.reach if (r.role, r.function) == (role, function)]
     traced = [count for count in seen if count >= 0]
     if not traced:
-        return "not traceable" if seen else ""
+        return "not traceable" if seen else "not counted"
     low, high = min(traced), max(traced)
     return str(low) if low == high else f"{low} to {high}"
