@@ -355,7 +355,9 @@ class Apt:
         settings = {
             "APT::Architecture": self.arch,
             "APT::Architectures": self.arch,
-            "APT::Default-Release": self.suite,
+            # The suite's own pockets alike: a plain name would rank what it had at its last point release above
+            # its security updates.
+            "APT::Default-Release": f"/^{self.suite}(-security|-updates)?$/",
             "APT::Sandbox::User": "root" if os.geteuid() == 0 else "",  # _apt cannot write below the cache
             "APT::Get::Assume-Yes": "true",
             "Acquire::Languages": "none",
