@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kpatchlab import proc
+from kpatchlab.build import failures
 from kpatchlab.build.context import BuildContext, Recipe
 from kpatchlab.build.kconfig import Kconfig
 from kpatchlab.errors import UserError
@@ -103,6 +104,7 @@ def configure(
     ctx.check_cancel()
     config = obj / ".config"
     if result.status != 0 or not config.exists():
+        failures.check_host(result.stdout + result.stderr, str(tree))
         lines = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
         at_fault = next((line for line in lines if re.search(r":\d+: |\*\*\* ", line)), "no reason given")
         raise UserError(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kpatchlab import proc
+from kpatchlab.errors import HostError
 from kpatchlab.model import ModuleFailure
 
 NM_S = 300.0
@@ -19,14 +20,16 @@ LOG_BYTES = 64 << 10
 _ERROR = re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
 _ASSEMBLER = re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d+): Error: (?P<text>.*)$", re.MULTILINE)
 _LINKER = re.compile(
-    r"^(?:\S*ld(?:\.\w+)?: )?(?P<object>\S+?\.[oa])?(?::\(\S+\))?:? ?(?:in function [`'](?P<function>\w+)'|.*?):?\s*"
-    r"(?P<text>(?:undefined reference to|multiple definition of|undefined symbol:) .*)$",
+    r"^(?:.*?[:\s])?(?P<file>[^\s:()]+\.\w+):(?:(?P<line>\d+)|\([^)]*\)): "
+    r"(?P<text>(?:undefined reference to|multiple definition of) .*)$",
     re.MULTILINE,
 )
 _MAKE = re.compile(
     r"^make(?:\[\d+\])?: \*\*\* (?:\[(?P<file>[^\]:]+):(?P<line>\d+): \S+\] )?(?P<text>.*)$", re.MULTILINE
 )
 _UNDEFINED = re.compile(r"^(.+\.ko):\s+U (?!_GLOBAL_OFFSET_TABLE_)(\S+)$", re.MULTILINE)
+_NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded")
+_NO_MEMORY = re.compile(r"Killed signal terminated program|Cannot allocate memory|virtual memory exhausted")
 _EXPORT = re.compile(r"\bEXPORT_\w*SYMBOL\w*\(\s*(\w+)")
 
 
@@ -75,16 +78,27 @@ def first_fault(output: str, tree: Path, *, make: bool = False) -> Fault:
             return Fault(relative(match["file"], tree), int(match["line"]), match["text"].strip())
     if make:
         if match := _LINKER.search(output):
-            where = f" in {match['function']}" if match["function"] else ""
-            return Fault(
-                relative(match["object"] or "", tree) if match["object"] else "", 0, match["text"].strip() + where
-            )
+            return Fault(relative(match["file"], tree), int(match["line"] or 0), match["text"].strip())
         found = [match for match in _MAKE.finditer(output) if "Waiting for unfinished" not in match["text"]]
         if found:
             file = relative(found[0]["file"], tree) if found[0]["file"] else ""
             return Fault(file, int(found[0]["line"] or 0), found[0]["text"].strip())
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return Fault("", 0, lines[0] if lines else "no output")
+
+
+def check_host(output: str, what: str) -> None:
+    """Raise HostError where an output says that the host is at fault, not what was built.
+
+    Raises:
+        HostError: the disk is full, or memory ran out.
+    """
+    if _NO_ROOM.search(output):
+        raise HostError(f"no space left while building {what}", hint="kpatchlab clean frees cached artifacts")
+    if _NO_MEMORY.search(output):
+        raise HostError(
+            f"the compiler was killed while building {what}: out of memory?", hint="fewer jobs: limits.build_jobs"
+        )
 
 
 def read_records(folder: Path) -> list[Record]:

@@ -22,8 +22,6 @@ NICE = 5
 OBJECTS_PER_SYMBOL = 3
 """Objects of a lean kernel for each symbol that is set, measured on 6.1 and 6.12: an estimate, until one is built."""
 _COMPILES = re.compile(r"^  (?:CC|AS)\s+(?:\[M\]\s+)?\S+\.o$")
-_NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded")
-_NO_MEMORY = re.compile(r"Killed signal terminated program|Cannot allocate memory|virtual memory exhausted")
 _DROPPED = re.compile(
     r"(MAKE.*|MFLAGS|GNUMAKEFLAGS|KBUILD_.*|K[CA]FLAGS|KCPPFLAGS|O|V|W|C|M|ARCH|CROSS_COMPILE|LLVM.*|LOCALVERSION"
     r"|INSTALL_.*|CC|LD|AS|CFLAGS.*|LDFLAGS.*|HOST.*|LANG|LC_.*|KCONFIG_.*)"
@@ -233,16 +231,7 @@ class Job:
             return seen
 
     def _fault(self, result: proc.Result, records: Sequence[failures.Record]) -> failures.Fault:
-        text = result.stdout + result.stderr
-        if _NO_ROOM.search(text):
-            raise HostError(
-                f"no space left while building {self.name} in {self.obj}", hint="kpatchlab clean frees cached artifacts"
-            )
-        if _NO_MEMORY.search(text):
-            raise HostError(
-                f"the compiler was killed while building {self.name}: out of memory?",
-                hint="fewer jobs: limits.build_jobs",
-            )
+        failures.check_host(result.stdout + result.stderr, self.name)
         builtin = [record for record in records if record.builtin]
         if builtin:
             fault = failures.first_fault(builtin[0].output, self.tree)

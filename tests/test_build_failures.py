@@ -1,0 +1,61 @@
+"""Blame: what the first error in an output is, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kpatchlab.build.failures import Fault, check_host, first_fault, normal, read_records, relative
+from kpatchlab.errors import HostError
+
+TREE = Path("/t/linux")
+
+
+@pytest.mark.parametrize(
+    ("output", "fault"),
+    [
+        (
+            "In file included from ../net/a.c:3:\n../include/x.h:7:1: error: unknown type name 'y'\nz.c:9: error: z",
+            Fault("include/x.h", 7, "unknown type name 'y'"),
+        ),
+        ("/t/linux/net/a.c:4:10: fatal error: no.h: No such file", Fault("net/a.c", 4, "no.h: No such file")),
+        ("../arch/x86/a.S: Assembler messages:\n../arch/x86/a.S:12: Error: no such instruction: `foo'",
+         Fault("arch/x86/a.S", 12, "no such instruction: `foo'")),
+        ("ld: a.o: in function `f':\n/t/linux/obj/../net/a.c:2: undefined reference to `bar'",
+         Fault("net/a.c", 2, "undefined reference to `bar'")),
+        ("ld: an.o: in function `f':\na.c:(.text+0x5): undefined reference to `bar'",
+         Fault("a.c", 0, "undefined reference to `bar'")),
+        ("ld: b.o: in function `f':\nb.c:(.text+0x0): multiple definition of `f'; a.o:a.c:1: first defined here",
+         Fault("b.c", 0, "multiple definition of `f'; a.o:a.c:1: first defined here")),
+        ("make[2]: *** Waiting for unfinished jobs....\nmake[2]: *** No rule to make target 'x.o', needed by 'y'.  Stop.",
+         Fault("", 0, "No rule to make target 'x.o', needed by 'y'.  Stop.")),
+        ("make[3]: *** [../scripts/Makefile.build:250: a.o] Error 139", Fault("scripts/Makefile.build", 250, "Error 139")),
+        ("", Fault("", 0, "no output")),
+    ],
+)  # fmt: skip
+def test_first_fault(output, fault):
+    assert first_fault(output, TREE, make=True) == fault
+
+
+def test_paths_become_relative_to_the_tree():
+    assert relative("../net/../net/a.c", TREE) == "net/a.c"
+    assert relative("/t/linux/net/a.c", TREE) == "net/a.c"
+    assert relative("/t/linux/obj/include/generated/x.h", TREE) == "obj/include/generated/x.h"
+    assert relative("/usr/include/x.h", TREE) == "/usr/include/x.h"
+
+
+@pytest.mark.parametrize(
+    "text", ["a.c: No space left on device", "gcc: fatal error: Killed signal terminated program cc1"]
+)
+def test_the_hosts_fault(text):
+    with pytest.raises(HostError):
+        check_host(text, "k")
+
+
+def test_a_record_that_was_cut_off_is_dropped(tmp_path):
+    (tmp_path / "net%a.o").write_text('net/a.o\n../net/a.c\n"a:b-c"\nmodule\nboom\nmore')
+    (tmp_path / "net%b.o").write_text("net/b.o\n../net")
+    (record,) = read_records(tmp_path)
+    assert (record.modules, record.builtin, record.output) == (("a", "b_c"), False, "boom\nmore")
+    assert normal("snd-hda,x") == "snd_hda_x"
