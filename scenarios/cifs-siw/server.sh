@@ -1,0 +1,5 @@
+#!/bin/sh
+# Shares a tmpfs with files that only the server made.
+set -eu
+"$LAB_LIB/ksmbd-server.sh"
+python3 "$LAB_LIB/filecheck.py" serve /srv/export

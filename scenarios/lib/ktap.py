@@ -1,0 +1,73 @@
+"""Printing KTAP from Python: one line a check, flushed at once, so that a crash keeps what came before.
+
+    import sys; sys.path.insert(0, os.environ["LAB_LIB"])
+    import ktap
+    ktap.plan(2)
+    ktap.check("the file arrives whole", send_it)     # not ok when it raises
+    ktap.metric("rate", 12.5, "MiB/s", "higher")
+"""
+
+import os
+import traceback
+
+_number = 0
+
+
+class Skip(Exception):
+    """Raised by a check that this kernel or this root cannot do; its text is the reason."""
+
+
+def _print(text):
+    data = (text + "\n").encode()
+    while data:
+        data = data[os.write(1, data):]
+
+
+def plan(count):
+    """Say how many checks follow; must come first."""
+    _print(f"KTAP version 1\n1..{count}")
+
+
+def _next():
+    global _number
+    _number += 1
+    return _number
+
+
+def ok(name):
+    """Report a check that held."""
+    _print(f"ok {_next()} - {name}")
+
+
+def not_ok(name, reason=""):
+    """Report a check that did not hold; the reason goes before the verdict, as diagnostic lines."""
+    for line in reason.splitlines():
+        _print(f"# {line}")
+    _print(f"not ok {_next()} - {name}")
+
+
+def skip(name, reason):
+    """Report a check that could not be made here."""
+    _print(f"ok {_next()} - {name} # SKIP {reason}")
+
+
+def metric(name, value, unit, direction):
+    """Report a figure; `direction` is "higher" or "lower": what is better."""
+    _print(f"metric {name} {value:.4g} {unit} {direction}")
+
+
+def check(name, function, *arguments, **named):
+    """Call the function: ok when it returns (its value is passed on), not ok when it raises."""
+    try:
+        value = function(*arguments, **named)
+    except Skip as reason:
+        skip(name, reason)
+    except AssertionError as error:
+        not_ok(name, str(error) or traceback.format_exc())
+    except OSError as error:
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        not_ok(name, f"{error} in {line.name}, {os.path.basename(line.filename)}:{line.lineno}")
+    else:
+        ok(name)
+        return value
+    return None

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Puts a soft-iWARP device on the link between the guests; call it again and nothing happens.
+# It must run after the guest got its MAC address: the device's GID is made from it.
+set -eu
+
+for module in siw ib_uverbs rdma_ucm rpcrdma; do
+    modprobe "$module"
+done
+rdma link show siw0/1 >/dev/null 2>&1 || rdma link add siw0 type siw netdev "$LAB_DEV"
+
+waited=0
+until rdma link show siw0/1 | grep -q 'state ACTIVE'; do
+    [ "$waited" -lt 100 ] || { rdma link show; echo "siw0 did not become active" >&2; exit 1; }
+    waited=$((waited + 1))
+    sleep 0.1
+done
