@@ -45,6 +45,7 @@ _UNREACHABLE = re.compile(
     r"|temporary failure|network is unreachable|no route|timed? ?out|error reading from server|502|503|504",
     re.IGNORECASE,
 )
+UNREACHABLE_HINT = "check the network and apt's proxy, or set `mirror:` in lab.yaml"
 _TAKEN_OVER = ("Acquire::http", "Acquire::https", "Acquire::Check-Date", "Acquire::Check-Valid-Until")
 
 
@@ -97,6 +98,11 @@ def host_mirror(etc: Path = Path("/etc/apt")) -> Mirror | None:
 def choose_mirror(wanted: str) -> Mirror:
     """Return the mirror of lab.yaml, else the host's own, else Debian's default one."""
     return parse_mirror(wanted) if wanted.strip() else host_mirror() or parse_mirror(DEFAULT_MIRROR)
+
+
+def is_unreachable(text: str) -> bool:
+    """Whether apt's words blame the network or the mirror's host."""
+    return bool(_UNREACHABLE.search(text))
 
 
 def _host_entries(etc: Path) -> Iterator[tuple[str, str]]:
@@ -389,12 +395,8 @@ class Apt:
         errors = tuple(line for line in result.stderr.splitlines() if line.startswith(("E:", "W:", "Err:")))
         text = "\n".join(errors) + result.stdout
         where = f"{self.mirror.archive} ({self.suite})"
-        if result.timed_out or _UNREACHABLE.search(text):
-            return HostError(
-                f"mirror {where} cannot be reached",
-                hint="check the network and apt's proxy, or set `mirror:` in lab.yaml",
-                details=errors,
-            )
+        if result.timed_out or is_unreachable(text):
+            return HostError(f"mirror {where} cannot be reached", hint=UNREACHABLE_HINT, details=errors)
         if "NO_PUBKEY" in text or "not signed" in text or "couldn't be verified" in text:
             return HostError(
                 f"mirror {where}: its signature cannot be checked",

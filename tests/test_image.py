@@ -120,6 +120,13 @@ def test_failure_says_what_mmdebstrap_said(monkeypatch, tmp_path, quiet_debian):
     assert not list(ctx.cache.root.glob("root/*")), "nothing half made stays"
 
 
+def test_mirror_out_of_reach(monkeypatch, tmp_path, quiet_debian):
+    said = "Err:1 http://m.example/debian trixie InRelease\n  Temporary failure resolving 'm.example'\n"
+    monkeypatch.setattr(image.proc, "run", lambda argv, **_k: proc.Result(tuple(argv), 25, "", said, 1.0))
+    with pytest.raises(HostError, match="cannot be reached"):
+        image.root_image(Recipe(), Context(Cache(tmp_path / "cache"), tmp_path))
+
+
 def test_mode_without_root(monkeypatch, tmp_path):
     monkeypatch.setattr(image.os, "geteuid", lambda: 1000)
     monkeypatch.setattr(image.shutil, "which", lambda _name: None)
