@@ -209,7 +209,7 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
     missing = _install(job, outcome.records, result.release, work, ctx)
     failures.forget(outcome.records, obj)
     if not plan.in_place:
-        shutil.rmtree(tree)
+        ctx.discard(tree)
     for leftover in ("configured", "unpacked-tree", "failures", "root", "ccache-stats.log"):
         path = work / leftover
         if path.is_dir():
