@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import select
+import subprocess
+import sys
+import termios
 import threading
 import time
 
@@ -94,7 +100,9 @@ def test_deadline_ends_the_whole_tree(guest):
     assert done.timed_out
     assert (done.status, done.signal) == (-1, 9)
     assert time.monotonic() - begin < 12
-    assert b"7777" not in sh(guest, "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'sleep 777[78]'").stdout
+    assert (
+        b"7777" not in sh(guest, "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'sleep 777[78]'").stdout
+    )
 
 
 def test_output_before_the_deadline_is_kept(guest):
@@ -185,6 +193,46 @@ def test_impossible_commands_are_refused_here(guest):
         guest.run([], timeout_s=1)
     with pytest.raises(ValueError, match="too long"):
         guest.run(["x" * (2 << 20)], timeout_s=1)
+
+
+TERMINAL = """
+import sys
+from pathlib import Path
+from tests.guest_support import FakeGuest
+with FakeGuest(Path(sys.argv[1]), Path(sys.argv[2])) as guest:
+    status = guest.interactive(["bash", "--norc", "-i"], env={"PS1": "lab> "})
+    print(f"status {status}", flush=True)
+"""
+
+
+def test_terminal_is_bridged(tmp_path):
+    build_agent(tmp_path / "agent")
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (33, 111))
+    words = [sys.executable, "-c", TERMINAL, str(tmp_path / "agent"), str(tmp_path / "console")]
+    child = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    said = b""
+
+    def until(text):
+        nonlocal said
+        end = time.monotonic() + 20
+        while text not in said and time.monotonic() < end:
+            if select.select([ours], [], [], 0.1)[0]:
+                said += os.read(ours, 4096)
+        assert text in said, said
+
+    until(b"lab> ")
+    os.write(ours, b"stty size; tty -s && echo 'is a' terminal\r")
+    until(b"33 111\r\n")
+    until(b"is a terminal\r\n")
+    os.write(ours, b"sleep 50\r")
+    time.sleep(0.5)
+    os.write(ours, b"\3")  # the key goes to the guest's terminal, which interrupts what runs there
+    os.write(ours, b"exit 7\r")
+    until(b"status 7")
+    assert child.wait(10) == 0
+    os.close(ours)
 
 
 def test_closing_wakes_up_who_waits(tmp_path):

@@ -54,6 +54,7 @@ int owns_machine = 1;
 static struct command *commands;
 static int ctl = -1;
 static sigset_t unblocked;
+static unsigned char frame[PIECE], *const frame_data = frame + HEADER;
 
 static uint32_t read32(const unsigned char *p)
 {
@@ -66,16 +67,15 @@ static void write32(unsigned char *p, uint32_t value)
 		p[i] = value >> (8 * i);
 }
 
-static void send_frame(int type, uint32_t id, const void *data, size_t size)
+/* Send `size` bytes of frame_data. */
+static void send_filled(int type, uint32_t id, size_t size)
 {
-	static unsigned char frame[HEADER + PIECE];
 	size_t at = 0, whole = HEADER + size;
 
 	frame[0] = MAGIC;
 	frame[1] = type;
 	write32(frame + 4, id);
 	write32(frame + 8, size);
-	memcpy(frame + HEADER, data, size);
 	while (at < whole) {
 		ssize_t done = write(ctl, frame + at, whole - at);
 		if (done > 0)
@@ -85,6 +85,12 @@ static void send_frame(int type, uint32_t id, const void *data, size_t size)
 		else if (done < 0 && errno != EINTR && errno != EAGAIN)
 			die("cannot write to", "kpatchlab.ctl");
 	}
+}
+
+static void send_frame(int type, uint32_t id, const void *data, size_t size)
+{
+	memcpy(frame_data, data, size);
+	send_filled(type, id, size);
 }
 
 static void hello(int type, uint32_t id)
@@ -107,10 +113,8 @@ static void close_end(int *fd)
 /* Send (or, once the command has ended, drop) up to `limit` bytes of one stream. */
 static void pump_output(struct command *c, int *fd, int type, size_t limit)
 {
-	static char data[PIECE - HEADER];
-
 	while (*fd >= 0 && limit) {
-		ssize_t got = read(*fd, data, limit < sizeof data ? limit : sizeof data);
+		ssize_t got = read(*fd, frame_data, limit < PIECE - HEADER ? limit : PIECE - HEADER);
 		if (got < 0 && (errno == EAGAIN || errno == EINTR))
 			return;
 		if (got <= 0) { /* a terminal whose last user has gone gives EIO */
@@ -118,7 +122,7 @@ static void pump_output(struct command *c, int *fd, int type, size_t limit)
 			return;
 		}
 		if (c->pid)
-			send_frame(type, c->id, data, got);
+			send_filled(type, c->id, got);
 		limit -= got;
 	}
 }
@@ -366,6 +370,8 @@ static void ended(struct command *c, int status)
 		pump_output(c, &c->out, 'O', left);
 	if (c->err >= 0 && !ioctl(c->err, FIONREAD, &left))
 		pump_output(c, &c->err, 'E', left);
+	for (int i = 0; c->tty && c->out >= 0 && i < 20; i++, usleep(10000))
+		pump_output(c, &c->out, 'O', FRAME_MAX); /* a terminal's last bytes come by way of a kernel thread */
 	write32(text + 1, WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 	send_frame('D', c->id, text, sizeof text);
 	c->pid = 0;
@@ -401,7 +407,7 @@ static noreturn void serve(int signals)
 	static struct pollfd fds[2 + 3 * 1024];
 
 	for (;;) {
-		int count = 2;
+		int count = 2, pumped = 0;
 		fds[0] = (struct pollfd){ctl, POLLIN, 0};
 		fds[1] = (struct pollfd){signals, POLLIN, 0};
 		for (struct command *c = commands; c && count < (int)(sizeof fds / sizeof *fds) - 3; c = c->next) {
@@ -420,7 +426,10 @@ static noreturn void serve(int signals)
 				pump_output(c, &c->out, 'O', PIECE - HEADER);
 			if (fds[i + 2].revents)
 				pump_output(c, &c->err, 'E', PIECE - HEADER);
+			pumped |= fds[i + 1].revents | fds[i + 2].revents;
 		}
+		if (pumped)
+			usleep(1000); /* or each write of a command would wake us up, and be a frame of its own */
 		reap(signals); /* each time: an ended command whose daemon closed its pipes goes as well */
 		if (fds[0].revents)
 			receive();

@@ -13,7 +13,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -36,22 +36,29 @@ SIGTERM, SIGKILL = 15, 9
 OnOutput = Callable[[str, bytes], None]
 
 
-class _Command:
+class Command:
     """A command while it runs; its output is added by the reader's thread."""
 
     def __init__(self, keep_bytes: int, on_output: OnOutput | None) -> None:
         self.out = {"stdout": Kept(keep_bytes), "stderr": Kept(keep_bytes)}
         self.on_output = on_output
+        self.listener_error: Exception | None = None
         self.ended = threading.Event()  # also set when the guest is lost
         self.how: tuple[int, int] | None = None  # status, signal
         self.begin = time.monotonic()
 
     def output(self, stream: str, data: bytes) -> None:
+        """Take a piece of "stdout" or "stderr"."""
         self.out[stream].add(data)
         if self.on_output:
-            self.on_output(stream, data)
+            try:
+                self.on_output(stream, data)
+            except Exception as error:  # noqa: BLE001 - whatever a listener does, the guest is read on
+                self.on_output = None
+                self.listener_error = error
 
     def result(self, *, timed_out: bool) -> Exit:
+        """Return how it ended, as far as it did."""
         status, signal = self.how or (-1, 0)
         out, err = self.out["stdout"], self.out["stderr"]
         took = time.monotonic() - self.begin
@@ -77,11 +84,12 @@ class Guest:
         self._ctl = ctl
         self._frames = wire.Reader()
         self._numbers = itertools.count(1)
-        self._commands: dict[int, _Command] = {}
+        self._commands: dict[int, Command] = {}
         self._pings: dict[int, threading.Event] = {}
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
         self._up = threading.Event()
+        self._close_lock = threading.Lock()
         self._closing = False
         self._selector = selectors.DefaultSelector()
         self._watch(ctl, self._on_ctl)
@@ -112,6 +120,7 @@ class Guest:
             keep_bytes: of each stream, head and tail.
 
         Raises:
+            whatever `on_output` raises, once the command has ended.
             GuestLost: the guest panicked, hung or ended before the command did.
         """
         return self._run(argv, timeout_s, env=env, cwd=cwd, stdin=[stdin], on_output=on_output, keep_bytes=keep_bytes)
@@ -158,27 +167,41 @@ class Guest:
         ident, answered = next(self._numbers), threading.Event()
         with self._lock:
             self._pings[ident] = answered
-        self._send(b"P", ident)
+        self.send(b"P", ident)
         in_time = answered.wait(timeout_s)
-        self._check()
+        self.check()
         if not in_time:
             raise GuestLost("silence", f"the agent did not answer within {timeout_s:.0f} s")
+
+    def interactive(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str = "/") -> int:
+        """Give the user's terminal to a command in the guest until it ends; see `terminal.bridge`.
+
+        Returns:
+            Its status, or 128 and the number of the signal that ended it.
+
+        Raises:
+            GuestLost: as in `run`; the terminal is as it was before.
+        """
+        from kpatchlab.guest.terminal import bridge
+
+        return bridge(self, argv, env or {}, cwd)
 
     def save(self, directory: os.PathLike[str]) -> SavedGuest:
         """Write the guest to `directory`; only a guest of the lab's own QEMU can."""
         raise HostError(f"a guest of this kind cannot be saved to {os.fspath(directory)}")
 
     def close(self) -> None:
-        """End the guest, at once; may be called more than once."""
-        if self._closing:
-            return
-        self._closing = True
-        self._lose("exit", "the lab closed the guest")
-        self._stop()
-        if self._thread.ident and self._thread is not threading.current_thread():
-            self._thread.join(10.0)
-        self._ctl.close()
-        self.console.flush()
+        """End the guest, at once; may be called by several threads, but not from `on_output`."""
+        with self._close_lock:
+            if self._closing:
+                return
+            self._closing = True
+            self._lose("exit", "the lab closed the guest")
+            self._stop()
+            if self._thread.ident:
+                self._thread.join()
+            self._ctl.close()
+            self.console.flush()
 
     def __enter__(self) -> Self:
         return self
@@ -225,35 +248,49 @@ class Guest:
         flags: int = 0,
     ) -> Exit:
         payload = wire.exec_payload(argv, {**ENVIRONMENT, **(env or {})}, cwd, flags)
-        command = _Command(keep_bytes, on_output)
+        command = Command(keep_bytes, on_output)
+        with self.started(payload, command) as ident:
+            for piece in stdin:
+                for at in range(0, len(piece), wire.PIECE):
+                    self.send(b"I", ident, piece[at : at + wire.PIECE])
+            self.send(b"I", ident)
+            timed_out = not command.ended.wait(max(0.0, command.begin + timeout_s - time.monotonic()))
+            if timed_out:
+                self._end(ident, command)
+            self.check(command)
+            return command.result(timed_out=timed_out)
+
+    @contextlib.contextmanager
+    def started(self, payload: bytes, command: Command) -> Iterator[int]:
+        """Start a command and yield its number; what it prints after the `with` is dropped."""
         ident = next(self._numbers)
         with self._lock:
             self._commands[ident] = command
         try:
-            self._check()
-            self._send(b"X", ident, payload)
-            for piece in stdin:
-                for at in range(0, len(piece), wire.PIECE):
-                    self._send(b"I", ident, piece[at : at + wire.PIECE])
-            self._send(b"I", ident)
-            timed_out = not command.ended.wait(max(0.0, command.begin + timeout_s - time.monotonic()))
-            if timed_out:
-                self._end(ident, command)
-            if command.how is None:
-                self._check()
-            return command.result(timed_out=timed_out)
+            self.check()
+            self.send(b"X", ident, payload)
+            yield ident
         finally:
             with self._lock:
                 self._commands.pop(ident, None)
 
-    def _end(self, ident: int, command: _Command) -> None:
+    def _end(self, ident: int, command: Command) -> None:
         """End a command whose deadline has come."""
         for signal, grace_s in ((SIGTERM, TERM_GRACE_S), (SIGKILL, KILL_GRACE_S)):
-            self._send(b"K", ident, wire.signal_payload(signal))
+            self.send(b"K", ident, wire.signal_payload(signal))
             if command.ended.wait(grace_s):
                 return
+        # It is stuck in the kernel: have the stacks of all tasks in uninterruptible sleep on the console.
+        blocked = Command(0, None)
+        with self.started(wire.exec_payload(["sysrq", "w"], {}, "/", wire.EXEC_BUILTIN), blocked):
+            blocked.ended.wait(TERM_GRACE_S)
 
-    def _send(self, kind: bytes, ident: int, payload: bytes = b"") -> None:
+    def send(self, kind: bytes, ident: int, payload: bytes = b"") -> None:
+        """Send one frame (see `wire`), in one piece whoever else sends.
+
+        Raises:
+            GuestLost: nobody takes it any more.
+        """
         data = wire.frame(kind, ident, payload)
         try:
             with self._send_lock:
@@ -262,10 +299,13 @@ class Guest:
             self._up.wait(2 * TICK_S)  # the reader sees the same end of file, and knows why
             if not self.lost:
                 self._lose("exit", "the agent's channel is closed")
-        self._check()
+        self.check()
 
-    def _check(self) -> None:
-        if self.lost:
+    def check(self, command: Command | None = None) -> None:
+        """Raise what `command`'s listener raised, or GuestLost if the guest was lost before `command` ended."""
+        if command and command.listener_error:
+            raise command.listener_error
+        if self.lost and not (command and command.how):
             raise GuestLost(self.lost.reason, self.lost.detail)
 
     def _lose(self, reason: str, detail: str) -> None:
@@ -286,6 +326,12 @@ class Guest:
         self._selector.register(sock, selectors.EVENT_READ, handler)
 
     def _read(self) -> None:
+        try:
+            self._read_all()
+        except Exception as error:  # noqa: BLE001 - nobody may wait for a thread that is no more
+            self._lose("silence", f"the lab cannot read the guest: {error!r}")
+
+    def _read_all(self) -> None:
         with self._selector:
             while not self._closing and self._selector.get_map():
                 for key, _ in self._selector.select(TICK_S):

@@ -84,7 +84,7 @@ def kernel_command_line(boot: Boot) -> str:
 
     arch = architectures.get(boot.machine.arch)
     console = " ".join([f"console={arch.serial_console_args()[0]}", *arch.earlyconsole_args()])
-    return f"{console} {PANIC} {boot.cmdline}".strip()
+    return f"{console} printk.time=1 {PANIC} {boot.cmdline}".strip()
 
 
 def command_line(boot: Boot, ends: Ends, *, incoming: bool) -> list[str]:

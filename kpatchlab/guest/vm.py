@@ -86,7 +86,7 @@ class QemuGuest(Guest):
         """
         saved = SavedGuest(Path(directory), self.boot)
         partial = saved.path / (SavedGuest.STATE + ".part")
-        self._check()
+        self.check()
         self._pulse.pause()
         try:
             self._ask("stop")
@@ -112,7 +112,7 @@ class QemuGuest(Guest):
         except TimeoutError:
             raise HostError(f"QEMU does not answer {command}") from None
         except HostError:
-            self._check()
+            self.check()
             raise
 
     def _migrate(self, command: str, **arguments: Any) -> None:
@@ -123,7 +123,7 @@ class QemuGuest(Guest):
         self._ask(command, **arguments)
         end = time.monotonic() + 120.0
         while (state := self._ask("query-migrate").get("status")) != "completed":
-            self._check()
+            self.check()
             if state in {"failed", "cancelled"} or time.monotonic() > end:
                 raise HostError(f"{command}: the guest's state did not go through ({state})")
             time.sleep(0.005)
@@ -143,13 +143,19 @@ class QemuGuest(Guest):
         super()._stop()
 
     def close(self) -> None:
-        """End the guest, at once; may be called more than once."""
+        """End the guest, at once; may be called by several threads, but not from `on_output`."""
         super().close()
         for sock in self._sockets:
             sock.close()
+        if not self._complaints():
+            self._errors.unlink(missing_ok=True)
+
+    def _complaints(self) -> list[str]:
+        """Return what QEMU said, without its warnings: one is that a guest without a cable has none."""
         with contextlib.suppress(OSError):
-            if not self._errors.stat().st_size:
-                self._errors.unlink()
+            lines = self._errors.read_text(errors="replace").splitlines()
+            return [line.strip() for line in lines if line.strip() and "warning:" not in line]
+        return []
 
     # --- the reader's thread
 
@@ -209,7 +215,7 @@ class QemuGuest(Guest):
         if self._reset == "guest-shutdown":
             fatal = _FATAL.search(self.console.data())
             return "exit", fatal[0].decode("utf-8", "replace") if fatal else "the guest switched itself off"
-        said = self._errors.read_text(errors="replace").strip().splitlines()
+        said = self._complaints()
         return "exit", f"QEMU ended with status {status}" + (f": {said[-1][:300]}" if said else "")
 
     def _lose(self, reason: str, detail: str) -> None:
@@ -229,7 +235,7 @@ class QemuGuest(Guest):
         up = self._up.wait(deadline_s)
         if self.lost and self.lost.reason == "exit" and not self.console.total:
             raise HostError(self.lost.detail, hint="kpatchlab doctor looks at QEMU")
-        self._check()
+        self.check()
         if not up:
             last = self.console.text().strip().splitlines() or ["nothing was printed"]
             raise GuestLost("silence", f"no agent within {deadline_s:.0f} s; last on the console: {last[-1][:200]}")
