@@ -234,6 +234,20 @@ def test_a_tree_that_changes_while_it_is_built_is_not_published(bench, monkeypat
         build(bench)
 
 
+def test_a_work_directory_that_is_deleted_meanwhile_is_not_the_kernels_fault(bench, monkeypatch):
+    patch_delta(bench)
+    whole = make_module.Job.run
+
+    def deleted(self):
+        outcome = whole(self)
+        (self.work / "unpacked-tree").unlink()
+        return outcome
+
+    monkeypatch.setattr(make_module.Job, "run", deleted)
+    with pytest.raises(HostError, match="was deleted while k was built in it"):
+        build(bench, bench.recipe(series=[{"type": "patches", "path": "patches"}]))
+
+
 def test_config_misses_come_with_their_reason(bench):
     wish = {"EPSILON": "y", "HIDDEN": "y", "NOWHERE": "m", "BETA": "y"}
     misses = {miss.symbol: miss for miss in build(bench, bench.recipe(config_set=wish)).config_misses}

@@ -187,6 +187,8 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
     result = replace(_result(plan, name, ctx), reproduce=_reproduce(plan, job, ctx))
     with ctx.cache.lock(f"objects-{content_key(str(obj))[:16]}"):
         outcome = job.run()
+    if not (plan.in_place or (work / "unpacked-tree").exists()):
+        raise HostError(f"{work} was deleted while {name} was built in it", hint="run it again")
     (work / "build.log").write_text(outcome.log)
     if plan.in_place:
         ctx.note(obj, f"objects of {tree}")
