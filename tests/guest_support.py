@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,10 +11,12 @@ import pytest
 
 from kpatchlab import proc
 from kpatchlab.cache import Cache
+from kpatchlab.errors import HostError
 from kpatchlab.guest.console import Console
 from kpatchlab.guest.guest import Guest
 from kpatchlab.guest.initrd import build_initrd
 from kpatchlab.guest.vm import Boot, MachineShape, Qemu
+from kpatchlab.qemu_find import find_qemu
 
 STUB = Path(__file__).with_name("stub_qemu.py")
 
@@ -41,13 +41,11 @@ class FakeGuest(Guest):
         super()._stop()
 
 
-def host_qemu() -> Qemu:
-    path = shutil.which("qemu-system-x86_64")
-    if not path:
-        pytest.skip("no qemu-system-x86_64 on this host")
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
-    version = tuple(int(part) for part in said.split()[3].split("."))
-    return Qemu(Path(path), version, (path,))
+def host_qemu(choice: str = "host") -> Qemu:
+    try:
+        return find_qemu(choice, Cache())
+    except HostError as error:
+        pytest.skip(str(error))
 
 
 def stub_boot(folder: Path, *words: str, cpus: int = 1) -> Boot:
@@ -57,8 +55,8 @@ def stub_boot(folder: Path, *words: str, cpus: int = 1) -> Boot:
     return Boot(nothing, nothing, nothing, None, MachineShape("x86_64", "tcg", cpus, 64, qemu))
 
 
-def real_boot(folder: Path) -> Boot:
-    """Return a real guest's parts.
+def real_boot(folder: Path, qemu: Qemu | None = None) -> Boot:
+    """Return a real guest's parts; the QEMU is KPATCHLAB_TEST_QEMU ("host" or "debian") unless given.
 
     They come from KPATCHLAB_TEST_KERNEL (a folder with vmlinuz, modules.erofs and perhaps boot-modules) and
     KPATCHLAB_TEST_ROOT (an image), else from what the cache holds; there is a reason in the skip if it holds none.
@@ -74,7 +72,7 @@ def real_boot(folder: Path) -> Boot:
     initrd = folder / "initrd"
     boot_modules = kernel / "boot-modules"
     build_initrd(initrd, boot_modules if boot_modules.is_dir() else None)
-    shape = MachineShape("x86_64", "tcg", 1, 1024, host_qemu())
+    shape = MachineShape("x86_64", "tcg", 1, 1024, qemu or host_qemu(os.environ.get("KPATCHLAB_TEST_QEMU", "host")))
     modules = kernel / "modules.erofs"
     return Boot(kernel / "vmlinuz", initrd, root, modules if modules.exists() else None, shape)
 

@@ -13,19 +13,31 @@ import time
 
 import pytest
 
+from kpatchlab.cache import Cache
 from kpatchlab.errors import GuestLost, HostError
 from kpatchlab.guest.initrd import build_agent
-from kpatchlab.guest.vm import boot
-from tests.guest_support import FakeGuest, real_boot
+from kpatchlab.guest.vm import Identity, boot
+from kpatchlab.guest.vng import boot_vng
+from tests.guest_support import FakeGuest, host_qemu, real_boot
+
+REAL = [pytest.param(name, marks=pytest.mark.guest) for name in ("real", "vng")]
 
 
-@pytest.fixture(scope="module", params=["fake", pytest.param("real", marks=pytest.mark.guest)])
+@pytest.fixture(scope="module", params=["fake", *REAL])
 def guest(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("guest")
     if request.param == "fake":
         build_agent(folder / "agent")
         with FakeGuest(folder / "agent", folder / "console") as fake:
             yield fake
+    elif request.param == "vng":
+        outside_tmp = Cache().root / "tmp"
+        outside_tmp.mkdir(parents=True, exist_ok=True)
+        agent = outside_tmp / f"agent-{os.getpid()}"
+        build_agent(agent)
+        with boot_vng(real_boot(folder, host_qemu()), agent, console_path=folder / "console") as vng:
+            yield vng
+        agent.unlink()
     else:
         with boot(real_boot(folder), console_path=folder / "console") as real:
             yield real
@@ -184,6 +196,22 @@ def test_files_that_cannot_be_had_are_errors(guest):
         guest.put("/proc/no/such", b"")
     with pytest.raises(ValueError, match="not an absolute path"):
         guest.put("relative", b"")
+
+
+def test_guest_is_given_a_name_and_an_address(guest):
+    identity = Identity("named", "52:54:00:77:00:09", "10.77.0.9/24", f"{9:032x}", os.urandom(32))
+    if isinstance(guest, FakeGuest):  # a host is not renamed
+        with pytest.raises(HostError, match="refused on a host: identify"):
+            guest.identify(identity)
+        return
+    guest.identify(identity)
+    script = "hostname; cat /sys/class/net/eth0/address /etc/machine-id; ip -4 -br address show eth0"
+    told = sh(guest, script).stdout.split()
+    assert told[:3] == [b"named", b"52:54:00:77:00:09", b"%032x" % 9]
+    assert told[-1] == b"10.77.0.9/24"
+    for wrong in (Identity("x", "zz"), Identity("x", "", "10.0.0"), Identity("x", identity.mac, device="eth7")):
+        with pytest.raises(HostError, match="guest: identify"):
+            guest.identify(wrong)
 
 
 def test_impossible_commands_are_refused_here(guest):

@@ -143,8 +143,8 @@ def host(monkeypatch):
 
 
 def heart_of(cpus=1):
-    heart = pulse.Pulse(1, cpus)
-    heart.resume()
+    heart = pulse.Pulse(cpus)
+    heart.resume(1)
     return heart
 
 
@@ -192,7 +192,7 @@ def test_paused_guest_does_not_hang(host):
     heart = heart_of()
     heart.pause()
     assert host.seconds(heart, 100) == ""
-    heart.resume()
+    heart.resume(1)
     assert host.seconds(heart, 2) == ""
 
 

@@ -56,8 +56,7 @@ def loss(guest, script, timeout_s=60):
 
 
 def test_console_is_recorded_from_the_first_line(saved):
-    text = (saved.path / "console").read_text()
-    assert re.search(r"^\[ +0\.000000\]\S* Linux version", text, re.MULTILINE)
+    assert re.search(r"^Linux version", (saved.path / "console").read_text(), re.MULTILINE)
 
 
 def test_resumed_guest_knows_its_kernel(guest):
@@ -148,7 +147,7 @@ def test_busy_guest_does_not_hang(guest, load):
 
 
 def test_memory_eaten_up_is_no_hang(guest):
-    guest.run(["python3", "-c", "x = []\nwhile True: x.append(bytearray(1 << 20))"], timeout_s=120)
+    guest.run(["python3", "-c", "x = []\nwhile True: x.append(bytearray(1 << 20))"], timeout_s=30)
     guest.ping(20)
     print(f"silence at most {guest._pulse.longest_s:.2f} s")
 

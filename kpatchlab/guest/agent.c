@@ -450,7 +450,9 @@ int main(int argc, char **argv)
 		fcntl(beat, F_SETFD, FD_CLOEXEC);
 	} else if (getpid() == 1) {
 		init_machine();
-	} else if (argc != 2 || strcmp(argv[1], "--attach")) {
+	} else if (argc == 2 && !strcmp(argv[1], "--attach")) {
+		attach_machine();
+	} else {
 		dprintf(2, "usage: agent --attach | --fd CTL BEAT\n");
 		return 64;
 	}

@@ -21,6 +21,8 @@ extern int owns_machine;
 
 /* Bring the machine up from the initramfs: ends with the guest's own root as /. */
 void init_machine(void);
+/* The same in a guest that runs already: a writable root over the one that it has. */
+void attach_machine(void);
 /* Write a short text to a file; -1 with errno where that fails. */
 int write_text(const char *path, const char *text);
 /* Make the folders above `path`. */

@@ -1,7 +1,8 @@
 /*
  * What process 1 does before it listens: load the boot modules (a distribution's kernel has its drivers as
  * modules), mount the root image read-only with a tmpfs over it, and move there. Nothing of the host is
- * mounted, so that a guest can be saved and resumed.
+ * mounted, so that a guest can be saved and resumed. In a guest that something else has brought up, the same
+ * is done on top of what is there.
  */
 #define _GNU_SOURCE
 #include "agent.h"
@@ -122,45 +123,44 @@ static void mount_image(const char *node, const char *at)
 	die("cannot mount", node);
 }
 
-static void mount_root(void)
+static void wait_for_disk(const char *serial, char *node, size_t size)
 {
-	char node[64];
-
-	for (int i = 0; !find_disk("root", node, sizeof node); i++) {
+	for (int i = 0; !find_disk(serial, node, size); i++) {
 		if (i == 1000)
-			errno = ENODEV, die("no disk with serial number", "root");
+			errno = ENODEV, die("no disk with serial number", serial);
 		usleep(10000); /* probing may be asynchronous */
-	}
-	mount_image(node, "/image");
-	if (try_mount("tmpfs", "/over", 0, "mode=755"))
-		die("cannot mount", "tmpfs");
-	mkdir("/over/up", 0755);
-	mkdir("/over/work", 0755);
-	mkdir("/root", 0755);
-	if (mount("overlay", "/root", "overlay", 0, "lowerdir=/image,upperdir=/over/up,workdir=/over/work"))
-		die("cannot mount", "overlay");
-	if (find_disk("modules", node, sizeof node)) {
-		mount_image(node, "/modules");
-		make_parents("/root/usr/lib/modules/");
-		/* The image holds lib/modules/RELEASE, or RELEASE at its top. */
-		if (mount("/modules/lib/modules", "/root/usr/lib/modules", NULL, MS_BIND, NULL) &&
-		    mount("/modules", "/root/usr/lib/modules", NULL, MS_BIND, NULL))
-			die("cannot mount", "modules");
 	}
 }
 
-static void enter_root(void)
+/* Mount `lower` with a tmpfs over it, /dev, /proc and /sys in it, and the modules if they have a disk, on root/. */
+static void assemble_root(const char *lower, unsigned long how)
 {
 	static const char *const kept[] = {"/dev", "/proc", "/sys", NULL};
-	char target[64];
+	char node[64], text[100];
 
-	for (int i = 0; kept[i]; i++) {
-		snprintf(target, sizeof target, "/root%s", kept[i]);
-		mkdir(target, 0755);
-		if (mount(kept[i], target, NULL, MS_MOVE, NULL))
-			die("cannot move", kept[i]);
+	if (try_mount("tmpfs", "over", 0, "mode=755"))
+		die("cannot mount", "tmpfs");
+	mkdir("over/up", 0755);
+	mkdir("over/work", 0755);
+	mkdir("root", 0755);
+	snprintf(text, sizeof text, "lowerdir=%s,upperdir=over/up,workdir=over/work", lower);
+	if (mount("overlay", "root", "overlay", 0, text))
+		die("cannot mount", "overlay");
+	if (find_disk("modules", node, sizeof node)) {
+		mount_image(node, "modules");
+		make_parents("root/usr/lib/modules/");
+		/* The image holds lib/modules/RELEASE, or RELEASE at its top. */
+		if (mount("modules/lib/modules", "root/usr/lib/modules", NULL, MS_BIND, NULL) &&
+		    mount("modules", "root/usr/lib/modules", NULL, MS_BIND, NULL))
+			die("cannot mount", "modules");
 	}
-	if (chdir("/root") || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/"))
+	for (int i = 0; kept[i]; i++) {
+		snprintf(text, sizeof text, "root%s", kept[i]);
+		mkdir(text, 0755);
+		if (mount(kept[i], text, NULL, how, NULL))
+			die("cannot mount", kept[i]);
+	}
+	if (chdir("root"))
 		die("cannot enter", "root");
 }
 
@@ -202,8 +202,41 @@ static void loopback_up(void)
 	close(fd);
 }
 
+/* Give the first network card the name that it has where no udev renames it. */
+static void name_card(void)
+{
+	struct ifreq request = {.ifr_newname = "eth0"};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	DIR *dir = opendir("/sys/class/net");
+
+	for (struct dirent *entry; dir && (entry = readdir(dir));) {
+		char path[300];
+		snprintf(path, sizeof path, "/sys/class/net/%.200s/device", entry->d_name);
+		if (access(path, F_OK)) /* not a card: lo, a tunnel */
+			continue;
+		snprintf(request.ifr_name, IFNAMSIZ, "%.15s", entry->d_name);
+		ioctl(fd, SIOCSIFNAME, &request);
+		break;
+	}
+	if (dir)
+		closedir(dir);
+	close(fd);
+}
+
+static void settle(void)
+{
+	mount_rest();
+	loopback_up();
+	/* An oops is to be seen and reported with the guest still there; only a panic ends it. */
+	write_text("/proc/sys/kernel/panic_on_oops", "0");
+	write_text("/proc/sys/kernel/sysrq", "1");
+	setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
+}
+
 void init_machine(void)
 {
+	char node[64];
+
 	umask(022);
 	try_mount("proc", "/proc", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL);
 	try_mount("sysfs", "/sys", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL);
@@ -215,12 +248,22 @@ void init_machine(void)
 	if (console > 2)
 		close(console);
 	load_boot_modules();
-	mount_root();
-	enter_root();
-	mount_rest();
-	loopback_up();
-	/* An oops is to be seen and reported with the guest still there; only a panic ends it. */
-	write_text("/proc/sys/kernel/panic_on_oops", "0");
-	write_text("/proc/sys/kernel/sysrq", "1");
-	setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
+	wait_for_disk("root", node, sizeof node);
+	mount_image(node, "image");
+	assemble_root("image", MS_MOVE);
+	if (mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/"))
+		die("cannot enter", "root");
+	settle();
+}
+
+void attach_machine(void)
+{
+	umask(022);
+	if (try_mount("tmpfs", "/run/kpatchlab", 0, "mode=755") || chdir("/run/kpatchlab"))
+		die("cannot mount", "/run/kpatchlab");
+	assemble_root("/", MS_BIND | MS_REC);
+	if (chroot(".") || chdir("/"))
+		die("cannot enter", "root");
+	name_card();
+	settle();
 }

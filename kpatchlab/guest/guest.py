@@ -7,6 +7,7 @@ that is lost wakes all of them up with GuestLost.
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
 import selectors
@@ -32,6 +33,9 @@ KILL_GRACE_S = 5.0
 TICK_S = 0.1
 FILES_TIMEOUT_S = 120.0
 SIGTERM, SIGKILL = 15, 9
+
+End = socket.socket | io.FileIO
+"""The lab's end of a channel to a guest: a socket, or a pipe that is read."""
 
 OnOutput = Callable[[str, bytes], None]
 
@@ -221,9 +225,9 @@ class Guest:
     def _tick(self) -> None:
         """Look after the guest; called ten times a second from the reader's thread."""
 
-    def _on_closed(self, sock: socket.socket) -> None:
-        """React to an end of file on one of the guest's sockets."""
-        if sock is self._ctl:
+    def _on_closed(self, source: End) -> None:
+        """React to an end of file on one of what `_watch` was given."""
+        if source is self._ctl:
             self._lose("exit", "the agent has gone")
 
     # --- commands
@@ -322,8 +326,8 @@ class Guest:
 
     # --- the reader's thread
 
-    def _watch(self, sock: socket.socket, handler: Callable[[bytes], None]) -> None:
-        self._selector.register(sock, selectors.EVENT_READ, handler)
+    def _watch(self, source: End, handler: Callable[[bytes], None]) -> None:
+        self._selector.register(source, selectors.EVENT_READ, handler)
 
     def _read(self) -> None:
         try:
@@ -335,17 +339,17 @@ class Guest:
         with self._selector:
             while not self._closing and self._selector.get_map():
                 for key, _ in self._selector.select(TICK_S):
-                    sock = key.fileobj
-                    assert isinstance(sock, socket.socket)
+                    source = key.fileobj
+                    assert isinstance(source, End)
                     try:
-                        data = sock.recv(1 << 18)
+                        data = os.read(key.fd, 1 << 18)
                     except OSError:
                         data = b""
                     if data:
                         key.data(data)
                     else:
-                        self._selector.unregister(sock)
-                        self._on_closed(sock)
+                        self._selector.unregister(source)
+                        self._on_closed(source)
                 self._tick()
 
     def _on_ctl(self, data: bytes) -> None:

@@ -47,12 +47,11 @@ class Pulse:
     """The heartbeat of one guest; made paused, and silent processors count from `resume` on.
 
     Args:
-        pid: QEMU's process.
         cpus: number of the guest's processors.
     """
 
-    def __init__(self, pid: int, cpus: int) -> None:
-        self._pid = pid
+    def __init__(self, cpus: int) -> None:
+        self._pid = 0
         self._cpus = cpus
         self._lock = threading.Lock()
         self._paused = True
@@ -66,9 +65,10 @@ class Pulse:
         with self._lock:
             self._paused = True
 
-    def resume(self) -> None:
-        """Judge from now on."""
+    def resume(self, pid: int) -> None:
+        """Judge from now on by the time that QEMU's process `pid` gets."""
         with self._lock:
+            self._pid = pid
             self._paused = False
             self._silent = dict.fromkeys(range(min(self._cpus, 64)), (0.0, 0.0))
             self._at, self._used = time.monotonic(), used_s(self._pid)

@@ -15,13 +15,13 @@ from kpatchlab.guest.shapes import Boot, MachineShape
 NO_MAC = "52:54:00:00:00:01"
 """Until `identify` gives a guest its own; saved guests share it."""
 
-PANIC = "panic=-1 unknown_nmi_panic=1 panic_print=0x40"
+KERNEL_WORDS = "printk.time=1 panic=-1 unknown_nmi_panic=1 panic_print=0x40"
 """A panic resets, which QEMU turns into its end (-no-reboot) after the trace is out; an NMI makes a guest that
 hangs say where; 0x40 adds the other processors' stacks."""
 
 
 CHANNELS = ("console", "ctl", "beat", "qmp")
-"""The socket pairs between the lab and a QEMU."""
+"""What the lab and a QEMU are connected by, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,26 @@ def kernel_command_line(boot: Boot) -> str:
 
     arch = architectures.get(boot.machine.arch)
     console = " ".join([f"console={arch.serial_console_args()[0]}", *arch.earlyconsole_args()])
-    return f"{console} printk.time=1 {PANIC} {boot.cmdline}".strip()
+    return f"{console} {KERNEL_WORDS} {boot.cmdline}".strip()
+
+
+def lab_devices(boot: Boot, ends: Ends) -> list[str]:
+    """Return the devices by which the lab talks to a guest, sees it die, and gives it modules and a network.
+
+    The console is the caller's to connect.
+    """
+    sockets = zip(CHANNELS[1:], ends.channels[1:], strict=True)
+    return [
+        *(_disk("modules", boot.modules_image) if boot.modules_image else []),
+        # With pvpanic's default action QEMU is gone before the guest has printed its trace.
+        *("-action", "panic=none", "-device", "pvpanic-pci"),
+        *(word for name, fd in sockets for word in ("-chardev", f"socket,id=lab-{name},fd={fd}")),
+        *("-mon", "chardev=lab-qmp,mode=control"),
+        *("-device", "virtio-serial-pci"),
+        *("-device", "virtserialport,chardev=lab-ctl,name=kpatchlab.ctl"),
+        *("-device", "virtserialport,chardev=lab-beat,name=kpatchlab.beat"),
+        *("-netdev", _cable(ends.link), "-device", f"virtio-net-pci,netdev=net0,mac={NO_MAC},romfile="),
+    ]
 
 
 def command_line(boot: Boot, ends: Ends, *, incoming: bool) -> list[str]:
@@ -93,23 +112,13 @@ def command_line(boot: Boot, ends: Ends, *, incoming: bool) -> list[str]:
     Args:
         incoming: the guest is to be resumed: it waits for QMP's migrate-incoming.
     """
-    sockets = zip(CHANNELS, ends.channels, strict=True)
-    chardevs = [word for name, fd in sockets for word in ("-chardev", f"socket,id={name},fd={fd}")]
-    modules = _disk("modules", boot.modules_image) if boot.modules_image else []
     return [
         *boot.machine.qemu.argv,
         *machine_options(boot.machine),
-        # With pvpanic's default action QEMU is gone before the guest has printed its trace.
-        *("-action", "panic=none", "-device", "pvpanic-pci"),
         *("-kernel", str(boot.vmlinuz), "-initrd", str(boot.initrd), "-append", kernel_command_line(boot)),
         *_disk("root", boot.root_image),
-        *modules,
         *("-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0"),
-        *chardevs,
-        *("-serial", "chardev:console", "-mon", "chardev=qmp,mode=control"),
-        *("-device", "virtio-serial-pci"),
-        *("-device", "virtserialport,chardev=ctl,name=kpatchlab.ctl"),
-        *("-device", "virtserialport,chardev=beat,name=kpatchlab.beat"),
-        *("-netdev", _cable(ends.link), "-device", f"virtio-net-pci,netdev=net0,mac={NO_MAC},romfile="),
+        *("-chardev", f"socket,id=lab-console,fd={ends.channels[0]}", "-serial", "chardev:lab-console"),
+        *lab_devices(boot, ends),
         *(["-incoming", "defer"] if incoming else []),
     ]

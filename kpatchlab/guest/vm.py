@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
 import socket
 import subprocess
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from kpatchlab import proc
 from kpatchlab.errors import GuestLost, HostError
 from kpatchlab.guest import qemu
 from kpatchlab.guest.console import LIMIT_BYTES, Console
-from kpatchlab.guest.guest import Guest
+from kpatchlab.guest.guest import End, Guest
 from kpatchlab.guest.pulse import Pulse
 from kpatchlab.guest.qmp import Qmp
 from kpatchlab.guest.shapes import Boot, Exit, Identity, MachineShape, Qemu, SavedGuest
@@ -41,39 +44,66 @@ def link() -> tuple[int, int]:
     return one.detach(), other.detach()
 
 
-class QemuGuest(Guest):
-    """A guest in a QEMU of its own, started by `boot` or `resume`."""
+def _pipe() -> tuple[io.FileIO, io.FileIO]:
+    read, write = os.pipe()
+    return io.FileIO(read, "r"), io.FileIO(write, "w")
 
-    def __init__(self, spec: Boot, console: Console, link_fd: int | None, *, incoming: bool) -> None:
-        ours, theirs = zip(*(socket.socketpair() for _ in qemu.CHANNELS), strict=True)
-        console_end, ctl, beat, qmp = ours
-        super().__init__(ctl, console)
+
+class QemuGuest(Guest):
+    """A guest in a QEMU of its own, started by `boot` or `resume`.
+
+    Args:
+        command_line: returns the argument list, given QEMU's ends of the channels.
+        console_pipe: the console comes through a pipe, which QEMU can open by its path, and not a socket.
+    """
+
+    def __init__(
+        self,
+        spec: Boot,
+        console: Console,
+        link_fd: int | None,
+        command_line: Callable[[qemu.Ends], list[str]],
+        *,
+        console_pipe: bool = False,
+    ) -> None:
+        pairs = {name: socket.socketpair() for name in ("ctl", "beat", "qmp")}
+        console_pair = _pipe() if console_pipe else socket.socketpair()
+        ours: list[End] = [console_pair[0], *(pair[0] for pair in pairs.values())]
+        theirs: list[End] = [console_pair[1], *(pair[1] for pair in pairs.values())]
+        super().__init__(pairs["ctl"][0], console)
         self.boot = spec
-        self._sockets = ours
+        self._ends = ours
+        self._qmp_socket = pairs["qmp"][0]
         self._pending: tuple[str, str] | None = None  # why it will be lost, once its trace is on record
         self._pending_since = 0.0
         self._asked_nmi = False
         self._reset = ""
-        ends = qemu.Ends(tuple(sock.fileno() for sock in theirs), link_fd)
-        environment = {**os.environ, **dict(spec.machine.qemu.env)}
-        errors = console.path.with_name(console.path.name + ".qemu")
+        self._errors = console.path.with_name(console.path.name + ".qemu")
         try:
-            with errors.open("wb") as handle:
-                argv = qemu.command_line(spec, ends, incoming=incoming)
-                self._process = proc.spawn(argv, env=environment, stderr=handle, pass_fds=ends.all())
+            self._process = self._spawn(command_line, [end.fileno() for end in theirs], link_fd)
+        except BaseException:
+            for end in ours:
+                end.close()
+            raise
         finally:
-            for sock in theirs:
-                sock.close()
+            for end in theirs:
+                end.close()
             if link_fd is not None:
                 os.close(link_fd)
-        self._errors = errors
-        self._qmp_socket = qmp
-        self._qmp = Qmp(qmp)
-        self._pulse = Pulse(self._process.pid, spec.machine.cpus)
-        self._watch(console_end, console.add)
-        self._watch(beat, self._on_beat)
-        self._watch(qmp, self._on_qmp)
+        self._qmp = Qmp(self._qmp_socket)
+        self._pulse = Pulse(spec.machine.cpus)
+        self._watch(self._ends[0], console.add)
+        self._watch(pairs["beat"][0], self._pulse.beat)
+        self._watch(self._qmp_socket, self._on_qmp)
         self._thread.start()
+
+    def _spawn(
+        self, command_line: Callable[[qemu.Ends], list[str]], ends: list[int], link_fd: int | None
+    ) -> subprocess.Popen[bytes]:
+        whole = qemu.Ends(tuple(ends), link_fd)
+        environment = {**os.environ, **dict(self.boot.machine.qemu.env)}
+        with self._errors.open("wb") as handle:
+            return proc.spawn(command_line(whole), env=environment, stderr=handle, pass_fds=whole.all())
 
     # --- saving
 
@@ -85,25 +115,25 @@ class QemuGuest(Guest):
             HostError: QEMU or the disk refuses.
         """
         saved = SavedGuest(Path(directory), self.boot)
-        partial = saved.path / (SavedGuest.STATE + ".part")
+        state = saved.path / (SavedGuest.STATE + ".part")
         self.check()
         self._pulse.pause()
         try:
             self._ask("stop")
-            with partial.open("wb") as handle:
+            with state.open("wb") as handle:
                 self._ask("getfd", fd=handle.fileno(), fdname="state")
                 self._migrate("migrate", uri="fd:state")
                 os.fsync(handle.fileno())
-            partial.rename(saved.state)
+            state.rename(saved.state)
             facts = saved.path / (SavedGuest.FACTS + ".part")
             facts.write_text(json.dumps(self.boot.to_json(), indent=1))
             facts.rename(saved.path / SavedGuest.FACTS)
-            self._ask("cont")
         except OSError as error:
             raise HostError(f"cannot save a guest to {directory}: {error.strerror}") from error
         finally:
-            partial.unlink(missing_ok=True)
-            self._pulse.resume()
+            state.unlink(missing_ok=True)
+            self._qmp.send("cont")
+            self.watch_pulse()
         return saved
 
     def _ask(self, command: str, fd: int | None = None, timeout_s: float = 30.0, **arguments: Any) -> Any:
@@ -134,7 +164,14 @@ class QemuGuest(Guest):
             self._ask("getfd", fd=handle.fileno(), fdname="state")
             self._migrate("migrate-incoming", uri="fd:state")
         self._ask("cont")
-        self._pulse.resume()
+        self.watch_pulse()
+
+    def watch_pulse(self) -> None:
+        """Take silence for a hang from now on."""
+        pid = self._process.pid
+        with contextlib.suppress(OSError, ValueError):  # QEMU is what we started, or that one's only child
+            pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+        self._pulse.resume(pid)
 
     # --- ending
 
@@ -145,8 +182,8 @@ class QemuGuest(Guest):
     def close(self) -> None:
         """End the guest, at once; may be called by several threads, but not from `on_output`."""
         super().close()
-        for sock in self._sockets:
-            sock.close()
+        for end in self._ends:
+            end.close()
         if not self._complaints():
             self._errors.unlink(missing_ok=True)
 
@@ -158,9 +195,6 @@ class QemuGuest(Guest):
         return []
 
     # --- the reader's thread
-
-    def _on_beat(self, data: bytes) -> None:
-        self._pulse.beat(data)
 
     def _on_qmp(self, data: bytes) -> None:
         for event in self._qmp.feed(data):
@@ -194,9 +228,9 @@ class QemuGuest(Guest):
             self._qmp.send("inject-nmi")
             self._expect_loss("hang", silence)
 
-    def _on_closed(self, sock: socket.socket) -> None:
+    def _on_closed(self, source: End) -> None:
         """QEMU is ending: wait until the console is read to its end as well, then say why."""
-        if sock is not self._sockets[0]:
+        if source is not self._ends[0]:
             return
         try:
             status = self._process.wait(5.0)
@@ -259,13 +293,18 @@ def boot(
         GuestLost: it did not come up: "panic", "exit" or "silence".
         HostError: QEMU cannot be started.
     """
-    guest = QemuGuest(spec, Console(console_path, console_limit_bytes), link_fd, incoming=False)
+    console = Console(console_path, console_limit_bytes)
+    return await_agent(QemuGuest(spec, console, link_fd, partial(qemu.command_line, spec, incoming=False)), deadline_s)
+
+
+def await_agent(guest: QemuGuest, deadline_s: float) -> QemuGuest:
+    """Return a guest once its agent has answered; close it where it does not. See `boot`."""
     try:
         guest.wait_up(deadline_s)
     except BaseException:
         guest.close()
         raise
-    guest._pulse.resume()  # noqa: SLF001 - same room
+    guest.watch_pulse()
     return guest
 
 
@@ -286,7 +325,8 @@ def resume(
         GuestLost: it did not answer.
         HostError: QEMU cannot be started or refuses the state.
     """
-    guest = QemuGuest(saved.boot, Console(console_path, console_limit_bytes), link_fd, incoming=True)
+    spec, console = saved.boot, Console(console_path, console_limit_bytes)
+    guest = QemuGuest(spec, console, link_fd, partial(qemu.command_line, spec, incoming=True))
     try:
         guest.take_in(saved)
         guest.ping(deadline_s)

@@ -1,0 +1,69 @@
+"""A guest on the developer's own root, brought up by virtme-ng: no image of a root is built, nothing is saved.
+
+The host's root is mounted read-only, over 9p; the agent puts a tmpfs over it. Everything else is as in the lab's
+own guests. virtme-run is called by its argument list (`vng` pastes options into a shell string), and has no
+deadline of its own. The agent travels as a file: what is to run goes on the kernel's command line, which is short.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+from kpatchlab.errors import HostError
+from kpatchlab.guest import qemu
+from kpatchlab.guest.console import LIMIT_BYTES, Console
+from kpatchlab.guest.guest import Guest
+from kpatchlab.guest.shapes import Boot
+from kpatchlab.guest.vm import BOOT_DEADLINE_S, QemuGuest, await_agent
+
+
+def command_line(spec: Boot, agent: Path, ends: qemu.Ends) -> list[str]:
+    """Return virtme-run's argument list.
+
+    Raises:
+        HostError: virtme-ng is not there, or QEMU is called in a way that it cannot.
+    """
+    beside = str(Path(sys.executable).parent)
+    program = shutil.which("virtme-run", path=beside) or shutil.which("virtme-run")
+    if not program:
+        raise HostError("virtme-run: not found", hint="pip install virtme-ng")
+    shape = spec.machine
+    if len(shape.qemu.argv) != 1:
+        raise HostError("virtme-run cannot call a QEMU that is unpacked beside the host's", hint="qemu: host")
+    words = ["loglevel=7", *qemu.KERNEL_WORDS.split(), *spec.cmdline.split()]
+    return [
+        program,
+        *("--kimg", str(spec.vmlinuz), "--mods", "none", "--root", "/", "--force-9p", "--disable-microvm"),
+        *("--qemu-bin", shape.qemu.argv[0], "--cpus", str(shape.cpus), "--memory", f"{shape.memory_mib}M"),
+        *([] if shape.accel == "kvm" else ["--disable-kvm"]),
+        *(word for kernel_word in words for word in ("--kopt", kernel_word)),
+        *("--script-sh", f"{shlex.quote(str(agent))} --attach"),
+        # virtme's script mode sends the console to standard error; there is one serial console in a kernel.
+        *("--show-boot-console", "--qemu-opts", "-set", f"chardev.console.path=/proc/self/fd/{ends.channels[0]}"),
+        *qemu.lab_devices(spec, ends),
+    ]
+
+
+def boot_vng(
+    spec: Boot,
+    agent: Path,
+    *,
+    console_path: Path,
+    console_limit_bytes: int = LIMIT_BYTES,
+    deadline_s: float = BOOT_DEADLINE_S,
+) -> Guest:
+    """Boot `spec` on the host's root to its agent; `initrd` and `root_image` are not used.
+
+    Args:
+        agent: the agent as `initrd.build_agent` makes it, outside /run and /tmp, where virtme-ng mounts its own.
+
+    Raises:
+        GuestLost, HostError: as `vm.boot`.
+    """
+    console = Console(console_path, console_limit_bytes)
+    argv = partial(command_line, spec, agent)
+    return await_agent(QemuGuest(spec, console, None, argv, console_pipe=True), deadline_s)
