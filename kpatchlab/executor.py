@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kpatchlab.errors import LabError
-from kpatchlab.job import JobInputs, run_job
+from kpatchlab.job import run_job
 from kpatchlab.model import Case, JobResult, Outcome
 from kpatchlab.plan import JobSpec
+from kpatchlab.seats import JobInputs
 
 MEMORY_SHARE = 0.75
 """Share of the memory that is free at the start which guests may take together."""

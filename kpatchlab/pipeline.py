@@ -6,7 +6,6 @@ them, and a job starts as soon as its kernels and its root are there and the exe
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from kpatchlab import __version__
 from kpatchlab.build import BuildContext, BuildProgress, build_kernel
@@ -22,12 +22,12 @@ from kpatchlab.executor import EXECUTORS, Executor, Weight, infra
 from kpatchlab.guest.vm import Boot, MachineShape
 from kpatchlab.host import Host
 from kpatchlab.image import initrd, packages_in, root_image
-from kpatchlab.job import JobInputs
 from kpatchlab.lab import Lab
 from kpatchlab.model import BuildResult, JobResult, KernelFacts, Outcome, Run
 from kpatchlab.plan import JobSpec, Plan
 from kpatchlab.progress import Progress, built, clock
 from kpatchlab.report import WRITERS
+from kpatchlab.seats import JobInputs
 from kpatchlab.store import RunDir
 
 
@@ -58,7 +58,16 @@ class Stages:
         roots: name -> future of the image's path.
     """
 
-    def __init__(self, lab: Lab, plan: Plan, host: Host, settings: Settings, progress: Progress) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        plan: Plan,
+        host: Host,
+        settings: Settings,
+        progress: Progress,
+        done: Callable[[BuildResult], None] = lambda build: None,  # noqa: ARG005
+    ) -> None:
+        self._done = done
         self._lab, self._host, self._progress, self._settings = lab, host, progress, settings
         self._builders = ThreadPoolExecutor(1, thread_name_prefix="kernel")
         self._imagers = ThreadPoolExecutor(1, thread_name_prefix="root")
@@ -88,6 +97,7 @@ class Stages:
         except LabError as error:
             self._progress.stage_done(label, f"{label}: {error.message}")
             raise
+        self._done(result)
         self._progress.stage_done(label, built(result))
         return result
 
@@ -115,6 +125,11 @@ class Stages:
             cmdline=cmdline,
         )
 
+    def pending(self) -> list[Future[Any]]:
+        """Return what is still being made."""
+        every: list[Future[Any]] = [*self.kernels.values(), *self.roots.values()]
+        return [future for future in every if not future.done()]
+
     def shutdown(self) -> None:
         """Let go of what has not begun, and wait for what has."""
         self._builders.shutdown(cancel_futures=True)
@@ -128,7 +143,7 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
         LabError: nothing could be run at all (no QEMU, no kernel's source).
     """
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-    stages = Stages(lab, plan, host, settings, progress)
+    stages = Stages(lab, plan, host, settings, progress, run_dir.save_build)
     done = {name: result for name, result in run_dir.done_jobs().items() if result.outcome is not Outcome.INFRA}
     executor: Executor = EXECUTORS["local"](None if lab.limits.guests == "auto" else int(lab.limits.guests))
     try:
@@ -139,8 +154,6 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
         executor.shutdown()
         stages.shutdown()
     builds, problems = _finished(stages.kernels)
-    for build in builds:
-        run_dir.save_build(build)
     order = {job.id: number for number, job in enumerate(plan.jobs)}
     run = Run(
         id=run_dir.id,
@@ -150,10 +163,7 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
         complete=not settings_cancelled and len(done) == len(plan.jobs),
         base=plan.base,
         columns=plan.columns,
-        kernels=tuple(
-            KernelFacts(step.name, "base" if step.name == plan.base else "", lab.kernels[step.name].description)
-            for step in plan.kernels
-        ),
+        kernels=kernel_facts(lab, plan),
         builds=tuple(replace(build, path="") for build in builds),
         jobs=tuple(sorted(done.values(), key=lambda result: order.get(result.job, 0))),
         host=host.facts(),
@@ -166,6 +176,14 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
     if problems and not any(result.outcome is not Outcome.INFRA for result in run.jobs) and not settings_cancelled:
         raise problems[0]
     return run
+
+
+def kernel_facts(lab: Lab, plan: Plan) -> tuple[KernelFacts, ...]:
+    """Return what a reader of a run must know of its kernels."""
+    return tuple(
+        KernelFacts(step.name, "base" if step.name == plan.base else "", lab.kernels[step.name].description)
+        for step in plan.kernels
+    )
 
 
 def _finished(futures: Mapping[str, Future[BuildResult]]) -> tuple[list[BuildResult], list[LabError]]:
@@ -209,7 +227,8 @@ def _run_jobs(
 
     while (waiting or running) and not (settings.cancel.is_set() and not running):
         for job in list(waiting):
-            needed = [stages.roots[job.rootfs], *(stages.kernels[k] for k in set(job.placement.values()))]
+            needed: list[Future[Any]] = [stages.roots[job.rootfs]]
+            needed += [stages.kernels[name] for name in set(job.placement.values())]
             weight = Weight(len(job.roles), job.cpus, job.memory_mib)
             if settings.cancel.is_set() or not all(f.done() for f in needed) or not executor.has_room(weight):
                 continue
@@ -220,12 +239,12 @@ def _run_jobs(
                 continue
             progress.job_started(job.id)
             running[executor.submit(inputs, weight)] = (job, weight)
-        pending: set[Future[object]] = {f for f in (*stages.kernels.values(), *stages.roots.values()) if not f.done()}  # type: ignore[misc]
-        ended, _ = wait([*running, *pending], timeout=0.5, return_when=FIRST_COMPLETED)
-        for future in ended & set(running):
-            _, weight = running.pop(future)  # type: ignore[index]
+        busy: list[Future[Any]] = [*running, *stages.pending()]
+        ended, _ = wait(busy, timeout=0.5, return_when=FIRST_COMPLETED)
+        for future in ended & running.keys():
+            _, weight = running.pop(future)
             executor.release(weight)
-            record(future.result())  # type: ignore[arg-type]
+            record(future.result())
     return done
 
 
@@ -277,11 +296,8 @@ def build_only(lab: Lab, plan: Plan, host: Host, progress: Progress, settings: S
     """
     stages = Stages(lab, plan, host, settings, progress)
     try:
-        while any(not f.done() for f in (*stages.kernels.values(), *stages.roots.values())):
-            if settings.cancel.is_set():
-                break
-            with contextlib.suppress(TimeoutError):
-                wait([*stages.kernels.values(), *stages.roots.values()], timeout=0.5)
+        while (pending := stages.pending()) and not settings.cancel.is_set():
+            wait(pending, timeout=0.5)
     finally:
         stages.shutdown()
     builds, problems = _finished(stages.kernels)

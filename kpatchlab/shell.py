@@ -9,12 +9,13 @@ from pathlib import Path
 
 from kpatchlab.errors import UserError
 from kpatchlab.host import Host
-from kpatchlab.job import JobInputs, occupied, preflight, setup
+from kpatchlab.job import preflight, setup
 from kpatchlab.lab import Lab
 from kpatchlab.pipeline import Settings, Stages, gather
 from kpatchlab.plan import JobSpec, Plan, make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.scenario import Role, Scenario
+from kpatchlab.seats import JobInputs, occupied, seats_of
 
 BARE = "bare"
 """Name of the scenario that stands in where the user names none: a guest, and nothing in it."""
@@ -88,7 +89,8 @@ def open_shell(
 def _prompt(inputs: JobInputs, role: str, *, bare: bool) -> int:
     if reason := preflight(inputs):
         raise UserError(f"{inputs.scenario.name} cannot run there: {reason[1]}")
-    with occupied(inputs) as seats:
+    seats = seats_of(inputs)
+    with occupied(inputs, seats):
         if not bare:
             setup(inputs, seats)
         seat = next(seat for seat in seats if seat.role == role)

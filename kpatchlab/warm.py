@@ -15,17 +15,21 @@ from pathlib import Path
 from kpatchlab.cache import Cache, content_key
 from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, resume
+from kpatchlab.scenario import GUEST_LIB
 
 VERSION = 1
 """Part of every key: raise it when what a saved guest holds changes."""
 BOOT_DEADLINE_S = 120.0
 """Seconds of wall time for a boot to the agent; Debian's own images take 6 to 28 s under TCG on a busy host."""
 PREPARE_DEADLINE_S = 180.0
-LIB = "/lab/lib"
+FOLDERS = (("/lab/attach/.keep", b"", 0o644), ("/tmp/lab/.keep", b"", 0o644))  # noqa: S108 - in the guest
+"""Folders that every script finds."""
 
 
 class PrepareFailed(Exception):
     """A guest could not be brought to where a scenario starts; `console` is what it printed so far."""
+
+    kernel = ""  # set by whoever knows whose guest it was
 
     def __init__(self, message: str, console: bytes, lost: GuestLost | None = None) -> None:
         super().__init__(message)
@@ -46,7 +50,7 @@ class Preparation:
 
     def key(self) -> str:
         """Return the content key of this preparation."""
-        wanted = {f"{LIB}/prepare/{name}.sh" for name in self.scripts}
+        wanted = {f"{GUEST_LIB}/prepare/{name}.sh" for name in self.scripts}
         code = [(path, data.hex()) for path, data, _ in self.files if path in wanted]
         identity = (self.identity.address, self.identity.mac)
         return content_key(VERSION, identity, sorted(self.modules), self.scripts, code, self.env)
@@ -108,15 +112,15 @@ def prepare(guest: Guest, how: Preparation) -> None:
         GuestLost: the guest died of it.
     """
     guest.identify(how.identity)
-    guest.put_many([*how.files, ("/lab/attach/.keep", b"", 0o644), ("/tmp/lab/.keep", b"", 0o644)])  # noqa: S108
+    guest.put_many([*how.files, *FOLDERS])
     if how.modules:
         _step(guest, "modprobe", ["modprobe", "-a", *how.modules], how)
     for name in how.scripts:
-        _step(guest, f"prepare/{name}.sh", [f"{LIB}/prepare/{name}.sh"], how)
+        _step(guest, f"prepare/{name}.sh", [f"{GUEST_LIB}/prepare/{name}.sh"], how)
 
 
 def _step(guest: Guest, what: str, argv: Sequence[str], how: Preparation) -> None:
-    done = guest.run(argv, env=dict(how.env), cwd=LIB, timeout_s=PREPARE_DEADLINE_S)
+    done = guest.run(argv, env=dict(how.env), cwd=GUEST_LIB, timeout_s=PREPARE_DEADLINE_S)
     if done.status != 0:
         said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines() or ["no output"]
         why = "ran out of time" if done.timed_out else f"status {done.status}"

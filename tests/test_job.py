@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import job, warm
+from kpatchlab import job, seats, warm
 from kpatchlab.cache import Cache
 from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Boot, Exit, MachineShape, Qemu, SavedGuest
@@ -77,10 +77,10 @@ def ended(stdout=b"", status=0, signal=0, stderr=b"", total=None, timed_out=Fals
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     """Return a function that runs a one-role scenario on a fake guest."""
-    folder = tmp_path / "scenarios" / "probe"
-    folder.mkdir(parents=True)
-    (folder / "run.sh").write_text("#!/bin/sh\n")
-    (folder / "run.sh").chmod(0o755)
+    home = tmp_path / "scenarios" / "probe"
+    home.mkdir(parents=True)
+    (home / "run.sh").write_text("#!/bin/sh\n")
+    (home / "run.sh").chmod(0o755)
     kernel = tmp_path / "kernel"
     kernel.mkdir()
     (kernel / "config").write_text("CONFIG_UNIX=y\nCONFIG_NFSD=m\n# CONFIG_TLS is not set\n")
@@ -93,12 +93,12 @@ def bench(tmp_path, monkeypatch):
     def play(answers=None, build=None, before=b"", **scenario):
         (saved.path / "console.log").write_bytes(before)
         text = {"description": "d", "roles": {"guest": {"run": "run.sh"}}, **scenario}
-        made = Scenario.model_validate({**text, "name": "probe", "folder": folder})
+        made = Scenario.model_validate({**text, "name": "probe", "folder": home})
         guest = FakeGuest({"run.sh": GOOD, **(answers or {})})
         guests.append(guest)
         monkeypatch.setattr(warm, "booted", lambda *_: saved)
         monkeypatch.setattr(warm, "prepared", lambda *_: saved)
-        monkeypatch.setattr(job, "resume", lambda *_, **__: guest)
+        monkeypatch.setattr(seats, "resume", lambda *_, **__: guest)
         monkeypatch.setattr(job, "SETTLE_S", 0)
         build = build or BuildResult("with", Outcome.PASS, path=str(kernel))
         spec = JobSpec("probe@with#1", "probe", {}, {"guest": "with"}, "with", 1,
@@ -107,8 +107,10 @@ def bench(tmp_path, monkeypatch):
         boots = {"guest": Boot(Path("/v"), Path("/i"), Path("/r"), None, shape)}
         out = tmp_path / "out"
         (out / "jobs" / "probe").mkdir(parents=True, exist_ok=True)
-        inputs = job.JobInputs(spec, made, {"with": build}, boots, frozenset({"python3"}), tmp_path, Cache(tmp_path / "c"),
-                               out, out / "jobs" / "probe")  # fmt: skip
+        cache = Cache(tmp_path / "c")
+        packages = frozenset({"python3"})
+        folder = out / "jobs" / "probe"
+        inputs = seats.JobInputs(spec, made, {"with": build}, boots, packages, tmp_path, cache, out, folder)
         result = job.run_job(inputs)
         play.guest = guest
         return result
@@ -258,29 +260,19 @@ def test_a_preparation_that_fails_is_told(bench, monkeypatch):
     def fail(*_):
         raise warm.PrepareFailed("modprobe failed (status 1): siw", OOPS)
 
-    play = bench
-    monkeypatch.setattr(warm, "prepared", fail)
-    result = _with_preparation(play, monkeypatch, fail)
+    monkeypatch.setattr(seats, "_bring_up", fail)
+    result = bench()
     assert result.outcome is Outcome.CRASH
     assert result.splats
 
 
-def _with_preparation(play, monkeypatch, fail):
-    original = job.warm.booted
-    monkeypatch.setattr(job, "start_guests", lambda *_: fail())
-    try:
-        return play()
-    finally:
-        monkeypatch.setattr(job.warm, "booted", original)
-
-
 def test_forks_differ():
-    how = warm.Preparation(job.Identity("guest", "52:54:00:77:00:01", "", "0" * 32, b""), (), (), (), ())
-    a, b = job.fresh_identity(how), job.fresh_identity(how)
+    how = warm.Preparation(seats.Identity("guest", "52:54:00:77:00:01", "", "0" * 32, b""), (), (), (), ())
+    a, b = seats.fresh_identity(how), seats.fresh_identity(how)
     assert len({a.mac, b.mac}) == len({a.machine_id, b.machine_id}) == len({a.hostname, b.hostname}) == 2
     assert a.seed != b.seed
 
 
 def test_a_prepared_rdma_device_keeps_its_mac():
-    how = warm.Preparation(job.Identity("guest", "52:54:00:77:00:01", "", "0" * 32, b""), (), ("siw",), (), ())
-    assert job.fresh_identity(how).mac == "52:54:00:77:00:01"
+    how = warm.Preparation(seats.Identity("guest", "52:54:00:77:00:01", "", "0" * 32, b""), (), ("siw",), (), ())
+    assert seats.fresh_identity(how).mac == "52:54:00:77:00:01"

@@ -20,7 +20,7 @@ from kpatchlab.errors import UserError
 if TYPE_CHECKING:
     from kpatchlab.lab import Lab
     from kpatchlab.pipeline import Settings
-    from kpatchlab.plan import Plan
+    from kpatchlab.plan import ImageStep, KernelStep, Plan
     from kpatchlab.progress import LiveProgress, PlainProgress
     from kpatchlab.store import RunDir, Store
 
@@ -135,11 +135,14 @@ def run(
     if jobs:
         plan = only(plan, jobs)
     start(options)
+    from rich.console import Console
+
     from kpatchlab.cache import Cache
     from kpatchlab.compare import compare
     from kpatchlab.host import Host
     from kpatchlab.pipeline import Settings, execute
     from kpatchlab.report import WRITERS
+    from kpatchlab.report.text import show
     from kpatchlab.store import Store
 
     store = Store(lab.root / "results")
@@ -150,14 +153,13 @@ def run(
         verbose=_verbose(options),
         guest=guest,
     )
-    host = Host(Cache(), lab.mirror, lab.qemu)
+    host = Host(Cache(), lab.mirror, "host" if guest == "vng" else lab.qemu)
     with progress_for(len(plan.jobs), to_stderr=as_json) as progress, interruptible(settings):
         result = execute(lab, plan, host, run_dir, progress, settings)
     if as_json:
         sys.stdout.buffer.write(WRITERS["json"](result, run_dir.path))
     else:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(WRITERS["text"](result, run_dir.path))
+        show(result, run_dir.path, Console())
         click.echo(f"\nresults: {_near(run_dir.path)}/index.html, junit.xml, run.json")
     if settings.cancel.is_set():
         sys.exit(130)
@@ -168,11 +170,19 @@ def _open(store: Store, lab: Lab, plan: Plan, resume: str | None) -> tuple[Plan,
     """Return a new run's folder, or an earlier one with the jobs that it was to do."""
     if resume:
         run_dir = store.open_run(resume)
-        return only(make(lab, ("*",), (), None), tuple(run_dir.load_plan())), run_dir
+        stored = run_dir.load_plan()
+        return only(make(lab, ("*",), (), stored["repeat"]), tuple(stored["jobs"])), run_dir
+    from kpatchlab.pipeline import kernel_facts
+
     run_dir = store.new_run(
-        lab.title, base=plan.base, columns=plan.columns, command=shlex.join(sys.argv), version=__version__
+        lab.title,
+        base=plan.base,
+        columns=plan.columns,
+        kernels=kernel_facts(lab, plan),
+        command=shlex.join(sys.argv),
+        version=__version__,
     )
-    run_dir.save_plan([job.id for job in plan.jobs])
+    run_dir.save_plan({"repeat": max(job.repeat for job in plan.jobs), "jobs": [job.id for job in plan.jobs]})
     return plan, run_dir
 
 
@@ -203,7 +213,8 @@ def plan(
     lab = load_lab(options, choice)
     made = make(lab, choice, kernels, repeat)
     seen = forecast(lab, made, Cache())
-    seconds, steps = seen.estimate.steps, (*made.kernels, *made.images)
+    seconds = seen.estimate.steps
+    steps: list[KernelStep | ImageStep] = [*made.kernels, *made.images]
     if as_json:
         rows = [{"id": step.id, "cached": step.id in seen.cached, "seconds": seconds[step.id]} for step in steps]
         jobs = [{"id": job.id, "column": job.column, "seconds": seconds[job.id]} for job in made.jobs]

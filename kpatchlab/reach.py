@@ -1,0 +1,69 @@
+"""Proof that a function ran: counters in the guest around a scenario, and one case for each rule of the scenario."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+from kpatchlab.guest.vm import Guest
+from kpatchlab.model import Case, Outcome, ReachCount
+from kpatchlab.scenario import GUEST_LIB, Reach
+
+DEADLINE_S = 60.0
+
+
+class Counters:
+    """The counters of one guest.
+
+    Args:
+        rules: the scenario's rules for this role and these parameters.
+        has_symbol: says which of some names the kernel image has.
+    """
+
+    def __init__(
+        self, role: str, rules: Sequence[Reach], has_symbol: Callable[[Sequence[str]], frozenset[str]]
+    ) -> None:
+        self._role = role
+        self._rules = rules
+        wanted = [name for rule in rules for name in (rule.if_symbol, rule.unless_symbol) if name]
+        self._have = has_symbol(wanted)
+        self._names = list(dict.fromkeys(rule.function for rule in rules if not self._condition(rule)))
+
+    def _condition(self, rule: Reach) -> str:
+        """Return why a rule does not hold for this kernel, or "" where it does."""
+        if rule.if_symbol and rule.if_symbol not in self._have:
+            return f"condition: only where the kernel has {rule.if_symbol}"
+        if rule.unless_symbol and rule.unless_symbol in self._have:
+            return f"condition: only where the kernel lacks {rule.unless_symbol}"
+        return ""
+
+    def start(self, guest: Guest) -> None:
+        """Set the counters to nought and let them run."""
+        if self._names:
+            guest.run([f"{GUEST_LIB}/reach", "start", *self._names], timeout_s=DEADLINE_S)
+
+    def read(self, guest: Guest) -> tuple[list[ReachCount], list[Case]]:
+        """Return the counts, and a case for each rule; what does not apply to this kernel is a SKIP with its reason."""
+        counts: dict[str, int] = {}
+        if self._names:
+            done = guest.run([f"{GUEST_LIB}/reach", "read"], timeout_s=DEADLINE_S)
+            for line in done.stdout.decode("utf-8", "replace").splitlines():
+                name, _, number = line.rpartition(" ")
+                with contextlib.suppress(ValueError):
+                    counts[name] = int(number)
+        reached = [ReachCount(self._role, name, counts.get(name, -1)) for name in self._names]
+        return reached, [self._case(rule, counts.get(rule.function)) for rule in self._rules]
+
+    def _case(self, rule: Reach, count: int | None) -> Case:
+        name = f"reach: {rule.function} ({self._role})"
+        if reason := self._condition(rule):
+            return Case(name, Outcome.SKIP, reason)
+        if count is None:
+            return Case(name, Outcome.FAIL, "its count could not be read")
+        if count < 0:
+            return Case(name, Outcome.SKIP, "not traceable on this kernel")
+        if rule.max is not None and count > rule.max:
+            return Case(name, Outcome.FAIL, f"ran {count} times, at most {rule.max} expected")
+        if count < rule.min:
+            return Case(name, Outcome.FAIL, f"ran {count} times, at least {rule.min} expected")
+        return Case(name, Outcome.PASS, f"ran {count} times")
