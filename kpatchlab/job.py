@@ -90,11 +90,10 @@ def _lacks(kernel: Path, symbols: Sequence[str], modules: Sequence[str]) -> list
         if value in {"y", "m"}:
             on.add(name.removeprefix("CONFIG_"))
     lacking = [f"CONFIG_{s}" for s in symbols if s.removeprefix("CONFIG_") not in on]
-    if modules and not lacking:
+    if modules and not lacking and (kernel / "modules.builtin").exists():
         have = {
             Path(line.split(":")[0]).name.split(".ko")[0].replace("-", "_")
             for name in ("modules.dep", "modules.builtin")
-            if (kernel / name).exists()
             for line in (kernel / name).read_text().splitlines()
         }
         lacking = [f"module {m}" for m in modules if m.replace("-", "_") not in have]

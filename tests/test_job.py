@@ -85,6 +85,7 @@ def bench(tmp_path, monkeypatch):
     kernel.mkdir()
     (kernel / "config").write_text("CONFIG_UNIX=y\nCONFIG_NFSD=m\n# CONFIG_TLS is not set\n")
     (kernel / "modules.dep").write_text("kernel/fs/nfsd/nfsd.ko: kernel/net/sunrpc/sunrpc.ko\n")
+    (kernel / "modules.builtin").write_text("kernel/fs/ext4/ext4.ko\n")
     saved = SavedGuest(tmp_path / "saved", None)
     saved.path.mkdir()
     (saved.path / "symbols").write_text("tcp_sendmsg\nsplice_to_socket\n")
@@ -187,7 +188,7 @@ def test_what_a_kernel_or_root_lacks_is_a_skip_with_its_reason(bench, needs, wor
 
 
 def test_what_is_there_is_no_skip(bench):
-    needs = {"config": ["UNIX", "NFSD"], "modules": ["nfsd"], "packages": ["python3"]}
+    needs = {"config": ["UNIX", "NFSD"], "modules": ["nfsd", "ext4"], "packages": ["python3"]}
     assert bench(needs=needs).outcome is Outcome.PASS
 
 

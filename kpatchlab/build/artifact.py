@@ -170,3 +170,10 @@ def drop_modules(root: Path, names: Mapping[str, object] | set[str]) -> Iterator
         if name in names:
             path.unlink()
             yield name
+
+
+def keep_lists(folder: Path, work: Path) -> None:
+    """Copy the lists of modules, loadable and built in, to where they can be read without the image."""
+    for name in ("modules.dep", "modules.builtin"):
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, work / name)

@@ -102,7 +102,8 @@ def build_kernel(recipe: Recipe, name: str, ctx: BuildContext) -> BuildResult:
         return _load(ctx.cache.path("kernel", plan.key), name, cached=True, duration_s=time.monotonic() - begin)
 
     def produce(work: Path) -> None:
-        ctx.check_space()
+        if not plan.prebuilt:
+            ctx.check_space()
         result = _fetch(plan, name, work, ctx) if plan.prebuilt else _build(plan, name, work, ctx)
         done = replace(result, duration_s=round(time.monotonic() - begin, 1))
         artifact.write_records(work, done, done.module_failures)
@@ -160,7 +161,7 @@ def _fetch(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
     home.rename(root / "lib/modules")
     folder = artifact.finish_modules(root, release, None)
     artifact.boot_modules(folder, work / "boot-modules")
-    shutil.copyfile(folder / "modules.dep", work / "modules.dep")
+    artifact.keep_lists(folder, work)
     artifact.pack_modules(root, work / "modules.erofs", work / "config")
     for done in (unpacked, root):
         shutil.rmtree(done)
@@ -268,7 +269,7 @@ def _install(
     shutil.copyfile(job.image(), work / "vmlinuz")
     for kept, target in (("vmlinux", "vmlinux"), ("System.map", "System.map"), (".config", "config")):
         artifact.link_or_copy(job.obj / kept, work / target)
-    shutil.copyfile(folder / "modules.dep", work / "modules.dep")
+    artifact.keep_lists(folder, work)
     artifact.pack_modules(root, work / "modules.erofs", work / "config")
     return missing
 
