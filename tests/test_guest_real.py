@@ -13,6 +13,7 @@ import time
 import pytest
 
 from kpatchlab.errors import GuestLost
+from kpatchlab.guest import pulse
 from kpatchlab.guest.vm import Identity, SavedGuest, boot, link, resume
 from tests.guest_support import children, real_boot
 
@@ -56,7 +57,7 @@ def loss(guest, script, timeout_s=60):
 
 
 def test_console_is_recorded_from_the_first_line(saved):
-    assert re.search(r"^Linux version", (saved.path / "console").read_text(), re.MULTILINE)
+    assert re.search(r"^(\[.*\] )?Linux version", (saved.path / "console").read_text(), re.MULTILINE)
 
 
 def test_resumed_guest_knows_its_kernel(guest):
@@ -103,7 +104,7 @@ def test_hang_with_interrupts_off_is_known_with_its_stack(guest):
         pytest.skip("this kernel has no LKDTM")
     reason, _, took = loss(guest, "echo HARDLOCKUP > /sys/kernel/debug/provoke-crash/DIRECT; sleep 60")
     assert reason == "hang"
-    assert took < 15
+    assert took < 30
     assert b"lkdtm_HARDLOCKUP" in guest.console.data()
 
 
@@ -143,7 +144,7 @@ def test_busy_guest_does_not_hang(guest, load):
     done = guest.run(["sh", "-c", LOADS[load]], timeout_s=120)
     print(f"{load}: {done.duration_s:.1f} s, status {done.status}, silence at most {guest._pulse.longest_s:.2f} s")
     guest.ping(20)
-    assert guest._pulse.longest_s < 2.0
+    assert guest._pulse.longest_s < 0.7 * pulse.SILENT_S
 
 
 def test_memory_eaten_up_is_no_hang(guest):
@@ -175,6 +176,8 @@ def test_two_guests_on_a_cable(saved, tmp_path):
         server.identify(Identity("server", "52:54:00:77:00:01", "10.77.0.1/24", seed=os.urandom(32)))
         client.identify(Identity("client", "52:54:00:77:00:02", "10.77.0.2/24", seed=os.urandom(32)))
         print(f"two guests resumed and named in {time.monotonic() - begin:.2f} s")
+        if client.run(["ping", "-V"], timeout_s=20).status == 127:
+            pytest.skip("no ping in this root")
         done = client.run(["ping", "-c", "3", "-i", "0.2", "10.77.0.1"], timeout_s=20)
         print(f"first ping after {time.monotonic() - begin:.2f} s\n{done.stdout.decode()}")
         assert b" 0% packet loss" in done.stdout
