@@ -89,7 +89,7 @@ class BuildContext:
     cancel: threading.Event = field(default_factory=threading.Event)
     verbose: Callable[[str], None] = lambda _: None
     arch: str = platform.machine()
-    min_free_bytes: int = 6 * GIB
+    min_free_bytes: int = 4 * GIB
 
     @property
     def kernels_dir(self) -> Path:
