@@ -33,7 +33,7 @@ def test_a_kernel_is_built_and_then_found(bench):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         ".meta.json", "vmlinuz", "vmlinux", "config", "System.map", "modules.erofs", "modules.dep", "modules-debug",
-        "build.json", "build.log", "module-failures.json",
+        "modules.builtin", "build.json", "build.log", "module-failures.json",
     }  # fmt: skip
     assert json.loads((folder / "build.json").read_text())["path"] == ""
     assert "kernel/drivers/gamma.ko: " in (folder / "modules.dep").read_text()
