@@ -170,7 +170,7 @@ def _play(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
             time.sleep(SETTLE_S)
     except warm.PrepareFailed as failed:
         died = failed.lost is not None and failed.lost.reason in {"panic", "hang"}
-        record.worsen(Outcome.CRASH if died else Outcome.FAIL, f"preparation: {failed.message}")
+        record.worsen(_blame(inputs, failed.lost) if failed.lost else Outcome.FAIL, f"preparation: {failed.message}")
         _judge_log(inputs, record, f"preparation of {failed.kernel}", failed.kernel, failed.console, died=died)
     except GuestLost as lost:
         _judge_loss(inputs, seats, record, lost)
@@ -185,9 +185,13 @@ def _judge_loss(inputs: JobInputs, seats: Sequence[Seat], record: _Record, lost:
         assert broken.broken is not None
         record.worsen(Outcome.CRASH, f"{broken.role} ({broken.kernel}): {broken.broken.title}")
         return
-    kernels = lost.reason in {"panic", "hang", "silence"} and not inputs.cancel.is_set()
     roles = " and ".join(seat.role for seat in seats if seat.guest is not None and seat.guest.lost is not None)
-    record.worsen(Outcome.CRASH if kernels else Outcome.INFRA, f"{roles or 'guest'} lost: {lost}")
+    record.worsen(_blame(inputs, lost), f"{roles or 'guest'} lost: {lost}")
+
+
+def _blame(inputs: JobInputs, lost: GuestLost) -> Outcome:
+    kernels = lost.reason in {"panic", "hang", "silence"} and not inputs.cancel.is_set()
+    return Outcome.CRASH if kernels else Outcome.INFRA
 
 
 def _script(seat: Seat, inputs: JobInputs, script: str) -> Exit:
