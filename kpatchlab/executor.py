@@ -113,9 +113,14 @@ class LocalExecutor:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
+def told(error: BaseException) -> str:
+    """Return one line about an error."""
+    return str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+
+
 def infra(spec: JobSpec, error: BaseException, reproduce: str = "") -> JobResult:
     """Return the result of a job that the lab itself could not run."""
-    message = str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
+    message = told(error)
     details = getattr(error, "hint", "") or "".join(traceback.format_exception(error))[-8000:]
     return JobResult(
         job=spec.id,

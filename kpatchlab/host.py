@@ -61,6 +61,17 @@ class Host:
         assert isinstance(found, Qemu)
         return found
 
+    def describe(self) -> list[str]:
+        """Find out what guests run on; returns a line about it, and one for what could be better.
+
+        Raises:
+            HostError: there is no QEMU that runs.
+        """
+        qemu, accel = self.qemu(), self.accel()
+        version = ".".join(str(number) for number in qemu.version)
+        where = ", unpacked beside the host's" if qemu.unpacked else ""
+        return [f"guests run in QEMU {version}{where}, under {accel.name.upper()}: {accel.reason}", *self.notes]
+
     def shape(self, machine: Machine, memory_mib: int | None = None) -> MachineShape:
         """Return a machine of lab.yaml as QEMU gets it on this host."""
         accel = self.accel().name if machine.accel == "auto" else machine.accel

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kpatchlab import __version__
 from kpatchlab.build import BuildContext, BuildProgress, build_kernel
-from kpatchlab.errors import LabError
-from kpatchlab.executor import EXECUTORS, Executor, Weight, infra
+from kpatchlab.build.context import BuildCancelled
+from kpatchlab.errors import LabError, UserError
+from kpatchlab.executor import EXECUTORS, Executor, Weight, infra, told
 from kpatchlab.guest.vm import Boot, MachineShape
 from kpatchlab.host import Host
-from kpatchlab.image import initrd, packages_in, root_image
+from kpatchlab.image import initrd, packages_in, root_image, root_key
 from kpatchlab.lab import Lab
 from kpatchlab.model import BuildResult, JobResult, KernelFacts, Outcome, Run
 from kpatchlab.plan import JobSpec, Plan
@@ -53,6 +54,9 @@ class Settings:
 class Stages:
     """Builds and images of one plan, each made once, in the background.
 
+    Args:
+        done: takes each kernel as it ends; what it returns stands in its place.
+
     Attributes:
         kernels: name -> future of its BuildResult.
         roots: name -> future of the image's path.
@@ -65,9 +69,12 @@ class Stages:
         host: Host,
         settings: Settings,
         progress: Progress,
-        done: Callable[[BuildResult], None] = lambda build: None,  # noqa: ARG005
+        done: Callable[[BuildResult], BuildResult] = lambda build: build,
     ) -> None:
         self._done = done
+        self._lock = threading.Lock()
+        self._all = len(plan.kernels) + len(plan.images)
+        self._cached: list[str] = []
         self._lab, self._host, self._progress, self._settings = lab, host, progress, settings
         self._builders = ThreadPoolExecutor(1, thread_name_prefix="kernel")
         self._imagers = ThreadPoolExecutor(1, thread_name_prefix="root")
@@ -97,21 +104,35 @@ class Stages:
         except LabError as error:
             self._progress.stage_done(label, f"{label}: {error.message}")
             raise
-        self._done(result)
-        self._progress.stage_done(label, built(result))
-        return result
+        if result.cached:
+            self._found(label)
+        else:
+            self._progress.stage_done(label, built(result))
+        return self._done(result)
 
     def _root(self, name: str) -> Path:
         label = f"root {name}"
         began = time.monotonic()
+        recipe = self._lab.rootfs_recipes[name]
         try:
-            path = root_image(self._lab.rootfs_recipes[name], self.context(label))
+            cached = self._host.cache.has("root", root_key(recipe, self._lab.root))
+            self._progress.stage(label, "cached" if cached else "packages")
+            path = root_image(recipe, self.context(label))
         except LabError as error:
             self._progress.stage_done(label, f"{label}: {error.message}")
             raise
-        took = time.monotonic() - began
-        self._progress.stage_done(label, f"{label}: {'cached' if took < 1 else f'made in {clock(took)}'}")
+        if cached:
+            self._found(label)
+        else:
+            self._progress.stage_done(label, f"{label}: made in {clock(time.monotonic() - began)}")
         return path
+
+    def _found(self, label: str) -> None:
+        """Tell that a step was in the cache; where all of them were, one line says so."""
+        with self._lock:
+            self._cached.append(label)
+            everything = len(self._cached) == self._all
+        self._progress.stage_done(label, "nothing to build: all cached" if everything else "")
 
     def boot_spec(self, kernel: BuildResult, root: Path, shape: MachineShape, cmdline: str) -> Boot:
         """Return what to boot for a kernel on a root; packs the initramfs where that is not in the cache."""
@@ -142,40 +163,83 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
     Raises:
         LabError: nothing could be run at all (no QEMU, no kernel's source).
     """
-    began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-    stages = Stages(lab, plan, host, settings, progress, run_dir.save_build)
+    began, before = time.monotonic(), run_dir.header
+    earlier = run_dir.done_builds()
     done = {name: result for name, result in run_dir.done_jobs().items() if result.outcome is not Outcome.INFRA}
+    todo = [job for job in plan.jobs if job.id not in done]
+    save = partial(_save_build, run_dir, earlier)
+    stages = Stages(lab, for_jobs(plan, todo), host, settings, progress, save)
     executor: Executor = EXECUTORS["local"](None if lab.limits.guests == "auto" else int(lab.limits.guests))
+    progress.total_jobs = len(todo)
     try:
-        todo = [job for job in plan.jobs if job.id not in done]
+        if done:
+            progress.note(f"{len(done)} of {len(plan.jobs)} jobs are done already")
+        for line in host.describe() if todo else ():
+            progress.note(line)
         done |= _run_jobs(lab, todo, host, stages, executor, run_dir, progress, settings)
+    except BaseException:
+        settings.cancel.set()  # a build that goes on would be waited for
+        raise
     finally:
-        settings_cancelled = settings.cancel.is_set()
+        cancelled = settings.cancel.is_set()
         executor.shutdown()
         stages.shutdown()
-    builds, problems = _finished(stages.kernels)
-    order = {job.id: number for number, job in enumerate(plan.jobs)}
+    builds, problems = _finished(stages)
+    builds = {
+        name: build
+        for name, build in (earlier | builds).items()
+        if build.outcome is not Outcome.INFRA or (name in builds and not cancelled)
+    }
     run = Run(
         id=run_dir.id,
         title=lab.title,
-        started=started,
-        duration_s=time.monotonic() - began,
-        complete=not settings_cancelled and len(done) == len(plan.jobs),
+        started=before.started,
+        duration_s=before.duration_s + time.monotonic() - began,
+        complete=not cancelled and len(done) == len(plan.jobs),
         base=plan.base,
         columns=plan.columns,
         kernels=kernel_facts(lab, plan),
-        builds=tuple(replace(build, path="") for build in builds),
-        jobs=tuple(sorted(done.values(), key=lambda result: order.get(result.job, 0))),
-        host=host.facts(),
-        command=settings.command,
+        builds=tuple(replace(builds[step.name], path="") for step in plan.kernels if step.name in builds),
+        jobs=tuple(done[job.id] for job in plan.jobs if job.id in done),
+        host=host.facts() if todo else before.host,
+        command=before.command or settings.command,
         version=__version__,
     )
     run_dir.finish(run)
     for name, target in (("junit", "junit.xml"), ("html", "index.html")):
         run_dir.write(target, WRITERS[name](run, run_dir.path))
-    if problems and not any(result.outcome is not Outcome.INFRA for result in run.jobs) and not settings_cancelled:
+    if problems and not cancelled and all(result.outcome is Outcome.INFRA for result in run.jobs):
         raise problems[0]
     return run
+
+
+def for_jobs(plan: Plan, jobs: Collection[JobSpec]) -> Plan:
+    """Return a plan with these jobs alone, and the kernels, roots and columns that they need."""
+    used = {kernel for job in jobs for kernel in job.placement.values()}
+    return replace(
+        plan,
+        jobs=tuple(jobs),
+        kernels=tuple(step for step in plan.kernels if step.name in used),
+        images=tuple(step for step in plan.images if step.name in {job.rootfs for job in jobs}),
+        columns=tuple(column for column in plan.columns if column in {job.column for job in jobs}),
+    )
+
+
+def _save_build(run_dir: RunDir, earlier: Mapping[str, BuildResult], build: BuildResult) -> BuildResult:
+    """Store a kernel as it ends; a run that goes on keeps what is known of the same kernel from before.
+
+    Raises:
+        UserError: the run's other jobs ran on another kernel of this name.
+    """
+    if (known := earlier.get(build.kernel)) and known.key and build.key:
+        if known.key != build.key:
+            raise UserError(
+                f"kernel {build.kernel} is not the one that the run began with",
+                hint="its source, series or configuration has changed since: start a new run",
+            )
+        return replace(known, path=build.path)
+    run_dir.save_build(build)
+    return build
 
 
 def kernel_facts(lab: Lab, plan: Plan) -> tuple[KernelFacts, ...]:
@@ -186,20 +250,19 @@ def kernel_facts(lab: Lab, plan: Plan) -> tuple[KernelFacts, ...]:
     )
 
 
-def _finished(futures: Mapping[str, Future[BuildResult]]) -> tuple[list[BuildResult], list[LabError]]:
-    """Return the kernels that came to an end, and the errors of those that could not even be tried."""
-    results, problems = [], []
-    for name, future in futures.items():
-        if future.cancelled() or not future.done():
+def _finished(stages: Stages) -> tuple[dict[str, BuildResult], list[BaseException]]:
+    """Return the kernels that came to an end, by name, and why kernels and roots could not even be tried."""
+    results: dict[str, BuildResult] = {}
+    problems: list[BaseException] = []
+    for name, future in stages.kernels.items():
+        if future.cancelled():
             continue
-        error = future.exception()
-        if error is None:
-            results.append(future.result())
-        elif isinstance(error, LabError):
+        if (error := future.exception()) is None:
+            results[name] = future.result()
+        elif not isinstance(error, BuildCancelled):
             problems.append(error)
-            results.append(BuildResult(name, Outcome.INFRA, error=error.message))
-        else:
-            raise error
+            results[name] = BuildResult(name, Outcome.INFRA, error=told(error))
+    problems += [error for root in stages.roots.values() if not root.cancelled() and (error := root.exception())]
     return results, problems
 
 
@@ -300,9 +363,7 @@ def build_only(lab: Lab, plan: Plan, host: Host, progress: Progress, settings: S
             wait(pending, timeout=0.5)
     finally:
         stages.shutdown()
-    builds, problems = _finished(stages.kernels)
-    roots = [f.exception() for f in stages.roots.values() if f.done() and not f.cancelled()]
-    problems += [error for error in roots if isinstance(error, LabError)]
+    builds, problems = _finished(stages)
     if problems:
         raise problems[0]
-    return builds
+    return list(builds.values())

@@ -5,6 +5,7 @@ The pipeline calls the five methods of `Progress` from any thread; nothing here 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
@@ -19,10 +20,24 @@ if TYPE_CHECKING:
 
 PLAIN_EVERY_S = 30.0
 """Seconds between two plain lines about one build that goes on."""
+PLAIN_AFTER_S = 2.0
+"""Seconds after which a phase is worth a plain line: what is cached passes through its phases in less."""
 
 
 class Progress(Protocol):
-    """What the pipeline tells; all of it may come from any thread."""
+    """What the pipeline tells; all of it may come from any thread.
+
+    Attributes:
+        total_jobs: how many jobs are to be done; 0 where there are none.
+    """
+
+    total_jobs: int
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Leave the terminal as it was."""
 
     def note(self, text: str) -> None:
         """One line that stays."""
@@ -31,7 +46,7 @@ class Progress(Protocol):
         """A build or an image went on: objects `done` of an estimated `total`, 0 where unknown."""
 
     def stage_done(self, name: str, text: str) -> None:
-        """A build or an image ended."""
+        """A build or an image ended; `text` is "" where there is nothing to say about it."""
 
     def job_started(self, job: str) -> None:
         """A guest is being resumed for a job."""
@@ -71,7 +86,7 @@ def built(result: BuildResult) -> str:
 
 def clock(seconds: float) -> str:
     """Return a duration as people read it: `4.2 s`, `3 min 20 s`, `1 h 02 min`."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
@@ -86,12 +101,12 @@ def job_line(result: JobResult) -> str:
 class PlainProgress:
     """One line an event, for logs and pipes."""
 
-    def __init__(self, stream: TextIO, total_jobs: int = 0) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._lock = threading.Lock()
         self._stages: dict[str, _Stage] = {}
         self._done = 0
-        self.total_jobs = total_jobs
+        self.total_jobs = 0
 
     def __enter__(self) -> Self:
         return self
@@ -100,8 +115,9 @@ class PlainProgress:
         pass
 
     def _print(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        with contextlib.suppress(OSError):  # who reads along may go; what is done goes on
+            self._stream.write(text + "\n")
+            self._stream.flush()
 
     def note(self, text: str) -> None:
         """Print it."""
@@ -109,23 +125,32 @@ class PlainProgress:
             self._print(text)
 
     def stage(self, name: str, phase: str, done: int = 0, total: int = 0) -> None:
-        """Print where the phase is new, and every half minute."""
+        """Print a phase that lasts, and every half minute how far it is."""
         with self._lock:
             stage = self._stages.setdefault(name, _Stage())
-            new = phase != stage.phase
-            if new:
-                stage.began = time.monotonic()
-            stage.phase, stage.done, stage.total = phase, done, total
             now = time.monotonic()
-            if new or now - stage.said > PLAIN_EVERY_S:
+            if phase != stage.phase:
+                stage.began = stage.said = now
+                later = threading.Timer(PLAIN_AFTER_S, self._say_if_still, (name, phase))
+                later.daemon = True
+                later.start()
+            stage.phase, stage.done, stage.total = phase, done, total
+            if now - stage.said > PLAIN_EVERY_S:
                 stage.said = now
+                self._print(f"{name}: {_stage_text(stage)}")
+
+    def _say_if_still(self, name: str, phase: str) -> None:
+        with self._lock:
+            stage = self._stages.get(name)
+            if stage and stage.phase == phase:
                 self._print(f"{name}: {_stage_text(stage)}")
 
     def stage_done(self, name: str, text: str) -> None:
         """Print the result."""
         with self._lock:
             self._stages.pop(name, None)
-            self._print(text)
+            if text:
+                self._print(text)
 
     def job_started(self, job: str) -> None:
         """Say nothing: the line comes when the job is done."""
@@ -149,7 +174,7 @@ def _stage_text(stage: _Stage) -> str:
 class LiveProgress:
     """Finished things scroll by; what goes on now stands below them and is redrawn."""
 
-    def __init__(self, console: Console, total_jobs: int = 0) -> None:
+    def __init__(self, console: Console) -> None:
         from rich.live import Live
 
         self._console = console
@@ -157,7 +182,7 @@ class LiveProgress:
         self._stages: dict[str, _Stage] = {}
         self._jobs: dict[str, float] = {}
         self._done = 0
-        self.total_jobs = total_jobs
+        self.total_jobs = 0
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
@@ -183,7 +208,8 @@ class LiveProgress:
         """Print the result above the live part."""
         with self._lock:
             self._stages.pop(name, None)
-        self.note(text)
+        if text:
+            self.note(text)
 
     def job_started(self, job: str) -> None:
         """Show it as running."""

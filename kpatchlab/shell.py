@@ -11,11 +11,12 @@ from kpatchlab.errors import UserError
 from kpatchlab.host import Host
 from kpatchlab.job import preflight, setup
 from kpatchlab.lab import Lab
-from kpatchlab.pipeline import Settings, Stages, gather
+from kpatchlab.pipeline import Settings, Stages, for_jobs, gather
 from kpatchlab.plan import JobSpec, Plan, make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.scenario import Role, Scenario
 from kpatchlab.seats import JobInputs, occupied, seats_of
+from kpatchlab.yamlfile import suggest
 
 BARE = "bare"
 """Name of the scenario that stands in where the user names none: a guest, and nothing in it."""
@@ -63,7 +64,7 @@ def open_shell(
         UserError: an unknown scenario, kernel, role or parameter.
     """
     lab = lab if scenario else bare(lab)
-    plan = make_plan(lab, choice=(scenario or BARE,))
+    plan = make_plan(lab, choice=(scenario or BARE,), kernels=[kernel] if kernel else None)
     values = {}
     for word in params:
         name, equals, value = word.partition("=")
@@ -74,13 +75,12 @@ def open_shell(
     roles = lab.scenarios[job.scenario].roles
     wanted = role or next(name for name, entry in roles.items() if entry.run)
     if wanted not in roles:
-        raise UserError(f"no role {wanted}", hint=f"there are {', '.join(roles)}")
-    used = set(job.placement.values())
-    plan = replace(plan, jobs=(job,), kernels=tuple(step for step in plan.kernels if step.name in used))
-    stages = Stages(lab, plan, host, Settings(), progress)
+        raise UserError(f"no role '{wanted}'{suggest(wanted, roles)}", hint=f"there are {', '.join(roles)}")
+    stages = Stages(lab, for_jobs(plan, [job]), host, Settings(), progress)
     try:
         with tempfile.TemporaryDirectory(prefix="kpatchlab-shell-") as folder:
-            inputs = gather(lab, job, host, stages, Path(folder), Path(folder))
+            with progress:
+                inputs = gather(lab, job, host, stages, Path(folder), Path(folder))
             return _prompt(inputs, wanted, bare=scenario is None)
     finally:
         stages.shutdown()

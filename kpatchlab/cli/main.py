@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import click
 from kpatchlab import __version__
 from kpatchlab.errors import LabError
 
+COMPLETE_VAR = "_KPATCHLAB_COMPLETE"
+"""Set by a shell's completion script, which calls the program for its proposals."""
 EXITS = """\b
 Exit status:
   0  nothing regressed
@@ -46,8 +49,22 @@ class Options:
 
 
 def program() -> str:
-    """Return how the user called this program: `./lab` from a clone, else `kpatchlab`."""
-    return os.environ.get("KPATCHLAB_PROGRAM", "kpatchlab")
+    """Return how the user called this program: `./lab` from a clone, else `kpatchlab`; a word for a shell."""
+    return shlex.quote(os.environ.get("KPATCHLAB_PROGRAM") or "kpatchlab")
+
+
+def as_called(text: str) -> str:
+    """Return text whose command lines (`kpatchlab VERB ...`) begin as the user's own did, ready to be pasted."""
+    return re.sub(rf"\bkpatchlab (?=--|-v|{'|'.join(Verbs.ORDER)})", f"{program()} ", text)
+
+
+class Verb(click.Command):
+    """A verb whose help shows command lines as the user calls the program."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the epilog."""
+        self.epilog = as_called(self.epilog or "")
+        super().format_epilog(ctx, formatter)
 
 
 class Verbs(click.Group):
@@ -58,6 +75,22 @@ class Verbs(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the verbs' names."""
         return list(self.ORDER)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the epilog."""
+        self.epilog = as_called(self.epilog or "")
+        super().format_epilog(ctx, formatter)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; a reader that has gone (`kpatchlab list | head`) is no error."""
+        try:
+            done = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is still in the buffer would be tried again when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 0
+        return done
 
 
 @click.group(
@@ -84,11 +117,11 @@ def cli(ctx: click.Context, lab: Path | None, no_install: bool, verbose: bool, d
 
 def show_error(error: LabError) -> None:
     """Print an error as people need it: one line, its details, one hint."""
-    print(f"kpatchlab: {error.message}", file=sys.stderr)
+    print(f"kpatchlab: {as_called(error.message)}", file=sys.stderr)
     for line in error.details:
         print(f"  {line}", file=sys.stderr)
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        print(f"hint: {as_called(error.hint)}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -98,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     verbs.register(cli)
     debug = "--debug" in (argv or sys.argv)
     try:
-        status: Any = cli.main(argv, prog_name=program(), standalone_mode=False)
+        status: Any = cli.main(argv, prog_name=program(), standalone_mode=False, complete_var=COMPLETE_VAR)
     except click.exceptions.Abort:
         status = 130
     except click.ClickException as error:
@@ -111,7 +144,4 @@ def main(argv: list[str] | None = None) -> None:
         status = error.exit_code
     except KeyboardInterrupt:
         status = 130
-    except BrokenPipeError:  # `kpatchlab list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        status = 0
     sys.exit(status if isinstance(status, int) else 0)

@@ -6,14 +6,15 @@ import contextlib
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from kpatchlab import __version__
-from kpatchlab.cli.main import Options
+from kpatchlab.cli import complete
+from kpatchlab.cli.main import Options, Verb
 from kpatchlab.cli.verbs import CHOICE_HELP, as_json, dump, load_lab, pass_options, table
 from kpatchlab.errors import UserError
 
@@ -25,9 +26,14 @@ if TYPE_CHECKING:
     from kpatchlab.store import RunDir, Store
 
 kernel_option = click.option(
-    "--kernel", "kernels", multiple=True, metavar="NAME", help="Only this kernel; may be repeated."
+    "--kernel",
+    "kernels",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete.kernels,
+    help="Only this kernel; may be repeated.",
 )
-choice_argument = click.argument("choice", nargs=-1)
+choice_argument = click.argument("choice", nargs=-1, shell_complete=complete.scenarios)
 
 
 def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: int | None) -> Plan:
@@ -37,27 +43,18 @@ def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: in
     return make_plan(lab, choice=choice, kernels=kernels or None, repeat=repeat)
 
 
-def only(plan: Plan, jobs: tuple[str, ...]) -> Plan:
-    """Return the plan with the named jobs alone."""
-    import dataclasses
-    import difflib
+def only(lab: Lab, jobs: Sequence[str]) -> Plan:
+    """Return the plan of the named jobs alone, whatever scenarios the lab file selects."""
+    from kpatchlab.pipeline import for_jobs
+    from kpatchlab.yamlfile import suggest
 
+    repeats = [int(number) for name in jobs if (number := name.rpartition("#")[2]).isdecimal()]
+    plan = make(lab, ("*",), (), min(1000, max([1, *repeats])))
     known = {job.id: job for job in plan.jobs}
     for name in jobs:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise UserError(
-                f"no such job: {name}", hint=f"did you mean {near[0]}?" if near else "kpatchlab plan lists them"
-            )
-    chosen = tuple(known[name] for name in jobs)
-    used = {kernel for job in chosen for kernel in job.placement.values()}
-    return dataclasses.replace(
-        plan,
-        jobs=chosen,
-        kernels=tuple(step for step in plan.kernels if step.name in used),
-        images=tuple(step for step in plan.images if step.name in {job.rootfs for job in chosen}),
-        columns=tuple(c for c in plan.columns if c in {job.column for job in chosen}),
-    )
+            raise UserError(f"no such job: {name}{suggest(name, known)}", hint="kpatchlab plan lists them")
+    return for_jobs(plan, [known[name] for name in jobs])
 
 
 @contextlib.contextmanager
@@ -78,7 +75,7 @@ def interruptible(settings: Settings) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def progress_for(total_jobs: int, *, to_stderr: bool) -> LiveProgress | PlainProgress:
+def progress_for(*, to_stderr: bool) -> LiveProgress | PlainProgress:
     """Return a live view on a terminal, plain lines elsewhere."""
     from kpatchlab.progress import LiveProgress, PlainProgress
 
@@ -86,8 +83,8 @@ def progress_for(total_jobs: int, *, to_stderr: bool) -> LiveProgress | PlainPro
     if stream.isatty():
         from rich.console import Console
 
-        return LiveProgress(Console(file=stream), total_jobs)
-    return PlainProgress(stream, total_jobs)
+        return LiveProgress(Console(file=stream))
+    return PlainProgress(stream)
 
 
 def start(options: Options) -> None:
@@ -102,15 +99,21 @@ def start(options: Options) -> None:
 
 
 @click.command(
+    cls=Verb,
     epilog=f"{CHOICE_HELP}\n\n\b\nExamples:\n  kpatchlab run\n  kpatchlab run unix-splice --kernel with\n"
     "  kpatchlab run 'nfs-*' --repeat 3\n  kpatchlab run --resume last\n"
-    "  kpatchlab run --job 'nfs-tcp+vers=4.2@client=with,server=without#1'"
+    "  kpatchlab run --job 'nfs-tcp+vers=4.2@client=with,server=without#1'",
 )
 @choice_argument
 @kernel_option
 @click.option("--repeat", type=click.IntRange(1, 1000), help="Run each job so often; default: the lab file's.")
 @click.option("--job", "jobs", multiple=True, metavar="ID", help="Only this job, as `plan` and a report name it.")
-@click.option("--resume", metavar="RUN", help="Go on with a run that was stopped or killed: an id, or `last`.")
+@click.option(
+    "--resume",
+    metavar="RUN",
+    shell_complete=complete.runs,
+    help="Go on with a run that was stopped or killed: an id, or `last`.",
+)
 @click.option(
     "--guest",
     type=click.Choice(["fork", "vng"]),
@@ -130,10 +133,10 @@ def run(
     as_json: bool,
 ) -> None:
     """Build what is missing, run every scenario on every kernel, and say what the series changed."""
+    if (jobs or resume) and (choice or kernels or repeat or (jobs and resume)):
+        raise UserError(f"--{'resume' if resume else 'job'} says what is run: leave the other choices out")
     lab = load_lab(options, choice)
-    plan = make(lab, choice, kernels, repeat)
-    if jobs:
-        plan = only(plan, jobs)
+    plan = None if resume else only(lab, jobs) if jobs else make(lab, choice, kernels, repeat)
     start(options)
     from rich.console import Console
 
@@ -146,32 +149,45 @@ def run(
     from kpatchlab.store import Store
 
     store = Store(lab.root / "results")
-    plan, run_dir = _open(store, lab, plan, resume)
+    plan, run_dir = _begin(store, lab, plan, guest) if plan else _go_on(store, lab, resume or "", guest)
+    vng = "--guest vng " if guest == "vng" else ""
     settings = Settings(
         command=shlex.join(sys.argv),
-        reproduce=lambda job: options.again(f"run --job {shlex.quote(job.id)}"),
+        reproduce=lambda job: options.again(f"run {vng}--job {shlex.quote(job.id)}"),
         verbose=_verbose(options),
         guest=guest,
     )
     host = Host(Cache(), lab.mirror, "host" if guest == "vng" else lab.qemu)
-    with progress_for(len(plan.jobs), to_stderr=as_json) as progress, interruptible(settings):
+    with progress_for(to_stderr=as_json) as progress, interruptible(settings):
         result = execute(lab, plan, host, run_dir, progress, settings)
-    if as_json:
-        sys.stdout.buffer.write(WRITERS["json"](result, run_dir.path))
-    else:
-        show(result, run_dir.path, Console())
-        click.echo(f"\nresults: {_near(run_dir.path)}/index.html, junit.xml, run.json")
+    with contextlib.suppress(BrokenPipeError):  # whoever read along has gone; the run's result stands
+        if as_json:
+            sys.stdout.buffer.write(WRITERS["json"](result, run_dir.path))
+        else:
+            show(result, run_dir.path, Console())
+            click.echo(f"\nresults: {_near(run_dir.path)}/index.html, junit.xml, run.json")
     if settings.cancel.is_set():
+        click.echo(f"stopped; to go on: {options.again(f'run --resume {run_dir.id}')}", err=True)
         sys.exit(130)
     sys.exit(compare(result).exit_code)
 
 
-def _open(store: Store, lab: Lab, plan: Plan, resume: str | None) -> tuple[Plan, RunDir]:
-    """Return a new run's folder, or an earlier one with the jobs that it was to do."""
-    if resume:
-        run_dir = store.open_run(resume)
-        stored = run_dir.load_plan()
-        return only(make(lab, ("*",), (), stored["repeat"]), tuple(stored["jobs"])), run_dir
+def _go_on(store: Store, lab: Lab, resume: str, guest: str) -> tuple[Plan, RunDir]:
+    """Return an earlier run's folder, and the plan that it had."""
+    import dataclasses
+
+    run_dir = store.open_run(resume)
+    stored = run_dir.load_plan() or {}
+    if not stored.get("jobs"):
+        raise UserError(f"run {run_dir.id} was stopped before its plan was stored", hint="kpatchlab run starts anew")
+    if stored.get("guest", guest) != guest:
+        raise UserError(f"run {run_dir.id} has guests of another kind", hint=f"--guest {stored['guest']}")
+    plan = only(lab, stored["jobs"])
+    return dataclasses.replace(plan, base=run_dir.header.base, columns=run_dir.header.columns), run_dir
+
+
+def _begin(store: Store, lab: Lab, plan: Plan, guest: str) -> tuple[Plan, RunDir]:
+    """Return a new run's folder with its plan in it."""
     from kpatchlab.pipeline import kernel_facts
 
     run_dir = store.new_run(
@@ -182,7 +198,7 @@ def _open(store: Store, lab: Lab, plan: Plan, resume: str | None) -> tuple[Plan,
         command=shlex.join(sys.argv),
         version=__version__,
     )
-    run_dir.save_plan({"repeat": max(job.repeat for job in plan.jobs), "jobs": [job.id for job in plan.jobs]})
+    run_dir.save_plan({"jobs": [job.id for job in plan.jobs], "guest": guest})
     return plan, run_dir
 
 
@@ -196,7 +212,7 @@ def _verbose(options: Options) -> Any:
     return (lambda text: click.echo(f"+ {text}", err=True)) if options.verbose else (lambda text: None)  # noqa: ARG005
 
 
-@click.command(epilog=f"{CHOICE_HELP}\n\n\b\nExample:\n  kpatchlab plan --json | jq '.jobs[].id'")
+@click.command(cls=Verb, epilog=f"{CHOICE_HELP}\n\n\b\nExample:\n  kpatchlab plan --json | jq '.jobs[].id'")
 @choice_argument
 @kernel_option
 @click.option("--repeat", type=click.IntRange(1, 1000), help="As in run.")
@@ -229,8 +245,8 @@ def plan(
     click.echo(f"\n{len(made.jobs)} jobs in {len(made.columns)} columns, {len(made.kernels)} kernels: about {wall}")
 
 
-@click.command(epilog="\b\nExample:\n  kpatchlab build with")
-@click.argument("kernels", nargs=-1, metavar="[KERNEL]...")
+@click.command(cls=Verb, epilog="\b\nExample:\n  kpatchlab build with")
+@click.argument("kernels", nargs=-1, metavar="[KERNEL]...", shell_complete=complete.kernels)
 @as_json
 @pass_options
 def build(options: Options, kernels: tuple[str, ...], as_json: bool) -> None:
@@ -244,7 +260,7 @@ def build(options: Options, kernels: tuple[str, ...], as_json: bool) -> None:
     made = make(lab, (), kernels, None)
     start(options)
     settings = Settings(verbose=_verbose(options))
-    with progress_for(0, to_stderr=as_json) as progress, interruptible(settings):
+    with progress_for(to_stderr=as_json) as progress, interruptible(settings):
         results = build_only(lab, made, Host(Cache(), lab.mirror, lab.qemu), progress, settings)
     if as_json:
         dump(results)
@@ -261,11 +277,12 @@ def build(options: Options, kernels: tuple[str, ...], as_json: bool) -> None:
 
 
 @click.command(
+    cls=Verb,
     epilog="\b\nExamples:\n  kpatchlab shell --kernel with\n  kpatchlab shell nfs-tcp --role server\n"
-    "In the guest: the scenario lies in /lab/scenario, its environment is set; exit ends the guest."
+    "In the guest: the scenario lies in /lab/scenario, its environment is set; exit ends the guest.",
 )
-@click.argument("scenario", required=False)
-@click.option("--kernel", metavar="NAME", help="Default: the base.")
+@click.argument("scenario", required=False, shell_complete=complete.scenarios)
+@click.option("--kernel", metavar="NAME", shell_complete=complete.kernels, help="Default: the base.")
 @click.option("--role", metavar="ROLE", help="Default: the role that runs.")
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the scenario.")
 @pass_options
@@ -280,7 +297,7 @@ def shell(
     lab = load_lab(options)
     start(options)
     host = Host(Cache(), lab.mirror, lab.qemu)
-    sys.exit(open_shell(lab, scenario, kernel, role, params, host, progress_for(0, to_stderr=True)))
+    sys.exit(open_shell(lab, scenario, kernel, role, params, host, progress_for(to_stderr=True)))
 
 
 COMMANDS = (run, plan, build, shell)

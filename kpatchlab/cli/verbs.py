@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kpatchlab.cli.main import Options, program
+from kpatchlab.cli import complete
+from kpatchlab.cli.main import COMPLETE_VAR, Options, Verb, as_called, program
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ def dump(value: Any) -> None:
     click.echo(json.dumps(to_json(value), indent=2, default=str))
 
 
-@click.command(epilog="\b\nExample:\n  kpatchlab check && kpatchlab run")
+@click.command(cls=Verb, epilog="\b\nExample:\n  kpatchlab check && kpatchlab run")
 @as_json
 @pass_options
 def check(options: Options, as_json: bool) -> None:
@@ -62,7 +65,7 @@ def check(options: Options, as_json: bool) -> None:
         click.echo("no errors")
 
 
-@click.command("list", epilog="\b\nExamples:\n  kpatchlab list scenarios\n  kpatchlab list runs --json")
+@click.command("list", cls=Verb, epilog="\b\nExamples:\n  kpatchlab list scenarios\n  kpatchlab list runs --json")
 @click.argument("what", type=click.Choice(["kernels", "rootfs", "scenarios", "machines", "runs"]), default="scenarios")
 @as_json
 @pass_options
@@ -129,10 +132,11 @@ def table(rows: list[dict[str, Any]]) -> None:
 
 
 @click.command(
+    cls=Verb,
     epilog="\b\nExamples:\n  kpatchlab report\n  kpatchlab report --format junit -o junit.xml\n"
-    "  kpatchlab report 20261122T1 --format html -o page.html"
+    "  kpatchlab report 20261122T1 --format html -o page.html",
 )
-@click.argument("run", default="last")
+@click.argument("run", default="last", shell_complete=complete.runs)
 @click.option("--format", "form", default="text", help="junit, html, text or json.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead of standard output.")
 @pass_options
@@ -142,7 +146,9 @@ def report(options: Options, run: str, form: str, output: Path | None) -> None:
     from kpatchlab.store import Store
 
     if form not in WRITERS:
-        raise UserError(f"no such format: {form}", hint=f"there are {', '.join(WRITERS)}")
+        from kpatchlab.yamlfile import suggest
+
+        raise UserError(f"no such format: {form}{suggest(form, WRITERS)}", hint=f"there are {', '.join(WRITERS)}")
     stored, folder = Store(options.lab_file().parent / "results").load(run)
     data = WRITERS[form](stored, folder)
     if output is None:
@@ -158,7 +164,7 @@ def report(options: Options, run: str, form: str, output: Path | None) -> None:
     click.echo(f"{output}: {len(data)} bytes")
 
 
-@click.command(epilog="\b\nExamples:\n  kpatchlab doctor\n  kpatchlab doctor --install")
+@click.command(cls=Verb, epilog="\b\nExamples:\n  kpatchlab doctor\n  kpatchlab doctor --install")
 @click.option("--install", is_flag=True, help="Install the Debian packages that are missing.")
 @click.option("--packages", "only_packages", is_flag=True, help="Look at the Debian packages only.")
 @as_json
@@ -175,8 +181,13 @@ def doctor(options: Options, install: bool, only_packages: bool, as_json: bool) 
     from kpatchlab.cache import Cache
     from kpatchlab.host import Host, examine
 
-    lab = load_lab(options)
-    found = examine(Host(Cache(), lab.mirror, lab.qemu))
+    host = Host(Cache())
+    with contextlib.ExitStack() as stack:
+        if options.lab is None:
+            stack.enter_context(contextlib.suppress(UserError))  # a host can be looked at before there is a lab
+        lab = load_lab(options)
+        host = Host(Cache(), lab.mirror, lab.qemu)
+    found = examine(host)
     if as_json:
         dump(found)
     else:
@@ -188,14 +199,15 @@ def doctor(options: Options, install: bool, only_packages: bool, as_json: bool) 
         for item in found:
             click.echo(f"{marks[item.state]}  {item.name + ':':13} {item.text}")
             if item.remedy and item.state != "ok":
-                click.echo(f"      {'':13} -> {item.remedy}")
+                click.echo(f"      {'':13} -> {as_called(item.remedy)}")
     if any(item.state == "bad" for item in found):
         sys.exit(3)
 
 
 @click.command(
+    cls=Verb,
     epilog="\b\nExamples:\n  kpatchlab clean\n  kpatchlab clean --older-than 14 --yes\n"
-    "  kpatchlab clean --max-gib 10 --yes"
+    "  kpatchlab clean --max-gib 10 --yes",
 )
 @click.option("--older-than", type=float, metavar="DAYS", help="Artifacts that nothing used for so many days.")
 @click.option("--max-gib", type=float, metavar="GIB", help="The least recently used, until so much is left.")
@@ -259,7 +271,7 @@ def _clean_runs(options: Options, keep: int, yes: bool) -> None:
     click.echo(f"{'removed' if yes else 'would remove'} {len(old)} runs", err=True)
 
 
-@click.command(epilog="\b\nExample:\n  kpatchlab new scenario my-socket-test")
+@click.command(cls=Verb, epilog="\b\nExample:\n  kpatchlab new scenario my-socket-test")
 @click.argument("kind", type=click.Choice(["scenario"]))
 @click.argument("name")
 @pass_options
@@ -271,7 +283,7 @@ def new(options: Options, kind: str, name: str) -> None:  # noqa: ARG001 - one k
     click.echo(f"{folder}: edit scenario.yaml and run.sh, then: {program()} run {name}")
 
 
-@click.command(epilog='\b\nExample:\n  eval "$(kpatchlab completion bash)"')
+@click.command(cls=Verb, epilog='\b\nExample:\n  eval "$(kpatchlab completion bash)"')
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script for a shell."""
@@ -279,5 +291,11 @@ def completion(shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None
-    name = "kpatchlab"
-    click.echo(kind(click.get_current_context().find_root().command, {}, name, "_KPATCHLAB_COMPLETE").source())
+    name = Path(os.environ.get("KPATCHLAB_PROGRAM") or "kpatchlab").name
+    script = kind(click.get_current_context().find_root().command, {}, name, COMPLETE_VAR).source()
+    if shell == "zsh":  # click's script is silent unless the program is in PATH, which a clone's ./lab is not
+        script = "\n".join(line for line in script.splitlines() if "$+commands" not in line)
+        script = script.replace(f"{COMPLETE_VAR}=zsh_complete {name}", f"{COMPLETE_VAR}=zsh_complete ${{(Q)words[1]}}")
+    elif shell == "fish":  # likewise: call it by the word on the command line
+        script = script.replace(f"(commandline -t) {name})", "(commandline -t) (commandline -opc)[1])")
+    click.echo(script)

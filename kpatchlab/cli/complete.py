@@ -1,0 +1,49 @@
+"""What a shell proposes for names of the lab's own; a lab that cannot be read has none to propose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kpatchlab.errors import LabError
+
+
+def _lab_file(ctx: click.Context) -> Path:
+    from kpatchlab.lab import find_lab
+
+    given = ctx.find_root().params.get("lab")
+    return find_lab(Path(given or Path.cwd()))
+
+
+def _fitting(names: list[str], beginning: str) -> list[str]:
+    return [name for name in names if name.startswith(beginning)]
+
+
+def scenarios(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Propose scenarios: the folders that have a scenario.yaml."""
+    try:
+        found = sorted(path.parent.name for path in (_lab_file(ctx).parent / "scenarios").glob("*/scenario.yaml"))
+    except LabError:
+        return []
+    return _fitting(found, incomplete)
+
+
+def kernels(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Propose the lab file's kernels."""
+    from kpatchlab import lab
+
+    try:
+        return _fitting(list(lab.load(_lab_file(ctx)).kernels), incomplete)
+    except LabError:
+        return []
+
+
+def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Propose past runs, the newest first."""
+    from kpatchlab.store import Store
+
+    try:
+        return _fitting(["last", *reversed(Store(_lab_file(ctx).parent / "results").ids())], incomplete)
+    except LabError:
+        return []

@@ -1,0 +1,426 @@
+"""Builds, images and jobs as they meet, with fakes in place of kernels, roots and guests."""
+
+import dataclasses
+import functools
+import io
+import threading
+import time
+
+import pytest
+
+from kpatchlab import executor, lab, pipeline
+from kpatchlab.build.context import BuildCancelled
+from kpatchlab.cache import Cache
+from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.executor import LocalExecutor
+from kpatchlab.guest.vm import MachineShape, Qemu
+from kpatchlab.model import BuildResult, JobResult, Outcome
+from kpatchlab.pipeline import Settings, execute
+from kpatchlab.plan import make_plan
+from kpatchlab.progress import PlainProgress
+from kpatchlab.store import Store
+from tests import labdir
+
+
+class FakeHost:
+    def __init__(self, root):
+        self.cache = Cache(root / "cache")
+        self.problem = None
+
+    def describe(self):
+        if self.problem:
+            raise self.problem
+        return ["guests run in a fake"]
+
+    def facts(self):
+        return {"system": "fake"}
+
+    def build_jobs(self, limit):
+        return 1
+
+    def shape(self, machine, memory_mib=None):
+        return MachineShape("x86_64", "tcg", 1, 64, Qemu("qemu", (7, 2, 0), ("qemu",)))
+
+
+class Bench:
+    """A lab of two kernels (`without`, `with`), whose stages and jobs do what a test says; `log` has their order."""
+
+    def __init__(self, root):
+        self.root = root
+        self.lab = lab.load(labdir.make(root))
+        self.store = Store(root / "results")
+        self.host = FakeHost(root)
+        self.settings = Settings(command="kpatchlab run")
+        self.log = []
+        self.out = io.StringIO()
+        self.kernel = lambda name, ctx: self.artifact(name)
+        self.image = lambda name: None
+        self.job = lambda inputs: Outcome.PASS
+
+    def artifact(self, name, **changes):
+        folder = self.root / "artifact" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        values = {"key": f"key-{name}", "release": f"6.1-{name}", "path": str(folder)} | changes
+        return BuildResult(name, values.pop("outcome", Outcome.PASS), **values)
+
+    def build_kernel(self, recipe, name, ctx):
+        self.log.append(f"build {name}")
+        found = self.kernel(name, ctx)
+        if isinstance(found, BaseException):
+            raise found
+        self.log.append(f"built {name}")
+        return found
+
+    def root_image(self, recipe, ctx):
+        found = self.image("base")
+        if isinstance(found, BaseException):
+            raise found
+        return self.root / "root.erofs"
+
+    def run_job(self, inputs):
+        self.log.append(f"start {inputs.spec.id}")
+        found = self.job(inputs)
+        if isinstance(found, BaseException):
+            raise found
+        self.log.append(f"end {inputs.spec.id}")
+        spec = inputs.spec
+        return JobResult(
+            spec.id, spec.scenario, dict(spec.params), spec.column, dict(spec.placement), spec.repeat, found,
+            duration_s=1.0, reproduce=inputs.reproduce,
+        )  # fmt: skip
+
+    def plan(self, *choice):
+        return make_plan(self.lab, choice=choice or ("solo",))
+
+    def begin(self, plan):
+        return self.store.new_run(
+            self.lab.title, base=plan.base, columns=plan.columns, command="kpatchlab run", version="0"
+        )
+
+    def execute(self, *choice, plan=None, run_dir=None):
+        plan = plan or self.plan(*choice)
+        run_dir = run_dir or self.begin(plan)
+        return execute(self.lab, plan, self.host, run_dir, PlainProgress(self.out), self.settings)
+
+    @property
+    def lines(self):
+        return self.out.getvalue().splitlines()
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    found = Bench(tmp_path)
+    monkeypatch.setattr(pipeline, "build_kernel", found.build_kernel)
+    monkeypatch.setattr(pipeline, "root_image", found.root_image)
+    monkeypatch.setattr(pipeline, "initrd", lambda kernel, ctx: tmp_path / "initrd")
+    monkeypatch.setattr(pipeline, "packages_in", lambda root: frozenset({"python3"}))
+    monkeypatch.setattr(executor, "available_mib", lambda: 64_000)
+    monkeypatch.setitem(pipeline.EXECUTORS, "local", functools.partial(LocalExecutor, call=found.run_job))
+    return found
+
+
+def one_guest(bench):
+    """Let one job run after the other."""
+    bench.lab = dataclasses.replace(bench.lab, limits=bench.lab.limits.model_copy(update={"guests": 1}))
+
+
+def outcomes(run):
+    return {job.job: str(job.outcome) for job in run.jobs}
+
+
+# --- order
+
+
+def test_all_is_well(bench):
+    run = bench.execute()
+    assert outcomes(run) == {"solo@without#1": "pass", "solo@with#1": "pass"}
+    assert run.complete
+    assert run.columns == ("without", "with")
+    assert [build.kernel for build in run.builds] == ["without", "with"]
+    assert bench.lines.count("guests run in a fake") == 1
+    stored, folder = bench.store.load("last")
+    assert stored == run
+    assert (folder / "junit.xml").read_bytes().startswith(b"<?xml")
+    assert b"<html" in (folder / "index.html").read_bytes()
+
+
+def test_a_job_starts_while_the_other_kernel_still_builds(bench):
+    ended = threading.Event()
+
+    def kernel(name, ctx):
+        if name == "with":
+            assert ended.wait(20)  # only the first kernel's job can set it
+        return bench.artifact(name)
+
+    def job(inputs):
+        if inputs.spec.column == "without":
+            ended.set()
+        return Outcome.PASS
+
+    bench.kernel, bench.job = kernel, job
+    bench.execute()
+    assert bench.log.index("end solo@without#1") < bench.log.index("built with")
+
+
+def test_pairs_wait_for_both_kernels(bench):
+    bench.execute("duo")
+    start = {line: number for number, line in enumerate(bench.log)}
+    mixed = [number for line, number in start.items() if line.startswith("start") and "client=" in line]
+    assert len(mixed) == 6
+    assert min(mixed) > start["built with"]
+
+
+def test_a_build_is_saved_as_it_ends(bench):
+    seen = []
+
+    def kernel(name, ctx):
+        seen.append(sorted(path.stem for path in bench.store.root.glob("2*/builds/*.json")))
+        return bench.artifact(name)
+
+    bench.kernel = kernel
+    bench.execute()
+    assert seen == [[], ["without"]]
+
+
+def test_a_job_is_saved_as_it_ends(bench):
+    seen = []
+
+    def job(inputs):
+        seen.append(len(list(bench.store.root.glob("2*/jobs/*.json"))))
+        return Outcome.PASS
+
+    bench.job = job
+    one_guest(bench)
+    bench.execute()
+    assert seen == [0, 1]
+
+
+# --- what was cached
+
+
+def test_cached_kernels_and_roots_are_one_line(bench, monkeypatch):
+    bench.kernel = lambda name, ctx: bench.artifact(name, cached=True)
+    monkeypatch.setattr(bench.host.cache, "has", lambda kind, key: True)
+    bench.execute()
+    told = [line for line in bench.lines if "solo" not in line]
+    assert sorted(told) == ["guests run in a fake", "nothing to build: all cached"]
+
+
+def test_what_was_made_is_told(bench):
+    bench.execute()
+    assert "kernel with: 6.1-with (built in 0.0 s)" in bench.lines
+    assert any(line.startswith("root base: made in") for line in bench.lines)
+    assert "nothing to build: all cached" not in bench.lines
+
+
+# --- what fails
+
+
+def test_a_kernel_that_does_not_build_blocks_its_column_alone(bench):
+    bench.kernel = lambda name, ctx: (
+        bench.artifact(name, outcome=Outcome.BLOCKED, error="no ';'", path="")
+        if name == "with"
+        else bench.artifact(name)
+    )
+    bench.job = lambda inputs: (
+        Outcome.BLOCKED if any(b.outcome is Outcome.BLOCKED for b in inputs.kernels.values()) else Outcome.PASS
+    )
+    run = bench.execute()
+    assert outcomes(run) == {"solo@without#1": "pass", "solo@with#1": "blocked"}
+    assert [build.outcome for build in run.builds] == [Outcome.PASS, Outcome.BLOCKED]
+    assert run.complete
+
+
+@pytest.mark.parametrize(
+    "error", [HostError("the mirror is away", hint="wait"), OSError(28, "No space left on device")]
+)
+def test_a_stage_that_fails_costs_its_jobs_alone(bench, error):
+    bench.kernel = lambda name, ctx: error if name == "with" else bench.artifact(name)
+    run = bench.execute("solo", "duo")
+    found = {job.job: job for job in run.jobs}
+    assert {job.column for job in run.jobs if job.outcome is Outcome.PASS} == {"without"}
+    lost = found["solo@with#1"]
+    assert lost.outcome is Outcome.INFRA
+    assert error.args[-1] in lost.message
+    assert len(lost.cases) == 1
+    assert [str(build.outcome) for build in run.builds] == ["pass", "infra"]
+    assert len(bench.store.load("last")[0].jobs) == len(run.jobs)
+
+
+def test_a_root_that_cannot_be_made_is_raised(bench):
+    bench.image = lambda name: HostError("the mirror is away", hint="wait")
+    with pytest.raises(HostError, match="the mirror is away"):
+        bench.execute()
+    stored, _ = bench.store.load("last")
+    assert outcomes(stored) == {"solo@without#1": "infra", "solo@with#1": "infra"}
+
+
+def test_all_infra_is_the_errors_own_exit_status(bench):
+    bench.kernel = lambda name, ctx: UserError("no such revision: v9")
+    with pytest.raises(LabError) as caught:
+        bench.execute()
+    assert (caught.value.exit_code, caught.value.message) == (2, "no such revision: v9")
+    assert outcomes(bench.store.load("last")[0]) == {"solo@without#1": "infra", "solo@with#1": "infra"}
+
+
+def test_no_qemu_is_known_before_anything_is_built(bench):
+    bench.host.problem = HostError("no QEMU", hint="install it")
+    bench.kernel = lambda name, ctx: ctx.cancel.wait(20) and BuildCancelled("build cancelled")
+    begin = time.monotonic()
+    with pytest.raises(HostError, match="no QEMU"):
+        bench.execute()
+    assert time.monotonic() - begin < 5
+    assert not [line for line in bench.log if line.startswith("start")]
+
+
+def test_a_job_that_raises_is_infra_and_others_go_on(bench):
+    bench.job = lambda inputs: ValueError("odd") if inputs.spec.column == "with" else Outcome.PASS
+    run = bench.execute()
+    assert outcomes(run) == {"solo@without#1": "pass", "solo@with#1": "infra"}
+    assert "INFRA    solo@with#1  0.0 s  ValueError: odd" in bench.out.getvalue()
+
+
+def test_inputs_that_cannot_be_gathered_cost_one_job(bench, monkeypatch):
+    def shape(machine, memory_mib=None):
+        raise HostError("QEMU has gone")
+
+    monkeypatch.setattr(bench.host, "shape", shape)
+    run = bench.execute()
+    assert {job.message for job in run.jobs} == {"QEMU has gone"}
+
+
+# --- stopped and gone on with
+
+
+def cancel_at(bench, number):
+    """Make the job of this number the one during which the user presses Ctrl-C."""
+    count = []
+
+    def job(inputs):
+        count.append(inputs.spec.id)
+        if len(count) == number:
+            bench.settings.cancel.set()
+            time.sleep(0.1)
+            return RuntimeError("guest lost")  # what a cancelled job comes back as
+        return Outcome.PASS
+
+    bench.job = job
+    one_guest(bench)
+
+
+def test_a_stopped_run_is_stored_and_gone_on_with(bench):
+    plan = bench.plan("solo", "duo")
+    cancel_at(bench, 4)
+    first = bench.execute(plan=plan)
+    assert not first.complete
+    assert len(first.jobs) == 3
+    assert {job.outcome for job in first.jobs} == {Outcome.PASS}  # none of them INFRA
+    stored, _ = bench.store.load("last")
+    assert (stored.complete, len(stored.jobs)) == (False, 3)
+
+    done = {job.job for job in first.jobs}
+    bench.settings, bench.log, bench.out = Settings(command="kpatchlab run --resume last"), [], io.StringIO()
+    bench.job = lambda inputs: Outcome.PASS
+    run = bench.execute(plan=plan, run_dir=bench.store.open_run("last"))
+    assert run.complete
+    assert [job.job for job in run.jobs] == [job.id for job in plan.jobs]
+    again = {line.removeprefix("start ") for line in bench.log if line.startswith("start ")}
+    assert again == {job.id for job in plan.jobs} - done
+    assert f"3 of {len(plan.jobs)} jobs are done already" in bench.lines
+    assert f"[1/{len(plan.jobs) - 3}]" in bench.out.getvalue()
+    assert (run.id, run.started, run.command) == (first.id, first.started, "kpatchlab run")
+    assert run.duration_s > first.duration_s
+    assert len(bench.store.ids()) == 1
+    assert bench.store.load("last")[0] == run
+
+
+def test_a_stop_while_kernels_build_is_no_failure_of_theirs(bench):
+    def kernel(name, ctx):
+        bench.settings.cancel.set()
+        assert ctx.cancel.wait(10)
+        return BuildCancelled("build cancelled")
+
+    bench.kernel = kernel
+    run = bench.execute()
+    assert (run.complete, run.jobs, run.builds) == (False, (), ())
+    assert not list(bench.store.root.glob("2*/builds/*"))
+
+
+def test_a_killed_run_is_gone_on_with(bench):
+    plan = bench.plan("solo", "duo")
+    run_dir = bench.begin(plan)
+    spec = plan.jobs[0]
+    run_dir.save_build(bench.artifact("without", duration_s=1000, objects_compiled=3))
+    run_dir.save_job(
+        JobResult(spec.id, spec.scenario, {}, spec.column, dict(spec.placement), 1, Outcome.FAIL, "as it was")
+    )
+    run_dir.close()  # what a kill does to its lock
+    (run_dir.path / "jobs" / ".half.json.x.new").write_text("{")
+    run = bench.execute(plan=plan, run_dir=bench.store.open_run("last"))
+    assert run.complete
+    assert run.jobs[0].message == "as it was"
+    assert f"start {spec.id}" not in bench.log
+    assert run.builds[0].objects_compiled == 3  # what the first start found out is kept
+
+
+def test_what_the_lab_lost_is_done_again(bench):
+    bench.job = lambda inputs: ValueError("odd") if inputs.spec.column == "with" else Outcome.PASS
+    bench.execute()
+    bench.job = lambda inputs: Outcome.PASS
+    run = bench.execute(run_dir=bench.store.open_run("last"))
+    assert outcomes(run) == {"solo@without#1": "pass", "solo@with#1": "pass"}
+    assert bench.log.count("start solo@without#1") == 1
+
+
+def test_a_whole_run_is_not_done_again(bench):
+    first = bench.execute()
+    bench.log = []
+    run = bench.execute(run_dir=bench.store.open_run("last"))
+    assert bench.log == []
+    assert (run.jobs, run.builds, run.host) == (first.jobs, first.builds, first.host)
+
+
+def test_going_on_with_another_kernel_is_refused(bench):
+    plan = bench.plan()
+    cancel_at(bench, 2)
+    bench.execute(plan=plan)
+    bench.settings, bench.job = Settings(), lambda inputs: Outcome.PASS
+    bench.kernel = lambda name, ctx: bench.artifact(name, key="another")
+    run = bench.execute(plan=plan, run_dir=bench.store.open_run("last"))
+    lost = [job for job in run.jobs if job.outcome is Outcome.INFRA]
+    assert [job.message for job in lost] == ["kernel with is not the one that the run began with"]
+
+
+def test_reproduce_lines_reach_the_result(bench):
+    bench.settings = Settings(reproduce=lambda job: f"./lab run --job '{job.id}'")
+    run = bench.execute()
+    assert run.jobs[0].reproduce == "./lab run --job 'solo@without#1'"
+    assert bench.store.load("last")[0].jobs[0].reproduce == run.jobs[0].reproduce
+
+
+# --- build
+
+
+def build_only(bench):
+    return pipeline.build_only(bench.lab, bench.plan(), bench.host, PlainProgress(bench.out), bench.settings)
+
+
+def test_build_returns_the_kernels(bench):
+    assert [build.kernel for build in build_only(bench)] == ["without", "with"]
+
+
+def test_build_raises_what_a_root_failed_by(bench):
+    bench.image = lambda name: HostError("the mirror is away")
+    with pytest.raises(HostError, match="the mirror is away"):
+        build_only(bench)
+
+
+def test_a_stopped_build_returns_what_is_there(bench):
+    def kernel(name, ctx):
+        if name == "without":
+            return bench.artifact(name)
+        bench.settings.cancel.set()
+        return BuildCancelled("build cancelled")
+
+    bench.kernel = kernel
+    assert [build.kernel for build in build_only(bench)] == ["without"]

@@ -1,0 +1,113 @@
+"""Lines for logs, and the live view, without a terminal."""
+
+import io
+import time
+
+import pytest
+
+from kpatchlab import progress
+from kpatchlab.model import BuildResult, JobResult, ModuleFailure, Outcome
+from kpatchlab.progress import LiveProgress, PlainProgress, built, clock, job_line
+
+
+def job(outcome=Outcome.PASS, message=""):
+    return JobResult("solo@with#1", "solo", {}, "with", {"main": "with"}, 1, outcome, message, duration_s=3.21)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (4.24, "4.2 s"), (59.94, "59.9 s"), (59.99, "1 min 00 s"), (200, "3 min 20 s"),
+     (3599.6, "1 h 00 min"), (3725, "1 h 02 min")],
+)  # fmt: skip
+def test_durations_as_people_read_them(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_a_finished_kernel_is_one_line():
+    good = BuildResult("with", Outcome.PASS, release="6.12.1", duration_s=200, objects_compiled=10, objects_total=2000)
+    assert built(good) == "kernel with: 6.12.1 (built in 3 min 20 s, 10 of 2000 objects compiled)"
+    lame = BuildResult(
+        "with", Outcome.PASS, release="6.12.1", cached=True, module_failures=(ModuleFailure("siw", "a.c", 1, "x"),)
+    )
+    assert built(lame) == "kernel with: 6.12.1 (cached, 1 module did not compile)"
+    bad = BuildResult("with", Outcome.BLOCKED, error="expected ';'", error_file="net/core.c", error_line=7)
+    assert built(bad) == "kernel with: does not build: net/core.c:7: expected ';'"
+
+
+def test_a_finished_job_is_one_line():
+    assert job_line(job()) == "PASS     solo@with#1  3.2 s"
+    assert job_line(job(Outcome.CRASH, "BUG: it")) == "CRASH    solo@with#1  3.2 s  BUG: it"
+
+
+def test_plain_jobs_are_counted():
+    out = io.StringIO()
+    plain = PlainProgress(out)
+    plain.total_jobs = 2
+    with plain:
+        plain.note("a note")
+        plain.job_started("solo@with#1")
+        plain.job_done(job())
+    assert out.getvalue() == "a note\n[1/2] PASS     solo@with#1  3.2 s\n"
+
+
+def test_phases_that_pass_at_once_are_not_printed(monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_AFTER_S", 0.2)
+    out = io.StringIO()
+    plain = PlainProgress(out)
+    plain.stage("kernel with", "source")
+    plain.stage_done("kernel with", "")
+    plain.stage("kernel without", "source")
+    plain.stage("kernel without", "compile", 30, 100)
+    time.sleep(0.6)
+    plain.stage_done("kernel without", "kernel without: 6.1")
+    assert out.getvalue() == "kernel without: compile 30 of about 100 objects\nkernel without: 6.1\n"
+
+
+def test_a_long_phase_is_told_again(monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
+    out = io.StringIO()
+    plain = PlainProgress(out)
+    plain.stage("kernel with", "compile", 1)
+    plain.stage("kernel with", "compile", 2)
+    assert out.getvalue() == "kernel with: compile 2 objects\n"
+
+
+def test_a_reader_that_left_does_not_end_the_run():
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    plain = PlainProgress(Broken())
+    plain.note("x")
+    plain.job_done(job())
+
+
+def test_time_left_is_told_when_it_is_known():
+    stage = progress._Stage("compile", 50, 100, began=time.monotonic() - 10)
+    assert stage.eta_s() == pytest.approx(10, abs=0.5)
+    assert "50 of about 100 objects, 10" in progress._stage_text(stage)
+    assert progress._Stage("compile", 10, 100, began=time.monotonic() - 10).eta_s() is None  # too early to tell
+    assert progress._Stage("compile", 100, 100, began=time.monotonic() - 10).eta_s() is None
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_live_view_fits_its_terminal(width):
+    from rich.console import Console
+
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=True, color_system=None)
+    live = LiveProgress(console)
+    live.total_jobs = 3
+    with live:
+        live.stage("kernel with", "compile", 30, 100)
+        live.stage("root base", "packages")
+        live.job_started("nfs-tcp+vers=4.2@client=with,server=without#1")
+        live.job_done(job(Outcome.FAIL, "[not markup] " + "x" * 300))
+        live.stage_done("kernel with", "kernel with: 6.12 [cached]")
+        live.stage_done("root base", "")
+        table = live._render()
+        console.print(table)
+    text = out.getvalue()
+    assert "FAIL     solo@with#1" in text
+    assert "kernel with: 6.12 [cached]" in text
+    assert "1 of 3" in text
