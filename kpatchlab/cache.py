@@ -158,9 +158,16 @@ class Cache:
         with contextlib.suppress(OSError):
             os.utime(self.path(kind, key) / META)
 
-    def entries(self) -> list[Entry]:
-        """Return every whole artifact, least recently used first."""
+    def entries(self, *, leftovers: bool = False) -> list[Entry]:
+        """Return every whole artifact, least recently used first.
+
+        Args:
+            leftovers: what killed labs left as well, as kind "tmp"; sizing a kernel's tree takes seconds.
+        """
         found = []
+        for path in (self.root / "tmp").glob("*") if leftovers else ():
+            with contextlib.suppress(OSError):
+                found.append(Entry("tmp", path.name, path, disk_bytes(path), path.stat().st_mtime, "left by a killed lab"))
         for meta in self.root.glob(f"*/*/{META}"):
             with contextlib.suppress(OSError, ValueError):
                 data = json.loads(meta.read_text())
@@ -170,9 +177,27 @@ class Cache:
         return sorted(found, key=lambda entry: entry.used)
 
     def remove(self, entry: Entry) -> None:
-        """Delete one artifact; its meta file goes first, so that a half-deleted one does not count as there."""
-        (entry.path / META).unlink(missing_ok=True)
-        shutil.rmtree(entry.path, ignore_errors=True)
+        """Delete one artifact, unless a lab is making it or going on with it right now.
+
+        It is moved away first, so that a half-deleted one does not count as there.
+        """
+        name = entry.key if entry.kind == "tmp" else f"{entry.kind}-{entry.key}"
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / name).open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            gone = Path(tempfile.mkdtemp(prefix="gone-", dir=_made(self.root / "tmp")))
+            with contextlib.suppress(OSError):
+                entry.path.rename(gone / "artifact")
+            shutil.rmtree(gone, ignore_errors=True)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def disk_bytes(root: Path) -> int:

@@ -91,7 +91,7 @@ class GitSource(_PathOrUrl):
 
 
 class DirSource(FileModel):
-    """A tree as it lies on this host, changes that are not committed included; it is copied, never built in place."""
+    """A tree as it lies on this host, changes that are not committed included; built out of it, never written to."""
 
     type: Literal["dir"] = Field(description="a source tree on this host")
     path: Needed = Field(description="the tree's top directory")

@@ -231,7 +231,7 @@ def clean(
     from kpatchlab.cache import Cache, prunable
 
     cache = Cache()
-    entries = [entry for entry in cache.entries() if kind in {None, entry.kind}]
+    entries = [entry for entry in cache.entries(leftovers=True) if kind in {None, entry.kind}]
     gone = prunable(entries, older_than, max_gib, now=time.time())
     if as_json:
         dump({"root": cache.root, "entries": entries, "prune": [str(entry.path) for entry in gone]})
