@@ -6,18 +6,23 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
-import pytest
+import yaml
 
 from kpatchlab import proc
+from kpatchlab.build import BuildContext, build_kernel
 from kpatchlab.cache import Cache
-from kpatchlab.errors import HostError
 from kpatchlab.guest.console import Console
 from kpatchlab.guest.guest import Guest
 from kpatchlab.guest.initrd import build_initrd
 from kpatchlab.guest.vm import Boot, MachineShape, Qemu
+from kpatchlab.image import root_image
+from kpatchlab.model import Outcome
 from kpatchlab.qemu_find import find_qemu
+from kpatchlab.recipes import KernelRecipe, RootRecipe
 
+LAB = Path(__file__).parent.parent
 STUB = Path(__file__).with_name("stub_qemu.py")
 
 
@@ -42,10 +47,7 @@ class FakeGuest(Guest):
 
 
 def host_qemu(choice: str = "host") -> Qemu:
-    try:
-        return find_qemu(choice, Cache())
-    except HostError as error:
-        pytest.skip(str(error))
+    return find_qemu(choice, Cache())
 
 
 def stub_boot(folder: Path, *words: str, cpus: int = 1) -> Boot:
@@ -56,25 +58,32 @@ def stub_boot(folder: Path, *words: str, cpus: int = 1) -> Boot:
 
 
 def real_boot(folder: Path, qemu: Qemu | None = None) -> Boot:
-    """Return a real guest's parts; the QEMU is KPATCHLAB_TEST_QEMU ("host" or "debian") unless given.
+    """Return a real guest's parts; what is not in the cache is made: a boot that cannot run is a failure, not a skip.
 
-    They come from KPATCHLAB_TEST_KERNEL (a folder with vmlinuz, modules.erofs and perhaps boot-modules) and
-    KPATCHLAB_TEST_ROOT (an image), else from what the cache holds; there is a reason in the skip if it holds none.
+    The kernel is KPATCHLAB_TEST_KERNEL (a folder with vmlinuz, modules.erofs and perhaps boot-modules) or the recipe
+    `tiny`, the root KPATCHLAB_TEST_ROOT (an image) or the recipe `minimal`, the QEMU KPATCHLAB_TEST_QEMU ("host" or
+    "debian") unless given.
     """
-    cache = Cache()
-    entries = cache.entries()
-    kernels = [os.environ.get("KPATCHLAB_TEST_KERNEL"), *(e.path for e in entries if e.kind == "kernel")]
-    roots = [os.environ.get("KPATCHLAB_TEST_ROOT"), *(e.path / "root.erofs" for e in entries if e.kind == "root")]
-    kernel = next((Path(k) for k in kernels if k and (Path(k) / "vmlinuz").exists()), None)
-    root = next((Path(r) for r in roots if r and Path(r).exists()), None)
-    if not kernel or not root:
-        pytest.skip(f"no {'root' if kernel else 'kernel'} in the cache: run the lab once, or set KPATCHLAB_TEST_*")
+    ctx = BuildContext(Cache(), LAB)
+    if chosen := os.environ.get("KPATCHLAB_TEST_KERNEL"):
+        kernel = Path(chosen)
+    else:
+        result = build_kernel(recipe("kernels/tiny.yaml", KernelRecipe), "tiny", ctx)
+        assert result.outcome is Outcome.PASS, result.log_tail
+        kernel = Path(result.path)
+    chosen = os.environ.get("KPATCHLAB_TEST_ROOT")
+    root = Path(chosen) if chosen else root_image(recipe("rootfs/minimal.yaml", RootRecipe), ctx)
     initrd = folder / "initrd"
     boot_modules = kernel / "boot-modules"
     build_initrd(initrd, boot_modules if boot_modules.is_dir() else None)
     shape = MachineShape("x86_64", "tcg", 1, 1024, qemu or host_qemu(os.environ.get("KPATCHLAB_TEST_QEMU", "host")))
     modules = kernel / "modules.erofs"
     return Boot(kernel / "vmlinuz", initrd, root, modules if modules.exists() else None, shape)
+
+
+def recipe(name: str, model: type[Any]) -> Any:
+    """Return one of the project's own recipes."""
+    return model.model_validate(yaml.safe_load((LAB / name).read_text()))
 
 
 def children() -> set[int]:
