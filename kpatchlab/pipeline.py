@@ -206,6 +206,7 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
         version=__version__,
     )
     run_dir.finish(run)
+    _keep_within(host.cache, lab.limits.disk_gib, time.time() - (time.monotonic() - began))
     for name, target in (("junit", "junit.xml"), ("html", "index.html")):
         run_dir.write(target, WRITERS[name](run, run_dir.path))
     if problems and not cancelled and all(result.outcome is Outcome.INFRA for result in run.jobs):
@@ -240,6 +241,13 @@ def _save_build(run_dir: RunDir, earlier: Mapping[str, BuildResult], build: Buil
         return replace(known, path=build.path)
     run_dir.save_build(build)
     return build
+
+
+def _keep_within(cache: Cache, limit_gib: float, since: float) -> None:
+    """Prune the cache to its limit, least recently used first; what this run used stays, however large it is."""
+    for entry in prunable(cache.entries(), None, limit_gib, now=time.time()):
+        if entry.used < since:
+            cache.remove(entry)
 
 
 def kernel_facts(lab: Lab, plan: Plan) -> tuple[KernelFacts, ...]:
