@@ -17,6 +17,7 @@ from typing import Any
 
 from kpatchlab import __version__
 from kpatchlab.build import BuildContext, BuildProgress, build_kernel
+from kpatchlab.cache import Cache, prunable
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.executor import EXECUTORS, Executor, Weight, infra, told
