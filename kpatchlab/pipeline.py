@@ -17,8 +17,8 @@ from typing import Any
 
 from kpatchlab import __version__
 from kpatchlab.build import BuildContext, BuildProgress, build_kernel
-from kpatchlab.cache import Cache, prunable
 from kpatchlab.build.context import BuildCancelled
+from kpatchlab.cache import Cache, prunable
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.executor import EXECUTORS, Executor, Weight, infra, told
 from kpatchlab.guest.vm import Boot, MachineShape
