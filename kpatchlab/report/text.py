@@ -194,7 +194,11 @@ class _Page:
                     self.say(reason, indent=8, head=f"  {len(jobs):4d}")
 
     def metrics(self, comparison: Comparison) -> None:
-        rows = list(metric_rows(comparison))[:MANY_GROUPS]
+        every = list(metric_rows(comparison))
+        rows = [row for row in every if any(f.low is not None for f in row.figures.values())][:MANY_GROUPS]
+        if every and not rows and comparison.compares:
+            # One run's ratio says nothing on a shared host: it is in the page, and not put before a reader here.
+            self.say(f"{len(every)} figures, measured once each: run with --repeat 3 or more for ratios.")
         if not rows:
             return
         table = self.table("metric", "column", "mean", "of base", "95 % interval", "")
