@@ -96,7 +96,10 @@ class Vng:
     def __init__(self, boot: Boot, work: Path) -> None:
         self._boot = boot
         self._vng = Path(sys.executable).with_name("vng")
-        self._env = {**os.environ, "PATH": f"{self._vng.parent}:{os.environ.get('PATH', '')}"}  # it looks for virtme-run
+        self._env = {
+            **os.environ,
+            "PATH": f"{self._vng.parent}:{os.environ.get('PATH', '')}",
+        }
         self._qemu = work / "qemu"
         self._qemu.write_text(f'#!/bin/sh\nexec {shlex.join(boot.machine.qemu.argv)} "$@"\n')
         self._qemu.chmod(0o755)

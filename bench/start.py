@@ -83,7 +83,7 @@ def _first(lab: str, file: Path, kernel: str) -> float:
     began = time.time()
     command = [lab, "--no-install", "--lab", str(file), "run", "--kernel", kernel, "--json"]
     done = proc.run(command, timeout_s=TIMEOUT_S, cwd=labs.CLONE, env=dict(os.environ))
-    (job,) = json.loads(done.stdout)["jobs"]
+    (job,) = json.loads(done.stdout)["run"]["jobs"]
     said = [metric["value"] for metric in job["metrics"] if metric["name"] == METRIC]
     if not said:
         raise HostError(f"the scenario did not run: {job['message']}")
