@@ -167,7 +167,8 @@ class Cache:
         found = []
         for path in (self.root / "tmp").glob("*") if leftovers else ():
             with contextlib.suppress(OSError):
-                found.append(Entry("tmp", path.name, path, disk_bytes(path), path.stat().st_mtime, "left by a killed lab"))
+                size, used = disk_bytes(path), path.stat().st_mtime
+                found.append(Entry("tmp", path.name, path, size, used, "left by a killed lab"))
         for meta in self.root.glob(f"*/*/{META}"):
             with contextlib.suppress(OSError, ValueError):
                 data = json.loads(meta.read_text())
