@@ -40,7 +40,7 @@ class Options:
         """Return the lab file: --lab, or the nearest lab.yaml upwards."""
         from kpatchlab.lab import find_lab
 
-        return self.lab.absolute() if self.lab else find_lab(Path.cwd())
+        return find_lab(self.lab or Path.cwd())
 
     def again(self, words: str) -> str:
         """Return a command line that does `words` on the same lab file."""
@@ -63,11 +63,12 @@ class Verb(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the epilog."""
-        self.epilog = as_called(self.epilog or "")
+        own, self.epilog = self.epilog, as_called(self.epilog or "")
         super().format_epilog(ctx, formatter)
+        self.epilog = own
 
 
-class Verbs(click.Group):
+class Verbs(Verb, click.Group):
     """The verbs in the order of their use, each with its examples, all of them loaded lazily."""
 
     ORDER = ("run", "plan", "build", "list", "check", "report", "shell", "new", "doctor", "clean", "completion")
@@ -76,21 +77,23 @@ class Verbs(click.Group):
         """Return the verbs' names."""
         return list(self.ORDER)
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the epilog."""
-        self.epilog = as_called(self.epilog or "")
-        super().format_epilog(ctx, formatter)
-
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; a reader that has gone (`kpatchlab list | head`) is no error."""
         try:
             done = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # What is still in the buffer would be tried again when the interpreter ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            drop_output()
             return 0
         return done
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """Read what stands before the verb; `--help` prints here."""
+        try:
+            return super().make_context(*args, **more)
+        except BrokenPipeError:
+            drop_output()
+            raise click.exceptions.Exit(0) from None
 
 
 @click.group(
@@ -113,6 +116,11 @@ class Verbs(click.Group):
 def cli(ctx: click.Context, lab: Path | None, no_install: bool, verbose: bool, debug: bool) -> None:
     """Test a Linux kernel patch series: build with it and without, run scenarios in guests, say what changed."""
     ctx.obj = Options(lab, not no_install, debug, verbose)
+
+
+def drop_output() -> None:
+    """Let what is still in the buffer go nowhere, else it is tried again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def show_error(error: LabError) -> None:

@@ -14,8 +14,8 @@ import click
 
 from kpatchlab import __version__
 from kpatchlab.cli import complete
-from kpatchlab.cli.main import Options, Verb
-from kpatchlab.cli.verbs import CHOICE_HELP, as_json, dump, load_lab, pass_options, table
+from kpatchlab.cli.main import Options, Verb, drop_output
+from kpatchlab.cli.verbs import CHOICE_HELP, as_json, console, dump, load_lab, pass_options, table
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,9 +81,7 @@ def progress_for(*, to_stderr: bool) -> LiveProgress | PlainProgress:
 
     stream = sys.stderr if to_stderr else sys.stdout
     if stream.isatty():
-        from rich.console import Console
-
-        return LiveProgress(Console(file=stream))
+        return LiveProgress(console(stream))
     return PlainProgress(stream)
 
 
@@ -138,8 +136,6 @@ def run(
     lab = load_lab(options, choice)
     plan = None if resume else only(lab, jobs) if jobs else make(lab, choice, kernels, repeat)
     start(options)
-    from rich.console import Console
-
     from kpatchlab.cache import Cache
     from kpatchlab.compare import compare
     from kpatchlab.host import Host
@@ -160,12 +156,15 @@ def run(
     host = Host(Cache(), lab.mirror, "host" if guest == "vng" else lab.qemu)
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):
         result = execute(lab, plan, host, run_dir, progress, settings)
-    with contextlib.suppress(BrokenPipeError):  # whoever read along has gone; the run's result stands
+    try:
         if as_json:
             sys.stdout.buffer.write(WRITERS["json"](result, run_dir.path))
         else:
-            show(result, run_dir.path, Console())
+            show(result, run_dir.path, console())
             click.echo(f"\nresults: {_near(run_dir.path)}/index.html, junit.xml, run.json")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read along has gone; the run's result stands
+        drop_output()
     if settings.cancel.is_set():
         click.echo(f"stopped; to go on: {options.again(f'run --resume {run_dir.id}')}", err=True)
         sys.exit(130)

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -16,7 +16,10 @@ from kpatchlab.cli.main import COMPLETE_VAR, Options, Verb, as_called, program
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from kpatchlab.lab import Lab
+    from kpatchlab.store import RunRow
 
 pass_options = click.make_pass_decorator(Options)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
@@ -75,7 +78,11 @@ def list_things(options: Options, what: str, as_json: bool) -> None:
 
     lab = load_lab(options)
     if what == "runs":
-        rows = [to_row(row) for row in Store(lab.root / "results").list()]
+        found = Store(lab.root / "results").list()
+        if as_json:
+            dump(found)
+            return
+        rows = [run_row(row) for row in found]
     elif what == "kernels":
         rows = [
             {"name": n, "base": n == lab.base, "source": k.source.type, "description": k.description}
@@ -105,30 +112,65 @@ def list_things(options: Options, what: str, as_json: bool) -> None:
         table(rows)
 
 
-def to_row(value: Any) -> dict[str, Any]:
-    """Return a value as a table's row."""
-    from kpatchlab.model import to_json
+def run_row(row: RunRow) -> dict[str, Any]:
+    """Return what people want to know of a past run."""
+    from kpatchlab.progress import clock
 
-    row = to_json(value)
-    assert isinstance(row, dict)
-    return row
+    def counts(found: dict[str, int]) -> str:
+        return ", ".join(f"{number} {word}" for word, number in found.items())
+
+    return {
+        "run": row.id,
+        "took": clock(row.duration_s),
+        "state": "unreadable" if row.problem else "done" if row.complete else "stopped",
+        "outcomes": counts(row.outcomes),
+        "verdicts": counts(row.verdicts),
+        "title": row.problem or row.title,
+    }
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """Return a rich console that lets a reader's leave be known as any other writer does."""
+    from rich.console import Console
+
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:  # rich would end the program with status 1
+            raise BrokenPipeError
+
+    return Plain(file=stream, highlight=False)
+
+
+def wrapped(text: str, head: str, indent: int) -> None:
+    """Print text behind `head`, which takes `indent` columns; on a terminal, wrapped to its width."""
+    import shutil
+    import textwrap
+
+    width = max(40, shutil.get_terminal_size().columns - indent) if sys.stdout.isatty() else 1 << 16
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+    click.echo(head + f"\n{'':{indent}}".join(lines))
 
 
 def table(rows: list[dict[str, Any]]) -> None:
-    """Print rows of equal keys as a table that fits the terminal; the last column takes what is left."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Print rows of equal keys: a line each, on a terminal folded so that they fit."""
     if not rows:
         click.echo("none")
         return
+    words = [["yes" if v is True else "" if v is False else str(v) for v in row.values()] for row in rows]
+    if not sys.stdout.isatty():
+        lines = [list(rows[0]), *words]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            click.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
+        return
+    from rich.table import Table
+    from rich.text import Text
+
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(rows[0]):
         grid.add_column(name, no_wrap=number == 0, overflow="fold")
-    for row in rows:
-        grid.add_row(*("yes" if v is True else "" if v is False else str(v) for v in row.values()))
-    console = Console(highlight=False)
-    console.print(grid, markup=False) if console.is_terminal else Console(width=160, highlight=False).print(grid)
+    for line in words:
+        grid.add_row(*map(Text, line))
+    console().print(grid)
 
 
 @click.command(
@@ -191,15 +233,12 @@ def doctor(options: Options, install: bool, only_packages: bool, as_json: bool) 
     if as_json:
         dump(found)
     else:
-        marks = {
-            "ok": click.style("ok  ", fg="green"),
-            "note": click.style("note", fg="yellow"),
-            "bad": click.style("BAD ", fg="red"),
-        }
+        marks = {"ok": ("ok", "green"), "note": ("note", "yellow"), "bad": ("BAD", "red")}
         for item in found:
-            click.echo(f"{marks[item.state]}  {item.name + ':':13} {item.text}")
+            word, colour = marks[item.state]
+            wrapped(item.text, click.style(f"{word:6}", fg=colour) + f"{item.name + ':':14}", 20)
             if item.remedy and item.state != "ok":
-                click.echo(f"      {'':13} -> {as_called(item.remedy)}")
+                wrapped(as_called(item.remedy), f"{'':20}-> ", 23)
     if any(item.state == "bad" for item in found):
         sys.exit(3)
 
