@@ -69,8 +69,8 @@ class Host:
         """
         qemu, accel = self.qemu(), self.accel()
         version = ".".join(str(number) for number in qemu.version)
-        where = ", unpacked beside the host's" if qemu.unpacked else ""
-        return [f"guests run in QEMU {version}{where}, under {accel.name.upper()}: {accel.reason}", *self.notes]
+        where = " (unpacked beside the host's)" if qemu.unpacked else ""
+        return [f"guests run in QEMU {version}{where}, {accel.name.upper()}: {accel.reason}", *self.notes]
 
     def shape(self, machine: Machine, memory_mib: int | None = None) -> MachineShape:
         """Return a machine of lab.yaml as QEMU gets it on this host."""

@@ -159,7 +159,8 @@ class PlainProgress:
         """Print the result."""
         with self._lock:
             self._done += 1
-            self._print(f"[{self._done}/{self.total_jobs}] {job_line(result)}")
+            count = f"{self._done}".rjust(len(f"{self.total_jobs}"))
+            self._print(f"[{count}/{self.total_jobs}] {job_line(result)}")
 
 
 def _stage_text(stage: _Stage) -> str:

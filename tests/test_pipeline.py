@@ -1,122 +1,21 @@
 """Builds, images and jobs as they meet, with fakes in place of kernels, roots and guests."""
 
 import dataclasses
-import functools
 import io
 import threading
 import time
 
 import pytest
 
-from kpatchlab import executor, lab, pipeline
+from kpatchlab import pipeline
 from kpatchlab.build.context import BuildCancelled
-from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError, LabError, UserError
-from kpatchlab.executor import LocalExecutor
-from kpatchlab.guest.vm import MachineShape, Qemu
-from kpatchlab.model import BuildResult, JobResult, Outcome
-from kpatchlab.pipeline import Settings, execute
-from kpatchlab.plan import make_plan
+from kpatchlab.model import JobResult, Outcome
+from kpatchlab.pipeline import Settings
 from kpatchlab.progress import PlainProgress
-from kpatchlab.store import Store
-from tests import labdir
+from tests.fake_stages import bench
 
-
-class FakeHost:
-    def __init__(self, root):
-        self.cache = Cache(root / "cache")
-        self.problem = None
-
-    def describe(self):
-        if self.problem:
-            raise self.problem
-        return ["guests run in a fake"]
-
-    def facts(self):
-        return {"system": "fake"}
-
-    def build_jobs(self, limit):
-        return 1
-
-    def shape(self, machine, memory_mib=None):
-        return MachineShape("x86_64", "tcg", 1, 64, Qemu("qemu", (7, 2, 0), ("qemu",)))
-
-
-class Bench:
-    """A lab of two kernels (`without`, `with`), whose stages and jobs do what a test says; `log` has their order."""
-
-    def __init__(self, root):
-        self.root = root
-        self.lab = lab.load(labdir.make(root))
-        self.store = Store(root / "results")
-        self.host = FakeHost(root)
-        self.settings = Settings(command="kpatchlab run")
-        self.log = []
-        self.out = io.StringIO()
-        self.kernel = lambda name, ctx: self.artifact(name)
-        self.image = lambda name: None
-        self.job = lambda inputs: Outcome.PASS
-
-    def artifact(self, name, **changes):
-        folder = self.root / "artifact" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        values = {"key": f"key-{name}", "release": f"6.1-{name}", "path": str(folder)} | changes
-        return BuildResult(name, values.pop("outcome", Outcome.PASS), **values)
-
-    def build_kernel(self, recipe, name, ctx):
-        self.log.append(f"build {name}")
-        found = self.kernel(name, ctx)
-        if isinstance(found, BaseException):
-            raise found
-        self.log.append(f"built {name}")
-        return found
-
-    def root_image(self, recipe, ctx):
-        found = self.image("base")
-        if isinstance(found, BaseException):
-            raise found
-        return self.root / "root.erofs"
-
-    def run_job(self, inputs):
-        self.log.append(f"start {inputs.spec.id}")
-        found = self.job(inputs)
-        if isinstance(found, BaseException):
-            raise found
-        self.log.append(f"end {inputs.spec.id}")
-        spec = inputs.spec
-        return JobResult(
-            spec.id, spec.scenario, dict(spec.params), spec.column, dict(spec.placement), spec.repeat, found,
-            duration_s=1.0, reproduce=inputs.reproduce,
-        )  # fmt: skip
-
-    def plan(self, *choice):
-        return make_plan(self.lab, choice=choice or ("solo",))
-
-    def begin(self, plan):
-        return self.store.new_run(
-            self.lab.title, base=plan.base, columns=plan.columns, command="kpatchlab run", version="0"
-        )
-
-    def execute(self, *choice, plan=None, run_dir=None):
-        plan = plan or self.plan(*choice)
-        run_dir = run_dir or self.begin(plan)
-        return execute(self.lab, plan, self.host, run_dir, PlainProgress(self.out), self.settings)
-
-    @property
-    def lines(self):
-        return self.out.getvalue().splitlines()
-
-
-@pytest.fixture
-def bench(tmp_path, monkeypatch):
-    found = Bench(tmp_path)
-    monkeypatch.setattr(pipeline, "build_kernel", found.build_kernel)
-    monkeypatch.setattr(pipeline, "root_image", found.root_image)
-    monkeypatch.setattr(pipeline, "initrd", lambda kernel, ctx: tmp_path / "initrd")
-    monkeypatch.setattr(pipeline, "packages_in", lambda root: frozenset({"python3"}))
-    monkeypatch.setattr(executor, "available_mib", lambda: 64_000)
-    monkeypatch.setitem(pipeline.EXECUTORS, "local", functools.partial(LocalExecutor, call=found.run_job))
-    return found
+__all__ = ["bench"]  # a fixture
 
 
 def one_guest(bench):
@@ -327,7 +226,7 @@ def test_a_stopped_run_is_stored_and_gone_on_with(bench):
     again = {line.removeprefix("start ") for line in bench.log if line.startswith("start ")}
     assert again == {job.id for job in plan.jobs} - done
     assert f"3 of {len(plan.jobs)} jobs are done already" in bench.lines
-    assert f"[1/{len(plan.jobs) - 3}]" in bench.out.getvalue()
+    assert f"[ 1/{len(plan.jobs) - 3}]" in bench.out.getvalue()
     assert (run.id, run.started, run.command) == (first.id, first.started, "kpatchlab run")
     assert run.duration_s > first.duration_s
     assert len(bench.store.ids()) == 1
