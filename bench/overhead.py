@@ -64,14 +64,16 @@ def main() -> None:
 
         cases = {"lab": lab}
         boot = bench.inputs("trivial").boots["main"]
-        if not options.no_vng and _can_be_virtme(boot):
-            vng = Vng(boot, Path(work))
+        vng = Vng(boot, Path(work)) if not options.no_vng and _can_be_virtme(boot) else None
+        if vng:
             cases |= {"vng": vng.default, "vng best": vng.best}
             print("virtme-ng is called as\n  " + "\n  ".join(shlex.join(words) for words in vng.lines()))
         print(f"kernel {kernel} of {like.name}, QEMU: {boot.machine.qemu.source}, {boot.machine.accel}\n")
         figures = interleaved(cases, options.rounds)
     figures["lab: overhead"] = type(figures["lab"])(tuple(overheads[1:]))
     show(figures)
+    if vng:
+        print(f"runs of virtme-ng that ended without a status, and were done again: {vng.failures}")
     lab_s = figures["lab"].median
     medians = {name: figures[name].median for name in ("vng", "vng best") if name in figures}
     last_line(
