@@ -23,7 +23,7 @@ from kpatchlab.errors import GuestLost, UserError
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, ReachCount, Splat
 from kpatchlab.reach import Counters
-from kpatchlab.seats import JobInputs, Seat, occupied, seats_of
+from kpatchlab.seats import BROKEN, JobInputs, Seat, occupied, seats_of
 
 TAIL_BYTES = 16 << 10
 """How much of a console and of a script's output goes into the result itself; the whole lies beside it."""
@@ -182,6 +182,11 @@ def _play(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
 
 def _judge_loss(inputs: JobInputs, seats: Sequence[Seat], record: _Record, lost: GuestLost) -> None:
     """Say whose fault a lost guest is: the kernel's, unless QEMU itself ended or the user cancelled."""
+    for seat in seats:
+        died = seat.guest is not None and seat.guest.lost is not None and seat.guest.lost.reason in {"panic", "hang"}
+        if seat.guest is not None and died and not seat.broken:
+            found = find_splats(seat.guest.console.data(), died=True)
+            seat.broken = next((splat for splat in found if splat.kind in BROKEN), None)
     if broken := next((seat for seat in seats if seat.broken), None):
         assert broken.broken is not None
         record.worsen(Outcome.CRASH, f"{broken.role} ({broken.kernel}): {broken.broken.title}")

@@ -217,10 +217,9 @@ def _watching(cancel: threading.Event, seats: Sequence[Seat]) -> Iterator[None]:
                 if seat.broken:
                     ends_at = min(ends_at, time.monotonic() + AFTER_OOPS_S)
             if cancel.is_set() or time.monotonic() > ends_at:
-                for seat in seats:
+                for seat in seats:  # one that is still coming up is closed at a later round
                     if seat.guest is not None:
                         seat.guest.close()
-                return
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -1,0 +1,216 @@
+"""Guests that are booted and prepared once, with fakes in place of QEMU; and what ends a job's guests early."""
+
+import json
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from kpatchlab import seats, warm
+from kpatchlab.cache import Cache
+from kpatchlab.errors import GuestLost
+from kpatchlab.guest.vm import Boot, Exit, Identity, MachineShape, Qemu, SavedGuest
+from kpatchlab.warm import Preparation, PrepareFailed
+from tests.test_job import OOPS
+
+LIB = (("/lab/lib/prepare/siw.sh", b"#!/bin/sh\nip link\n", 0o755), ("/lab/lib/ktap.sh", b"echo\n", 0o644))
+HOW = Preparation(
+    Identity("server", "52:54:00:77:00:01", "10.77.0.1/24"), ("siw",), ("siw",), LIB, (("LAB_ROLE", "server"),)
+)
+
+
+class FakeConsole:
+    def __init__(self, data=b"console"):
+        self.bytes = data
+
+    def data(self):
+        return self.bytes
+
+    @property
+    def total(self):
+        return len(self.bytes)
+
+
+class FakeGuest:
+    """Answers by the first word of a command; `log` has what was done to all of them."""
+
+    def __init__(self, log, answers, console=b"console"):
+        self.log, self.answers = log, answers
+        self.console = FakeConsole(console)
+        self.closed = threading.Event()
+        self.lost = None
+
+    def run(self, argv, **more):
+        self.log.append(argv[0])
+        answer = self.answers.get(argv[0], Exit(0, 0, b"", b"", 0, 0, 0.1, False))
+        if isinstance(answer, GuestLost):
+            self.lost = answer
+            raise answer
+        return answer
+
+    def identify(self, identity):
+        self.log.append(f"identify {identity.hostname}")
+
+    def put_many(self, files):
+        self.log.append(f"put {len(files)}")
+
+    def save(self, folder):
+        self.log.append("save")
+        (folder / "saved.json").write_text(json.dumps({}))
+
+    def close(self):
+        self.closed.set()
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    class Bench:
+        def __init__(self):
+            self.log, self.answers, self.guests = [], {}, []
+            self.cache = Cache(tmp_path / "cache")
+
+        def start(self, word, problem=None):
+            def begin(*_, console_path, **more):
+                self.log.append(word)
+                console_path.write_bytes(f"{word} console".encode())
+                if problem:
+                    raise problem
+                self.guests.append(FakeGuest(self.log, self.answers, f"{word} console".encode()))
+                return self.guests[-1]
+
+            monkeypatch.setattr(warm, word, begin)
+
+    found = Bench()
+    found.start("boot")
+    found.start("resume")
+    shape = MachineShape("x86_64", "tcg", 1, 64, Qemu("qemu", (7, 2, 0), ("qemu",)))
+    found.spec = Boot(*[tmp_path / name for name in ("vmlinuz", "initrd", "root")], None, shape)
+    monkeypatch.setattr(SavedGuest, "load", staticmethod(Saved))
+    return found
+
+
+class Saved:
+    def __init__(self, path):
+        self.path = path
+
+
+def exited(status=0, stdout=b"", stderr=b"", timed_out=False):
+    return Exit(status, 0, stdout, stderr, len(stdout), len(stderr), 0.1, timed_out)
+
+
+def test_a_guest_is_booted_once(bench):
+    bench.answers["awk"] = exited(stdout=b"do_splice\ntcp_sendmsg\n")
+    first = warm.booted(bench.spec, bench.cache, "with")
+    assert warm.booted(bench.spec, bench.cache, "with").path == first.path
+    assert bench.log.count("boot") == bench.log.count("save") == 1
+    assert warm.symbols_of(first, ["do_splice", "tcp_sendpage"]) == {"do_splice"}
+    assert warm.console_of(first) == b"boot console"
+    assert all(guest.closed.is_set() for guest in bench.guests)
+
+
+def test_another_machine_is_booted_anew(bench):
+    warm.booted(bench.spec, bench.cache, "with")
+    warm.booted(replace(bench.spec, machine=replace(bench.spec.machine, cpus=2)), bench.cache, "with")
+    assert bench.log.count("boot") == 2
+
+
+def test_a_guest_is_prepared_once_on_top_of_the_booted_one(bench):
+    base = warm.booted(bench.spec, bench.cache, "with")
+    bench.log.clear()
+    saved = warm.prepared(base, HOW, bench.cache, "with server")
+    again = warm.prepared(base, replace(HOW, identity=replace(HOW.identity, seed=b"other")), bench.cache, "with server")
+    assert saved.path == again.path != base.path
+    assert bench.log == ["resume", "identify server", "put 4", "modprobe", "/lab/lib/prepare/siw.sh", "save"]
+    assert warm.console_of(saved) == b"boot consoleresume console"
+
+
+def test_nothing_to_prepare_is_the_booted_guest(bench):
+    base = warm.booted(bench.spec, bench.cache, "with")
+    assert warm.prepared(base, replace(HOW, modules=(), scripts=()), bench.cache, "x") is base
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"modules": ("siw", "nfsd")}, False),
+        ({"env": (("LAB_ROLE", "client"),)}, False),
+        ({"identity": replace(HOW.identity, mac="52:54:00:77:00:02")}, False),
+        ({"files": ((LIB[0][0], b"changed", 0o755), LIB[1])}, False),
+        ({"files": (LIB[0], ("/lab/lib/ktap.sh", b"changed", 0o644))}, True),  # no script of the preparation
+        ({"identity": replace(HOW.identity, hostname="another")}, True),
+    ],
+)
+def test_key_has_what_the_prepared_guest_depends_on(change, same):
+    assert (replace(HOW, **change).key() == HOW.key()) is same
+
+
+@pytest.mark.parametrize(
+    ("word", "answer", "message"),
+    [
+        ("modprobe", exited(1, stderr=b"x\nFATAL: no siw\n"), "modprobe failed (status 1): FATAL: no siw"),
+        ("modprobe", exited(1), "modprobe failed (status 1): no output"),
+        ("/lab/lib/prepare/siw.sh", exited(-1, timed_out=True), "prepare/siw.sh failed (ran out of time): no output"),
+        ("modprobe", GuestLost("panic", "it died"), "panic: it died"),
+    ],
+)
+def test_a_failed_preparation_says_how_far_it_came(bench, word, answer, message):
+    base = warm.booted(bench.spec, bench.cache, "with")
+    bench.answers[word] = answer
+    with pytest.raises(PrepareFailed) as caught:
+        warm.prepared(base, HOW, bench.cache, "with server")
+    assert caught.value.message == message
+    assert b"resume console" in caught.value.console
+    assert (caught.value.lost is None) is not isinstance(answer, GuestLost)
+    assert all(guest.closed.is_set() for guest in bench.guests)
+    assert not list((bench.cache.root / "tmp").iterdir())
+
+
+def test_a_kernel_that_does_not_boot_keeps_its_console(bench):
+    bench.start("boot", GuestLost("silence", "no agent within 120 s"))
+    with pytest.raises(PrepareFailed) as caught:
+        warm.booted(bench.spec, bench.cache, "with")
+    assert caught.value.lost.reason == "silence"
+    assert caught.value.console == b"boot console"
+    assert not [entry for entry in bench.cache.entries() if entry.kind == "saved"]
+
+
+# --- what ends a job's guests early
+
+
+def seat(guest=None):
+    return seats.Seat("main", "with", HOW, guest=guest)
+
+
+def test_cancel_closes_the_guests():
+    cancel, guest = threading.Event(), FakeGuest([], {})
+    with seats._watching(cancel, [seat(guest)]):
+        cancel.set()
+        assert guest.closed.wait(5)
+
+
+def test_cancel_also_closes_a_guest_that_comes_up_later():
+    cancel, late = threading.Event(), seat()
+    cancel.set()
+    with seats._watching(cancel, [late]):
+        time.sleep(0.5)
+        late.guest = FakeGuest([], {})
+        assert late.guest.closed.wait(5)
+
+
+def test_a_broken_kernel_ends_its_job_soon(monkeypatch):
+    monkeypatch.setattr(seats, "AFTER_OOPS_S", 0.1)
+    console = OOPS
+    broken, peer = seat(FakeGuest([], {}, console)), seat(FakeGuest([], {}))
+    with seats._watching(threading.Event(), [broken, peer]):
+        assert peer.guest.closed.wait(5)
+        assert broken.guest.closed.is_set()
+    assert broken.broken.kind in seats.BROKEN
+    assert peer.broken is None
+
+
+def test_a_warning_does_not_end_a_job():
+    console = b"[    5.1] WARNING: CPU: 0 PID: 1 at net/core/x.c:1 f+0x1/0x2\n"
+    warned = seat(FakeGuest([], {}, console))
+    with seats._watching(threading.Event(), [warned]):
+        assert not warned.guest.closed.wait(0.6)
