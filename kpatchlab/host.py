@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kpatchlab import packages
 from kpatchlab.cache import Cache
+from kpatchlab.errors import HostError
 from kpatchlab.executor import available_mib
 from kpatchlab.guest.accel import Accel, probe_accel
 from kpatchlab.guest.vm import MachineShape, Qemu
@@ -21,6 +22,9 @@ from kpatchlab.qemu_find import find_qemu
 GIB = 1 << 30
 WANTED_DISK_GIB = 20
 """Two lean kernels with their trees, objects, symbols and a root take some 12 GiB (measured on 6.1 and 6.12)."""
+LEAST_DISK_MIB = 512
+"""Below this nothing is begun: package lists and saved guests take hundreds of MiB, and apt's http method hangs for
+minutes on a full disk."""
 WANTED_MEMORY_MIB = 3072
 """A pair of guests of 1 GiB each, and a linker for vmlinux."""
 
@@ -60,6 +64,19 @@ class Host:
         found = self._found["qemu"]
         assert isinstance(found, Qemu)
         return found
+
+    def check_room(self) -> None:
+        """Pass where the cache's disk has room for anything at all.
+
+        Raises:
+            HostError: it is full.
+        """
+        free = _free_bytes(self.cache)
+        if free < LEAST_DISK_MIB << 20:
+            raise HostError(
+                f"no space left for the cache {self.cache.root}: {free >> 20} MiB free, {LEAST_DISK_MIB} needed",
+                hint="kpatchlab clean frees cached artifacts; KPATCHLAB_CACHE names another place",
+            )
 
     def describe(self) -> list[str]:
         """Find out what guests run on; returns a line about it, and one for what could be better.
@@ -198,11 +215,15 @@ def _memory() -> Check:
     return Check("memory", "ok", f"{have} MiB available")
 
 
-def _disk(cache: Cache) -> Check:
+def _free_bytes(cache: Cache) -> int:
     place: Path = cache.root
     while not place.exists():
         place = place.parent
-    free = shutil.disk_usage(place).free // GIB
+    return shutil.disk_usage(place).free
+
+
+def _disk(cache: Cache) -> Check:
+    free = _free_bytes(cache) // GIB
     if free < WANTED_DISK_GIB:
         return Check(
             "disk",

@@ -169,6 +169,8 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
     done = {name: result for name, result in run_dir.done_jobs().items() if result.outcome is not Outcome.INFRA}
     todo = [job for job in plan.jobs if job.id not in done]
     save = partial(_save_build, run_dir, earlier)
+    if todo:
+        host.check_room()
     stages = Stages(lab, for_jobs(plan, todo), host, settings, progress, save)
     executor: Executor = EXECUTORS["local"](None if lab.limits.guests == "auto" else int(lab.limits.guests))
     progress.total_jobs = len(todo)
@@ -366,6 +368,7 @@ def build_only(lab: Lab, plan: Plan, host: Host, progress: Progress, settings: S
     Raises:
         LabError: a source or a mirror could not be had.
     """
+    host.check_room()
     stages = Stages(lab, plan, host, settings, progress)
     try:
         while (pending := stages.pending()) and not settings.cancel.is_set():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import sys
@@ -63,7 +64,9 @@ def interruptible(settings: Settings) -> Iterator[None]:
 
     def ask(number: int, frame: Any) -> None:  # noqa: ARG001
         if settings.cancel.is_set():
-            raise KeyboardInterrupt
+            if sys.stdout.isatty():
+                os.write(1, b"\x1b[?25h\n")  # the cursor, which the live view hides
+            os._exit(130)  # a guest that boots is not waited for: the guard of kpatchlab.proc ends it
         settings.cancel.set()
         print("\nstopping: what is done is kept (once more: at once)", file=sys.stderr)
 
