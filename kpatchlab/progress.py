@@ -223,7 +223,9 @@ class LiveProgress:
             self._jobs.pop(result.job, None)
             self._done += 1
         style = {"pass": "green", "skip": "dim", "blocked": "yellow", "infra": "magenta"}.get(result.outcome, "red")
-        self._console.print(job_line(result), style=style, markup=False, highlight=False, no_wrap=True)
+        from rich.text import Text
+
+        self._console.print(Text(job_line(result), style=style, no_wrap=True, overflow="ellipsis"))
 
     def _render(self) -> RenderableType:
         from rich.progress_bar import ProgressBar

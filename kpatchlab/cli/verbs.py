@@ -121,7 +121,7 @@ def run_row(row: RunRow) -> dict[str, Any]:
 
     return {
         "run": row.id,
-        "took": clock(row.duration_s),
+        "took": clock(row.duration_s) if row.duration_s else "",
         "state": "unreadable" if row.problem else "done" if row.complete else "stopped",
         "outcomes": counts(row.outcomes),
         "verdicts": counts(row.verdicts),
