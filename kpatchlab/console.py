@@ -42,6 +42,7 @@ _HINT = re.compile(
     r"|NMI|watch|Watch|Memory|Out|refcount|list_|unregister|divide|invalid|stack|int3|double|align|control"
     r"|bounds|overflow)|.{1,20} invoked oom"
 )
+_ADDRESS = re.compile(r"(?<![0-9a-z])(?:0x)?[0-9a-f]{16}(?![0-9a-z])")
 _VOLATILE = re.compile(r"\b0x[0-9a-fA-F]+|\b[0-9a-f]{12,16}\b|\b\d{2,}\b|(?<=CPU )\d+|(?<=CPU#)\d+")
 
 
@@ -86,6 +87,8 @@ class _Block:
         if header.kind == "kcsan":
             groups["what"] = re.sub(r"\+0x\w+(?:/0x\w+)?", "", groups["what"])
         else:
+            # A cache's name is kept, sizes in it and all, but for an address that its owner put there (smbd_response_%p).
+            groups = {key: _ADDRESS.sub("N", value) for key, value in groups.items()}
             groups = {key: value if key == "cache" else _VOLATILE.sub("N", value) for key, value in groups.items()}
         self.kind, self.title = header.kind, one_line(header.title.format(**groups), 160).rstrip(" .!:")
         self.function = "" if p.DULL.fullmatch(function) else function

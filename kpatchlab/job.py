@@ -252,7 +252,8 @@ def _run(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
     record.metrics = parsed.metrics
     for case in parsed.cases:
         if case.outcome.is_bad:
-            record.worsen(Outcome.FAIL, f"{case.name}: {case.message or 'not ok'}")
+            reason = case.message or next(iter(case.details.splitlines()), "not ok")
+            record.worsen(Outcome.FAIL, f"{case.name}: {reason}")
     if parsed.cases and all(case.outcome is Outcome.SKIP for case in parsed.cases):
         record.worsen(Outcome.SKIP, parsed.cases[0].message)
     if done.timed_out:

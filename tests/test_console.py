@@ -209,3 +209,14 @@ def test_garbage_is_survived_and_linear():
 def test_text_is_taken_as_well():
     assert facts(read("lkdtm-panic").decode()) == EXPECTED["lkdtm-panic"]
     assert find_splats(b"") == []
+
+
+def test_an_address_in_a_caches_name_is_no_part_of_the_title():
+    log = (
+        b"[   12.000002][  T1] BUG smbd_response_%s (Not tainted): Objects remaining in smbd_response_%s on x()\n"
+        b"[   12.000005][  T1] CPU: 0 PID: 5 Comm: x Not tainted 6.1 #1\n[   12.000006][  T1] Call Trace:\n"
+        b"[   12.000009][  T1]  __kmem_cache_shutdown+0x10/0x20\n"
+    )
+    one, other = (find_splats(log % (address, address)) for address in (b"000000009911a085", b"00000000deadbeef"))
+    assert one[0].title == other[0].title
+    assert "9911a085" not in one[0].title

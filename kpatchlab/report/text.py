@@ -198,7 +198,8 @@ class _Page:
         rows = [row for row in every if any(f.low is not None for f in row.figures.values())][:MANY_GROUPS]
         if every and not rows and comparison.compares:
             # One run's ratio says nothing on a shared host: it is in the page, and not put before a reader here.
-            self.say(f"{len(every)} figures, measured once each: run with --repeat 3 or more for ratios.")
+            figures = f"{len(every)} figure{'s' if len(every) > 1 else ''}"
+            self.say(f"{figures}, measured once each: run with --repeat 3 or more for ratios.")
         if not rows:
             return
         table = self.table("metric", "column", "mean", "of base", "95 % interval", "")
