@@ -87,7 +87,7 @@ class _Block:
         if header.kind == "kcsan":
             groups["what"] = re.sub(r"\+0x\w+(?:/0x\w+)?", "", groups["what"])
         else:
-            # A cache's name is kept, sizes in it and all, but for an address that its owner put there (smbd_response_%p).
+            # A cache's name is kept, sizes in it and all, but no address that its owner put there (smbd_response_%p).
             groups = {key: _ADDRESS.sub("N", value) for key, value in groups.items()}
             groups = {key: value if key == "cache" else _VOLATILE.sub("N", value) for key, value in groups.items()}
         self.kind, self.title = header.kind, one_line(header.title.format(**groups), 160).rstrip(" .!:")

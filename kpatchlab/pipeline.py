@@ -26,7 +26,7 @@ from kpatchlab.host import Host
 from kpatchlab.image import initrd, packages_in, root_image, root_key
 from kpatchlab.lab import Lab
 from kpatchlab.model import BuildResult, JobResult, KernelFacts, Outcome, Run
-from kpatchlab.plan import JobSpec, Plan
+from kpatchlab.plan import JobSpec, Plan, longest_first
 from kpatchlab.progress import Progress, built, clock
 from kpatchlab.report import WRITERS
 from kpatchlab.seats import JobInputs
@@ -42,7 +42,8 @@ class Settings:
         cancel: set to end early; what is done is kept.
         reproduce: job -> the command line that runs it alone.
         verbose: takes each command line as it is started.
-        guest: what a job's guest is, see `job.JobInputs`.
+        guest: what a job's guest is, see `seats.JobInputs`.
+        seconds: job id -> what it is expected to take; the longest start first.
     """
 
     command: str = ""
@@ -50,6 +51,7 @@ class Settings:
     reproduce: Callable[[JobSpec], str] = lambda job: f"kpatchlab run --job {job.id}"
     verbose: Callable[[str], None] = lambda text: None  # noqa: ARG005
     guest: str = "fork"
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 class Stages:
@@ -167,7 +169,7 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
     began, before = time.monotonic(), run_dir.header
     earlier = run_dir.done_builds()
     done = {name: result for name, result in run_dir.done_jobs().items() if result.outcome is not Outcome.INFRA}
-    todo = [job for job in plan.jobs if job.id not in done]
+    todo = longest_first([job for job in plan.jobs if job.id not in done], settings.seconds)
     save = partial(_save_build, run_dir, earlier)
     if todo:
         host.check_room()

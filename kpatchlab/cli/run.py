@@ -141,8 +141,10 @@ def run(
     start(options)
     from kpatchlab.cache import Cache
     from kpatchlab.compare import compare
+    from kpatchlab.forecast import history
     from kpatchlab.host import Host
     from kpatchlab.pipeline import Settings, execute
+    from kpatchlab.plan import estimate
     from kpatchlab.report import WRITERS
     from kpatchlab.report.text import show
     from kpatchlab.store import Store
@@ -155,6 +157,7 @@ def run(
         reproduce=lambda job: options.again(f"run {vng}--job {shlex.quote(job.id)}"),
         verbose=_verbose(options),
         guest=guest,
+        seconds=estimate(plan, history(store, runs=2)).steps,
     )
     host = Host(Cache(), lab.mirror, "host" if guest == "vng" else lab.qemu)
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):

@@ -109,7 +109,9 @@ def _read_all(folder, files, way):
 def _leave_sums(folder):
     """What the server's `sha256sum -c` checks at its end."""
     lines = [
-        f"{datafile.digest(datafile.content(size, seed))}  {name}\n" for way in WRITERS for name, size, seed in _files(way)
+        f"{datafile.digest(datafile.content(size, seed))}  {name}\n"
+        for way in WRITERS
+        for name, size, seed in _files(way)
     ]
     write_plain(os.path.join(folder, "SHA256SUMS"), "".join(lines).encode())
 

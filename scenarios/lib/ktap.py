@@ -1,10 +1,10 @@
 """Printing KTAP from Python: one line a check, flushed at once, so that a crash keeps what came before.
 
-    import sys; sys.path.insert(0, os.environ["LAB_LIB"])
-    import ktap
-    ktap.plan(2)
-    ktap.check("the file arrives whole", send_it)     # not ok when it raises
-    ktap.metric("rate", 12.5, "MiB/s", "higher")
+import sys; sys.path.insert(0, os.environ["LAB_LIB"])
+import ktap
+ktap.plan(2)
+ktap.check("the file arrives whole", send_it)     # not ok when it raises
+ktap.metric("rate", 12.5, "MiB/s", "higher")
 """
 
 import os
@@ -20,7 +20,7 @@ class Skip(Exception):
 def _print(text):
     data = (text + "\n").encode()
     while data:
-        data = data[os.write(1, data):]
+        data = data[os.write(1, data) :]
 
 
 def plan(count):
