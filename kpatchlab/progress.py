@@ -76,7 +76,8 @@ def built(result: BuildResult) -> str:
     if result.error:
         place = f"{result.error_file}:{result.error_line}: " if result.error_file else ""
         return f"kernel {result.kernel}: does not build: {place}{result.error}"
-    how = "cached" if result.cached else f"built in {clock(result.duration_s)}"
+    verb = "built" if result.objects_total else "fetched"
+    how = "cached" if result.cached else f"{verb} in {clock(result.duration_s)}"
     if result.objects_compiled and not result.cached:
         how += f", {result.objects_compiled} of {result.objects_total} objects compiled"
     lost = len(result.module_failures)
