@@ -124,9 +124,11 @@ class Group:
         return ",".join(f"{k}={v}" for k, v in sorted(self.params.items()))
 
     def verdict(self, column: str) -> Verdict | None:
-        """Return the verdict that matters most among this column's checks."""
+        """Return the verdict that matters most among this column's checks; what still fails is not FIXED."""
         found = {row.cells[column].verdict for row in self.rows if column in row.cells}
-        return next((v for v in VERDICT_ORDER if v in found), None)
+        first = next((v for v in VERDICT_ORDER if v in found), None)
+        outcome = self.outcome(column)
+        return Verdict.SAME if first is Verdict.FIXED and outcome and outcome[0].is_bad else first
 
     def outcome(self, column: str) -> tuple[Outcome, bool] | None:
         """Return the worst outcome of this column's checks, and whether one is flaky; None: did not run."""

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from kpatchlab.compare import compare
 from kpatchlab.judgement import Cell, Comparison, Group
-from kpatchlab.model import BuildResult, Outcome, Run, Verdict
+from kpatchlab.model import BuildResult, JobResult, Outcome, Run, Verdict
 from kpatchlab.ratios import metric_rows
 from kpatchlab.report.common import Change, changes, duration, frames, line, reasons
 from kpatchlab.textclean import printable
@@ -58,6 +58,7 @@ def show(run: Run, run_dir: Path, console: Console) -> None:
         page.change(change, run_dir)
     if len(told) > MAX_CHANGES:
         page.say(f"... and {len(told) - MAX_CHANGES} more, see index.html in {run_dir}")
+    page.standing(comparison)
     page.shorter([c for c in found if c.cell.verdict in {Verdict.FIXED, Verdict.FLAKY, Verdict.NEW, Verdict.UNKNOWN}])
     page.counted(comparison)
     page.metrics(comparison)
@@ -177,11 +178,36 @@ class _Page:
     def shorter(self, found: Sequence[Change]) -> None:
         if found:
             self.console.print()
-        for change in found[: 2 * MAX_CHANGES]:
-            name = f"  {change.group.name} on {change.column}: {change.row.case}, {_outcomes(change)}"
-            self.say(change.word, style=STYLES.get(change.word, ""), end=name)
-        if len(found) > 2 * MAX_CHANGES:
-            self.say(f"... and {len(found) - 2 * MAX_CHANGES} more")
+        alike: dict[tuple[str, str, str, str], list[str]] = {}
+        for change in found:
+            key = (change.word, change.group.name, change.column, _outcomes(change))
+            alike.setdefault(key, []).append(change.row.case)
+        for (word, group, column, outcomes), cases in list(alike.items())[: 2 * MAX_CHANGES]:
+            what = cases[0] if len(cases) == 1 else f"{len(cases)} checks"
+            self.say(word, style=STYLES.get(word, ""), end=f"  {group} on {column}: {what}, {outcomes}")
+        if len(alike) > 2 * MAX_CHANGES:
+            self.say(f"... and {len(alike) - 2 * MAX_CHANGES} more")
+
+    def standing(self, comparison: Comparison) -> None:
+        """Tell what fails and is no regression: on the base itself, or here as there."""
+        alike: dict[tuple[str, str], list[tuple[str, JobResult]]] = {}
+        for group in comparison.groups:
+            for column, jobs in group.jobs.items():
+                if group.verdict(column) is Verdict.REGRESSED:
+                    continue
+                for job in jobs:
+                    if job.outcome.is_bad:
+                        where = f"{group.name} on {column}"
+                        alike.setdefault((job.outcome.upper(), line(job.message)), []).append((where, job))
+        for (word, message), found in list(alike.items())[:MAX_CHANGES]:
+            self.console.print()
+            self.say(word, style="red", end=f"  {message}")
+            for where in dict.fromkeys(where for where, _ in found):
+                self.say(where, indent=_INDENT, head="  in")
+            for splat in found[0][1].splats[:1]:
+                for frame in frames(splat, 6):
+                    self.verbatim(frame)
+            self.verbatim(found[0][1].reproduce, head="  reproduce")
 
     def counted(self, comparison: Comparison) -> None:
         for outcome, what in ((Outcome.BLOCKED, "blocked"), (Outcome.SKIP, "skipped"), (Outcome.INFRA, "lost")):
