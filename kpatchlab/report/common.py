@@ -43,11 +43,16 @@ def duration(seconds: float) -> str:
 
 
 def frames(splat: Splat, count: int) -> list[str]:
-    """Return the first `count` lines of the call trace that are not the reporting itself; decoded where it can be."""
+    """Return where the kernel stood (RIP), then the call trace without the reporting itself; decoded where it can be.
+
+    Args:
+        count: at most so many lines.
+    """
     lines = _STAMP.sub("", printable(splat.decoded or splat.text)).splitlines()
     start = next((i + 1 for i, text in enumerate(lines) if text.startswith("Call Trace")), 0)
+    stood = [text for text in lines[:start] if text.startswith("RIP: 0010:")][:1]
     found = [text.strip() for text in lines[start:] if _FRAME.match(text) and not _REPORTERS.match(text)]
-    return found[:count]
+    return [*stood, *found][:count]
 
 
 def splats(jobs: Iterable[JobResult]) -> list[Splat]:
