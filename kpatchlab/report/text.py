@@ -129,6 +129,7 @@ class _Page:
             if not columns or not groups:
                 continue
             table = self.table("scenario", *(c.replace(",", "\n") for c in columns))
+            table.columns[0].no_wrap = True  # the other columns have spaces to fold at
             for group in groups:
                 name = "\n  ".join([group.scenario, *(f"{k}={v}" for k, v in sorted(group.params.items()))])
                 table.add_row(self.text(name), *(self.mark(group, column) for column in columns))
