@@ -171,7 +171,7 @@ class _Page:
         if change.reproduce:
             self.verbatim(change.reproduce, head="  reproduce")
         for guest in change.jobs[0].guests:
-            self.verbatim(str(run_dir / guest.console), head="  console")
+            self.verbatim(str(_near(run_dir / guest.console)), head="  console")
 
     def _field(self, name: str, value: str, style: str = "") -> None:
         self.say(value, style=style, indent=_INDENT, head=f"  {name}")
@@ -254,6 +254,12 @@ class _Page:
         accel = run.host.get("accel", "")
         if accel:
             self.say(f"Accelerator: {accel}")
+
+
+def _near(path: Path) -> Path:
+    """Return a path from the current directory where it lies below it: shorter, and it can be pasted."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _outcomes(change: Change) -> str:
