@@ -303,11 +303,10 @@ def _judge_seat(inputs: JobInputs, seat: Seat, record: _Record) -> GuestLog:
 
 
 def _judge_log(inputs: JobInputs, record: _Record, role: str, kernel: str, log: bytes, *, died: bool) -> None:
-    splats = find_splats(log, died=died)
+    artifact = Path(inputs.kernels[kernel].path)
+    decoder = Decoder(artifact / "vmlinux", artifact / "modules-debug")
+    splats = [decoder.decode(splat) for splat in find_splats(log, died=died)]
     if splats and not inputs.scenario.expect_splat:
-        artifact = Path(inputs.kernels[kernel].path)
-        decoder = Decoder(artifact / "vmlinux", artifact / "modules-debug")
-        splats = [decoder.decode(splat) for splat in splats]
         first = splats[0]
         more = f" (and {len(splats) - 1} more)" if len(splats) > 1 else ""
         record.worsen(Outcome.CRASH, f"{role} ({kernel}): {first.title}{more}")

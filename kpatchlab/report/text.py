@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich import box
@@ -58,7 +58,7 @@ def show(run: Run, run_dir: Path, console: Console) -> None:
         page.change(change, run_dir)
     if len(told) > MAX_CHANGES:
         page.say(f"... and {len(told) - MAX_CHANGES} more, see index.html in {run_dir}")
-    page.standing(comparison)
+    page.standing(comparison, {(change.group.name, change.column) for change in told})
     page.shorter([c for c in found if c.cell.verdict in {Verdict.FIXED, Verdict.FLAKY, Verdict.NEW, Verdict.UNKNOWN}])
     page.counted(comparison)
     page.metrics(comparison)
@@ -189,12 +189,16 @@ class _Page:
         if len(alike) > 2 * MAX_CHANGES:
             self.say(f"... and {len(alike) - 2 * MAX_CHANGES} more")
 
-    def standing(self, comparison: Comparison) -> None:
-        """Tell what fails and is no regression: on the base itself, or here as there."""
+    def standing(self, comparison: Comparison, told: Collection[tuple[str, str]]) -> None:
+        """Tell what fails and is no regression: on the base itself, or here as there.
+
+        Args:
+            told: (group, column) of what has been told already.
+        """
         alike: dict[tuple[str, str], list[tuple[str, JobResult]]] = {}
         for group in comparison.groups:
             for column, jobs in group.jobs.items():
-                if group.verdict(column) is Verdict.REGRESSED:
+                if (group.name, column) in told:
                     continue
                 for job in jobs:
                     if job.outcome.is_bad:
