@@ -107,7 +107,7 @@ def test_cached_kernels_and_roots_are_one_line(bench, monkeypatch):
 
 def test_what_was_made_is_told(bench):
     bench.execute()
-    assert "kernel with: 6.1-with (built in 0.0 s)" in bench.lines
+    assert "kernel with: 6.1-with (fetched in 0.0 s)" in bench.lines
     assert any(line.startswith("root base: made in") for line in bench.lines)
     assert "nothing to build: all cached" not in bench.lines
 
