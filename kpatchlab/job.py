@@ -28,8 +28,11 @@ from kpatchlab.seats import BROKEN, JobInputs, Seat, occupied, seats_of
 TAIL_BYTES = 16 << 10
 """How much of a console and of a script's output goes into the result itself; the whole lies beside it."""
 ATTACH_BYTES = 32 << 20
-SETTLE_S = 0.15
-"""How long a guest is left to print a late splat after its last script has ended."""
+SETTLE_S = 0.08
+"""How long a guest is left after its last script has ended; one that prints then is let finish, see `_settle`."""
+SETTLE_QUIET_S, SETTLE_MAX_S = 0.15, 3.0
+"""A guest that prints is done when its console was quiet for so long, or after the second at the latest. A serial
+console under TCG moves some 20 to 50 KiB a second (measured), so a splat takes a while."""
 
 
 @dataclass(slots=True)
@@ -168,7 +171,7 @@ def _play(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
                 record.reach += reached
                 record.cases += cases
                 _attachments(inputs, seat, record)
-            time.sleep(max(0.0, settled - time.monotonic()))
+            _settle(seats, settled)
     except warm.PrepareFailed as failed:
         died = failed.lost is not None and failed.lost.reason in {"panic", "hang"}
         record.worsen(_blame(inputs, failed.lost) if failed.lost else Outcome.FAIL, f"preparation: {failed.message}")
@@ -178,6 +181,17 @@ def _play(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
     for case in record.cases:
         if case.name.startswith("reach: ") and case.outcome.is_bad and record.outcome in {Outcome.PASS, Outcome.SKIP}:
             record.worsen(Outcome.FAIL, f"{case.name}: {case.message}")
+
+
+def _settle(seats: Sequence[Seat], until: float) -> None:
+    """Wait until a monotonic time, and on while a guest still prints: a late splat belongs to the job."""
+    began = time.monotonic()
+    time.sleep(max(0.0, until - began))
+    consoles = [seat.guest.console for seat in seats if seat.guest is not None]
+    while any(time.monotonic() - console.last < SETTLE_QUIET_S for console in consoles):
+        if time.monotonic() - began > SETTLE_MAX_S:
+            return
+        time.sleep(0.02)
 
 
 def _judge_loss(inputs: JobInputs, seats: Sequence[Seat], record: _Record, lost: GuestLost) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import tarfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,7 @@ GOOD = b"KTAP version 1\n1..1\nok 1 - data\n"
 class FakeConsole:
     def __init__(self):
         self.bytes = b"[    0.000000] Linux version 6.1.0\n"
+        self.last = 0.0
 
     def data(self):
         return self.bytes
@@ -277,3 +280,18 @@ def test_forks_differ():
 def test_a_prepared_rdma_device_keeps_its_mac():
     how = warm.Preparation(seats.Identity("guest", "52:54:00:77:00:01", "", "0" * 32, b""), (), ("siw",), (), ())
     assert seats.fresh_identity(how).mac == "52:54:00:77:00:01"
+
+
+def test_a_guest_that_still_prints_is_let_finish(bench, monkeypatch):
+    def late(guest, _):
+        def print_on():
+            for _ in range(6):
+                guest.console.last = time.monotonic()
+                time.sleep(0.05)
+            guest.console.bytes += OOPS
+            guest.console.last = time.monotonic()
+
+        threading.Thread(target=print_on, daemon=True).start()
+        return GOOD
+
+    assert bench({"run.sh": late}).outcome is Outcome.CRASH
