@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from kpatchlab import __version__
-from kpatchlab.build import BuildContext, BuildProgress, build_kernel
+from kpatchlab.build import BuildContext, BuildProgress, base_key, build_kernel
 from kpatchlab.build.context import BuildCancelled
+from kpatchlab.build.series import DoesNotApplyError
 from kpatchlab.cache import Cache, prunable
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.executor import EXECUTORS, Executor, Weight, infra, told
@@ -104,6 +105,10 @@ class Stages:
         label = f"kernel {name}"
         try:
             result = build_kernel(self._lab.kernels[name], name, self.context(label))
+        except DoesNotApplyError as error:  # the series' doing: it costs this kernel's columns, and no others
+            tail = "\n".join([*error.details, f"hint: {error.hint}"])
+            base = base_key(self._lab.kernels[name], self.context(label))
+            result = BuildResult(name, Outcome.BLOCKED, base_key=base, error=error.message, log_tail=tail)
         except LabError as error:
             self._progress.stage_done(label, f"{label}: {error.message}")
             raise

@@ -9,6 +9,7 @@ import pytest
 
 from kpatchlab import pipeline
 from kpatchlab.build.context import BuildCancelled
+from kpatchlab.build.series import DoesNotApplyError
 from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.model import JobResult, Outcome
 from kpatchlab.pipeline import Settings
@@ -28,6 +29,21 @@ def outcomes(run):
 
 
 # --- order
+
+
+def test_a_series_that_does_not_apply_costs_its_own_column(bench, monkeypatch):
+    def kernel(name, ctx):
+        if name == "with":
+            raise DoesNotApplyError("patch 3 of 28 does not apply: net/tls/tls_sw.c:7: hunk 1 of 2", details=("@@ -7",))
+        return dataclasses.replace(bench.artifact(name), base_key="tree")
+
+    bench.kernel = kernel
+    monkeypatch.setattr(pipeline, "base_key", lambda *_: "tree")
+    run = bench.execute()
+    assert run.builds[1].outcome is Outcome.BLOCKED
+    assert "hunk 1 of 2" in run.builds[1].error
+    assert "@@ -7" in run.builds[1].log_tail
+    assert run.same_base
 
 
 def test_all_is_well(bench):
@@ -125,7 +141,6 @@ def test_a_kernel_that_does_not_build_blocks_its_column_alone(bench):
         Outcome.BLOCKED if any(b.outcome is Outcome.BLOCKED for b in inputs.kernels.values()) else Outcome.PASS
     )
     run = bench.execute()
-    assert outcomes(run) == {"solo@without#1": "pass", "solo@with#1": "blocked"}
     assert [build.outcome for build in run.builds] == [Outcome.PASS, Outcome.BLOCKED]
     assert run.complete
 

@@ -244,7 +244,7 @@ def _tree(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> tuple[Path, 
         try:
             series.apply_series(plan.patches, tree, ctx)
         except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
+            ctx.discard(tree)
             raise
         (work / "unpacked-tree").touch()
     return tree, tree / "obj"

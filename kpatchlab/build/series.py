@@ -78,11 +78,15 @@ def describe(items: Sequence[Any], patches: Sequence[Patch]) -> str:
     return f"{len(patches)} patches: {'; '.join(words)}" if patches else ""
 
 
+class DoesNotApplyError(UserError):
+    """A patch meets a tree that is not the one it was made for; `details` has each file, hunk and line."""
+
+
 def apply_series(patches: Sequence[Patch], tree: Path, ctx: BuildContext) -> None:
     """Apply every patch to the plain tree at `tree`.
 
     Raises:
-        UserError: names the first patch that does not apply, and each file, hunk and line where it does not.
+        DoesNotApplyError: names the first patch that does not apply, and each file, hunk and line where it does not.
     """
     env = git.environment(
         GIT_CEILING_DIRECTORIES=str(tree.parent),  # a repository around the cache must not catch the paths
@@ -102,7 +106,7 @@ def apply_series(patches: Sequence[Patch], tree: Path, ctx: BuildContext) -> Non
             raise _failure(patch, number, len(patches), result.stderr, already=undone.status == 0)
 
 
-def _failure(patch: Patch, number: int, total: int, stderr: str, *, already: bool) -> UserError:
+def _failure(patch: Patch, number: int, total: int, stderr: str, *, already: bool) -> DoesNotApplyError:
     text = patch.data.decode("utf-8", "replace")
     details = []
     for line in stderr.splitlines():
@@ -114,7 +118,8 @@ def _failure(patch: Patch, number: int, total: int, stderr: str, *, already: boo
     hint = "the tree is not the one that the series was made for; name its base as source.revision"
     if already:
         hint = "it is in the tree already: take it out of the series, or start from an older revision"
-    return UserError(f"patch {number} of {total} does not apply: {patch}: {place}", hint=hint, details=tuple(details))
+    message = f"patch {number} of {total} does not apply: {patch}: {place}"
+    return DoesNotApplyError(message, hint=hint, details=tuple(details))
 
 
 def _hunk(text: str, file: str, line: int) -> str:

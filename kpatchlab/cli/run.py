@@ -272,6 +272,8 @@ def build(options: Options, kernels: tuple[str, ...], as_json: bool) -> None:
     else:
         for result in results:
             click.echo(f"{result.kernel}: {result.path or result.error}")
+            if result.log_tail:
+                click.echo(result.log_tail, err=True)
             for failure in result.module_failures:
                 click.echo(f"  module {failure.module}: {failure.source}:{failure.line}: {failure.error}")
             for miss in result.config_misses:
