@@ -205,10 +205,11 @@ def test_guest_is_given_a_name_and_an_address(guest):
             guest.identify(identity)
         return
     guest.identify(identity)
-    script = "hostname; cat /sys/class/net/eth0/address /etc/machine-id; ip -4 -br address show eth0"
+    # The kernel's own table: under virtme-ng the root is this host's, which may lack ip(8).
+    script = "hostname; cat /sys/class/net/eth0/address /etc/machine-id; grep -o '10[.]77[.]0[.]9$' /proc/net/fib_trie"
     told = sh(guest, script).stdout.split()
     assert told[:3] == [b"named", b"52:54:00:77:00:09", b"%032x" % 9]
-    assert told[-1] == b"10.77.0.9/24"
+    assert told[-1] == b"10.77.0.9"
     for wrong in (Identity("x", "zz"), Identity("x", "", "10.0.0"), Identity("x", identity.mac, device="eth7")):
         with pytest.raises(HostError, match="guest: identify"):
             guest.identify(wrong)

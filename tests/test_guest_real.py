@@ -84,7 +84,8 @@ def test_forks_have_an_identity_of_their_own(saved, tmp_path):
             guest.identify(identity)
             told.append(guest.run(["sh", "-c", script], timeout_s=20).stdout.decode().split("\n"))
             address = guest.run(["ip", "-4", "-br", "address", "show", "eth0"], timeout_s=10).stdout.split()
-            assert address == [b"eth0", b"UP", f"10.77.0.{number}/24".encode()]
+            # Its state is told by a delayed work of the kernel: DOWN right after it was brought up, on a busy host.
+            assert [address[0], address[2]] == [b"eth0", f"10.77.0.{number}/24".encode()]
     (name, mac, machine, _, clock, _), (_, _, _, other_random, _, _) = told
     assert (name, mac, machine) == ("guest1", "52:54:00:77:00:01", f"{1:032x}")
     assert told[0][3] != other_random
