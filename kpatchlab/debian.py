@@ -22,7 +22,6 @@ from kpatchlab import proc
 from kpatchlab.cache import META, Cache, content_key, disk_bytes, file_digest
 from kpatchlab.errors import HostError, LabError, UserError
 
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 UPDATE_HOURS = 12.0
 """Package lists older than this are fetched anew before a question is answered from them."""
 RETRY_UPDATE_S = 600.0
@@ -68,7 +67,7 @@ def parse_mirror(text: str) -> Mirror:
     """
     words = [word.rstrip("/") for word in text.split()]
     if not 1 <= len(words) <= 2 or not all(re.match(r"[a-z+]+:/", word) for word in words):
-        raise UserError(f"mirror: {text!r} is not a URL", hint=f"for instance {DEFAULT_MIRROR}")
+        raise UserError(f"mirror: {text!r} is not a URL", hint="for instance http://mirror.example/debian")
     if len(words) == 2:
         return Mirror(words[0], words[1])
     match = _ARCHIVE.match(words[0])
@@ -92,12 +91,20 @@ def host_mirror(etc: Path = Path("/etc/apt")) -> Mirror | None:
         return None
     with contextlib.suppress(UserError):
         security = security or parse_mirror(archive).security
-    return Mirror(archive, security or parse_mirror(DEFAULT_MIRROR).security)
+    return Mirror(archive, security or f"{archive}-security")
 
 
 def choose_mirror(wanted: str) -> Mirror:
-    """Return the mirror of lab.yaml, else the host's own, else Debian's default one."""
-    return parse_mirror(wanted) if wanted.strip() else host_mirror() or parse_mirror(DEFAULT_MIRROR)
+    """Return the mirror of lab.yaml, else the host's own.
+
+    Raises:
+        UserError: neither names one.
+    """
+    if wanted.strip():
+        return parse_mirror(wanted)
+    if found := host_mirror():
+        return found
+    raise UserError("no Debian mirror: this host's own apt names none", hint="name one as `mirror` in lab.yaml")
 
 
 def is_unreachable(text: str) -> bool:
@@ -243,7 +250,7 @@ class Apt:
         if not version:
             raise UserError(
                 f"Debian {self.suite} has no package {package} for {self.arch}",
-                hint="look for it on packages.debian.org, or name another suite",
+                hint="look for its name with apt-cache search, or name another suite",
             )
         return version
 
