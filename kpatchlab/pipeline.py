@@ -29,7 +29,7 @@ from kpatchlab.lab import Lab
 from kpatchlab.model import BuildResult, JobResult, KernelFacts, Outcome, Run
 from kpatchlab.plan import JobSpec, Plan, longest_first
 from kpatchlab.progress import Progress, built, clock
-from kpatchlab.report import WRITERS
+from kpatchlab.report import FILES, WRITERS
 from kpatchlab.seats import JobInputs
 from kpatchlab.store import RunDir
 
@@ -217,8 +217,8 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
     )
     run_dir.finish(run)
     _keep_within(host.cache, lab.limits.disk_gib, time.time() - (time.monotonic() - began))
-    for name, target in (("junit", "junit.xml"), ("html", "index.html")):
-        run_dir.write(target, WRITERS[name](run, run_dir.path))
+    for name in ("junit", "html"):
+        run_dir.write(FILES[name], WRITERS[name](run, run_dir.path))
     if problems and not cancelled and all(result.outcome is Outcome.INFRA for result in run.jobs):
         raise problems[0]
     return run
