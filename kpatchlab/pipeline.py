@@ -44,6 +44,7 @@ class Settings:
         reproduce: job -> the command line that runs it alone.
         verbose: takes each command line as it is started.
         guest: what a job's guest is, see `seats.JobInputs`.
+        broken: see `seats.JobInputs`.
         seconds: job id -> what it is expected to take; the longest start first.
     """
 
@@ -52,6 +53,7 @@ class Settings:
     reproduce: Callable[[JobSpec], str] = lambda job: f"kpatchlab run --job {job.id}"
     verbose: Callable[[str], None] = lambda text: None  # noqa: ARG005
     guest: str = "fork"
+    broken: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -202,7 +204,7 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
     }
     run = Run(
         id=run_dir.id,
-        title=lab.title,
+        title=before.title,
         started=before.started,
         duration_s=before.duration_s + time.monotonic() - began,
         complete=not cancelled and len(done) == len(plan.jobs),
@@ -366,7 +368,7 @@ def _try_gather(
         inputs = gather(lab, job, host, stages, run_dir.path, run_dir.job_dir(job.id))
     except Exception as error:  # noqa: BLE001 - whatever it is, it costs this job alone, and no kernel is to blame
         return infra(job, error, reproduce)
-    return replace(inputs, reproduce=reproduce, cancel=settings.cancel, guest=settings.guest)
+    return replace(inputs, reproduce=reproduce, cancel=settings.cancel, guest=settings.guest, broken=settings.broken)
 
 
 def build_only(lab: Lab, plan: Plan, host: Host, progress: Progress, settings: Settings) -> list[BuildResult]:

@@ -20,7 +20,7 @@ from kpatchlab.yamlfile import Document, FileModel, Loc, Problems, read, suggest
 FILE = "scenario.yaml"
 GUEST_FOLDER = "/lab/scenario"
 GUEST_LIB = "/lab/lib"
-RESERVED = frozenset({"role", "server", "client", "dev", "lib", "attach", "tmp", "scale"})
+RESERVED = frozenset({"role", "server", "client", "dev", "lib", "attach", "tmp", "scale", "break"})
 """Parameters that cannot be: their LAB_... variables have a meaning already."""
 
 _PARAMETER = r"^[a-z][a-z0-9_]*$"
@@ -116,6 +116,9 @@ class ScenarioFile(FileModel):
 
     description: Needed = Field(description="one line: what holds if the scenario passes")
     tags: tuple[Name, ...] = Field(default=(), description="words to choose it by, as in `tag:splice`")
+    systems: tuple[Name, ...] = Field(
+        default=(), description="systems of the kernel that it tests: rows of `scenarios/systems.yaml`"
+    )
     timeout_s: float = Field(
         default=120.0, gt=0, le=86400, description="seconds that each script may take on a guest without KVM"
     )

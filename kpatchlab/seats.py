@@ -44,6 +44,7 @@ class JobInputs:
         reproduce: command line that runs this job alone.
         cancel: set to end the job early; its result then says INFRA.
         guest: "fork" for saved guests, "vng" for virtme-ng on the host's own root.
+        broken: the scenario is told to send something wrong, which it then has to see.
     """
 
     spec: JobSpec
@@ -59,6 +60,7 @@ class JobInputs:
     reproduce: str = ""
     cancel: threading.Event = field(default_factory=threading.Event)
     guest: str = "fork"
+    broken: bool = False
 
 
 @dataclass(slots=True)
@@ -81,7 +83,7 @@ class Seat:
     def environment(self, inputs: JobInputs) -> dict[str, str]:
         """Return the environment of the scenario's scripts in this role."""
         params = {f"LAB_{name.upper()}": value for name, value in inputs.spec.params.items()}
-        return dict(self.how.env) | params
+        return dict(self.how.env) | params | ({"LAB_BREAK": "1"} if inputs.broken else {})
 
     def has_symbol(self, names: Sequence[str]) -> frozenset[str]:
         """Return those of `names` that the kernel image has."""

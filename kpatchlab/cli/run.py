@@ -21,6 +21,7 @@ from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
     from kpatchlab.lab import Lab
+    from kpatchlab.model import Run
     from kpatchlab.pipeline import Settings
     from kpatchlab.plan import ImageStep, KernelStep, Plan
     from kpatchlab.progress import LiveProgress, PlainProgress
@@ -121,6 +122,12 @@ def start(options: Options) -> None:
     default="fork",
     help="fork: saved guests; vng: virtme-ng on this host's own root.",
 )
+@click.option(
+    "--break",
+    "broken",
+    is_flag=True,
+    help="Have each scenario send something wrong: all must fail, which proves that they can.",
+)
 @as_json
 @pass_options
 def run(
@@ -131,6 +138,7 @@ def run(
     jobs: tuple[str, ...],
     resume: str | None,
     guest: str,
+    broken: bool,
     as_json: bool,
 ) -> None:
     """Build what is missing, run every scenario on every kernel, and say what the series changed."""
@@ -150,13 +158,15 @@ def run(
     from kpatchlab.store import Store
 
     store = Store(lab.root / "results")
-    plan, run_dir = _begin(store, lab, plan, guest) if plan else _go_on(store, lab, resume or "", guest)
-    vng = "--guest vng " if guest == "vng" else ""
+    plan, run_dir = _begin(store, lab, plan, guest, broken=broken) if plan else _go_on(store, lab, resume or "", guest)
+    broken = broken or bool((run_dir.load_plan() or {}).get("broken"))
+    how = ("--guest vng " if guest == "vng" else "") + ("--break " if broken else "")
     settings = Settings(
         command=shlex.join(sys.argv),
-        reproduce=lambda job: options.again(f"run {vng}--job {shlex.quote(job.id)}"),
+        reproduce=lambda job: options.again(f"run {how}--job {shlex.quote(job.id)}"),
         verbose=_verbose(options),
         guest=guest,
+        broken=broken,
         seconds=estimate(plan, history(store, runs=2)).steps,
     )
     host = Host(Cache(), lab.mirror, "host" if guest == "vng" else lab.qemu)
@@ -174,7 +184,19 @@ def run(
     if settings.cancel.is_set():
         click.echo(f"stopped; to go on: {options.again(f'run --resume {run_dir.id}')}", err=True)
         sys.exit(130)
-    sys.exit(compare(result).exit_code)
+    sys.exit(_proven(result) if broken else compare(result).exit_code)
+
+
+def _proven(result: Run) -> int:
+    """Say which scenarios did not see what was wrong on purpose; the exit status."""
+    from kpatchlab.model import Outcome
+
+    tried = [job for job in result.jobs if job.outcome in {Outcome.PASS, Outcome.FAIL, Outcome.TIMEOUT, Outcome.CRASH}]
+    blind = [job.job for job in tried if job.outcome is Outcome.PASS]
+    click.echo(f"\nbroken on purpose: {len(tried) - len(blind)} of {len(tried)} jobs saw it")
+    for name in blind:
+        click.echo(f"  cannot fail: {name}")
+    return 1 if blind or not tried else 0
 
 
 def _go_on(store: Store, lab: Lab, resume: str, guest: str) -> tuple[Plan, RunDir]:
@@ -191,19 +213,19 @@ def _go_on(store: Store, lab: Lab, resume: str, guest: str) -> tuple[Plan, RunDi
     return dataclasses.replace(plan, base=run_dir.header.base, columns=run_dir.header.columns), run_dir
 
 
-def _begin(store: Store, lab: Lab, plan: Plan, guest: str) -> tuple[Plan, RunDir]:
+def _begin(store: Store, lab: Lab, plan: Plan, guest: str, *, broken: bool) -> tuple[Plan, RunDir]:
     """Return a new run's folder with its plan in it."""
     from kpatchlab.pipeline import kernel_facts
 
     run_dir = store.new_run(
-        lab.title,
+        f"{lab.title}{', broken on purpose' if broken else ''}",
         base=plan.base,
         columns=plan.columns,
         kernels=kernel_facts(lab, plan),
         command=shlex.join(sys.argv),
         version=__version__,
     )
-    run_dir.save_plan({"jobs": [job.id for job in plan.jobs], "guest": guest})
+    run_dir.save_plan({"jobs": [job.id for job in plan.jobs], "guest": guest, "broken": broken})
     return plan, run_dir
 
 

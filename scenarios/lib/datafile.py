@@ -43,10 +43,21 @@ def digest(data):
     return hashlib.sha256(data).hexdigest()
 
 
+def sent(size, seed):
+    """What a scenario sends: `content(size, seed)`, in which one byte is wrong where the lab asks for a break.
+
+    `run --break` sets LAB_BREAK, to prove that a scenario sees it: hold what arrives against `content`.
+    """
+    data = content(size, seed)
+    if size and os.environ.get("LAB_BREAK"):
+        data[-1 - size // 3] ^= 1
+    return data
+
+
 def make(path, size, seed):
-    """Write a file with `content(size, seed)`."""
+    """Write a file with `sent(size, seed)`."""
     with open(path, "wb", buffering=0) as file:
-        view = memoryview(content(size, seed))
+        view = memoryview(sent(size, seed))
         while view:
             view = view[file.write(view) :]
 
