@@ -23,6 +23,7 @@ from kpatchlab.decode import Decoder
 from kpatchlab.errors import GuestLost, UserError
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, ReachCount, Splat
+from kpatchlab.needs import lacking_packages, refusal
 from kpatchlab.reach import Counters
 from kpatchlab.seats import BROKEN, JobInputs, Seat, occupied, seats_of
 
@@ -63,45 +64,13 @@ def preflight(inputs: JobInputs) -> tuple[Outcome, str] | None:
     needs = inputs.scenario.needs
     if inputs.guest == "vng" and len(inputs.scenario.roles) > 1:
         return Outcome.SKIP, "virtme-ng runs scenarios of one guest"
-    if inputs.guest != "vng" and (lacking := [name for name in needs.packages if name not in inputs.packages]):
-        return Outcome.SKIP, f"the root lacks {', '.join(lacking)}"
+    if inputs.guest != "vng" and (lacking := lacking_packages(needs, inputs.packages)):
+        return Outcome.SKIP, lacking
     for role, name in inputs.spec.placement.items():
-        build = inputs.kernels[name]
-        if build.outcome is not Outcome.PASS:
-            return Outcome.BLOCKED, f"kernel {name} does not build: {build.error}"
-        for failure in build.module_failures:
-            hit = [m for m in needs.modules if _same(m, failure.module) or any(_same(m, d) for d in failure.dependents)]
-            if hit:
-                where = f"{failure.source}:{failure.line}" if failure.line else failure.source
-                through = "" if _same(hit[0], failure.module) else f"{hit[0]} needs "
-                return (
-                    Outcome.BLOCKED,
-                    f"{through}{failure.module} of kernel {name} does not build: {where}: {failure.error}",
-                )
-        if lacks := _lacks(Path(build.path), needs.config, needs.modules):
-            return Outcome.SKIP, f"kernel {name} ({role}) lacks {', '.join(lacks)}"
+        if found := refusal(needs, inputs.kernels[name]):
+            outcome, reason = found
+            return outcome, reason if outcome is Outcome.BLOCKED else f"kernel {name} ({role}) {reason}"
     return None
-
-
-def _same(a: str, b: str) -> bool:
-    return a.replace("-", "_") == b.replace("-", "_")
-
-
-def _lacks(kernel: Path, symbols: Sequence[str], modules: Sequence[str]) -> list[str]:
-    on = set()
-    for line in (kernel / "config").read_text(errors="replace").splitlines():
-        name, _, value = line.partition("=")
-        if value in {"y", "m"}:
-            on.add(name.removeprefix("CONFIG_"))
-    lacking = [f"CONFIG_{s}" for s in symbols if s.removeprefix("CONFIG_") not in on]
-    if modules and not lacking and (kernel / "modules.builtin").exists():
-        have = {
-            Path(line.split(":")[0]).name.split(".ko")[0].replace("-", "_")
-            for name in ("modules.dep", "modules.builtin")
-            for line in (kernel / name).read_text().splitlines()
-        }
-        lacking = [f"module {m}" for m in modules if m.replace("-", "_") not in have]
-    return lacking
 
 
 def setup(inputs: JobInputs, seats: Sequence[Seat]) -> None:

@@ -6,7 +6,6 @@ All files are checked before anything is built, and every error of every file is
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PlainValidator, Tag, WithJsonSchema
 
+from kpatchlab.choice import select
 from kpatchlab.errors import UserError
 from kpatchlab.recipes import KernelRecipe, Name, RootRecipe, locate
 from kpatchlab.scenario import FILE as SCENARIO_FILE
 from kpatchlab.scenario import Scenario, load_scenario
+from kpatchlab.systems import System, load_systems
 from kpatchlab.yamlfile import Document, FileModel, Loc, Problems, read, suggest
 
 FILE = "lab.yaml"
@@ -109,7 +110,9 @@ class LabFile(FileModel):
         default="base", description="root file system of scenarios that name none: a recipe in `rootfs/`"
     )
     scenarios: tuple[str, ...] = Field(
-        default=("*",), description="scenarios to run: names, globs, `tag:TAG`; with a leading `!` those to leave out"
+        default=("*",),
+        description="scenarios to run: names, globs, `tag:TAG`, `system:NAME`, `touching:FILE`; with a leading `!` "
+        "those to leave out",
     )
     matrix: Matrix = Field(default=Matrix(), description="which placements of kernels are run")
     repeat: int = Field(default=1, ge=1, le=1000, description="how often each job is run")
@@ -130,6 +133,7 @@ class Lab:
         path: its file, absolute.
         kernels: in the file's order.
         scenarios: all that there are, by name, not only the selected ones.
+        systems: what a series changes, by name; empty where scenarios/systems.yaml is not there.
         selected: names of the scenarios to run, sorted.
         machines: "default" is always among them.
     """
@@ -144,6 +148,7 @@ class Lab:
     rootfs: str
     rootfs_recipes: Mapping[str, RootRecipe]
     scenarios: Mapping[str, Scenario]
+    systems: Mapping[str, System]
     selected: tuple[str, ...]
     matrix: Matrix
     repeat: int
@@ -161,10 +166,10 @@ class Lab:
         """
         if choice and all(word.startswith("!") for word in choice):
             choice = [*self.selected, *choice]
-        names, errors = select(self.scenarios, choice) if choice else (self.selected, {})
+        names, errors = select(self.scenarios, self.systems, choice) if choice else (self.selected, {})
         if errors:
             first, *others = errors.values()
-            raise UserError(first, hint="the verb `list` shows scenarios and tags", details=tuple(others))
+            raise UserError(first, hint="the verb `list` shows scenarios, tags and systems", details=tuple(others))
         return names
 
 
@@ -219,30 +224,6 @@ def check(path: Path) -> Lab:
     return lab
 
 
-def select(scenarios: Mapping[str, Scenario], words: Sequence[str]) -> tuple[tuple[str, ...], dict[int, str]]:
-    """Return the names that `words` choose, sorted, and the errors: index of the word -> message.
-
-    A word that matches nothing is an error, except `*`, and except one that leaves out and looks like nothing
-    that there is: a lab may leave out what it does not have.
-    """
-    tags = sorted({tag for scenario in scenarios.values() for tag in scenario.tags})
-    chosen = set(scenarios) if words and all(word.startswith("!") for word in words) else set[str]()
-    errors = {}
-    for index, whole in enumerate(words):
-        word = whole.removeprefix("!")
-        if word.startswith("tag:"):
-            names = {name for name, scenario in scenarios.items() if word.removeprefix("tag:") in scenario.tags}
-        else:
-            names = set(fnmatch.filter(scenarios, word))
-        if not names and word != "*":
-            kind, bare = ("tag", word.removeprefix("tag:")) if word.startswith("tag:") else ("scenario", word)
-            near = suggest(bare, tags if kind == "tag" else [*scenarios, *(f"tag:{tag}" for tag in tags)])
-            if near or word == whole:
-                errors[index] = f"there is no {kind} '{bare}'{near}"
-        chosen = chosen | names if word == whole else chosen - names
-    return tuple(sorted(chosen)), errors
-
-
 @dataclass(slots=True)
 class _Loader:
     """Reads one lab; what is wrong goes to `problems`."""
@@ -251,6 +232,7 @@ class _Loader:
     root: Path = field(init=False)
     problems: Problems = field(init=False)
     scenarios: dict[str, Scenario] = field(default_factory=dict)
+    systems: dict[str, System] = field(default_factory=dict)
     _documents: dict[str, Document] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -261,6 +243,7 @@ class _Loader:
         """Return the lab, or None where its own file cannot be used; whole only if there are no problems."""
         roots = self._roots()
         self._scenarios()
+        self.systems = load_systems(self.root / "scenarios", self.problems)
         document = read(self.path, self.problems)
         file = document.parse(LabFile) if document else None
         if not document:
@@ -281,6 +264,7 @@ class _Loader:
             rootfs=file.rootfs,
             rootfs_recipes=roots,
             scenarios=self.scenarios,
+            systems=self.systems,
             selected=self._select(file, document),
             matrix=file.matrix,
             repeat=file.repeat,
@@ -298,6 +282,8 @@ class _Loader:
                 _known(own, ["machine"], scenario.machine, machines, "machine")
             if scenario.rootfs:
                 _known(own, ["rootfs"], scenario.rootfs, roots, "root file system")
+            for index, system in enumerate(scenario.systems if self.systems else ()):
+                _known(own, ["systems", index], system, self.systems, "system")
         return lab
 
     def _roots(self) -> dict[str, RootRecipe]:
@@ -373,7 +359,7 @@ class _Loader:
         return self.problems.shown(path)
 
     def _select(self, file: LabFile, document: Document) -> tuple[str, ...]:
-        names, errors = select(self.scenarios, file.scenarios)
+        names, errors = select(self.scenarios, self.systems, file.scenarios)
         for index, message in errors.items():
             document.add(["scenarios", index], message)
         return names

@@ -153,7 +153,7 @@ def make_plan(
     Raises:
         UserError: a name is unknown, or nothing is left to run.
     """
-    names = _kernel_names(lab, kernels)
+    names = kernel_names(lab, kernels)
     scenarios = [lab.scenarios[name] for name in lab.choose(choice)]
     if not scenarios:
         raise UserError("no scenario is chosen", hint="the verb `new` makes one, the verb `list` shows what there is")
@@ -180,7 +180,12 @@ def make_plan(
     )
 
 
-def _kernel_names(lab: Lab, kernels: Sequence[str] | None) -> list[str]:
+def kernel_names(lab: Lab, kernels: Sequence[str] | None) -> list[str]:
+    """Return these of the lab's kernels in the lab's order; none named: all.
+
+    Raises:
+        UserError: there is no kernel of a name.
+    """
     for name in kernels or ():
         if name not in lab.kernels:
             more = suggest(name, lab.kernels) or f"; there are {', '.join(lab.kernels)}"

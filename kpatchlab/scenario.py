@@ -77,6 +77,10 @@ class Needs(FileModel):
     modules: tuple[Name, ...] = Field(
         default=(), description="modules loaded before anything else; one that did not build makes the job BLOCKED"
     )
+    symbols: tuple[Needed, ...] = Field(
+        default=(),
+        description="symbols that the kernel's image must have; else skipped. Debian's own kernels cannot tell",
+    )
     packages: tuple[Name, ...] = Field(default=(), description="Debian packages that the root must have; else skipped")
 
 

@@ -19,12 +19,14 @@ from pydantic_core import PydanticUndefined
 from kpatchlab.lab import LabFile
 from kpatchlab.recipes import KernelRecipe, RootRecipe
 from kpatchlab.scenario import ScenarioFile
+from kpatchlab.systems import SystemsFile
 
 FORMATS: dict[str, type[BaseModel]] = {
     "lab": LabFile,
     "kernel": KernelRecipe,
     "rootfs": RootRecipe,
     "scenario": ScenarioFile,
+    "systems": SystemsFile,
 }
 FOLDER = Path(__file__).parent / "schemas"
 DOCS = Path(__file__).parent.parent / "docs" / "files.md"

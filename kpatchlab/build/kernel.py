@@ -77,6 +77,16 @@ def kernel_key(recipe: Recipe, ctx: BuildContext) -> str:
     return _plan(recipe, ctx).key
 
 
+def cached_kernel(recipe: Recipe, name: str, ctx: BuildContext) -> BuildResult | None:
+    """Return the kernel that the recipe leads to now where it is in the cache; nothing is fetched or built.
+
+    Raises:
+        UserError, HostError: as `build_kernel`.
+    """
+    key = _plan(recipe, ctx).key
+    return _load(ctx.cache.path("kernel", key), name, cached=True) if ctx.cache.has("kernel", key) else None
+
+
 def base_key(recipe: Recipe, ctx: BuildContext) -> str:
     """Return the content key of the recipe's tree without its series."""
     origin = source.source_of(recipe.source)

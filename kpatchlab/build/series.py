@@ -26,6 +26,7 @@ APPLY_S = 120.0
 B4_S = 300.0
 _NUMBERED = re.compile(r"\[[^\]]*?(\d+)/(\d+)[^\]]*\]")
 _DIFF = re.compile(rb"^(diff --git |--- )", re.MULTILINE)
+_FILE = re.compile(r"^(?:--- |\+\+\+ )(?!/dev/null)([^\t\n]+/[^\t\n]+?)(?:\t.*)?$", re.MULTILINE)
 _HUNK = re.compile(r"^@@ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@", re.MULTILINE)
 
 
@@ -67,6 +68,16 @@ def read_series(items: Sequence[Any], ctx: BuildContext) -> list[Patch]:
 def series_key(patches: Sequence[Patch]) -> str:
     """Return the content key of a series, "" for none: the diffs alone, so that a reworded mail changes nothing."""
     return content_key([(patch.strip, _content(patch.data).hex()) for patch in patches]) if patches else ""
+
+
+def changed_files(patches: Sequence[Patch]) -> list[str]:
+    """Return the files that a series changes, makes or removes, as the tree names them; each once, sorted."""
+    names = {
+        match[1].split("/", patch.strip)[-1]
+        for patch in patches
+        for match in _FILE.finditer(patch.data.decode("utf-8", "replace"))
+    }
+    return sorted(names)
 
 
 def describe(items: Sequence[Any], patches: Sequence[Patch]) -> str:

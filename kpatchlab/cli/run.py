@@ -15,8 +15,9 @@ import click
 
 from kpatchlab import __version__
 from kpatchlab.cli import complete
+from kpatchlab.cli.choosing import CHOICE_HELP, choosing
 from kpatchlab.cli.main import Options, Verb, drop_output
-from kpatchlab.cli.verbs import CHOICE_HELP, as_json, console, dump, load_lab, pass_options, table
+from kpatchlab.cli.verbs import as_json, console, dump, load_lab, pass_options, table
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ kernel_option = click.option(
     shell_complete=complete.kernels,
     help="Only this kernel; may be repeated.",
 )
-choice_argument = click.argument("choice", nargs=-1, shell_complete=complete.scenarios)
 
 
 def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: int | None) -> Plan:
@@ -103,10 +103,10 @@ def start(options: Options) -> None:
 @click.command(
     cls=Verb,
     epilog=f"{CHOICE_HELP}\n\n\b\nExamples:\n  kpatchlab run\n  kpatchlab run unix-splice --kernel with\n"
-    "  kpatchlab run 'nfs-*' --repeat 3\n  kpatchlab run --resume last\n"
+    "  kpatchlab run 'nfs-*' --repeat 3\n  kpatchlab run --touching net/unix/af_unix.c\n  kpatchlab run --resume last\n"
     "  kpatchlab run --job 'nfs-tcp+vers=4.2@client=with,server=without#1'",
 )
-@choice_argument
+@choosing
 @kernel_option
 @click.option("--repeat", type=click.IntRange(1, 1000), help="Run each job so often; default: the lab file's.")
 @click.option("--job", "jobs", multiple=True, metavar="ID", help="Only this job, as `plan` and a report name it.")
@@ -240,7 +240,7 @@ def _verbose(options: Options) -> Any:
 
 
 @click.command(cls=Verb, epilog=f"{CHOICE_HELP}\n\n\b\nExample:\n  kpatchlab plan --json | jq '.jobs[].id'")
-@choice_argument
+@choosing
 @kernel_option
 @click.option("--repeat", type=click.IntRange(1, 1000), help="As in run.")
 @as_json

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from kpatchlab.cli import complete
+from kpatchlab.cli.lists import LISTS
 from kpatchlab.cli.main import COMPLETE_VAR, Options, Verb, as_called, program
 from kpatchlab.errors import UserError
 
@@ -19,11 +20,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kpatchlab.lab import Lab
-    from kpatchlab.store import RunRow
 
 pass_options = click.make_pass_decorator(Options)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-CHOICE_HELP = "CHOICE: scenario names, globs, tag:NAME, !NAME to leave out; default: what the lab file selects."
 
 
 def register(group: click.Group) -> None:
@@ -68,65 +67,30 @@ def check(options: Options, as_json: bool) -> None:
         click.echo("no errors")
 
 
-@click.command("list", cls=Verb, epilog="\b\nExamples:\n  kpatchlab list scenarios\n  kpatchlab list runs --json")
-@click.argument("what", type=click.Choice(["kernels", "rootfs", "scenarios", "machines", "runs"]), default="scenarios")
+@click.command(
+    "list",
+    cls=Verb,
+    epilog="\b\nExamples:\n  kpatchlab list scenarios\n  kpatchlab list systems --kernel with\n"
+    "  kpatchlab list runs --json",
+)
+@click.argument("what", type=click.Choice(list(LISTS)), default="scenarios")
+@click.option(
+    "--kernel",
+    "kernels",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete.kernels,
+    help="For systems: only what this kernel makes of them.",
+)
 @as_json
 @pass_options
-def list_things(options: Options, what: str, as_json: bool) -> None:
-    """List what the lab has: kernels, rootfs, scenarios, machines or past runs."""
-    from kpatchlab.store import Store
-
-    lab = load_lab(options)
-    if what == "runs":
-        found = Store(lab.root / "results").list()
-        if as_json:
-            dump(found)
-            return
-        rows = [run_row(row) for row in found]
-    elif what == "kernels":
-        rows = [
-            {"name": n, "base": n == lab.base, "source": k.source.type, "description": k.description}
-            for n, k in lab.kernels.items()
-        ]
-    elif what == "rootfs":
-        rows = [
-            {"name": n, "suite": r.suite, "packages": len(r.packages), "description": r.description}
-            for n, r in lab.rootfs_recipes.items()
-        ]
-    elif what == "machines":
-        rows = [{"name": n, **m.model_dump()} for n, m in lab.machines.items()]
-    else:
-        rows = [
-            {
-                "name": n,
-                "selected": n in lab.selected,
-                "roles": " ".join(s.roles),
-                "tags": " ".join(s.tags),
-                "description": s.description,
-            }
-            for n, s in sorted(lab.scenarios.items())
-        ]
+def list_things(options: Options, what: str, kernels: tuple[str, ...], as_json: bool) -> None:
+    """List what the lab has: kernels, rootfs, scenarios, systems, machines or past runs."""
+    rows = LISTS[what](load_lab(options), kernels, as_json)
     if as_json:
         dump(rows)
     else:
         table(rows)
-
-
-def run_row(row: RunRow) -> dict[str, Any]:
-    """Return what people want to know of a past run."""
-    from kpatchlab.progress import clock
-
-    def counts(found: dict[str, int]) -> str:
-        return ", ".join(f"{number} {word}" for word, number in found.items())
-
-    return {
-        "run": row.id,
-        "took": clock(row.duration_s) if row.duration_s else "",
-        "state": "unreadable" if row.problem else "done" if row.complete else "stopped",
-        "outcomes": counts(row.outcomes),
-        "verdicts": counts(row.verdicts),
-        "title": row.problem or row.title,
-    }
 
 
 def console(stream: TextIO | None = None) -> Console:

@@ -1,0 +1,115 @@
+"""What `list` can show: a function a kind, from the lab to rows of equal keys; for people, or whole for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kpatchlab.lab import Lab
+    from kpatchlab.store import RunRow
+
+Rows = Callable[["Lab", Sequence[str], bool], list[Any]]
+
+
+def _kernels(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:  # noqa: ARG001
+    return [
+        {"name": name, "base": name == lab.base, "source": recipe.source.type, "description": recipe.description}
+        for name, recipe in lab.kernels.items()
+    ]
+
+
+def _rootfs(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:  # noqa: ARG001
+    return [
+        {"name": name, "suite": root.suite, "packages": len(root.packages), "description": root.description}
+        for name, root in lab.rootfs_recipes.items()
+    ]
+
+
+def _machines(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:  # noqa: ARG001
+    return [{"name": name, **machine.model_dump()} for name, machine in lab.machines.items()]
+
+
+def _scenarios(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:  # noqa: ARG001
+    return [
+        {
+            "name": name,
+            "selected": name in lab.selected,
+            "roles": " ".join(scenario.roles),
+            "systems": " ".join(scenario.systems),
+            "tags": " ".join(scenario.tags),
+            "description": scenario.description,
+        }
+        for name, scenario in sorted(lab.scenarios.items())
+    ]
+
+
+def _systems(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:
+    from kpatchlab.cache import Cache
+    from kpatchlab.plan import kernel_names
+    from kpatchlab.survey import survey
+
+    rows = survey(lab, Cache(), kernel_names(lab, kernels))
+    if not whole:
+        return [
+            {
+                "system": row.system,
+                "title": row.title,
+                "scenarios": " ".join(row.scenarios) or "-",
+                "runnable": "yes" if row.runnable else "no",
+                "reason": row.reason,
+            }
+            for row in rows
+        ]
+    return [
+        {
+            "system": row.system,
+            "title": row.title,
+            "scenarios": row.scenarios,
+            "runnable": row.runnable,
+            "reason": row.reason,
+            "without": lab.systems[row.system].without,
+            "with": lab.systems[row.system].with_,
+            "files": lab.systems[row.system].files,
+            "kernels": {
+                able.kernel: {"runnable": able.runnable, "reason": able.reason, "built": able.built}
+                for able in row.kernels
+            },
+        }
+        for row in rows
+    ]
+
+
+def _runs(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:  # noqa: ARG001
+    from kpatchlab.store import Store
+
+    found = Store(lab.root / "results").list()
+    return list(found) if whole else [_run(row) for row in found]
+
+
+def _run(row: RunRow) -> dict[str, Any]:
+    """Return what people want to know of a past run."""
+    from kpatchlab.progress import clock
+
+    def counts(found: dict[str, int]) -> str:
+        return ", ".join(f"{number} {word}" for word, number in found.items())
+
+    return {
+        "run": row.id,
+        "took": clock(row.duration_s) if row.duration_s else "",
+        "state": "unreadable" if row.problem else "done" if row.complete else "stopped",
+        "outcomes": counts(row.outcomes),
+        "verdicts": counts(row.verdicts),
+        "title": row.problem or row.title,
+    }
+
+
+LISTS: dict[str, Rows] = {
+    "kernels": _kernels,
+    "rootfs": _rootfs,
+    "scenarios": _scenarios,
+    "systems": _systems,
+    "machines": _machines,
+    "runs": _runs,
+}
+"""What can be listed -> its rows: (lab, kernels chosen, whether for scripts) -> rows."""

@@ -1,0 +1,64 @@
+"""What a scenario needs of a kernel and a root, held against what was built. Pure, but for reading the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from kpatchlab.model import BuildResult, Outcome
+from kpatchlab.scenario import Needs
+
+
+def lacking_packages(needs: Needs, packages: Collection[str]) -> str:
+    """Return why a root with these Debian packages will not do; "" where it does."""
+    lacking = [name for name in needs.packages if name not in packages]
+    return f"the root lacks {', '.join(lacking)}" if lacking else ""
+
+
+def refusal(needs: Needs, build: BuildResult) -> tuple[Outcome, str] | None:
+    """Say why a kernel cannot run a scenario: BLOCKED where it does not build, SKIP for what it lacks; None: it can."""
+    if build.outcome is not Outcome.PASS:
+        return Outcome.BLOCKED, f"kernel {build.kernel} does not build: {build.error}"
+    for failure in build.module_failures:
+        hit = [m for m in needs.modules if _same(m, failure.module) or any(_same(m, d) for d in failure.dependents)]
+        if hit:
+            where = f"{failure.source}:{failure.line}" if failure.line else failure.source
+            through = "" if _same(hit[0], failure.module) else f"{hit[0]} needs "
+            return (
+                Outcome.BLOCKED,
+                f"{through}{failure.module} of kernel {build.kernel} does not build: {where}: {failure.error}",
+            )
+    if lacks := _lacks(Path(build.path), needs):
+        return Outcome.SKIP, f"lacks {', '.join(lacks)}"
+    return None
+
+
+def _same(a: str, b: str) -> bool:
+    return a.replace("-", "_") == b.replace("-", "_")
+
+
+def _lacks(kernel: Path, needs: Needs) -> list[str]:
+    on = enabled((kernel / "config").read_text(errors="replace").splitlines())
+    lacking = [f"CONFIG_{symbol}" for symbol in needs.config if symbol not in on]
+    if needs.modules and not lacking and (kernel / "modules.builtin").exists():
+        have = {
+            Path(line.split(":")[0]).name.split(".ko")[0].replace("-", "_")
+            for name in ("modules.dep", "modules.builtin")
+            for line in (kernel / name).read_text().splitlines()
+        }
+        lacking = [f"module {m}" for m in needs.modules if m.replace("-", "_") not in have]
+    return lacking or _lacking_symbols(kernel / "System.map", needs.symbols)
+
+
+def _lacking_symbols(system_map: Path, symbols: Sequence[str]) -> list[str]:
+    """A kernel that Debian built comes without its map: whether it has a symbol shows when it runs."""
+    if not symbols or not system_map.exists():
+        return []
+    have = {line.split()[-1] for line in system_map.read_text().splitlines()}
+    return [f"the symbol {name}" for name in symbols if name not in have]
+
+
+def enabled(lines: Sequence[str]) -> frozenset[str]:
+    """Return the symbols, without CONFIG_, that lines of a .config set to y or m."""
+    pairs = (line.partition("=") for line in lines)
+    return frozenset(name.removeprefix("CONFIG_") for name, _, value in pairs if value in {"y", "m"})

@@ -1,0 +1,94 @@
+"""Which systems of a series the lab's kernels can run: systems x kernels, from what is built; nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from kpatchlab.build import BuildContext, cached_kernel
+from kpatchlab.build.config import asked_symbols
+from kpatchlab.cache import Cache
+from kpatchlab.errors import LabError
+from kpatchlab.lab import Lab
+from kpatchlab.model import BuildResult
+from kpatchlab.needs import refusal
+from kpatchlab.recipes import KernelRecipe
+from kpatchlab.scenario import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Able:
+    """Whether one kernel can run a system's scenarios.
+
+    Attributes:
+        reason: why not; "" where all can run, and why some cannot where only some can.
+        built: whether the kernel is there to be looked at; otherwise its recipe was.
+    """
+
+    kernel: str
+    runnable: bool
+    reason: str
+    built: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One system with its scenarios and what the kernels make of them, in the lab's order."""
+
+    system: str
+    title: str
+    scenarios: tuple[str, ...]
+    kernels: tuple[Able, ...]
+
+    @property
+    def runnable(self) -> bool:
+        """Whether every kernel can run at least one of its scenarios."""
+        return bool(self.scenarios) and all(able.runnable for able in self.kernels)
+
+    @property
+    def reason(self) -> str:
+        """Why not, or why not all of it."""
+        if not self.scenarios:
+            return "no scenario tests it"
+        found: dict[str, list[str]] = {}
+        for able in self.kernels:
+            if able.reason:
+                found.setdefault(able.reason, []).append(able.kernel)
+        return "; ".join(f"{', '.join(kernels)}: {reason}" for reason, kernels in found.items())
+
+
+def survey(lab: Lab, cache: Cache, kernels: Iterable[str]) -> list[Row]:
+    """Return every system of a lab, with what these of its kernels can run of it; nothing is built or booted."""
+    context = BuildContext(cache, lab.root, lab.mirror)
+    seen = {name: _facts(lab.kernels[name], name, context) for name in kernels}
+    rows = []
+    for name, system in lab.systems.items():
+        scenarios = [scenario for _, scenario in sorted(lab.scenarios.items()) if name in scenario.systems]
+        able = tuple(_able(kernel, facts, scenarios) for kernel, facts in seen.items())
+        rows.append(Row(name, system.title, tuple(scenario.name for scenario in scenarios), able))
+    return rows
+
+
+def _facts(recipe: KernelRecipe, name: str, context: BuildContext) -> BuildResult | frozenset[str]:
+    """Return the kernel where it is built, and else the symbols that its recipe switches off."""
+    try:
+        if built := cached_kernel(recipe, name, context):
+            return built
+        asked = {} if recipe.source.type == "debian-image" else asked_symbols(recipe, context)
+    except LabError:  # a source that needs the network to be told, a fragment that is not there
+        return frozenset()
+    return frozenset(symbol for symbol, want in asked.items() if want.value == "n")
+
+
+def _able(kernel: str, facts: BuildResult | frozenset[str], scenarios: Sequence[Scenario]) -> Able:
+    refused = {scenario.name: reason for scenario in scenarios if (reason := _reason(facts, scenario))}
+    reason = "; ".join(why if len(scenarios) == 1 else f"{name} {why}" for name, why in refused.items())
+    return Able(kernel, len(refused) < len(scenarios), reason, isinstance(facts, BuildResult))
+
+
+def _reason(facts: BuildResult | frozenset[str], scenario: Scenario) -> str:
+    if isinstance(facts, BuildResult):
+        found = refusal(scenario.needs, facts)
+        return found[1] if found else ""
+    off = [f"CONFIG_{symbol}" for symbol in scenario.needs.config if symbol in facts]
+    return f"is asked for without {', '.join(off)}" if off else ""
