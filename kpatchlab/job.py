@@ -13,11 +13,12 @@ import os
 import tarfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kpatchlab import results_in, warm
+from kpatchlab import debug, results_in, warm
 from kpatchlab.console import find_splats
 from kpatchlab.decode import Decoder
 from kpatchlab.errors import GuestLost, UserError
@@ -130,6 +131,8 @@ def _play(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
             counters = [Counters(s.role, wanted, s.has_symbol) for s, wanted in zip(seats, rules, strict=True)]
             for seat, counter in zip(seats, counters, strict=True):
                 assert seat.guest is not None
+                if seat.kernel in inputs.debug:
+                    debug.forget_leaks(seat.guest)
                 counter.start(seat.guest)
             if _steps(inputs, seats, record, "setup"):
                 _run(inputs, seats, record)
@@ -141,6 +144,7 @@ def _play(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
                 record.reach += reached
                 record.cases += cases
                 _attachments(inputs, seat, record)
+            _leaks(inputs, seats, record)
             _settle(seats, settled)
     except warm.PrepareFailed as failed:
         died = failed.lost is not None and failed.lost.reason in {"panic", "hang"}
@@ -151,6 +155,19 @@ def _play(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
     for case in record.cases:
         if case.name.startswith("reach: ") and case.outcome.is_bad and record.outcome in {Outcome.PASS, Outcome.SKIP}:
             record.worsen(Outcome.FAIL, f"{case.name}: {case.message}")
+
+
+def _leaks(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
+    """Have kernels with debugging look for memory that was lost, all guests at once."""
+    asked = [(seat.guest, seat.role) for seat in seats if seat.guest is not None and seat.kernel in inputs.debug]
+    if not asked:
+        return
+    with ThreadPoolExecutor(len(asked)) as pool:
+        for case in pool.map(lambda guest_role: debug.leaks(*guest_role), asked):
+            if case is not None:
+                record.cases.append(case)
+                if case.outcome.is_bad:
+                    record.worsen(Outcome.FAIL, f"{case.name}: {case.message}")
 
 
 def _settle(seats: Sequence[Seat], until: float) -> None:
@@ -184,14 +201,19 @@ def _blame(inputs: JobInputs, lost: GuestLost) -> Outcome:
     return Outcome.CRASH if kernels else Outcome.INFRA
 
 
-def _script(seat: Seat, inputs: JobInputs, script: str) -> Exit:
+def _script(seat: Seat, inputs: JobInputs, script: str, scale: float) -> Exit:
+    """Run one of a scenario's scripts; `scale` is the slowness of the slowest guest: each waits for the other."""
     assert seat.guest is not None
     return seat.guest.run(
         [f"/lab/scenario/{script.removesuffix('.j2')}"],
-        env=seat.environment(inputs),
+        env=seat.environment(inputs, scale),
         cwd="/lab/scenario",
-        timeout_s=inputs.spec.timeout_s,
+        timeout_s=inputs.spec.timeout_s * scale,
     )
+
+
+def _scale(seats: Sequence[Seat]) -> float:
+    return max(seat.slowness for seat in seats)
 
 
 def _steps(inputs: JobInputs, seats: Sequence[Seat], record: _Record, step: str) -> bool:
@@ -201,13 +223,13 @@ def _steps(inputs: JobInputs, seats: Sequence[Seat], record: _Record, step: str)
         script: str = getattr(inputs.scenario.roles[seat.role], step)
         if not script or seat.guest is None:
             continue
-        done = _script(seat, inputs, script)
+        done = _script(seat, inputs, script, _scale(seats))
         record.guest_s += done.duration_s
         _keep_output(inputs.folder, f"{seat.role}-{step}", done)
         if done.timed_out or done.status != 0:
             said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines() or ["no output"]
             kind = Outcome.TIMEOUT if done.timed_out else Outcome.FAIL
-            how = f"ran longer than {inputs.spec.timeout_s:g} s" if done.timed_out else _ended(done)
+            how = f"ran longer than {inputs.spec.timeout_s * _scale(seats):.0f} s" if done.timed_out else _ended(done)
             record.worsen(kind, f"{seat.role}: {script} ({step}) {how}: {said[-1][:300]}")
             record.stderr = record.stderr or done.stderr
             return False
@@ -227,13 +249,14 @@ def _keep_output(folder: Path, name: str, done: Exit) -> None:
 def _run(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
     seat = next(s for s in seats if inputs.scenario.roles[s.role].run)
     script = inputs.scenario.roles[seat.role].run
-    done = _script(seat, inputs, script)
+    done = _script(seat, inputs, script, _scale(seats))
     record.guest_s += done.duration_s
     record.stdout, record.stderr = done.stdout, done.stderr
     _keep_output(inputs.folder, f"{seat.role}-run", done)
     parsed = results_in.parse(done.stdout, exit_status=None if done.timed_out or done.signal else done.status)
     record.cases += parsed.cases
-    record.metrics = parsed.metrics
+    if not inputs.debug:  # a figure from a kernel with debugging says nothing
+        record.metrics = parsed.metrics
     for case in parsed.cases:
         if case.outcome.is_bad:
             reason = case.message or next(iter(case.details.splitlines()), "not ok")
@@ -241,7 +264,7 @@ def _run(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
     if parsed.cases and all(case.outcome is Outcome.SKIP for case in parsed.cases):
         record.worsen(Outcome.SKIP, parsed.cases[0].message)
     if done.timed_out:
-        record.worsen(Outcome.TIMEOUT, f"{script} ran longer than {inputs.spec.timeout_s:g} s")
+        record.worsen(Outcome.TIMEOUT, f"{script} ran longer than {inputs.spec.timeout_s * _scale(seats):.0f} s")
     elif done.signal:
         record.worsen(Outcome.FAIL, f"{script} was killed by signal {done.signal}")
     problems = list(parsed.problems)

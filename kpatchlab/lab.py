@@ -15,7 +15,7 @@ from pydantic import Discriminator, Field, PlainValidator, Tag, WithJsonSchema
 
 from kpatchlab.choice import select
 from kpatchlab.errors import UserError
-from kpatchlab.recipes import KernelRecipe, Name, RootRecipe, locate
+from kpatchlab.recipes import KernelRecipe, Name, Needed, RootRecipe, locate
 from kpatchlab.scenario import FILE as SCENARIO_FILE
 from kpatchlab.scenario import Scenario, load_scenario
 from kpatchlab.systems import System, load_systems
@@ -117,6 +117,11 @@ class LabFile(FileModel):
     matrix: Matrix = Field(default=Matrix(), description="which placements of kernels are run")
     repeat: int = Field(default=1, ge=1, le=1000, description="how often each job is run")
     limits: Limits = Field(default=Limits(), description="how much of the host may be taken")
+    variants: dict[Name, tuple[Needed, ...]] = Field(
+        default={"debug": ("config/debug.config",)},
+        description="name -> fragments in `kernels/` that, on top of its own, make a slow variant of each kernel that "
+        "finds more: `run --variant NAME`; no figures are taken on it",
+    )
     mirror: str = Field(default="", description="URL of a Debian mirror; empty: what the host's own apt uses")
     qemu: Literal["auto", "host", "debian"] = Field(
         default="auto",
@@ -153,6 +158,7 @@ class Lab:
     matrix: Matrix
     repeat: int
     limits: Limits
+    variants: Mapping[str, tuple[str, ...]]
     mirror: str
     qemu: Literal["auto", "host", "debian"]
 
@@ -269,6 +275,7 @@ class _Loader:
             matrix=file.matrix,
             repeat=file.repeat,
             limits=file.limits,
+            variants=file.variants,
             mirror=file.mirror,
             qemu=file.qemu,
         )

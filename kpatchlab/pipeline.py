@@ -341,10 +341,10 @@ def gather(lab: Lab, job: JobSpec, host: Host, stages: Stages, out: Path, folder
     kernels = {name: stages.kernels[name].result() for name in set(job.placement.values())}
     root = stages.roots[job.rootfs].result()
     boots = {}
-    for role, name in job.placement.items():
-        if kernels[name].outcome is Outcome.PASS:
-            shape = host.shape(lab.machines[job.machine], scenario.roles[role].memory_mib)
-            boots[role] = stages.boot_spec(kernels[name], root, shape, scenario.cmdline)
+    for role in job.roles:
+        if kernels[role.kernel].outcome is Outcome.PASS:
+            shape = host.shape(lab.machines[job.machine], role.memory_mib)
+            boots[role.name] = stages.boot_spec(kernels[role.kernel], root, shape, scenario.cmdline)
     return JobInputs(
         spec=job,
         scenario=scenario,
@@ -356,6 +356,7 @@ def gather(lab: Lab, job: JobSpec, host: Host, stages: Stages, out: Path, folder
         out=out,
         folder=folder,
         console_bytes=int(lab.limits.console_mib * (1 << 20)),
+        debug=frozenset(name for name in kernels if lab.kernels[name].debug),
     )
 
 

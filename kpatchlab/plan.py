@@ -9,10 +9,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from kpatchlab import debug
 from kpatchlab.errors import UserError
-from kpatchlab.lab import Lab
+from kpatchlab.lab import Lab, Machine
 from kpatchlab.recipes import DebianImage, KernelRecipe
-from kpatchlab.scenario import Scenario, expand
+from kpatchlab.scenario import Role, Scenario, expand
 from kpatchlab.yamlfile import suggest
 
 BUILD_S = 1200.0
@@ -239,7 +240,7 @@ def _job(
         column=column,
         repeat=repeat,
         roles=tuple(
-            RoleSpec(name, placement[name], role.memory_mib or machine.memory_mib, machine.cpus)
+            RoleSpec(name, placement[name], _memory(lab, machine, role, placement[name]), machine.cpus)
             for name, role in scenario.roles.items()
         ),
         rootfs=scenario.rootfs or lab.rootfs,
@@ -248,6 +249,10 @@ def _job(
     )
     taken[job.id] = job
     return job
+
+
+def _memory(lab: Lab, machine: Machine, role: Role, kernel: str) -> int:
+    return round((role.memory_mib or machine.memory_mib) * (debug.MEMORY if lab.kernels[kernel].debug else 1))
 
 
 def _job_id(scenario: str, params: Mapping[str, str], column: str, repeat: int, taken: Collection[str]) -> str:

@@ -44,6 +44,7 @@ class JobInputs:
         reproduce: command line that runs this job alone.
         cancel: set to end the job early; its result then says INFRA.
         guest: "fork" for saved guests, "vng" for virtme-ng on the host's own root.
+        debug: those of the kernels that are ones with debugging.
         broken: the scenario is told to send something wrong, which it then has to see.
     """
 
@@ -61,6 +62,7 @@ class JobInputs:
     cancel: threading.Event = field(default_factory=threading.Event)
     guest: str = "fork"
     broken: bool = False
+    debug: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -70,6 +72,7 @@ class Seat:
     Attributes:
         before: the console from before this job: boot and preparation.
         broken: the splat that ended the guest.
+        slowness: see `debug.slowness`.
     """
 
     role: str
@@ -79,11 +82,12 @@ class Seat:
     guest: Guest | None = None
     before: bytes = b""
     broken: Splat | None = None
+    slowness: float = 1.0
 
-    def environment(self, inputs: JobInputs) -> dict[str, str]:
-        """Return the environment of the scenario's scripts in this role."""
+    def environment(self, inputs: JobInputs, scale: float = 1.0) -> dict[str, str]:
+        """Return the environment of the scenario's scripts in this role; `scale`: how much longer they may wait."""
         params = {f"LAB_{name.upper()}": value for name, value in inputs.spec.params.items()}
-        return dict(self.how.env) | params | ({"LAB_BREAK": "1"} if inputs.broken else {})
+        return dict(self.how.env) | params | ({"LAB_BREAK": "1"} if inputs.broken else {}) | {"LAB_SCALE": f"{scale:g}"}
 
     def has_symbol(self, names: Sequence[str]) -> frozenset[str]:
         """Return those of `names` that the kernel image has."""
@@ -188,7 +192,8 @@ def _bring_up(inputs: JobInputs, seat: Seat, fd: int | None, files: list[tuple[s
         seat.guest = boot(spec, console_path=log, link_fd=fd, console_limit_bytes=limit, deadline_s=deadline_s)
         warm.prepare(seat.guest, seat.how)
     else:
-        base = warm.booted(spec, inputs.cache, seat.kernel)
+        base = warm.booted(spec, inputs.cache, seat.kernel, debug=seat.kernel in inputs.debug)
+        seat.slowness = warm.slowness_of(base)
         seat.saved = warm.prepared(base, seat.how, inputs.cache, f"{seat.kernel} {seat.role} {inputs.scenario.name}")
         seat.before = warm.console_of(seat.saved)
         seat.guest = resume(seat.saved, console_path=log, link_fd=fd, console_limit_bytes=limit)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kpatchlab import debug as debugging
 from kpatchlab.cache import Cache, content_key
 from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, resume
@@ -22,6 +23,8 @@ VERSION = 1
 BOOT_DEADLINE_S = 120.0
 """Seconds of wall time for a boot to the agent; Debian's own images take 6 to 28 s under TCG on a busy host."""
 PREPARE_DEADLINE_S = 180.0
+SLOWNESS = "slowness"
+"""File in a saved guest, see `debug.slowness`."""
 FOLDERS = (("/lab/attach/.keep", b"", 0o644), ("/tmp/lab/.keep", b"", 0o644))  # noqa: S108 - in the guest
 """Folders that every script finds."""
 
@@ -66,19 +69,25 @@ def boot_key(spec: Boot) -> str:
     return content_key(VERSION, repr(spec))
 
 
-def booted(spec: Boot, cache: Cache, label: str) -> SavedGuest:
+def booted(spec: Boot, cache: Cache, label: str, *, debug: bool = False) -> SavedGuest:
     """Return the guest as it is right after boot, saved; boots it where it is not in the cache.
+
+    Args:
+        debug: the kernel is one with debugging: slow, so its slowness is measured and kept.
 
     Raises:
         PrepareFailed: the kernel does not come up to the agent.
     """
 
     def make(work: Path) -> None:
-        with _started(lambda: boot(spec, console_path=work / "console.log", deadline_s=BOOT_DEADLINE_S), work) as guest:
+        deadline_s = BOOT_DEADLINE_S * (debugging.BOOT if debug else 1)
+        with _started(lambda: boot(spec, console_path=work / "console.log", deadline_s=deadline_s), work) as guest:
             # Warm the page cache with what every scenario starts: costs once, and saves it in each fork.
             guest.run(["/bin/sh", "-c", "python3 -c 'import hashlib, os, socket'; mount; ls /; id"], timeout_s=60)
             symbols = guest.run(["awk", "{print $3}", "/proc/kallsyms"], timeout_s=60, keep_bytes=64 << 20).stdout
             (work / "symbols").write_bytes(symbols)
+            if debug:
+                (work / SLOWNESS).write_text(f"{debugging.slowness(guest):.2f}\n")
             guest.save(work)
 
     return SavedGuest.load(cache.get("saved", boot_key(spec), make, label=f"booted {label}"))
@@ -95,17 +104,19 @@ def prepared(base: SavedGuest, how: Preparation, cache: Cache, label: str) -> Sa
 
     def make(work: Path) -> None:
         with _started(lambda: resume(base, console_path=work / "own-console.log"), work) as guest:
-            prepare(guest, how)
+            prepare(guest, how, PREPARE_DEADLINE_S * slowness_of(base))
             (work / "console.log").write_bytes(console_of(base) + guest.console.data())
-            shutil.copy(base.path / "symbols", work)
+            for name in ("symbols", SLOWNESS):
+                if (base.path / name).exists():
+                    shutil.copy(base.path / name, work)
             guest.save(work)
 
     key = content_key(str(base.path), how.key())
     return SavedGuest.load(cache.get("saved", key, make, label=f"prepared {label}"))
 
 
-def prepare(guest: Guest, how: Preparation) -> None:
-    """Identify a guest, load the modules and run the preparation scripts in it.
+def prepare(guest: Guest, how: Preparation, deadline_s: float = PREPARE_DEADLINE_S) -> None:
+    """Identify a guest, load the modules and run the preparation scripts in it, each within `deadline_s` seconds.
 
     Raises:
         PrepareFailed: one of them fails.
@@ -114,13 +125,13 @@ def prepare(guest: Guest, how: Preparation) -> None:
     guest.identify(how.identity)
     guest.put_many([*how.files, *FOLDERS])
     if how.modules:
-        _step(guest, "modprobe", ["modprobe", "-a", *how.modules], how)
+        _step(guest, "modprobe", ["modprobe", "-a", *how.modules], how, deadline_s)
     for name in how.scripts:
-        _step(guest, f"prepare/{name}.sh", [f"{GUEST_LIB}/prepare/{name}.sh"], how)
+        _step(guest, f"prepare/{name}.sh", [f"{GUEST_LIB}/prepare/{name}.sh"], how, deadline_s)
 
 
-def _step(guest: Guest, what: str, argv: Sequence[str], how: Preparation) -> None:
-    done = guest.run(argv, env=dict(how.env), cwd=GUEST_LIB, timeout_s=PREPARE_DEADLINE_S)
+def _step(guest: Guest, what: str, argv: Sequence[str], how: Preparation, deadline_s: float) -> None:
+    done = guest.run(argv, env=dict(how.env), cwd=GUEST_LIB, timeout_s=deadline_s)
     if done.status != 0:
         said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines() or ["no output"]
         why = "ran out of time" if done.timed_out else f"status {done.status}"
@@ -159,6 +170,12 @@ def console_of(saved: SavedGuest) -> bytes:
     """Return what the guest had printed when it was saved, from power-on."""
     path = saved.path / "console.log"
     return path.read_bytes() if path.exists() else b""
+
+
+def slowness_of(saved: SavedGuest) -> float:
+    """Return how many times slower than a plain kernel the guest's was measured to be; 1 for a plain one."""
+    path = saved.path / SLOWNESS
+    return float(path.read_text()) if path.exists() else 1.0
 
 
 def symbols_of(saved: SavedGuest, wanted: Sequence[str]) -> frozenset[str]:

@@ -336,6 +336,33 @@ def test_run_of_one_kernel_is_resumed_as_such(faked):
     assert (run.base, run.columns, len(run.jobs)) == ("with", ("with",), 1)
 
 
+def test_break_is_0_only_where_every_job_saw_it(faked):
+    faked.bench.job = lambda inputs: Outcome.FAIL if inputs.broken else Outcome.PASS
+    status, out, _ = faked("run", "solo", "--break")
+    assert status == 0
+    assert "broken on purpose: 2 of 2 jobs saw it" in out
+    run, _ = faked.bench.store.load("last")
+    assert run.title == "small, broken on purpose"
+    assert "run --break --job" in run.jobs[0].reproduce
+    faked.bench.job = lambda inputs: Outcome.PASS if inputs.spec.column == "with" else Outcome.FAIL
+    status, out, _ = faked("run", "solo", "--break")
+    assert status == 1
+    assert "cannot fail: solo@with#1" in out
+    faked.bench.job = lambda inputs: Outcome.SKIP
+    assert faked("run", "solo", "--break")[0] == 1
+
+
+def test_variant_is_resumed_as_such(faked):
+    labdir.write(faked.bench.root / "kernels" / "config" / "debug.config", "CONFIG_KASAN=y\n")
+    faked.bench.job = lambda inputs: RuntimeError("lost")
+    faked("run", "solo", "--variant", "debug", "--kernel", "with")
+    faked.bench.job = lambda inputs: Outcome.PASS
+    assert faked("run", "--resume", "last")[0] == 0
+    run, _ = faked.bench.store.load("last")
+    assert run.columns == ("with-debug",)
+    assert "run --variant debug --job" in run.jobs[0].reproduce
+
+
 def test_resume_of_guests_of_another_kind_is_refused(faked):
     faked("run", "solo", "--guest", "vng")
     status, _, err = faked("run", "--resume", "last")

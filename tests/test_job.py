@@ -94,13 +94,13 @@ def bench(tmp_path, monkeypatch):
     (saved.path / "symbols").write_text("tcp_sendmsg\nsplice_to_socket\n")
     guests = []
 
-    def play(answers=None, build=None, before=b"", **scenario):
+    def play(answers=None, build=None, before=b"", more=None, **scenario):
         (saved.path / "console.log").write_bytes(before)
         text = {"description": "d", "roles": {"guest": {"run": "run.sh"}}, **scenario}
         made = Scenario.model_validate({**text, "name": "probe", "folder": home})
         guest = FakeGuest({"run.sh": GOOD, **(answers or {})})
         guests.append(guest)
-        monkeypatch.setattr(warm, "booted", lambda *_: saved)
+        monkeypatch.setattr(warm, "booted", lambda *_, **__: saved)
         monkeypatch.setattr(warm, "prepared", lambda *_: saved)
         monkeypatch.setattr(seats, "resume", lambda *_, **__: guest)
         monkeypatch.setattr(job, "SETTLE_S", 0)
@@ -114,7 +114,9 @@ def bench(tmp_path, monkeypatch):
         cache = Cache(tmp_path / "c")
         packages = frozenset({"python3"})
         folder = out / "jobs" / "probe"
-        inputs = seats.JobInputs(spec, made, {"with": build}, boots, packages, tmp_path, cache, out, folder)
+        inputs = seats.JobInputs(
+            spec, made, {"with": build}, boots, packages, tmp_path, cache, out, folder, **(more or {})
+        )
         result = job.run_job(inputs)
         play.guest = guest
         return result
@@ -210,6 +212,38 @@ def test_a_kernel_that_does_not_build_blocks_its_column(bench):
     result = bench(build=build)
     assert result.outcome is Outcome.BLOCKED
     assert "no rule" in result.message
+
+
+def script_calls(guest):
+    return [more for argv, more in guest.ran if argv[0].endswith("/run.sh")]
+
+
+def test_a_slow_kernel_gets_more_time_and_no_figures(bench, tmp_path):
+    metric = b"KTAP version 1\n1..1\nok 1 - a\nmetric rate 1 MiB/s higher\n"
+    assert [m.name for m in bench({"run.sh": metric}).metrics] == ["rate"]
+    (tmp_path / "saved" / "slowness").write_text("3.50\n")
+    result = bench({"run.sh": metric}, more={"debug": frozenset({"with"})})
+    assert result.metrics == ()
+    (call,) = script_calls(bench.guest)
+    assert call["timeout_s"] == 35
+    assert call["env"]["LAB_SCALE"] == "3.5"
+
+
+def test_a_leak_fails_the_job_of_a_kernel_with_debugging(bench):
+    def shell(guest, argv):
+        return b"unreferenced object 0xf (size 8):\n  backtrace:\n    siw_go+0x1/0x2\n" if "sleep" in argv[-1] else b""
+
+    result = bench({"sh": shell}, more={"debug": frozenset({"with"})})
+    assert result.outcome is Outcome.FAIL
+    assert case(result, "leaks: guest").message == "1 objects of 8 bytes in all, made in siw_go"
+    assert [c.name for c in bench({"sh": shell}).cases] == ["job", "data", "log: guest"]
+
+
+def test_scenario_is_told_to_break_what_it_sends(bench):
+    bench(more={"broken": True})
+    assert script_calls(bench.guest)[0]["env"]["LAB_BREAK"] == "1"
+    bench()
+    assert "LAB_BREAK" not in script_calls(bench.guest)[0]["env"]
 
 
 REACH = [

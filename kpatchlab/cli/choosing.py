@@ -20,6 +20,19 @@ CHOICE_HELP = (
 )
 
 
+variant_option = click.option(
+    "--variant",
+    metavar="NAME",
+    help="On this variant of each kernel, as lab.yaml has them; debug: KASAN, lockdep, kmemleak and more.",
+)
+
+
+def kernels_of(lab: Lab, kernels: tuple[str, ...], variant: str | None) -> tuple[str, ...]:
+    """Return the names that a user's `--kernel` words mean in a variant: the plain kernel's name will do."""
+    own = {name: f"{name}-{variant}" for name in kernels if variant}
+    return tuple(own[name] if own.get(name) in lab.kernels else name for name in kernels)
+
+
 def choosing(verb: Callable[..., None]) -> Callable[..., None]:
     """Give a verb the argument CHOICE and the options that add words to it; it gets them all as `choice`."""
 

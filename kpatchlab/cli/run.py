@@ -15,7 +15,7 @@ import click
 
 from kpatchlab import __version__
 from kpatchlab.cli import complete
-from kpatchlab.cli.choosing import CHOICE_HELP, choosing
+from kpatchlab.cli.choosing import CHOICE_HELP, choosing, kernels_of, variant_option
 from kpatchlab.cli.main import Options, Verb, drop_output
 from kpatchlab.cli.verbs import as_json, console, dump, load_lab, pass_options, table
 from kpatchlab.errors import UserError
@@ -104,10 +104,12 @@ def start(options: Options) -> None:
     cls=Verb,
     epilog=f"{CHOICE_HELP}\n\n\b\nExamples:\n  kpatchlab run\n  kpatchlab run unix-splice --kernel with\n"
     "  kpatchlab run 'nfs-*' --repeat 3\n  kpatchlab run --touching net/unix/af_unix.c\n  kpatchlab run --resume last\n"
+    "  kpatchlab run tcp-splice --variant debug\n"
     "  kpatchlab run --job 'nfs-tcp+vers=4.2@client=with,server=without#1'",
 )
 @choosing
 @kernel_option
+@variant_option
 @click.option("--repeat", type=click.IntRange(1, 1000), help="Run each job so often; default: the lab file's.")
 @click.option("--job", "jobs", multiple=True, metavar="ID", help="Only this job, as `plan` and a report name it.")
 @click.option(
@@ -134,6 +136,7 @@ def run(
     options: Options,
     choice: tuple[str, ...],
     kernels: tuple[str, ...],
+    variant: str | None,
     repeat: int | None,
     jobs: tuple[str, ...],
     resume: str | None,
@@ -144,7 +147,10 @@ def run(
     """Build what is missing, run every scenario on every kernel, and say what the series changed."""
     if (jobs or resume) and (choice or kernels or repeat or (jobs and resume)):
         raise UserError(f"--{'resume' if resume else 'job'} says what is run: leave the other choices out")
-    lab = load_lab(options, choice)
+    if resume:
+        variant = variant or _variant_of(options, resume)
+    lab = load_lab(options, choice, variant)
+    kernels = kernels_of(lab, kernels, variant)
     plan = None if resume else only(lab, jobs) if jobs else make(lab, choice, kernels, repeat)
     start(options)
     from kpatchlab.cache import Cache
@@ -158,9 +164,15 @@ def run(
     from kpatchlab.store import Store
 
     store = Store(lab.root / "results")
-    plan, run_dir = _begin(store, lab, plan, guest, broken=broken) if plan else _go_on(store, lab, resume or "", guest)
+    plan, run_dir = (
+        _begin(store, lab, plan, guest, variant, broken=broken) if plan else _go_on(store, lab, resume or "", guest)
+    )
     broken = broken or bool((run_dir.load_plan() or {}).get("broken"))
-    how = ("--guest vng " if guest == "vng" else "") + ("--break " if broken else "")
+    how = (
+        (f"--variant {variant} " if variant else "")
+        + ("--guest vng " if guest == "vng" else "")
+        + ("--break " if broken else "")
+    )
     settings = Settings(
         command=shlex.join(sys.argv),
         reproduce=lambda job: options.again(f"run {how}--job {shlex.quote(job.id)}"),
@@ -199,6 +211,13 @@ def _proven(result: Run) -> int:
     return 1 if blind or not tried else 0
 
 
+def _variant_of(options: Options, resume: str) -> str | None:
+    from kpatchlab.store import Store
+
+    found = (Store(options.lab_file().parent / "results").open_run(resume).load_plan() or {}).get("variant")
+    return str(found) if found else None
+
+
 def _go_on(store: Store, lab: Lab, resume: str, guest: str) -> tuple[Plan, RunDir]:
     """Return an earlier run's folder, and the plan that it had."""
     import dataclasses
@@ -213,7 +232,7 @@ def _go_on(store: Store, lab: Lab, resume: str, guest: str) -> tuple[Plan, RunDi
     return dataclasses.replace(plan, base=run_dir.header.base, columns=run_dir.header.columns), run_dir
 
 
-def _begin(store: Store, lab: Lab, plan: Plan, guest: str, *, broken: bool) -> tuple[Plan, RunDir]:
+def _begin(store: Store, lab: Lab, plan: Plan, guest: str, variant: str | None, *, broken: bool) -> tuple[Plan, RunDir]:
     """Return a new run's folder with its plan in it."""
     from kpatchlab.pipeline import kernel_facts
 
@@ -225,7 +244,7 @@ def _begin(store: Store, lab: Lab, plan: Plan, guest: str, *, broken: bool) -> t
         command=shlex.join(sys.argv),
         version=__version__,
     )
-    run_dir.save_plan({"jobs": [job.id for job in plan.jobs], "guest": guest, "broken": broken})
+    run_dir.save_plan({"jobs": [job.id for job in plan.jobs], "guest": guest, "variant": variant, "broken": broken})
     return plan, run_dir
 
 
@@ -242,19 +261,25 @@ def _verbose(options: Options) -> Any:
 @click.command(cls=Verb, epilog=f"{CHOICE_HELP}\n\n\b\nExample:\n  kpatchlab plan --json | jq '.jobs[].id'")
 @choosing
 @kernel_option
+@variant_option
 @click.option("--repeat", type=click.IntRange(1, 1000), help="As in run.")
 @as_json
 @pass_options
 def plan(
-    options: Options, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: int | None, as_json: bool
+    options: Options,
+    choice: tuple[str, ...],
+    kernels: tuple[str, ...],
+    variant: str | None,
+    repeat: int | None,
+    as_json: bool,
 ) -> None:
     """Show what would run, what is cached, and how long it takes."""
     from kpatchlab.cache import Cache
     from kpatchlab.forecast import forecast
     from kpatchlab.progress import clock
 
-    lab = load_lab(options, choice)
-    made = make(lab, choice, kernels, repeat)
+    lab = load_lab(options, choice, variant)
+    made = make(lab, choice, kernels_of(lab, kernels, variant), repeat)
     seen = forecast(lab, made, Cache())
     seconds = seen.estimate.steps
     steps: list[KernelStep | ImageStep] = [*made.kernels, *made.images]
@@ -274,17 +299,18 @@ def plan(
 
 @click.command(cls=Verb, epilog="\b\nExample:\n  kpatchlab build with")
 @click.argument("kernels", nargs=-1, metavar="[KERNEL]...", shell_complete=complete.kernels)
+@variant_option
 @as_json
 @pass_options
-def build(options: Options, kernels: tuple[str, ...], as_json: bool) -> None:
+def build(options: Options, kernels: tuple[str, ...], variant: str | None, as_json: bool) -> None:
     """Build kernels and roots, and run nothing."""
     from kpatchlab.cache import Cache
     from kpatchlab.host import Host
     from kpatchlab.model import Outcome
     from kpatchlab.pipeline import Settings, build_only
 
-    lab = load_lab(options)
-    made = make(lab, (), kernels, None)
+    lab = load_lab(options, variant=variant)
+    made = make(lab, (), kernels_of(lab, kernels, variant), None)
     start(options)
     settings = Settings(verbose=_verbose(options))
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):
@@ -314,16 +340,23 @@ def build(options: Options, kernels: tuple[str, ...], as_json: bool) -> None:
 @click.option("--kernel", metavar="NAME", shell_complete=complete.kernels, help="Default: the base.")
 @click.option("--role", metavar="ROLE", help="Default: the role that runs.")
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the scenario.")
+@variant_option
 @pass_options
 def shell(
-    options: Options, scenario: str | None, kernel: str | None, role: str | None, params: tuple[str, ...]
+    options: Options,
+    scenario: str | None,
+    kernel: str | None,
+    role: str | None,
+    params: tuple[str, ...],
+    variant: str | None,
 ) -> None:
     """Open a prompt in a guest: the same kernel, root and environment that a job has."""
     from kpatchlab.cache import Cache
     from kpatchlab.host import Host
     from kpatchlab.shell import open_shell
 
-    lab = load_lab(options)
+    lab = load_lab(options, variant=variant)
+    kernel = kernels_of(lab, (kernel,), variant)[0] if kernel else None
     start(options)
     host = Host(Cache(), lab.mirror, lab.qemu)
     sys.exit(open_shell(lab, scenario, kernel, role, params, host, progress_for(to_stderr=True)))

@@ -33,11 +33,12 @@ def register(group: click.Group) -> None:
         group.add_command(command)
 
 
-def load_lab(options: Options, choice: tuple[str, ...] = ()) -> Lab:
-    """Read the lab file and everything that it names."""
-    from kpatchlab import lab
+def load_lab(options: Options, choice: tuple[str, ...] = (), variant: str | None = None) -> Lab:
+    """Read the lab file and everything that it names; `variant`: of its kernels, see `kpatchlab.debug`."""
+    from kpatchlab import debug, lab
 
-    return lab.load(options.lab_file(), choice)
+    loaded = lab.load(options.lab_file(), choice)
+    return debug.variant(loaded, variant) if variant else loaded
 
 
 def dump(value: Any) -> None:
