@@ -227,6 +227,15 @@ class KernelFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class SystemFacts:
+    """A system of the series with the scenarios that test it."""
+
+    name: str
+    title: str
+    scenarios: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One finished (or interrupted) run, whole: every report is a view of it."""
 
@@ -241,6 +250,7 @@ class Run:
     builds: tuple[BuildResult, ...]
     jobs: tuple[JobResult, ...]
     host: dict[str, str] = field(default_factory=dict)
+    systems: tuple[SystemFacts, ...] = ()
     command: str = ""
     version: str = ""
     schema: int = SCHEMA_VERSION

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kpatchlab import __version__
+from kpatchlab import __version__, proc
 from kpatchlab.build import BuildContext, BuildProgress, base_key, build_kernel
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.series import DoesNotApplyError
@@ -26,7 +26,7 @@ from kpatchlab.guest.vm import Boot, MachineShape
 from kpatchlab.host import Host
 from kpatchlab.image import initrd, packages_in, root_image, root_key
 from kpatchlab.lab import Lab
-from kpatchlab.model import BuildResult, JobResult, KernelFacts, Outcome, Run
+from kpatchlab.model import BuildResult, JobResult, KernelFacts, Outcome, Run, SystemFacts
 from kpatchlab.plan import JobSpec, Plan, longest_first
 from kpatchlab.progress import Progress, built, clock
 from kpatchlab.report import FILES, WRITERS
@@ -181,6 +181,7 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
     if todo:
         host.check_room()
     stages = Stages(lab, for_jobs(plan, todo), host, settings, progress, save)
+    peak = _Peak()
     executor: Executor = EXECUTORS["local"](None if lab.limits.guests == "auto" else int(lab.limits.guests))
     progress.total_jobs = len(todo)
     try:
@@ -188,7 +189,7 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
             progress.note(f"{len(done)} of {len(plan.jobs)} jobs are done already")
         for line in host.describe() if todo else ():
             progress.note(line)
-        done |= _run_jobs(lab, todo, host, stages, executor, run_dir, progress, settings)
+        done |= _run_jobs(lab, todo, host, stages, executor, run_dir, progress, settings, peak)
     except BaseException:
         settings.cancel.set()  # a build that goes on would be waited for
         raise
@@ -213,7 +214,8 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
         kernels=kernel_facts(lab, plan),
         builds=tuple(replace(builds[step.name], path="") for step in plan.kernels if step.name in builds),
         jobs=tuple(done[job.id] for job in plan.jobs if job.id in done),
-        host=host.facts() if todo else before.host,
+        host=host.facts() | {"peak_memory_mib": str(peak.mib)} if todo else before.host,
+        systems=system_facts(lab),
         command=before.command or settings.command,
         version=__version__,
     )
@@ -224,6 +226,17 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
     if problems and not cancelled and all(result.outcome is Outcome.INFRA for result in run.jobs):
         raise problems[0]
     return run
+
+
+class _Peak:
+    """The most memory that the lab and its guests held at a time, as far as it was looked at."""
+
+    def __init__(self) -> None:
+        self.mib = 0
+
+    def look(self) -> None:
+        """Look now."""
+        self.mib = max(self.mib, proc.resident_mib())
 
 
 def for_jobs(plan: Plan, jobs: Collection[JobSpec]) -> Plan:
@@ -270,6 +283,14 @@ def kernel_facts(lab: Lab, plan: Plan) -> tuple[KernelFacts, ...]:
     )
 
 
+def system_facts(lab: Lab) -> tuple[SystemFacts, ...]:
+    """Return the lab's systems with the scenarios of each, whether this run has them or not."""
+    return tuple(
+        SystemFacts(name, system.title, tuple(s for s in sorted(lab.scenarios) if name in lab.scenarios[s].systems))
+        for name, system in lab.systems.items()
+    )
+
+
 def _finished(stages: Stages) -> tuple[dict[str, BuildResult], list[BaseException]]:
     """Return the kernels that came to an end, by name, and why kernels and roots could not even be tried."""
     results: dict[str, BuildResult] = {}
@@ -295,6 +316,7 @@ def _run_jobs(
     run_dir: RunDir,
     progress: Progress,
     settings: Settings,
+    peak: _Peak,
 ) -> dict[str, JobResult]:
     """Start every job as its kernels and its root come in and room is free; longest first, as the plan has them."""
     waiting = list(todo)
@@ -322,6 +344,7 @@ def _run_jobs(
                 continue
             progress.job_started(job.id)
             running[executor.submit(inputs, weight)] = (job, weight)
+        peak.look()
         busy: list[Future[Any]] = [*running, *stages.pending()]
         ended, _ = wait(busy, timeout=0.5, return_when=FIRST_COMPLETED)
         for future in ended & running.keys():

@@ -263,7 +263,20 @@ class Store:
         name = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         stamp = now.isoformat(timespec="seconds")
         header = Run(
-            name, title, stamp, 0.0, False, base, tuple(columns), tuple(kernels), (), (), host or {}, command, version
+            name,
+            title,
+            stamp,
+            0.0,
+            False,
+            base,
+            tuple(columns),
+            tuple(kernels),
+            (),
+            (),
+            host or {},
+            (),
+            command,
+            version,
         )
         try:
             run_dir = RunDir(self, header)

@@ -13,7 +13,7 @@ from rich.console import Console
 from sample_run import SPLAT, C, F, I, P, S, job, large, sample
 
 from kpatchlab.compare import compare
-from kpatchlab.model import GuestLog, KernelFacts, Metric, ReachCount, Run, from_json
+from kpatchlab.model import GuestLog, KernelFacts, Metric, ReachCount, Run, SystemFacts, from_json
 from kpatchlab.ratios import bootstrap, metric_rows
 from kpatchlab.report import FILES, WRITERS
 from kpatchlab.report.common import frames, line, tail
@@ -208,6 +208,22 @@ def test_highlight():
     assert highlight(" f.isra.0+0x1/0x2 [m]") == " <b>f.isra.0</b>+0x1/0x2 [m]"
     assert highlight(" ? f+0x1/0x2") == "<s> ? <b>f</b>+0x1/0x2</s>"
     assert highlight("plain (words)") == "plain (words)"
+
+
+# --- systems
+
+
+def test_systems_are_told_with_cases_reach_and_seconds():
+    systems = (SystemFacts("udp", "UDP", ("udp-cork",)), SystemFacts("dlm", "DLM"), SystemFacts("kcm", "KCM", ("kcm",)))
+    lines = rendered("systems", dataclasses.replace(sample(), systems=systems)).splitlines()
+    rows = {cells[0]: cells[1:] for text in lines if text.startswith("| ") for cells in [text.strip("| ").split(" | ")]}
+    assert rows["udp"][:2] == ["udp-cork", "4"]
+    assert rows["udp"][2] == "9 pass"
+    assert rows["udp"][3] == "8 pass, 1 fail"
+    assert rows["dlm"][:2] == ["none", "not run"]
+    assert rows["kcm"][:2] == ["kcm", "not run"]
+    assert "rxrpc" in rows["(none)"][0].split()
+    assert any(text.startswith("The 10 slowest jobs") for text in lines)
 
 
 # --- json, figures, helpers

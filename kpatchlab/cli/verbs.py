@@ -144,7 +144,7 @@ def table(rows: list[dict[str, Any]]) -> None:
     "  kpatchlab report 20261122T1 --format html -o page.html",
 )
 @click.argument("run", default="last", shell_complete=complete.runs)
-@click.option("--format", "form", default="text", help="junit, html, text or json.")
+@click.option("--format", "form", default="text", help="junit, html, text, json or systems.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead of standard output.")
 @pass_options
 def report(options: Options, run: str, form: str, output: Path | None) -> None:

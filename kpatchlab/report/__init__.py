@@ -27,8 +27,15 @@ WRITERS: dict[str, Writer] = {
     "html": _lazy("html"),
     "text": _lazy("text"),
     "json": _lazy("data"),
+    "systems": _lazy("systems"),
 }
 """Format name -> writer."""
 
-FILES = {"junit": "junit.xml", "html": "index.html", "text": "summary.txt", "json": "report.json"}
+FILES = {
+    "junit": "junit.xml",
+    "html": "index.html",
+    "text": "summary.txt",
+    "json": "report.json",
+    "systems": "systems.md",
+}
 """Format name -> the name of its file in a run's folder."""

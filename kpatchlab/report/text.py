@@ -22,6 +22,8 @@ WIDTH = 80
 MANY_GROUPS = 40
 """From here on the matrix shows only the scenarios with something to see."""
 _INDENT = 15
+MANY_JOBS = 10
+"""From more than these on, so many of the slowest jobs are named."""
 MAX_CHANGES = 20
 """How many regressions are told in full; the rest is in the web page."""
 STYLES = {
@@ -255,6 +257,12 @@ class _Page:
             f"{len(run.jobs)} jobs in {duration(run.duration_s)}: builds {builds}, scenarios {guest}, "
             f"the lab's own {overhead} (summed over guests)"
         )
+        if len(run.jobs) > MANY_JOBS:
+            slowest = sorted(run.jobs, key=lambda job: -job.duration_s)[:MANY_JOBS]
+            told = "; ".join(f"{job.job} {duration(job.duration_s)}" for job in slowest)
+            self.say(f"The slowest: {told}")
+        if peak := run.host.get("peak_memory_mib", ""):
+            self.say(f"Memory at its peak, lab and guests together: {peak} MiB")
         accel = run.host.get("accel", "")
         if accel:
             self.say(f"Accelerator: {accel}")

@@ -1,0 +1,95 @@
+"""A run system by system, in Markdown: cases on each kernel, functions reached, seconds; then the slowest jobs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from kpatchlab.judgement import JOB_CASE
+from kpatchlab.model import Case, JobResult, Outcome, Run
+from kpatchlab.report.common import duration, line
+
+SLOWEST = 10
+
+
+def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments
+    """Return the table as Markdown, UTF-8."""
+    lines = [f"{line(run.title)}, run {run.id}: {len(run.jobs)} jobs in {duration(run.duration_s)}.", ""]
+    lines += _kernels(run)
+    heads = ["system", "scenarios", "cases", *run.columns, *(f"reached on {name}" for name in _alone(run)), "seconds"]
+    lines += ["", *_table(heads, [_row(run, *row) for row in _systems(run)])]
+    slowest = sorted(run.jobs, key=lambda job: -job.duration_s)[:SLOWEST]
+    lines += ["", f"The {len(slowest)} slowest jobs:", ""]
+    lines += _table(["job", "seconds"], [[f"`{job.job}`", f"{job.duration_s:.1f}"] for job in slowest])
+    if peak := run.host.get("peak_memory_mib"):
+        lines += [
+            "",
+            f"Memory at its peak, lab and guests together: {peak} MiB. Accelerator: {run.host.get('accel', '')}",
+        ]
+    return ("\n".join(lines) + "\n").encode("utf-8", "replace")
+
+
+def _kernels(run: Run) -> list[str]:
+    return [line(f"- `{build.kernel}`: Linux {build.release}, {build.base or 'not built'}") for build in run.builds]
+
+
+def _alone(run: Run) -> list[str]:
+    """Return the columns that have one kernel on every role: only there does a count belong to a kernel."""
+    names = {facts.name for facts in run.kernels}
+    return [column for column in run.columns if column in names]
+
+
+def _systems(run: Run) -> Iterable[tuple[str, Sequence[str]]]:
+    """Yield (system, its scenarios), then the scenarios of this run that are of no system."""
+    ran = dict.fromkeys(job.scenario for job in run.jobs)
+    for system in run.systems:
+        yield system.name, [name for name in system.scenarios if name in ran] or list(system.scenarios)
+    known = {name for system in run.systems for name in system.scenarios}
+    if rest := [name for name in ran if name not in known]:
+        yield "(none)", rest
+
+
+def _row(run: Run, system: str, scenarios: Sequence[str]) -> list[str]:
+    jobs = [job for job in run.jobs if job.scenario in scenarios]
+    columns = [_outcomes([job for job in jobs if job.column == column]) for column in run.columns]
+    reached = [_reached([job for job in jobs if job.column == column]) for column in _alone(run)]
+    cases = len({(job.scenario, tuple(job.params.items()), case.name) for job in jobs for case in job.cases})
+    return [
+        system,
+        " ".join(scenarios) or "none",
+        str(cases) if jobs else "not run",
+        *columns,
+        *reached,
+        f"{sum(job.duration_s for job in jobs):.0f}" if jobs else "",
+    ]
+
+
+def _outcomes(jobs: Sequence[JobResult]) -> str:
+    """Return "12 pass, 1 fail" over the checks of a column."""
+    if not jobs:
+        return "-"
+    counts = Counter(case.outcome for job in jobs for case in _checks(job))
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]) or "none"
+
+
+def _checks(job: JobResult) -> list[Case]:
+    """Return a job's cases; how the job itself ended is one only where no check says so."""
+    checks = [case for case in job.cases if case.name != JOB_CASE]
+    told = not job.outcome.is_bad or any(case.outcome.is_bad for case in checks)
+    return checks if checks and told else list(job.cases)
+
+
+def _reached(jobs: Sequence[JobResult]) -> str:
+    """Return the functions that ran, each once."""
+    names = dict.fromkeys(count.function for job in jobs for count in job.reach if count.count > 0)
+    return " ".join(f"`{name}`" for name in names) or "-"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(map(_cell, heads)) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
+    return lines + ["| " + " | ".join(_cell(word) for word in row) + " |" for row in rows]
+
+
+def _cell(text: str) -> str:
+    return line(text, 2000).replace("|", "\\|")
