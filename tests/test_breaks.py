@@ -1,0 +1,89 @@
+"""Each scenario of the project's own is made to send something wrong, and must see it: none passes whatever happens.
+
+They run on the kernels that Debian built. What these lack (soft-iWARP, ESP in TCP, ...) is broken on the lab's own
+kernel where that is in the cache: this is no place to build one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kpatchlab import lab
+from kpatchlab.cache import Cache
+from kpatchlab.judgement import JOB_CASE
+from kpatchlab.model import JobResult
+from kpatchlab.store import Store
+from kpatchlab.survey import survey
+
+pytestmark = [pytest.mark.guest, pytest.mark.mirror]
+
+PROJECT = Path(__file__).parent.parent
+WHOLE = lab.load(PROJECT / "lab.yaml")
+NO_DATA = {
+    "chelsio-tls": "needs its card: it is compiled and loaded, nothing is sent",
+    "zcopy-alloc": "no kernel that can be had here has the allocator",
+}
+"""Systems through which nothing can be sent here."""
+
+
+def _with_systems():
+    return [scenario for _, scenario in sorted(WHOLE.scenarios.items()) if scenario.systems]
+
+
+def _own_checks(job: JobResult) -> list[str]:
+    """Return the names of the scenario's own checks that did not hold: not the lab's, which see other things."""
+    lab_own = ("reach: ", "log: ", "leaks: ")
+    return [c.name for c in job.cases if c.outcome.is_bad and c.name != JOB_CASE and not c.name.startswith(lab_own)]
+
+
+class Broken:
+    """The jobs of one run with `--break`, by scenario."""
+
+    def __init__(self, folder: Path, like: str, kernel: str, names: list[str]) -> None:
+        for name in ("kernels", "rootfs", "scenarios"):
+            (folder / name).symlink_to(PROJECT / name)
+        text = (PROJECT / like).read_text()
+        (folder / "lab.yaml").write_text(text)
+        words = [sys.executable, "-m", "kpatchlab", "run", "--break", "--kernel", kernel, *names]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
+        done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=3600, check=False)
+        print(done.stdout[-4000:], done.stderr[-4000:])  # noqa: T201 - for `pytest -rP`
+        run, self.folder = Store(folder / "results").load("last")
+        self.jobs: dict[str, list[JobResult]] = {}
+        for job in run.jobs:
+            self.jobs.setdefault(job.scenario, []).append(job)
+
+
+@pytest.fixture(scope="module")
+def prebuilt(tmp_path_factory):
+    """All of them on the 6.12 that Debian built."""
+    names = [scenario.name for scenario in _with_systems()]
+    return Broken(tmp_path_factory.mktemp("prebuilt"), "quick.yaml", "with", names)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, prebuilt):
+    """Those that Debian's kernel could not run, on the lab's own 6.12; None where that is not built."""
+    if not all(able.built for row in survey(WHOLE, Cache(), ["with"]) for able in row.kernels):
+        return None
+    names = [name for name, jobs in prebuilt.jobs.items() if all(job.outcome == "skip" for job in jobs)]
+    return Broken(tmp_path_factory.mktemp("built"), "lab.yaml", "with", names)
+
+
+@pytest.mark.parametrize("scenario", [scenario.name for scenario in _with_systems()])
+def test_scenario_sees_what_is_wrong(scenario, prebuilt, built):
+    systems = set(WHOLE.scenarios[scenario].systems)
+    if systems <= set(NO_DATA):
+        pytest.skip(NO_DATA[systems.pop()])
+    jobs = [job for job in prebuilt.jobs[scenario] if job.outcome != "skip"]
+    if not jobs and built is None:
+        pytest.skip("needs the lab's own kernel, which is not built: ./lab build with")
+    jobs = jobs or built.jobs[scenario]
+    for job in jobs:
+        assert job.outcome in {"fail", "crash"}, f"{job.job}: {job.outcome} {job.message}"
+        assert _own_checks(job), f"{job.job}: no check of its own saw it: {job.message}"

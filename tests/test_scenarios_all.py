@@ -1,0 +1,36 @@
+"""What holds for every scenario of the project, and for its table of systems; nothing is run."""
+
+from pathlib import Path
+
+import pytest
+
+from kpatchlab import lab
+
+WHOLE = lab.load(Path(__file__).parent.parent / "lab.yaml")
+OWN = [scenario for name, scenario in sorted(WHOLE.scenarios.items()) if not name.startswith("selftest-")]
+
+
+@pytest.mark.parametrize("system", WHOLE.systems)
+def test_every_system_has_a_scenario(system):
+    assert [scenario.name for scenario in OWN if system in scenario.systems]
+
+
+@pytest.mark.parametrize("scenario", OWN, ids=lambda scenario: scenario.name)
+def test_every_scenario_says_what_it_is_about(scenario):
+    if "others" not in scenario.tags:
+        assert scenario.systems
+        assert scenario.reach
+    assert scenario.touches.files
+
+
+@pytest.mark.parametrize("scenario", OWN, ids=lambda scenario: scenario.name)
+def test_reach_asks_for_something_on_both_sides_of_the_series(scenario):
+    conditions = [(rule.if_symbol, rule.unless_symbol) for rule in scenario.reach]
+    both = any(condition == ("", "") for condition in conditions)
+    has = any(rule.if_symbol for rule in scenario.reach)
+    lacks = any(rule.unless_symbol for rule in scenario.reach)
+    assert not conditions or both or (has and lacks)
+
+
+def test_the_lab_selects_all_but_its_self_tests():
+    assert set(WHOLE.selected) == {scenario.name for scenario in OWN}
