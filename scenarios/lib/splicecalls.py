@@ -57,10 +57,14 @@ def tee(source, target, count, flags=0):
     return _call("tee", source, target, count, flags)
 
 
+def address(memory):
+    """Where memory (a writable memoryview) is."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
 def vmsplice(pipe, memory, flags=0):
     """Put memory (a writable memoryview) into a pipe, or fill it from the pipe's reading end; returns how much."""
-    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    return _call("vmsplice", pipe, ctypes.byref(_Vector(start, len(memory))), 1, flags)
+    return _call("vmsplice", pipe, ctypes.byref(_Vector(address(memory), len(memory))), 1, flags)
 
 
 def sendfile(sock, file, offset, count):

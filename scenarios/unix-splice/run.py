@@ -1,9 +1,15 @@
 #!/usr/bin/python3
-"""AF_UNIX streams: sendfile, splice into the socket and splice out of it, with a concurrent reader."""
+"""AF_UNIX streams: sendfile, splice into the socket and splice out of it, with a concurrent reader.
 
+Both ends at once, readers that are slow or look first, and descriptors that travel between spliced pages.
+"""
+
+import array
 import os
 import socket
 import sys
+import threading
+import time
 
 sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import datafile
@@ -95,8 +101,178 @@ def closed():
     raise AssertionError("sendfile to a closed stream succeeded")
 
 
+def both_busy(sender, receiver):
+    """Each end sends and receives at once."""
+    size = 3 << 20
+    ends, failures = pair(), []
+
+    def one_way(number):
+        path, seed = f"{FILE}-{number}", 80 + number
+        near, far = ends[number], ends[1 - number]
+        try:
+            datafile.make(path, size + 1, seed)
+            got, _ = datafile.while_reading(far, size, receiver, lambda: datafile.send(near, path, 1, size, sender))
+            datafile.same(got, memoryview(datafile.content(size + 1, seed))[1:])
+        except (OSError, AssertionError) as error:
+            failures.append(f"from end {number}: {error}")
+        finally:
+            os.unlink(path)
+
+    threads = [threading.Thread(target=one_way, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for end in ends:
+        end.close()
+    if failures:
+        raise AssertionError("; ".join(failures))
+
+
+# data that is spliced or written, and, where a text stands, that text in a message with a descriptor
+PARTS = ((5000, "sendfile"), "F", (70_001, "splice"), "GH", (1, "sendfile"), "I", (4096, "write"), "J", (9, "splice"))
+
+
+def descriptors_between(exact):
+    """Descriptors sent between spliced data come with the bytes that they were sent with, and work.
+
+    A reader that asks for each part by itself gets a descriptor with its text and with nothing else; one that takes
+    what there is gets it in the call that brings the text's first byte.
+    """
+    texts = [part for part in PARTS if isinstance(part, str)]
+    lengths = [len(part) if isinstance(part, str) else part[0] for part in PARTS]
+    total, expected = sum(lengths), datafile.content(sum(lengths), 87)
+    datafile.make(FILE, total, 87)
+    places, ends, place = {}, [], 0
+    for part, length in zip(PARTS, lengths, strict=True):
+        if isinstance(part, str):
+            expected[place : place + length] = part.encode()
+            places[place] = part
+        place += length
+        ends.append(place)
+    near, far = pair()
+    failures = []
+
+    def send_all():
+        place = 0
+        try:
+            for part, length in zip(PARTS, lengths, strict=True):
+                if isinstance(part, str):
+                    send_descriptor(near, part)
+                else:
+                    datafile.send(near, FILE, place, length, part[1])
+                place += length
+        except (OSError, AssertionError) as error:
+            failures.append(error)
+            near.shutdown(socket.SHUT_RDWR)
+
+    with near, far:
+        thread = threading.Thread(target=send_all)
+        thread.start()
+        try:
+            got, came = receive_descriptors(far, total, ends if exact else [])
+        finally:
+            thread.join()
+    if failures:
+        raise failures[0]
+    datafile.same(got, expected)
+    for first, last, text in came:
+        if not any(first <= place < last and text == places[place] for place in places):
+            raise AssertionError(f"the descriptor of {text!r} came with bytes {first} to {last - 1}, sent at {places}")
+    if [text for _, _, text in came] != texts:
+        raise AssertionError(f"the descriptors of {[text for _, _, text in came]} came, not those of {texts}")
+
+
+def send_descriptor(sock, text):
+    """Send a text with a pipe in which that text waits."""
+    reader, writer = os.pipe()
+    os.write(writer, text.encode())
+    os.close(writer)
+    try:
+        sock.sendmsg([text.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [reader]))])
+    finally:
+        os.close(reader)
+
+
+def receive_descriptors(sock, total, ends):
+    """(all bytes, [(first byte, byte after the last, what the descriptor's pipe holds)]); no read crosses `ends`."""
+    got, came = bytearray(), []
+    while len(got) < total:
+        limit = next((end for end in ends if end > len(got)), len(got) + 65536)
+        try:
+            data, extra, _, _ = sock.recvmsg(limit - len(got), socket.CMSG_SPACE(64))
+        except OSError as error:
+            raise datafile.explain(error) from None
+        if not data:
+            break
+        for _, _, numbers in extra:
+            for descriptor in array.array("i", numbers):
+                with os.fdopen(descriptor, "rb") as pipe:
+                    came.append((len(got), len(got) + len(data), pipe.read().decode()))
+        got += data
+    return got, came
+
+
+def slow_reader(sender):
+    """The writer fills the socket, the reader takes little and late."""
+    size = 700_001
+    datafile.make(FILE, size, 88)
+    near, far = pair()
+    got, failures = bytearray(), []
+
+    def read():
+        try:
+            for turn in range(1_000_000):
+                if turn < 10:
+                    time.sleep(0.02)
+                part = datafile.receive(far, min(size - len(got), (1, 4095, 13, 9000, 30_001)[turn % 5]))
+                got.extend(part)
+                if not part or len(got) == size:
+                    return
+        except OSError as error:
+            failures.append(error)
+
+    with near, far:
+        thread = threading.Thread(target=read)
+        thread.start()
+        try:
+            datafile.send(near, FILE, 0, size, sender)
+        except BaseException:
+            near.shutdown(socket.SHUT_RDWR)
+            raise
+        finally:
+            thread.join()
+    if failures:
+        raise datafile.explain(failures[0])
+    datafile.same(got, datafile.content(size, 88))
+
+
+def looking_first():
+    """A reader that looks with MSG_PEEK sees what it then takes, while pages are added behind it."""
+    size = 500_003
+    datafile.make(FILE, size, 89)
+    near, far = pair()
+    got = bytearray()
+    thread = threading.Thread(target=lambda: datafile.send(near, FILE, 0, size, "sendfile"))
+    with near, far:
+        thread.start()
+        try:
+            while len(got) < size:
+                seen = far.recv(20_011, socket.MSG_PEEK)
+                taken = datafile.receive(far, len(seen))
+                if not seen or bytes(taken) != seen:
+                    raise AssertionError(f"byte {len(got)}: {datafile.difference(taken, seen) or 'the stream ended'}")
+                got += taken
+        except OSError as error:
+            raise datafile.explain(error) from None
+        finally:
+            far.shutdown(socket.SHUT_RDWR)
+            thread.join()
+    datafile.same(got, datafile.content(size, 89))
+
+
 def main():
-    ktap.plan(len(WAYS) * (len(OFFSETS) + 1) + 3)
+    ktap.plan(len(WAYS) * (len(OFFSETS) + 1) + 10)
     for sender, receiver in WAYS:
         for offset in OFFSETS:
             ktap.check(f"{sender} to {receiver}, all sizes, file offset {offset}", sizes_at, offset, sender, receiver)
@@ -108,6 +284,13 @@ def main():
     ktap.check("write, sendfile and splice take turns", mixed)
     ktap.check("a socket that may not block", not_blocking)
     ktap.check("the other end is closed", closed)
+    for sender, receiver in (("sendfile", "recv"), ("splice", "splice")):
+        ktap.check(f"both ends send by {sender} and receive by {receiver} at once", both_busy, sender, receiver)
+    ktap.check("descriptors between spliced data, each part read by itself", descriptors_between, exact=True)
+    ktap.check("descriptors between spliced data, read as it comes", descriptors_between, exact=False)
+    for sender in ("sendfile", "splice"):
+        ktap.check(f"{sender}: a reader slower than the writer", slow_reader, sender)
+    ktap.check("sendfile: a reader that looks with MSG_PEEK first", looking_first)
 
 
 main()
