@@ -1,0 +1,28 @@
+"""Checks of what a kernel may do in one way or another: the outcome is part of the check's name.
+
+Where two kernels differ in such an outcome, the report has one check that is gone and one that is new, and nobody
+is called wrong. What is wrong on every kernel (other bytes than those sent) raises AssertionError, as ever.
+"""
+
+import errno
+
+import ktap
+
+
+def record(name, function, *arguments):
+    """Call the function and report `NAME: what it returns`, or `NAME: ENAME` where it raises OSError."""
+    try:
+        outcome = function(*arguments)
+    except ktap.Skip as reason:
+        ktap.skip(name, reason)
+    except AssertionError as error:
+        ktap.not_ok(name, str(error) or "an assertion without a word")
+    except OSError as error:
+        ktap.ok(f"{name}: {name_of(error)}")
+    else:
+        ktap.ok(f"{name}: {outcome}")
+
+
+def name_of(error):
+    """The name of an OSError's number."""
+    return errno.errorcode.get(error.errno, str(error.errno))
