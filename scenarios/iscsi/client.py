@@ -1,0 +1,27 @@
+#!/usr/bin/python3
+"""The same checks with each setting of the digests; each setting writes its own area of the disk."""
+
+import initiator
+from initiator import blockcheck
+
+import ktap
+
+# Header, data; in the order of the areas: the first two have a long stream as well.
+SETTINGS = {
+    "no digest": ("None", "None"),
+    "both digests": ("CRC32C", "CRC32C"),
+    "header digest": ("CRC32C", "None"),
+    "data digest": ("None", "CRC32C"),
+}
+METRICS = {"no digest": "iscsi_plain", "both digests": "iscsi_digests"}
+
+
+def main():
+    ktap.plan(1 + sum(blockcheck.checks(area) for area in range(len(SETTINGS) + 1)))
+    blockcheck.run("the server's own data", 0, lambda: initiator.connect(("None", "None")))
+    for area, (label, digests) in enumerate(SETTINGS.items(), 1):
+        blockcheck.run(label, area, lambda digests=digests: initiator.connect(digests), METRICS.get(label, ""))
+    ktap.check("log out", initiator.disconnect)
+
+
+main()
