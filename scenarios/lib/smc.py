@@ -1,0 +1,215 @@
+"""SMC sockets: making them, asking the kernel how they are carried, and transfers between two of them.
+
+A request is "put SIZE OFFSET SEED HOW" (the client sends, the other end receives HOW and answers with the length and
+SHA-256 of what came) or "get SIZE OFFSET SEED HOW" (the other end answers "ready", then sends HOW).
+"""
+
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
+import datafile
+
+AF_SMC = 43
+PORT = 7003
+DEADLINE_S = 20 * float(os.environ.get("LAB_SCALE", "1"))
+MODES = ("SMC-R", "TCP (fallback)", "SMC-D")
+_FOLDER = os.environ.get("LAB_TMP", "/tmp")
+_HEADER = struct.Struct("=IHHII")
+_SOCK_DIAG, _GENERIC = 4, 16
+_ERROR, _DONE = 2, 3
+_REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
+
+
+def stream():
+    """A new socket of SMC. To Python it is one of AF_INET: the addresses are, and it knows none of SMC."""
+    made = socket.socket(AF_SMC, socket.SOCK_STREAM, 0)
+    return datafile.patient(socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=made.detach()), DEADLINE_S)
+
+
+def _ask(protocol, kind, flags, payload):
+    """One netlink request; returns the answers' payloads."""
+    answers = []
+    with datafile.patient(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol), DEADLINE_S) as link:
+        link.send(_HEADER.pack(_HEADER.size + len(payload), kind, _REQUEST | flags, 1, 0) + payload)
+        while True:
+            data = link.recv(1 << 16)
+            while data:
+                length, kind, *_ = _HEADER.unpack_from(data)
+                body, data = data[_HEADER.size : length], data[(length + 3) & ~3 :]
+                if kind == _ERROR:
+                    number = -struct.unpack_from("=i", body)[0]
+                    if number:
+                        raise OSError(number, os.strerror(number))
+                    return answers
+                if kind == _DONE:
+                    return answers
+                answers.append(body)
+
+
+def mode(sock):
+    """How a connected socket is carried: one of MODES and, of a fallback, the reasons (this end's, the peer's)."""
+    # struct smc_diag_req: family, padding, what else to tell (bit 4: the reason of a fallback), a socket (any)
+    request = struct.pack("=B2xB48x", AF_SMC, 1 << 4)
+    inode = os.fstat(sock.fileno()).st_ino
+    for answer in _ask(_SOCK_DIAG, 20, _DUMP, request):
+        # struct smc_diag_msg: 4 bytes, of which the third is the mode; the socket; user; inode; then attributes
+        if struct.unpack_from("=Q", answer, 56)[0] != inode:
+            continue
+        reasons, rest = (), answer[64:]
+        while len(rest) >= 4:
+            length, kind = struct.unpack_from("=HH", rest)
+            if kind == 5:
+                reasons = tuple(f"{reason:#010x}" for reason in struct.unpack_from("=II", rest, 4))
+            rest = rest[(length + 3) & ~3 or 4 :]
+        return MODES[answer[2]], reasons
+    raise AssertionError("the kernel does not list this socket among those of SMC")
+
+
+def name_group():
+    """Give this kernel the name that both ends of SMC version 2 must have in common (the "user-defined EID")."""
+    # Generic netlink: which number has the family SMC_GEN_NETLINK (command 3, attribute 2; the answer's attribute 1)
+    name = b"SMC_GEN_NETLINK\0"
+    answer = _ask(_GENERIC, 16, _ACK, struct.pack("=BBHHH", 3, 1, 0, 4 + len(name), 2) + name)[0][4:]
+    family = 0
+    while len(answer) >= 4:
+        length, kind = struct.unpack_from("=HH", answer)
+        if kind == 1:
+            family = struct.unpack_from("=H", answer, 4)[0]
+        answer = answer[(length + 3) & ~3 :]
+    eid = b"KPATCHLAB".ljust(32) + b"\0"
+    attribute = struct.pack("=HH", 4 + len(eid), 1) + eid + bytes(3)
+    try:
+        _ask(_GENERIC, family, _ACK, struct.pack("=BBH", 10, 1, 0) + attribute)
+    except FileExistsError:
+        pass
+
+
+def listen(address):
+    """A listening socket."""
+    listener = stream()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((address, PORT))
+    listener.listen(16)
+    return listener
+
+
+def serve(listener):
+    """Answer one request after the other."""
+    threading.Thread(target=_serve, args=(listener,), daemon=True).start()
+
+
+def _serve(listener):
+    while True:
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            continue
+        # An error ends this connection; the client's check sees that and says so.
+        with datafile.patient(sock, DEADLINE_S):
+            try:
+                _answer(sock)
+            except (OSError, AssertionError) as error:
+                print(f"request failed: {error}", file=sys.stderr, flush=True)
+
+
+def _answer(sock):
+    verb, *words = _line(sock).split()
+    if verb == "mode":
+        how, reasons = mode(sock)
+        sock.sendall(f"{how} {' '.join(reasons)}\n".encode())
+        return
+    size, offset, seed = (int(word) for word in words[:3])
+    if verb == "get":
+        _send(sock, size, offset, seed, words[3], first=b"ready\n")
+    else:
+        got = datafile.receive(sock, size, words[3])
+        sock.sendall(f"{len(got)} {datafile.digest(got)}\n".encode())
+
+
+def modes(address):
+    """How a connection is carried, in words: as this end says, and as the other."""
+    with _connect(address) as sock:
+        sock.sendall(b"mode\n")
+        there = _line(sock).strip()
+        how, reasons = mode(sock)
+    return f"{how} {' '.join(reasons)}".strip(), there
+
+
+def put(address, size, offset, seed, sender, receiver):
+    """Send to the other end, hold the sum that it answers with against the right one; returns seconds."""
+    with _connect(address) as sock:
+        sock.sendall(f"put {size} {offset} {seed} {receiver}\n".encode())
+        began = time.monotonic()
+        _send(sock, size, offset, seed, sender)
+        length, there = _line(sock).split()
+        seconds = time.monotonic() - began
+    right = datafile.digest(_expected(size, offset, seed))
+    if there != right:
+        raise AssertionError(f"{size} bytes: the other end got {length} bytes with sum {there}, not {right}")
+    return seconds
+
+
+def get(address, size, offset, seed, sender, receiver):
+    """Receive from the other end and compare; returns the seconds of receiving."""
+    with _connect(address) as sock:
+        sock.sendall(f"get {size} {offset} {seed} {sender}\n".encode())
+        _line(sock)
+        began = time.monotonic()
+        got = datafile.receive(sock, size, receiver)
+        seconds = time.monotonic() - began
+    try:
+        datafile.same(got, _expected(size, offset, seed))
+    except AssertionError as error:
+        raise AssertionError(f"{size} bytes: {error}") from None
+    return seconds
+
+
+def _connect(address):
+    sock = stream()
+    sock.connect((address, PORT))
+    return sock
+
+
+def _expected(size, offset, seed):
+    return memoryview(datafile.content(offset + size, seed))[offset:]
+
+
+def _send(sock, size, offset, seed, how, first=b""):
+    path = os.path.join(_FOLDER, f"smc-{os.getpid()}-{threading.get_ident()}")
+    datafile.make(path, offset + size, seed)
+    try:
+        if first:
+            sock.sendall(first)
+        datafile.send(sock, path, offset, size, how)
+    finally:
+        os.unlink(path)
+
+
+def _line(sock):
+    """One line, read byte by byte: what follows it must stay in the socket for splice."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = sock.recv(1)
+        if not byte:
+            raise AssertionError("the other end closed the connection instead of answering")
+        line += byte
+    return line.decode()
+
+
+OFFSETS = (0, 4093)
+WAYS = (("sendfile", "recv"), ("splice", "splice"), ("write", "splice"))
+"""How it is sent, how it is received."""
+DIRECTIONS = {"to the server": put, "from the server": get}
+LONG = 4 << 20
+
+
+def sizes_by(transfer, address, sender, receiver):
+    """All sizes, each with a connection and a seed of its own."""
+    for number, size in enumerate(datafile.SIZES):
+        if size < 100_000 or sender == "sendfile":
+            transfer(address, size, OFFSETS[number % 2], 100 + number, sender, receiver)
