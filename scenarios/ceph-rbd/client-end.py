@@ -1,0 +1,6 @@
+#!/usr/bin/python3
+"""Unmaps after checks that were cut short."""
+
+import disk
+
+disk.disconnect()
