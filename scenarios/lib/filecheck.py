@@ -1,13 +1,15 @@
 """The checks of every network file system: what is written arrives, what is read is what the server has.
 
 The client writes files of all sizes (through the page cache, and with O_DIRECT at odd offsets), leaves their
-sums beside them as SHA256SUMS for the server's own `sha256sum -c`, mounts anew, and reads everything back
-in four ways.  Files that the server made (`python3 /lab/lib/filecheck.py serve DIR`) are read as well.
+sums beside them as SHA256SUMS for the server's own `sha256sum -c`, mounts anew, and reads them back.  The files
+that the server made (`python3 /lab/lib/filecheck.py serve DIR`) are read in every way.
 """
 
+import functools
 import os
 import socket
 import sys
+import time
 
 sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import datafile
@@ -16,13 +18,14 @@ import ktap
 LONG = 8 << 20
 ODD = 1235
 DEADLINE_S = 60 * float(os.environ.get("LAB_SCALE", "1"))
-SERVED = (("served-small", 65537), ("served-long", LONG))
+# (name, size, seed) of the files that only the server has
+SERVED = (*((f"served-{size}", size, 500 + size) for size in datafile.SIZES), ("served-long", LONG, 500))
 
 
 def serve(folder):
     """Make the files that only the server has."""
-    for number, (name, size) in enumerate(SERVED):
-        datafile.make(os.path.join(folder, name), size, 500 + number)
+    for name, size, seed in SERVED:
+        datafile.make(os.path.join(folder, name), size, seed)
 
 
 def write_plain(path, data):
@@ -94,25 +97,36 @@ def _files(way):
 
 
 def _write_all(folder, way):
+    """Write every file; the seconds that the long one, the last, took."""
+    seconds = 0
     for name, size, seed in _files(way):
-        WRITERS[way](os.path.join(folder, name), datafile.content(size, seed))
+        data = datafile.sent(size, seed)
+        began = time.monotonic()
+        WRITERS[way](os.path.join(folder, name), data)
+        seconds = time.monotonic() - began
+    return seconds
 
 
 def _read_all(folder, files, way):
+    """Read and compare files; the seconds that the last one took."""
+    seconds = 0
     for name, size, seed in files:
-        try:
-            datafile.same(READERS[way](os.path.join(folder, name), size), datafile.content(size, seed))
-        except AssertionError as error:
-            raise AssertionError(f"{name}: {error}") from None
+        began = time.monotonic()
+        got = READERS[way](os.path.join(folder, name), size)
+        seconds = time.monotonic() - began
+        if datafile.digest(got) != _right_digest(size, seed):
+            raise AssertionError(f"{name}: {datafile.difference(got, datafile.content(size, seed))}")
+    return seconds
+
+
+@functools.cache
+def _right_digest(size, seed):
+    return datafile.digest(datafile.content(size, seed))
 
 
 def _leave_sums(folder):
     """What the server's `sha256sum -c` checks at its end."""
-    lines = [
-        f"{datafile.digest(datafile.content(size, seed))}  {name}\n"
-        for way in WRITERS
-        for name, size, seed in _files(way)
-    ]
+    lines = [f"{_right_digest(size, seed)}  {name}\n" for way in WRITERS for name, size, seed in _files(way)]
     write_plain(os.path.join(folder, "SHA256SUMS"), "".join(lines).encode())
 
 
@@ -127,21 +141,38 @@ def _forget():
         file.write("3")
 
 
-def run(folder, remount):
-    """All checks on a mounted share; `remount` is the command that mounts it anew."""
+def run(folder, remount, extra=()):
+    """All checks on a mounted share.
+
+    Args:
+        folder: where it is mounted.
+        remount: the command that mounts it anew.
+        extra: more checks to make after these, (title, function) each.
+    """
     if not os.path.ismount(folder):
         raise SystemExit(f"{folder} is not mounted: these checks would test the guest's own root")
-    ktap.plan(2 + len(WRITERS) + len(READERS) * (len(WRITERS) + 1))
+    ktap.plan(2 * len(WRITERS) + 2 + len(READERS) + len(extra))
     for way in WRITERS:
-        ktap.check(f"{way}, all sizes", _write_all, folder, way)
+        seconds = ktap.check(f"{way}, all sizes", _write_all, folder, way)
+        if way == "write":
+            _rate("file_write", seconds)
     ktap.check("leave the sums for the server", _leave_sums, folder)
     ktap.check("mount anew", _mount_anew, remount)
-    served = [(name, size, 500 + number) for number, (name, size) in enumerate(SERVED)]
+    for way in WRITERS:
+        # The long ones are for the server's own sums: reading them is as reading what it made.
+        ktap.check(f"read what was written by {way}", _read_all, folder, _files(way)[:-1], "read")
     for way in READERS:
         _forget()  # what one way left in the page cache must not serve the next
-        ktap.check(f"{way} the server's own files", _read_all, folder, served, way)
-        for written in WRITERS:
-            ktap.check(f"{way} what was written by {written}", _read_all, folder, _files(written), way)
+        seconds = ktap.check(f"{way} the server's own files, all sizes", _read_all, folder, SERVED, way)
+        if way == "read with O_DIRECT":
+            _rate("file_read", seconds)
+    for title, function in extra:
+        ktap.check(title, function)
+
+
+def _rate(name, seconds):
+    if seconds:
+        ktap.metric(name, LONG / (1 << 20) / seconds, "MiB/s", "higher")
 
 
 if __name__ == "__main__":

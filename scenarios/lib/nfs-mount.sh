@@ -1,10 +1,11 @@
 #!/bin/sh
-# Mounts the server's export on /mnt/share (as version LAB_VERS, over LAB_TRANSPORT), or mounts it anew:
-# nothing of what the client had cached survives that.
+# Mounts the server's export on /mnt/share, or on the folder that is given (as version LAB_VERS, over LAB_TRANSPORT,
+# with LAB_OPTIONS), or mounts it anew: nothing of what the client had cached survives that.
 set -eu
 
-mkdir -p /mnt/share
-! grep -q ' /mnt/share ' /proc/mounts || umount /mnt/share
+folder=${1:-/mnt/share}
+mkdir -p "$folder"
+! grep -q " $folder " /proc/mounts || umount "$folder"
 echo 3 >/proc/sys/vm/drop_caches
 
 transport=proto=tcp
@@ -13,4 +14,6 @@ case $LAB_VERS in
     3) path=/srv/export transport=$transport,nolock,mountproto=tcp ;;
     *) path=/ ;;
 esac
-mount -t nfs -o "vers=$LAB_VERS,$transport" "$LAB_SERVER:$path" /mnt/share
+options=vers=$LAB_VERS,$transport,rsize=1048576,wsize=1048576${LAB_OPTIONS:+,$LAB_OPTIONS}
+mount -t nfs -o "$options" "$LAB_SERVER:$path" "$folder"
+grep " $folder nfs" /proc/mounts

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts an NFS server for one protocol version, LAB_VERS ("3", "4.2"): it exports a tmpfs, /srv/export.
+# Starts an NFS server for one protocol version, LAB_VERS ("3", "4.1", "4.2"): it exports a tmpfs, /srv/export.
 # With LAB_TRANSPORT=rdma it also listens on RDMA port 20049.
 set -eu
 
@@ -11,6 +11,8 @@ mount -t rpc_pipefs sunrpc /var/lib/nfs/rpc_pipefs 2>/dev/null || true
 # fsid=0 makes the export version 4's root: a path below a root that is an overlay gives ENOENT.
 echo '/srv/export *(rw,async,no_root_squash,no_subtree_check,insecure,fsid=0)' >/etc/exports
 
+# Requests of up to 1 MiB; the default depends on the memory, and is less in a small guest.
+echo 1048576 >/proc/fs/nfsd/max_block_size
 pidof rpcbind >/dev/null || rpcbind
 exportfs -ra
 rpc.mountd

@@ -1,2 +1,2 @@
 #!/bin/sh
-exec "$LAB_LIB/nfs-mount.sh"
+exec "$LAB_LIB/nfs-mount.sh" "$@"
