@@ -22,7 +22,7 @@ FILE = os.path.join(os.environ.get("LAB_TMP", "/tmp"), "core")
 KINDS = ("unix", "tcp")
 PIPE = 16 * datafile.PAGE  # what a pipe holds unless told otherwise
 ODD = 1235
-LONG = 4 << 20
+LONG = 8 << 20
 SMALL_BUFFER = 65536
 TICK_S = 0.025
 
