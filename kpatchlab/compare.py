@@ -104,14 +104,16 @@ def _cell(name: str, jobs: Sequence[JobResult], cases: Sequence[dict[str, Case]]
     counted = [c for c in counted if c.outcome is not Outcome.SKIP] or counted
     kinds = {c.outcome for c in counted}
     shown = max(counted, key=lambda c: BADNESS[c.outcome])
+    answers = tuple(sorted({c.answer for c in counted if c.answer and c.outcome is Outcome.PASS}))
     return Cell(
         tuple(c.outcome for c in seen),
         shown.outcome,
-        flaky=Outcome.PASS in kinds and any(k.is_bad for k in kinds),
+        flaky=(Outcome.PASS in kinds and any(k.is_bad for k in kinds)) or len(answers) > 1,
         implied=not any(shown is c for c in ran),
         message=shown.message,
         details=shown.details,
         duration_s=sum(c.duration_s for c in seen) / len(seen),
+        answers=answers,
     )
 
 
@@ -150,10 +152,16 @@ def _judge(case: str, base: Cell, here: Cell) -> tuple[Verdict, str]:
     if base.flaky or here.flaky:
         both = base.flaky and here.flaky
         return Verdict.FLAKY, f"{'both sides' if both else 'the base' if base.flaky else 'this side'} flaky"
+    if base.answers != here.answers and {base.outcome, here.outcome} == {Outcome.PASS}:
+        return Verdict.CHANGED, f"{_told(base.answers)} on the base, {_told(here.answers)} here"
     if base.outcome.is_bad == here.outcome.is_bad:
         same = base.outcome is here.outcome
         return Verdict.SAME, "" if same else f"{base.outcome} on the base, {here.outcome} here"
     return (Verdict.REGRESSED if here.outcome.is_bad else Verdict.FIXED), ""
+
+
+def _told(answers: Sequence[str]) -> str:
+    return " or ".join(answers) or "no answer"
 
 
 def _judge_skip(case: str, base: Cell, here: Cell) -> tuple[Verdict, str]:

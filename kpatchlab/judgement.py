@@ -25,6 +25,7 @@ VERDICT_ORDER = (
     Verdict.FLAKY,
     Verdict.UNKNOWN,
     Verdict.GONE,
+    Verdict.CHANGED,
     Verdict.FIXED,
     Verdict.NEW,
     Verdict.SAME,
@@ -34,6 +35,7 @@ VERDICT_ORDER = (
 HEADLINE_ORDER = (
     Verdict.REGRESSED,
     Verdict.FIXED,
+    Verdict.CHANGED,
     Verdict.SAME,
     Verdict.FLAKY,
     Verdict.BLOCKED,
@@ -58,7 +60,8 @@ class Cell:
     Attributes:
         outcomes: one for each repeat that has the check or implies it.
         outcome: all repeats in one word; the worst where it is flaky.
-        flaky: the repeats disagree about pass and bad.
+        flaky: the repeats disagree about pass and bad, or record different answers.
+        answers: what was recorded, each answer once; see `model.Case`.
         implied: the outcome is the job's, which did not get to this check (in one repeat at least).
         follows: the verdict repeats what another row of this job says, and is not counted a second time.
         missing: the job ran to its end without this check; `outcome` then means nothing.
@@ -77,15 +80,23 @@ class Cell:
     duration_s: float = 0.0
     verdict: Verdict | None = None
     reason: str = ""
+    answers: tuple[str, ...] = ()
 
     @property
     def word(self) -> str:
         """The outcome in one word for people: "pass", "flaky 2/3" (passes of repeats), "missing"."""
         if self.missing:
             return "missing"
+        if self.flaky and len(self.answers) > 1:
+            return f"flaky: {' or '.join(self.answers)}"
         if self.flaky:
             return f"flaky {self.outcomes.count(Outcome.PASS)}/{len(self.outcomes)}"
         return str(self.outcome)
+
+    @property
+    def told(self) -> str:
+        """What was recorded, where that is all there is to tell, and else `word`."""
+        return self.answers[0] if len(self.answers) == 1 and self.outcome is Outcome.PASS else self.word
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class Verdict(enum.StrEnum):
     BLOCKED = "BLOCKED"
     NEW = "NEW"
     GONE = "GONE"
+    CHANGED = "CHANGED"  # a recorded behaviour that is neither right nor wrong is another one
     UNKNOWN = "UNKNOWN"  # one side was skipped or lost to the lab's own fault
 
 
@@ -72,13 +73,18 @@ class Splat:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One check of a scenario, a build step or the lab itself."""
+    """One check of a scenario, a build step or the lab itself.
+
+    Attributes:
+        answer: what was recorded, in a check of a behaviour that is compared and not judged; "" in all others.
+    """
 
     name: str
     outcome: Outcome
     message: str = ""
     details: str = ""
     duration_s: float = 0.0
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -326,15 +326,22 @@ class _Reader:
 
 def _named_apart(entries: list[_Entry]) -> tuple[Case, ...]:
     """Return cases, the second of one name with " (2)" behind it, so that names are keys."""
-    taken = {entry.name for entry in entries}
+    split = [_answered(entry.name) for entry in entries]
+    taken = {name for name, _ in split}
     count: Counter[str] = Counter()
     cases = []
-    for entry in entries:
-        count[entry.name] += 1
-        name = entry.name[:NAME_LENGTH]
-        while count[entry.name] > 1 and (name := f"{entry.name[:NAME_LENGTH]} ({count[entry.name]})") in taken:
-            count[entry.name] += 1
+    for entry, (own, answer) in zip(entries, split, strict=True):
+        count[own] += 1
+        name = own[:NAME_LENGTH]
+        while count[own] > 1 and (name := f"{own[:NAME_LENGTH]} ({count[own]})") in taken:
+            count[own] += 1
         taken.add(name)
         details = "\n".join(part for part in (entry.notes.text(), entry.after.text()) if part)
-        cases.append(Case(name, entry.outcome, entry.message, details))
+        cases.append(Case(name, entry.outcome, entry.message, details, answer=answer))
     return tuple(cases)
+
+
+def _answered(name: str) -> tuple[str, str]:
+    """Split "a question: answer=what was seen": what is recorded, and compared without being right or wrong."""
+    question, mark, answer = name.rpartition(": answer=")
+    return (question, answer) if mark and question and answer else (name, "")

@@ -6,7 +6,7 @@ import pytest
 from sample_run import SPLAT, B, C, F, I, P, S, T, builds, job, sample
 
 from kpatchlab.compare import compare
-from kpatchlab.model import KernelFacts, Outcome, Run, Splat, Verdict
+from kpatchlab.model import Case, KernelFacts, Outcome, Run, Splat, Verdict
 
 OTHER = dataclasses.replace(SPLAT, fingerprint="feedfacecafe", title="KASAN: something else")
 
@@ -52,6 +52,30 @@ def test_worse_kind_of_bad_is_said():
 )  # fmt: skip
 def test_reach_that_does_not_apply_is_no_alarm(a, b, verdict):
     assert cell(pair(a, b, "reach: f"), "reach: f").verdict == verdict
+
+
+def answered(answer, outcome=P, **more):
+    made = job("s", "b", {"job": P}, **more)
+    return dataclasses.replace(made, cases=(*made.cases, Case("q", outcome, answer=answer)))
+
+
+def test_another_answer_is_a_change_and_no_alarm():
+    base = dataclasses.replace(answered("old"), column="a", job="s@a")
+    comparison = compare(run_of(base, answered("new")))
+    assert cell(comparison, "q").verdict is Verdict.CHANGED
+    assert cell(comparison, "q").reason == "old on the base, new here"
+    assert (cell(comparison, "q").told, cell(comparison, "q").word) == ("new", "pass")
+    assert comparison.exit_code == 0
+    assert "1 CHANGED" in comparison.headline
+    assert cell(compare(run_of(base, answered("old"))), "q").verdict is Verdict.SAME
+    assert cell(compare(run_of(base, answered("none", F))), "q").verdict is Verdict.REGRESSED
+
+
+def test_an_answer_that_changes_from_repeat_to_repeat_is_flaky():
+    base = dataclasses.replace(answered("old"), column="a", job="s@a")
+    comparison = compare(run_of(base, answered("old"), answered("new", repeat=2)))
+    assert cell(comparison, "q").verdict is Verdict.FLAKY
+    assert cell(comparison, "q").word == "flaky: new or old"
 
 
 def test_new_and_gone():

@@ -226,3 +226,11 @@ def test_losing_any_one_line_is_never_a_pass():
         parsed = parse(b"".join(lines[:n] + lines[n + 1 :]), exit_status=0)
         assert parsed.problems or n == 2, lines[n]  # KUnit's subtests may come without a plan
         assert parse(b"".join([*lines[: n + 1], *lines[n:]]), exit_status=0).problems, lines[n]
+
+
+def test_recorded_answer_is_taken_off_the_name():
+    text = b"KTAP version 1\n1..3\nok 1 - Q: a page, pwrite: answer=old\nok 2 - q: answer=\nok 3 - answer=5\n"
+    parsed = parse(text, exit_status=0)
+    assert [(case.name, case.answer) for case in parsed.cases] == [
+        ("Q: a page, pwrite", "old"), ("q: answer=", ""), ("answer=5", ""),
+    ]  # fmt: skip

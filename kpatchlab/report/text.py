@@ -22,12 +22,15 @@ WIDTH = 80
 MANY_GROUPS = 40
 """From here on the matrix shows only the scenarios with something to see."""
 _INDENT = 15
+_SHORTER = {Verdict.FIXED, Verdict.CHANGED, Verdict.FLAKY, Verdict.NEW, Verdict.UNKNOWN}
+"""Verdicts that are told in a line each."""
 MANY_JOBS = 10
 """From more than these on, so many of the slowest jobs are named."""
 MAX_CHANGES = 20
 """How many regressions are told in full; the rest is in the web page."""
 STYLES = {
     "REGRESSED": "bold red", "GONE": "red", "FIXED": "bold green", "NEW": "green", "FLAKY": "yellow",
+    "CHANGED": "cyan",
     "BLOCKED": "yellow", "UNKNOWN": "yellow", "SAME": "", "pass": "green", "fail": "red", "crash": "bold red",
     "timeout": "red", "blocked": "yellow", "skip": "dim", "infra": "magenta",
 }  # fmt: skip
@@ -61,7 +64,7 @@ def show(run: Run, run_dir: Path, console: Console) -> None:
     if len(told) > MAX_CHANGES:
         page.say(f"... and {len(told) - MAX_CHANGES} more, see index.html in {run_dir}")
     page.standing(comparison, {(change.group.name, change.column) for change in told})
-    page.shorter([c for c in found if c.cell.verdict in {Verdict.FIXED, Verdict.FLAKY, Verdict.NEW, Verdict.UNKNOWN}])
+    page.shorter([c for c in found if c.cell.verdict in _SHORTER])
     page.counted(comparison)
     page.metrics(comparison)
     page.timings(run)
@@ -275,8 +278,8 @@ def _near(path: Path) -> Path:
 
 
 def _outcomes(change: Change) -> str:
-    here = change.cell.word
-    return f"{change.base.word} on the base, {here} here" if isinstance(change.base, Cell) else here
+    here = change.cell.told
+    return f"{change.base.told} on the base, {here} here" if isinstance(change.base, Cell) else here
 
 
 def _build_word(build: BuildResult) -> tuple[str, str]:

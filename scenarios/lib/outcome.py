@@ -1,7 +1,6 @@
-"""Checks of what a kernel may do in one way or another: the outcome is part of the check's name.
+"""Checks of what a kernel may do in one way or another: the outcome is recorded, `NAME: answer=OUTCOME`.
 
-Where two kernels differ in such an outcome, the report has one check that is gone and one that is new, and nobody
-is called wrong. What is wrong on every kernel (other bytes than those sent) raises AssertionError, as ever.
+Where two kernels differ in such an outcome, the report says CHANGED, and nobody is called wrong. What is wrong on every kernel (other bytes than those sent) raises AssertionError, as ever.
 """
 
 import errno
@@ -10,7 +9,7 @@ import ktap
 
 
 def record(name, function, *arguments):
-    """Call the function and report `NAME: what it returns`, or `NAME: ENAME` where it raises OSError."""
+    """Call the function and report `NAME: answer=what it returns`, or `NAME: answer=ENAME` where it raises OSError."""
     try:
         outcome = function(*arguments)
     except ktap.Skip as reason:
@@ -18,9 +17,9 @@ def record(name, function, *arguments):
     except AssertionError as error:
         ktap.not_ok(name, str(error) or "an assertion without a word")
     except OSError as error:
-        ktap.ok(f"{name}: {name_of(error)}")
+        ktap.ok(f"{name}: answer={name_of(error)}")
     else:
-        ktap.ok(f"{name}: {outcome}")
+        ktap.ok(f"{name}: answer={outcome}")
 
 
 def name_of(error):
