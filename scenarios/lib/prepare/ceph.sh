@@ -1,7 +1,7 @@
 #!/bin/sh
 # Starts a Ceph cluster on this guest: one monitor, one OSD that keeps everything in memory, one MDS. It has a
-# file system "fs" and, in pool "rbd", an image "disk". A manager (statistics, modules) is left out: no client
-# needs it, and it is what takes most of the time and memory.
+# file system "fs" and, in pool "rbd", an image "disk". A manager (statistics, modules) is left out: neither the
+# kernel's clients nor these steps need one.
 set -eu
 
 # The one secret of all daemons and clients, in Ceph's own encoding; clients read this line.
