@@ -154,7 +154,6 @@ def main():
     with connect(tunnel.CARRIER) as sock:
         ktap.check("messages of all sizes on the socket", messages, sock, 100)
         ktap.check("ping through the tunnel", ping)
-        # A corked datagram that was copied reaches the TCP connection in pages; spliced ones are copied on their way.
         for how in ("send", "write", "sendfile", "splice"):
             ktap.check(f"UDP through the tunnel, {how}", datagrams, how)
         for how in ("sendfile", "write"):

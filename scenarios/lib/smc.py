@@ -70,23 +70,31 @@ def mode(sock):
     raise AssertionError("the kernel does not list this socket among those of SMC")
 
 
-def name_group():
-    """Give this kernel the name that both ends of SMC version 2 must have in common (the "user-defined EID")."""
-    # Generic netlink: which number has the family SMC_GEN_NETLINK (command 3, attribute 2; the answer's attribute 1)
-    name = b"SMC_GEN_NETLINK\0"
-    answer = _ask(_GENERIC, 16, _ACK, struct.pack("=BBHHH", 3, 1, 0, 4 + len(name), 2) + name)[0][4:]
-    family = 0
+def _attribute(kind, value):
+    """One attribute of a netlink message, padded."""
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _command(family, command, *attributes):
+    """A command of generic netlink; what is there already is no error."""
+    # Which number the family has: command 3 of the controller, attribute 2; attribute 1 of the answer
+    name = family.encode() + b"\0"
+    answer = _ask(_GENERIC, 16, _ACK, struct.pack("=BBH", 3, 1, 0) + _attribute(2, name))[0][4:]
+    number = 0
     while len(answer) >= 4:
         length, kind = struct.unpack_from("=HH", answer)
         if kind == 1:
-            family = struct.unpack_from("=H", answer, 4)[0]
+            number = struct.unpack_from("=H", answer, 4)[0]
         answer = answer[(length + 3) & ~3 :]
-    eid = b"KPATCHLAB".ljust(32) + b"\0"
-    attribute = struct.pack("=HH", 4 + len(eid), 1) + eid + bytes(3)
     try:
-        _ask(_GENERIC, family, _ACK, struct.pack("=BBH", 10, 1, 0) + attribute)
+        _ask(_GENERIC, number, _ACK, struct.pack("=BBH", command, 1, 0) + b"".join(attributes))
     except FileExistsError:
         pass
+
+
+def name_group():
+    """Give this kernel the name that both ends of SMC version 2 must have in common (the "user-defined EID")."""
+    _command("SMC_GEN_NETLINK", 10, _attribute(1, b"KPATCHLAB".ljust(32) + b"\0"))
 
 
 def listen(address):

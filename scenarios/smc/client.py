@@ -12,18 +12,34 @@ CARRIER = os.environ["LAB_CARRIER"]
 EXPECTED = {"tcp": "TCP (fallback)", "rxe": "SMC-R"}[CARRIER]
 
 
-def carried(address):
-    """Both ends say that the connection is what this job is about."""
+# What either end gives as the reason of its fallback when it finds no RDMA device that belongs to the link.
+NO_DEVICE = ("0x03030000", "0x03030002")
+
+
+def how_carried(address):
+    """How both ends say that a connection goes."""
     here, there = smc.modes(address)
     print(f"# carried by: {here} at the client, {there} at the server", flush=True)
+    return here, there
+
+
+def carried(here, there):
+    """The connection is what this job is about."""
     if not (here.startswith(EXPECTED) and there.startswith(EXPECTED)):
         raise AssertionError(f"{EXPECTED} expected; client: {here}; server: {there}")
 
 
 def main():
     server = os.environ["LAB_SERVER"]
+    here, there = how_carried(server)
+    if CARRIER == "rxe" and any(reason in f"{here} {there}".split() for reason in NO_DEVICE):
+        ktap.plan(1)
+        ktap.skip(
+            "SMC-R over rxe", "a kernel's SMC does not find the device of rxe (6.1 asks only drivers with get_netdev)"
+        )
+        return
     ktap.plan(1 + len(smc.DIRECTIONS) * (len(smc.WAYS) + 1))
-    ktap.check(f"the connection is {EXPECTED}", carried, server)
+    ktap.check(f"the connection is {EXPECTED}", carried, here, there)
     for direction, transfer in smc.DIRECTIONS.items():
         for sender, receiver in smc.WAYS:
             title = f"{sender} to {receiver}, {direction}, all sizes"
