@@ -53,6 +53,10 @@ class Closed(AssertionError):
     """The other end has closed the connection."""
 
 
+class Late(AssertionError):
+    """The other end did not answer in time."""
+
+
 class Link:
     """One connection: a queue pair with its completions, the area, and a page for lines of text."""
 
@@ -137,7 +141,7 @@ class Link:
                     self._sent += 1
             if not count:
                 if time.monotonic() > end:
-                    raise AssertionError(f"{what} for {deadline_s:g} s")
+                    raise Late(f"{what} for {deadline_s:g} s")
                 time.sleep(0.0005)
 
     def fill(self, at, size, seed):

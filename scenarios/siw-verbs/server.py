@@ -9,6 +9,7 @@ import peer
 from peer import datafile
 from pyverbs import cm_enums
 from pyverbs.cmid import CMID, AddrInfo
+from pyverbs.pyverbs_error import PyverbsError
 
 IDLE_S = 2 * peer.DEADLINE_S
 LOG = os.path.join(os.environ["LAB_ATTACH"], "server.log")
@@ -46,18 +47,18 @@ def answer(link, verb, words):
 
 
 def serve(listener):
-    """Take one connection, and answer until it ends."""
+    """Take one connection, and answer until it ends.  What goes wrong in it, the client sees as well, and says so."""
     connection = listener.get_request()
     link = peer.Link(listener.context, listener.pd)
-    link.await_line()
-    connection.accept(link.parameters())
     try:
+        link.await_line()
+        connection.accept(link.parameters())
         while True:
             verb, *words = link.line(IDLE_S)
             answer(link, verb, words)
     except peer.Closed:
         pass
-    except AssertionError as error:  # the client's check sees that as well, and says so
+    except (AssertionError, PyverbsError) as error:
         print(error, file=sys.stderr, flush=True)
     link.close()
     connection.close()
