@@ -18,7 +18,7 @@ import ktap
 FILE = "/mnt/share/odd"
 SIZE = 1 << 20
 SHIFT = 1235
-DEADLINE_S = 20 * float(os.environ.get("LAB_SCALE", "1"))
+DEADLINE_S = 10 * float(os.environ.get("LAB_SCALE", "1"))
 
 
 def area(shift):
@@ -29,7 +29,7 @@ def area(shift):
 def write(shift):
     """Write the file with O_DIRECT from an address `shift` bytes after a page's start."""
     memory = area(shift)
-    memory[:] = datafile.content(SIZE, 1)
+    memory[:] = datafile.sent(SIZE, 1)
     return os.pwrite(os.open(FILE, os.O_WRONLY | os.O_CREAT | os.O_DIRECT, 0o644), memory, 0) == SIZE
 
 
