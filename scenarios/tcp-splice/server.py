@@ -6,7 +6,7 @@ import signal
 
 import peer
 
-listener = peer.listen(os.environ["LAB_SERVER"])
+listener = peer.listen()
 if child := os.fork():
     with open("server.pid", "w") as file:
         file.write(str(child))
