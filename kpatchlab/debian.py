@@ -213,6 +213,7 @@ class Apt:
         suite: "trixie", "bookworm-backports" ...; its updates and security pockets belong to it.
         mirror: as in lab.yaml; "" is what the host's own apt uses.
         verbose: called with each line that apt prints while it fetches.
+        with_sources: source packages as well; their lists are as large as all others together.
     """
 
     def __init__(
@@ -223,6 +224,7 @@ class Apt:
         arch: str = "amd64",
         *,
         verbose: Callable[[str], None] | None = None,
+        with_sources: bool = False,
     ) -> None:
         if not re.fullmatch(r"[a-z][a-z-]*", suite):
             raise UserError(f"suite: {suite!r} is not a Debian suite's name", hint="for instance trixie")
@@ -231,7 +233,9 @@ class Apt:
         self.mirror = choose_mirror(mirror)
         self._cache = cache
         self._verbose = verbose or (lambda _line: None)
-        self._key = content_key("apt", suite, arch, self.mirror.archive, self.mirror.security)[:16]
+        self._with_sources = with_sources
+        kind = "apt with sources" if with_sources else "apt"
+        self._key = content_key(kind, suite, arch, self.mirror.archive, self.mirror.security)[:16]
         self._base = cache.path("apt", self._key)
         self._update_failed: LabError | None = None
 
@@ -277,6 +281,30 @@ class Apt:
                     raise HostError(f"{uri.name} from {self.mirror.archive} is not what the archive's lists promise")
         by_name = {uri.name.partition("_")[0]: archives / uri.name for uri in wanted}
         return [by_name[package.partition(":")[0].partition("=")[0]] for package in packages]
+
+    def fetch_upstream(self, package: str) -> Path:
+        """Return the upstream archive of a source package, as its authors released it; `with_sources` must be set.
+
+        Raises:
+            UserError: the suite has no such source package.
+            HostError: the mirror cannot be reached and the archive is not in the cache.
+        """
+        self._ready()
+        words = ["--tar-only", "source", package]
+        with self._locked():
+            asked = self._apt(["apt-get", "-qq", "--print-uris", *words], QUERY_TIMEOUT_S, check=False)
+            wanted = [uri for uri in _parse_uris(asked.stdout) if ".orig.tar." in uri.name]
+            if not wanted:
+                raise UserError(
+                    f"Debian {self.suite} has no source package {package}", hint="its name may differ from a package's"
+                )
+            archives = self._base / "archives"
+            if not _is_whole(archives / wanted[0].name, wanted[0]):
+                self._apt(["apt-get", "-q", "--download-only", *words], FETCH_TIMEOUT_S, cwd=archives)
+                self._note_size()
+            if not _is_whole(archives / wanted[0].name, wanted[0]):
+                raise HostError(f"{wanted[0].name} from {self.mirror.archive} is not what the archive's lists promise")
+        return archives / wanted[0].name
 
     def resolve(self, *packages: str) -> list[str]:
         """Return the packages and all that they depend on (not what they recommend), sorted.
@@ -388,7 +416,10 @@ class Apt:
             "Dir::Log": f"{base}/state",
         }
         lines = [f'{name} "{value}";' for name, value in settings.items()]
-        _replace(base / "etc/sources.list", sources(self.suite, self.mirror, arch=self.arch))
+        entries = sources(self.suite, self.mirror, arch=self.arch)
+        if self._with_sources:
+            entries += [line.replace("deb ", "deb-src ", 1) for line in entries]
+        _replace(base / "etc/sources.list", entries)
         return _replace(base / "etc/lab.conf", [*lines, *reach_options()])
 
     def _note_size(self) -> None:

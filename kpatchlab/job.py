@@ -12,7 +12,7 @@ import io
 import os
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +31,8 @@ from kpatchlab.seats import BROKEN, JobInputs, Seat, occupied, seats_of
 TAIL_BYTES = 16 << 10
 """How much of a console and of a script's output goes into the result itself; the whole lies beside it."""
 ATTACH_BYTES = 32 << 20
+LOST_BYTES = 4 << 20
+"""How much of a script's output is read that its guest did not live to end."""
 SETTLE_S = 0.08
 """How long a guest is left after its last script has ended; one that prints then is let finish, see `_settle`."""
 SETTLE_QUIET_S, SETTLE_MAX_S = 0.15, 3.0
@@ -71,6 +73,10 @@ def preflight(inputs: JobInputs) -> tuple[Outcome, str] | None:
         if found := refusal(needs, inputs.kernels[name]):
             outcome, reason = found
             return outcome, reason if outcome is Outcome.BLOCKED else f"kernel {name} ({role}) {reason}"
+        for tests in inputs.spec.foreign:
+            built = inputs.foreign[name, tests]
+            if built.outcome is not Outcome.PASS:
+                return built.outcome, f"{tests} of kernel {name}: {built.reason}"
     return None
 
 
@@ -201,7 +207,9 @@ def _blame(inputs: JobInputs, lost: GuestLost) -> Outcome:
     return Outcome.CRASH if kernels else Outcome.INFRA
 
 
-def _script(seat: Seat, inputs: JobInputs, script: str, scale: float) -> Exit:
+def _script(
+    seat: Seat, inputs: JobInputs, script: str, scale: float, on_output: Callable[[str, bytes], None] | None = None
+) -> Exit:
     """Run one of a scenario's scripts; `scale` is the slowness of the slowest guest: each waits for the other."""
     assert seat.guest is not None
     return seat.guest.run(
@@ -209,6 +217,7 @@ def _script(seat: Seat, inputs: JobInputs, script: str, scale: float) -> Exit:
         env=seat.environment(inputs, scale),
         cwd="/lab/scenario",
         timeout_s=inputs.spec.timeout_s * scale,
+        on_output=on_output,
     )
 
 
@@ -249,7 +258,19 @@ def _keep_output(folder: Path, name: str, done: Exit) -> None:
 def _run(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
     seat = next(s for s in seats if inputs.scenario.roles[s.role].run)
     script = inputs.scenario.roles[seat.role].run
-    done = _script(seat, inputs, script, _scale(seats))
+    came = bytearray()
+
+    def keep(stream: str, data: bytes) -> None:
+        if stream == "stdout" and len(came) < LOST_BYTES:
+            came.extend(data)
+
+    try:
+        done = _script(seat, inputs, script, _scale(seats), keep)
+    except GuestLost:  # what was found before is known all the same
+        record.stdout = bytes(came)
+        (inputs.folder / f"{seat.role}-run.out").write_bytes(record.stdout)
+        record.cases += results_in.parse(record.stdout, exit_status=None).cases
+        raise
     record.guest_s += done.duration_s
     record.stdout, record.stderr = done.stdout, done.stderr
     _keep_output(inputs.folder, f"{seat.role}-run", done)

@@ -18,8 +18,11 @@ from kpatchlab import proc
 from kpatchlab.errors import HostError, UserError
 
 STAGES = ("fetch", "build", "image", "guest")
+OPTIONAL = ("bpf",)
 """fetch: sources and packages, build: compile kernels, image: make roots, guest: boot. `build` is not needed where
-all kernels are Debian's own images."""
+all kernels are Debian's own images.
+`OPTIONAL` are those that only some scenarios ask for, which are skipped without; bpf: compile BPF programs of the
+kernel's selftests."""
 INSTALL_TIMEOUT_S = 3600.0
 
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -83,7 +86,14 @@ HOST_PACKAGES = (
     Need("bc", "a kernel's time constants", ("build",), ("bc",)),
     Need("perl", "a kernel's build scripts", ("build",), ("perl",)),
     Need("ccache", "compiles nothing twice", ("build",), ("ccache",)),
-    Need("libelf-dev", "objtool, which every x86 kernel is checked with", ("build",), files=("/usr/include/gelf.h",)),
+    Need(
+        "libelf-dev",
+        "objtool, which every x86 kernel is checked with, and BPF selftests",
+        ("build", "bpf"),
+        files=("/usr/include/gelf.h",),
+    ),
+    Need("clang", "compiles BPF programs of the kernel's selftests", ("bpf",), ("clang",)),
+    Need("zlib1g-dev", "libbpf of the kernel's selftests", ("bpf",), files=("/usr/include/zlib.h",)),
     Need(
         "libssl-dev",
         "signatures and certificates in kernels",
@@ -105,8 +115,8 @@ def missing(stages: Sequence[str] = STAGES) -> list[Missing]:
     Raises:
         UserError: a stage is not known.
     """
-    if unknown := sorted(set(stages) - set(STAGES)):
-        raise UserError(f"no such stage: {', '.join(unknown)}", hint=f"one of {', '.join(STAGES)}")
+    if unknown := sorted(set(stages) - {*STAGES, *OPTIONAL}):
+        raise UserError(f"no such stage: {', '.join(unknown)}", hint=f"one of {', '.join((*STAGES, *OPTIONAL))}")
     return [
         Missing(need.package, need.purpose, touched)
         for need in HOST_PACKAGES

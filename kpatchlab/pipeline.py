@@ -18,6 +18,7 @@ from typing import Any
 from kpatchlab import __version__, proc
 from kpatchlab.build import BuildContext, BuildProgress, base_key, build_kernel
 from kpatchlab.build.context import BuildCancelled
+from kpatchlab.build.foreign import Built, build_foreign
 from kpatchlab.build.series import DoesNotApplyError
 from kpatchlab.cache import Cache, prunable
 from kpatchlab.errors import LabError, UserError
@@ -66,6 +67,7 @@ class Stages:
     Attributes:
         kernels: name -> future of its BuildResult.
         roots: name -> future of the image's path.
+        foreign: (kernel, name) -> future of the tests of others, built for that kernel.
     """
 
     def __init__(
@@ -79,13 +81,16 @@ class Stages:
     ) -> None:
         self._done = done
         self._lock = threading.Lock()
-        self._all = len(plan.kernels) + len(plan.images)
+        wanted = {(k, name): None for job in plan.jobs for k in job.placement.values() for name in job.foreign}
+        self._all = len(plan.kernels) + len(plan.images) + len(wanted)
         self._cached: list[str] = []
         self._lab, self._host, self._progress, self._settings = lab, host, progress, settings
         self._builders = ThreadPoolExecutor(1, thread_name_prefix="kernel")
         self._imagers = ThreadPoolExecutor(1, thread_name_prefix="root")
+        self._testers = ThreadPoolExecutor(1, thread_name_prefix="tests")
         self.kernels = {step.name: self._builders.submit(self._kernel, step.name) for step in plan.kernels}
         self.roots = {step.name: self._imagers.submit(self._root, step.name) for step in plan.images}
+        self.foreign = {pair: self._testers.submit(self._tests, *pair) for pair in wanted}
 
     def context(self, name: str) -> BuildContext:
         """Return what a build or an image needs to know of this lab."""
@@ -137,6 +142,22 @@ class Stages:
             self._progress.stage_done(label, f"{label}: made in {clock(time.monotonic() - began)}")
         return path
 
+    def _tests(self, kernel: str, name: str) -> Built:
+        label = f"{name} of {kernel}"
+        began = time.monotonic()
+        self._progress.stage(label, "build")
+        try:
+            built = build_foreign(self._lab.kernels[kernel], name, self.context(label))
+        except LabError as error:
+            self._progress.stage_done(label, f"{label}: {error.message}")
+            raise
+        if built.cached:
+            self._found(label)
+        else:
+            how = f"built in {clock(time.monotonic() - began)}"
+            self._progress.stage_done(label, f"{label}: {built.reason or how}")
+        return built
+
     def _found(self, label: str) -> None:
         """Tell that a step was in the cache; where all of them were, one line says so."""
         with self._lock:
@@ -158,13 +179,14 @@ class Stages:
 
     def pending(self) -> list[Future[Any]]:
         """Return what is still being made."""
-        every: list[Future[Any]] = [*self.kernels.values(), *self.roots.values()]
+        every: list[Future[Any]] = [*self.kernels.values(), *self.roots.values(), *self.foreign.values()]
         return [future for future in every if not future.done()]
 
     def shutdown(self) -> None:
         """Let go of what has not begun, and wait for what has."""
         self._builders.shutdown(cancel_futures=True)
         self._imagers.shutdown(cancel_futures=True)
+        self._testers.shutdown(cancel_futures=True)
 
 
 def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progress, settings: Settings) -> Run:
@@ -303,7 +325,9 @@ def _finished(stages: Stages) -> tuple[dict[str, BuildResult], list[BaseExceptio
         elif not isinstance(error, BuildCancelled):
             problems.append(error)
             results[name] = BuildResult(name, Outcome.INFRA, error=told(error))
-    problems += [error for root in stages.roots.values() if not root.cancelled() and (error := root.exception())]
+    others: list[Future[Any]] = [*stages.foreign.values(), *stages.roots.values()]
+    found = [error for made in others if not made.cancelled() and (error := made.exception())]
+    problems += [error for error in found if not isinstance(error, BuildCancelled)]
     return results, problems
 
 
@@ -334,6 +358,7 @@ def _run_jobs(
         for job in list(waiting):
             needed: list[Future[Any]] = [stages.roots[job.rootfs]]
             needed += [stages.kernels[name] for name in set(job.placement.values())]
+            needed += [stages.foreign[pair] for pair in _foreign(job)]
             weight = Weight(len(job.roles), job.cpus, job.memory_mib)
             if settings.cancel.is_set() or not all(f.done() for f in needed) or not executor.has_room(weight):
                 continue
@@ -352,6 +377,11 @@ def _run_jobs(
             executor.release(weight)
             record(future.result())
     return done
+
+
+def _foreign(job: JobSpec) -> list[tuple[str, str]]:
+    """Return (kernel, name) of all tests of others that a job's guests get."""
+    return [(kernel, name) for kernel in dict.fromkeys(job.placement.values()) for name in job.foreign]
 
 
 def gather(lab: Lab, job: JobSpec, host: Host, stages: Stages, out: Path, folder: Path) -> JobInputs:
@@ -380,6 +410,7 @@ def gather(lab: Lab, job: JobSpec, host: Host, stages: Stages, out: Path, folder
         folder=folder,
         console_bytes=int(lab.limits.console_mib * (1 << 20)),
         debug=frozenset(name for name in kernels if lab.kernels[name].debug),
+        foreign={pair: stages.foreign[pair].result() for pair in _foreign(job)},
     )
 
 

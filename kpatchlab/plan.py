@@ -13,7 +13,7 @@ from kpatchlab import debug
 from kpatchlab.errors import UserError
 from kpatchlab.lab import Lab, Machine
 from kpatchlab.recipes import DebianImage, KernelRecipe
-from kpatchlab.scenario import Role, Scenario, expand
+from kpatchlab.scenario import Role, Scenario, expand, foreign_tests
 from kpatchlab.yamlfile import suggest
 
 BUILD_S = 1200.0
@@ -78,6 +78,7 @@ class JobSpec:
         repeat: counts from 1.
         machine: name of the machine in lab.yaml.
         timeout_s: seconds for each script, under emulation.
+        foreign: tests of others that its guests get, by their folders below /lab.
     """
 
     id: str
@@ -90,6 +91,7 @@ class JobSpec:
     rootfs: str
     machine: str
     timeout_s: float
+    foreign: tuple[str, ...] = ()
 
     @property
     def memory_mib(self) -> int:
@@ -246,6 +248,7 @@ def _job(
         rootfs=scenario.rootfs or lab.rootfs,
         machine=scenario.machine or lab.machine,
         timeout_s=scenario.timeout_s,
+        foreign=foreign_tests(scenario, params),
     )
     taken[job.id] = job
     return job

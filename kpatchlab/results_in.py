@@ -33,6 +33,8 @@ _PLAN = re.compile(r"1\.\.(\d{1,9})\s*(?:#\s*(.*))?$")
 _VERSION = re.compile(r"K?TAP version \d+$")
 _SUBTEST = re.compile(r"#\s*Subtest:\s*(.*)$")
 _DIRECTIVE = re.compile(r"(?:^|\s)#\s*(SKIP|TODO|XFAIL|TIMEOUT|ERROR)\w*\b[:\s]*(.*)$", re.IGNORECASE)
+_RUN = re.compile(r"#\s*RUN\s+(\S+) \.\.\.$")
+"""What kselftest_harness prints before each test: up to 6.8, a test that is skipped has its name nowhere else."""
 _COMMENT = re.compile(r"\s#\s(.*)$")
 _METRIC = re.compile(
     r"metric ([\w./:+-]+) ([-+]?\d{1,30}(?:\.\d{1,30})?(?:[eE][-+]?\d{1,2})?) (\S{1,40}) (higher|lower)$"
@@ -96,6 +98,7 @@ class _Level:
     entries: list[_Entry] = field(default_factory=list)
     notes: _Notes = field(default_factory=_Notes)
     last: _Entry | None = None  # the last result of this level itself
+    running: str = ""  # the test that was announced
     bad: bool = False
 
     def where(self) -> str:
@@ -265,7 +268,8 @@ class _Reader:
             directive, message, name = found[1].upper(), found[2].strip(), name[: found.start()]
         elif found := _COMMENT.search(name):  # figures such as `# time=3ms`: not part of the name
             message, name = found[1].strip(), name[: found.start()]
-        name = one_line(name.replace("\\#", "#"), 2 * NAME_LENGTH) or f"case {level.seen}"
+        name = one_line(name.replace("\\#", "#"), 2 * NAME_LENGTH) or level.running or f"case {level.seen}"
+        level.running = ""
         if not clean:
             self.problem(f"the name of {name!r} is not UTF-8")
         if len(name) > NAME_LENGTH:
@@ -295,6 +299,8 @@ class _Reader:
         level = self._levels[-1]
         if body[0] == "#":
             level = next(lev for lev in reversed(self._levels) if lev.indent <= indent)
+            if running := _RUN.match(body):
+                level.running = one_line(running[1], NAME_LENGTH)
         note = body[1:].removeprefix(" ") if body[0] == "#" else body
         last = level.last
         if last and last.outcome.is_bad and not last.notes:

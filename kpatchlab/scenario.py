@@ -45,6 +45,10 @@ def _values(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Parameter = Annotated[str, AfterValidator(_parameter)]
+Collection = Annotated[
+    str, Field(pattern=r"^(\$[a-z][a-z0-9_]*|[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*)$")
+]
+"""A collection of the kernel's selftests, or `$name` for the value of a parameter."""
 Values = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_values)]
 
 
@@ -82,6 +86,15 @@ class Needs(FileModel):
         description="symbols that the kernel's image must have; else skipped. Debian's own kernels cannot tell",
     )
     packages: tuple[Name, ...] = Field(default=(), description="Debian packages that the root must have; else skipped")
+    kselftest: tuple[Collection, ...] = Field(
+        default=(),
+        description="selftests built from each kernel's own tree and put into its guest, below /lab/kselftest: folders "
+        "of tools/testing/selftests, or FOLDER/PROGRAM; `$name` is the value of a parameter",
+    )
+    suites: tuple[Name, ...] = Field(
+        default=(),
+        description="test suites built from Debian's source packages and put into each guest, below /lab/suites",
+    )
 
 
 class Touches(FileModel):
@@ -212,6 +225,10 @@ def _check_parameters(scenario: Scenario, document: Document) -> None:
             elif value not in parameters[key]:
                 there = suggest(value, parameters[key]) or f"; there are {', '.join(parameters[key])}"
                 document.add([*loc, key], f"'{value}' is not a value of '{key}'{there}")
+    for index, word in enumerate(scenario.needs.kselftest):
+        if word.startswith("$") and word[1:] not in parameters:
+            there = suggest(word[1:], parameters)
+            document.add(["needs", "kselftest", index], f"there is no parameter '{word[1:]}'{there}")
     if not expand(scenario):
         document.add(["exclude"], "leaves no combination of parameters to run")
 
@@ -221,6 +238,14 @@ def expand(scenario: ScenarioFile) -> list[dict[str, str]]:
     names = list(scenario.parameters)
     every = (dict(zip(names, values, strict=True)) for values in itertools.product(*scenario.parameters.values()))
     return [params for params in every if not any(rule and rule.items() <= params.items() for rule in scenario.exclude)]
+
+
+def foreign_tests(scenario: ScenarioFile, params: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the tests of others that a scenario needs with these parameters: folders below /lab in the guest."""
+    words = [params[word[1:]] if word.startswith("$") else word for word in scenario.needs.kselftest]
+    return tuple(
+        dict.fromkeys([f"kselftest/{word}" for word in words] + [f"suites/{s}" for s in scenario.needs.suites])
+    )
 
 
 def payload(scenario: Scenario, params: Mapping[str, str], lab_root: Path) -> list[tuple[str, bytes, int]]:

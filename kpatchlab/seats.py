@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kpatchlab import warm
+from kpatchlab.build.foreign import Built, guest_files
 from kpatchlab.cache import Cache, content_key, file_digest
 from kpatchlab.console import find_splats
 from kpatchlab.guest.initrd import agent_source, build_agent
@@ -46,6 +47,7 @@ class JobInputs:
         guest: "fork" for saved guests, "vng" for virtme-ng on the host's own root.
         debug: those of the kernels that are ones with debugging.
         broken: the scenario is told to send something wrong, which it then has to see.
+        foreign: (kernel, name) -> the tests of others that the job needs, built for that kernel.
     """
 
     spec: JobSpec
@@ -63,6 +65,7 @@ class JobInputs:
     guest: str = "fork"
     broken: bool = False
     debug: frozenset[str] = frozenset()
+    foreign: Mapping[tuple[str, str], Built] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -198,7 +201,8 @@ def _bring_up(inputs: JobInputs, seat: Seat, fd: int | None, files: list[tuple[s
         seat.before = warm.console_of(seat.saved)
         seat.guest = resume(seat.saved, console_path=log, link_fd=fd, console_limit_bytes=limit)
     seat.guest.identify(fresh_identity(seat.how))
-    seat.guest.put_many([*files, *warm.FOLDERS])
+    own = {name: built for (kernel, name), built in inputs.foreign.items() if kernel == seat.kernel}
+    seat.guest.put_many([*files, *guest_files(own), *warm.FOLDERS])
 
 
 def _agent(cache: Cache) -> Path:

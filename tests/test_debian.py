@@ -127,7 +127,7 @@ class FakeApt:
         self.asked = []
 
     def __call__(self, argv, **_kwargs):
-        verb = next(word for word in argv if word in {"update", "policy", "download", "install"})
+        verb = next(word for word in argv if word in {"update", "policy", "download", "install", "source"})
         self.asked.append(verb)
         status, stdout, stderr = self.answers[verb]
         return proc.Result(tuple(argv), status, stdout, stderr, 0.0)
@@ -203,6 +203,25 @@ def test_kept_package_is_not_fetched_again_and_checked(tmp_path, monkeypatch):
     kept.write_bytes(b"bad")
     with pytest.raises(HostError, match="not what the archive's lists promise"):
         subject.fetch(["hello"])
+
+
+def test_the_upstream_archive_of_a_source_package(tmp_path, monkeypatch):
+    digest = hashlib.sha256(b"tar").hexdigest()
+    uris = f"'http://m.example/pool/kcapi_1.4.orig.tar.xz' kcapi_1.4.orig.tar.xz 3 SHA256:{digest}\n"
+    fake = FakeApt(update=(0, "", ""), source=(0, uris, ""))
+    plain = apt(tmp_path, monkeypatch, fake)
+    subject = Apt(Cache(tmp_path), "trixie", "http://m.example/debian", with_sources=True)
+    assert subject._base != plain._base
+    subject._ready()
+    assert "\ndeb-src [" in (subject._base / "etc/sources.list").read_text()
+    (subject._base / "archives/kcapi_1.4.orig.tar.xz").write_bytes(b"tar")
+    assert subject.fetch_upstream("kcapi").name == "kcapi_1.4.orig.tar.xz"
+    (subject._base / "archives/kcapi_1.4.orig.tar.xz").write_bytes(b"bad")
+    with pytest.raises(HostError, match="not what the archive's lists promise"):
+        subject.fetch_upstream("kcapi")
+    fake.answers["source"] = (100, "", "E: Unable to find a source package for nosuch")
+    with pytest.raises(UserError, match="no source package nosuch"):
+        subject.fetch_upstream("nosuch")
 
 
 @pytest.mark.mirror

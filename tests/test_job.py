@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kpatchlab import job, seats, warm
+from kpatchlab.build.foreign import Built
 from kpatchlab.cache import Cache
 from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Boot, Exit, MachineShape, Qemu, SavedGuest
@@ -56,6 +57,7 @@ class FakeGuest:
     def run(self, argv, **more):
         self.ran.append((tuple(argv), more))
         answer = self.answers.get(Path(argv[0]).name, b"")
+        self.on_output = more.get("on_output")
         if callable(answer):
             answer = answer(self, argv)
         if isinstance(answer, BaseException):
@@ -94,7 +96,7 @@ def bench(tmp_path, monkeypatch):
     (saved.path / "symbols").write_text("tcp_sendmsg\nsplice_to_socket\n")
     guests = []
 
-    def play(answers=None, build=None, before=b"", more=None, **scenario):
+    def play(answers=None, build=None, before=b"", more=None, foreign=(), **scenario):
         (saved.path / "console.log").write_bytes(before)
         text = {"description": "d", "roles": {"guest": {"run": "run.sh"}}, **scenario}
         made = Scenario.model_validate({**text, "name": "probe", "folder": home})
@@ -106,7 +108,7 @@ def bench(tmp_path, monkeypatch):
         monkeypatch.setattr(job, "SETTLE_S", 0)
         build = build or BuildResult("with", Outcome.PASS, path=str(kernel))
         spec = JobSpec("probe@with#1", "probe", {}, {"guest": "with"}, "with", 1,
-                       (RoleSpec("guest", "with", 512, 1),), "base", "default", 10.0)  # fmt: skip
+                       (RoleSpec("guest", "with", 512, 1),), "base", "default", 10.0, foreign)  # fmt: skip
         shape = MachineShape("x86_64", "tcg", 1, 512, Qemu(Path("/q"), (7,), ("q",)))
         boots = {"guest": Boot(Path("/v"), Path("/i"), Path("/r"), None, shape)}
         out = tmp_path / "out"
@@ -329,3 +331,34 @@ def test_a_guest_that_still_prints_is_let_finish(bench, monkeypatch):
         return GOOD
 
     assert bench({"run.sh": late}).outcome is Outcome.CRASH
+
+
+@pytest.mark.parametrize("outcome", [Outcome.BLOCKED, Outcome.SKIP])
+def test_selftests_that_are_not_there_end_the_job_before_it_begins(bench, outcome):
+    built = {("with", "kselftest/net/tls"): Built(outcome, reason="tls.c:3: no")}
+    result = bench(foreign=("kselftest/net/tls",), more={"foreign": built})
+    assert result.outcome is outcome
+    assert result.message == "kselftest/net/tls of kernel with: tls.c:3: no"
+
+
+def test_selftests_are_put_into_the_guest(bench, tmp_path):
+    (tmp_path / "built/programs").mkdir(parents=True)
+    (tmp_path / "built/programs/tls").write_bytes(b"ELF")
+    built = {("with", "kselftest/net/tls"): Built(Outcome.PASS, tmp_path / "built")}
+    assert bench(foreign=("kselftest/net/tls",), more={"foreign": built}).outcome is Outcome.PASS
+    assert "/lab/kselftest/net/tls/tls" in bench.guest.files
+
+
+def test_what_was_found_before_the_guest_died_is_kept(bench):
+    def dies(guest, _):
+        guest.on_output("stderr", b"noise")
+        guest.on_output("stdout", b"KTAP version 1\n1..3\nok 1 - first\nnot ok 2 - second\n")
+        guest.on_output("stdout", b"# Subtest: more\n  1..2\n  ok 1 - third\n")
+        guest.console.bytes += OOPS
+        return GuestLost("panic", "Fatal exception")
+
+    result = bench({"run.sh": dies})
+    assert result.outcome is Outcome.CRASH
+    assert [(c.name, c.outcome) for c in result.cases[1:4]] == [
+        ("first", Outcome.PASS), ("second", Outcome.FAIL), ("more / third", Outcome.PASS),
+    ]  # fmt: skip

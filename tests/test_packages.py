@@ -68,7 +68,7 @@ def test_table_is_sound_and_quick():
     names = [need.package for need in packages.HOST_PACKAGES]
     assert len(names) == len(set(names))
     assert all(need.programs or need.files for need in packages.HOST_PACKAGES)
-    assert all(set(need.stages) <= set(packages.STAGES) for need in packages.HOST_PACKAGES)
+    assert all(set(need.stages) <= {*packages.STAGES, *packages.OPTIONAL} for need in packages.HOST_PACKAGES)
     begin = time.perf_counter()
     packages.missing()
     assert time.perf_counter() - begin < 0.2, "some milliseconds; the bound leaves room for a busy host"
@@ -128,3 +128,9 @@ def test_install_that_fails(commands):
     with pytest.raises(HostError, match="could not install bc flex") as caught:
         packages.install(LACKING, lambda _text: None)
     assert caught.value.details == ("W: a", "E: no")
+
+
+def test_what_only_some_scenarios_need_is_not_asked_of_everybody(monkeypatch):
+    table(monkeypatch, Need("clang", "c", ("bpf",), ("no-such-program",)))
+    assert not packages.missing()
+    assert packages.missing(packages.OPTIONAL) == [Missing("clang", "c", ("bpf",))]

@@ -4,16 +4,19 @@ import dataclasses
 import io
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from kpatchlab import pipeline
+from kpatchlab import lab, pipeline
 from kpatchlab.build.context import BuildCancelled
+from kpatchlab.build.foreign import Built
 from kpatchlab.build.series import DoesNotApplyError
 from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.model import JobResult, Outcome
 from kpatchlab.pipeline import Settings
 from kpatchlab.progress import PlainProgress
+from tests import labdir
 from tests.fake_stages import bench
 
 __all__ = ["bench"]  # a fixture
@@ -338,3 +341,38 @@ def test_a_stopped_build_returns_what_is_there(bench):
 
     bench.kernel = kernel
     assert [build.kernel for build in build_only(bench)] == ["without"]
+
+
+SELFTESTS = labdir.SOLO + "parameters: {collection: [splice, net/tls]}\nneeds: {kselftest: [$collection]}\n"
+
+
+def with_selftests(bench, monkeypatch, build):
+    labdir.write(bench.root / "scenarios" / "solo" / "scenario.yaml", SELFTESTS)
+    bench.lab = lab.load(bench.root / "lab.yaml")
+    monkeypatch.setattr(pipeline, "build_foreign", lambda recipe, name, ctx: build(name))
+
+
+def test_selftests_are_built_for_each_kernel_and_given_to_its_jobs(bench, monkeypatch):
+    seen = []
+    with_selftests(bench, monkeypatch, lambda name: Built(Outcome.PASS, Path(name)))
+    bench.job = lambda inputs: seen.append(inputs.foreign) or Outcome.PASS
+    run = bench.execute("solo")
+    assert run.complete
+    pairs = [(pair, str(built.path)) for given in seen for pair, built in given.items()]
+    assert sorted(pairs) == [
+        (("with", "kselftest/net/tls"), "kselftest/net/tls"), (("with", "kselftest/splice"), "kselftest/splice"),
+        (("without", "kselftest/net/tls"), "kselftest/net/tls"), (("without", "kselftest/splice"), "kselftest/splice"),
+    ]  # fmt: skip
+    assert any(line.startswith("kselftest/net/tls of with: built in ") for line in bench.lines)
+
+
+def test_selftests_that_cannot_be_had_cost_their_own_jobs(bench, monkeypatch):
+    def build(name):
+        if name == "kselftest/splice":
+            raise HostError("the mirror cannot be reached")
+        return Built(Outcome.PASS, Path(name), cached=True)
+
+    with_selftests(bench, monkeypatch, build)
+    run = bench.execute("solo")
+    found = {(job.params["collection"], job.outcome) for job in run.jobs}
+    assert found == {("splice", Outcome.INFRA), ("net/tls", Outcome.PASS)}

@@ -140,3 +140,13 @@ def test_longest_first_keeps_together_what_is_compared(path: Path) -> None:
     assert [job.id for job in ordered[:2]] == ["solo@without#1", "solo@with#1"]
     assert {job.params.get("transport") for job in ordered[2:6]} == {"siw"}
     assert sorted(job.id for job in ordered) == sorted(job.id for job in jobs)
+
+
+def test_a_job_knows_its_selftests(path: Path, tmp_path: Path) -> None:
+    text = labdir.SOLO + "parameters: {which: [splice, net/tls]}\nneeds: {kselftest: [$which, net/af_unix]}\n"
+    labdir.write(tmp_path / "scenarios" / "solo" / "scenario.yaml", text)
+    jobs = plan(path, choice=("solo",), kernels=("with",)).jobs
+    assert [job.foreign for job in jobs] == [
+        ("kselftest/splice", "kselftest/net/af_unix"),
+        ("kselftest/net/tls", "kselftest/net/af_unix"),
+    ]

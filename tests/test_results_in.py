@@ -234,3 +234,42 @@ def test_recorded_answer_is_taken_off_the_name():
     assert [(case.name, case.answer) for case in parsed.cases] == [
         ("Q: a page, pwrite", "old"), ("q: answer=", ""), ("answer=5", ""),
     ]  # fmt: skip
+
+
+HARNESS = """KTAP version 1
+1..2
+  TAP version 13
+  1..3
+  # Starting 3 tests from 2 test cases.
+  #  RUN           tls.12_aes_gcm.sendfile ...
+  #            OK  tls.12_aes_gcm.sendfile
+  ok 1 tls.12_aes_gcm.sendfile
+  #  RUN           tls.13_sm4_gcm.sendfile ...
+  #      SKIP      no SM4
+  #            OK  tls.13_sm4_gcm.sendfile
+  ok 2 # SKIP no SM4
+  #  RUN           tls.13_sm4_gcm.recv_max ...
+  # tls.c:400:recv_max:Expected -1 (-1) != ret (3)
+  #          FAIL  tls.13_sm4_gcm.recv_max
+  not ok 3 tls.13_sm4_gcm.recv_max
+  # FAILED: 2 / 3 tests passed.
+  # Totals: pass:1 fail:1 xfail:0 xpass:0 skip:1 error:0
+not ok 1 - tls # status 1
+ok 2 - unix_connect # SKIP by itself
+"""
+
+
+def test_kselftest_harness_below_a_program():
+    assert cases(HARNESS) == [
+        ("tls / tls.12_aes_gcm.sendfile", "pass"),
+        ("tls / tls.13_sm4_gcm.sendfile", "skip"),
+        ("tls / tls.13_sm4_gcm.recv_max", "fail"),
+        ("unix_connect", "skip"),
+    ]
+    failed = parse(HARNESS.encode(), exit_status=0).cases[2]
+    assert "recv_max:Expected" in failed.details
+
+
+def test_a_name_that_was_announced_is_used_once():
+    text = "1..2\n#  RUN           a.b ...\nok 1 # SKIP x\nok 2 # SKIP y\n"
+    assert [name for name, _ in cases(text)] == ["a.b", "case 2"]

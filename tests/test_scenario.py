@@ -11,7 +11,7 @@ import pytest
 
 from kpatchlab import lab
 from kpatchlab.errors import UserError
-from kpatchlab.scenario import Scenario, expand, load_scenario, new, payload
+from kpatchlab.scenario import Scenario, expand, foreign_tests, load_scenario, new, payload
 from kpatchlab.yamlfile import Problems
 
 
@@ -228,3 +228,23 @@ def test_new_touches_nothing_that_is_there(root: Path) -> None:
 def test_new_makes_the_first_scenario_of_a_lab(tmp_path: Path) -> None:
     assert new(tmp_path, "first").is_dir()
     assert os.listdir(tmp_path / "scenarios") == ["first"]
+
+
+def test_collections_of_selftests_follow_the_parameters(root: Path) -> None:
+    text = labdir.SOLO + "parameters: {collection: [net/tls, splice]}\n"
+    text += "needs: {kselftest: [$collection, splice], suites: [libkcapi]}\n"
+    labdir.write(root / "scenarios" / "solo" / "scenario.yaml", text)
+    got = scenario(root, "solo")
+    assert [foreign_tests(got, params) for params in expand(got)] == [
+        ("kselftest/net/tls", "kselftest/splice", "suites/libkcapi"),
+        ("kselftest/splice", "suites/libkcapi"),
+    ]
+    assert foreign_tests(scenario(root), {}) == ()
+
+
+def test_a_collection_names_a_parameter_that_there_is(root: Path) -> None:
+    text = labdir.DUO + "needs: {kselftest: [$transports]}\n"
+    assert errors(root, text) == [
+        "scenario.yaml:11: needs.kselftest[0]: there is no parameter 'transports'; did you mean 'transport'?"
+    ]
+    assert len(errors(root, labdir.DUO + "needs: {kselftest: [../net]}\n")) == 1

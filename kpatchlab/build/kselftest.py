@@ -1,0 +1,369 @@
+"""The kernel's own selftests, built from the tree under test: source + series + collection -> programs, by content key.
+
+A collection is a folder below tools/testing/selftests, or FOLDER/PROGRAM for one program of a folder, together with
+the script PROGRAM.sh of the same name. The tree's own Makefiles build them, statically linked, so that the guest's C
+library does not matter. What does not compile is survived as modules are: a single test is left out of its program
+and reported by its name, a program is left out of its folder, and only then is the collection at fault.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from kpatchlab import proc
+from kpatchlab.build import config, failures, make, series, source
+from kpatchlab.build.context import BuildContext, Recipe
+from kpatchlab.build.foreign import Built, Unbuilt, check_host, version_of
+from kpatchlab.cache import content_key
+from kpatchlab.debian import Apt
+from kpatchlab.errors import UserError
+from kpatchlab.model import Outcome
+
+VERSION = 1
+"""Part of every key: raise it when the same inputs are to give other programs."""
+TESTS, LEFT_OUT = "lab.tests", "lab.left-out"
+"""Beside the programs: which of them are tests, and what could not be built, see `_write_lists`."""
+HEADERS_S, MAKE_S = 900.0, 900.0
+ROUNDS = 5
+"""How often tests that do not compile are left out and the rest is tried again."""
+_SELFTESTS = "tools/testing/selftests"
+_KEPT = (
+    *("Makefile", "scripts", "usr/include", _SELFTESTS, "tools/build", "tools/scripts", "tools/arch", "tools/include"),
+    *("tools/lib", "include/uapi"),
+)
+"""What of a kernel's tree its selftests are built from; below arch/ the headers."""
+_ERROR = re.compile(r"^(?P<file>[^:\s]+):(?P<line>\d+):\d+: (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
+_TEST = re.compile(r"^(?P<macro>TEST(?:_[A-Z_]+)?)\((?P<words>[^)]*)\)?")
+_LIST = "lab-list: ; $(info lab-tests $(TEST_GEN_PROGS) $(TEST_CUSTOM_PROGS)) $(info lab-scripts $(TEST_PROGS)) "
+_LIST += "$(info lab-others $(TEST_GEN_PROGS_EXTENDED) $(TEST_GEN_FILES)) "
+_LIST += "$(info lab-files $(TEST_PROGS_EXTENDED) $(TEST_FILES)) @:"
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """How a collection comes from the tree.
+
+    Attributes:
+        stage: of `packages`, what it needs of the host beyond a compiler.
+        tools: programs whose versions decide about the result.
+    """
+
+    make: Any
+    stage: str = ""
+    tools: tuple[str, ...] = ()
+
+
+def build(recipe: Recipe, collection: str, ctx: BuildContext) -> Built:
+    """Return a collection of a kernel recipe's tree with its series applied; see `foreign.build_foreign`.
+
+    Raises:
+        Unbuilt: there is no such collection, or it does not build.
+    """
+    origin, spec = _source_of_tree(recipe, ctx)
+    how = _RECIPES.get(collection, _Recipe(_by_its_makefile))
+    if how.stage:
+        check_host(how.stage)
+    source_key = origin.key(spec, ctx)
+    patches = series.read_series(recipe.series or (), ctx)
+    tree_key = content_key(VERSION, ctx.arch, spec.type, source_key, series.series_key(patches), _KEPT)
+    tools = [version_of(tool) for tool in how.tools]
+    key = content_key(VERSION, tree_key, collection, make.toolchain(ctx.arch), tools)
+    cached = ctx.cache.has("kselftest", key)
+    what = origin.describe(spec, source_key, ctx)
+
+    def tree_of(work: Path) -> None:
+        _unpack(origin, spec, source_key, patches, work, ctx)
+
+    def produce(work: Path) -> None:
+        tree = ctx.cache.get("kselftest-tree", tree_key, tree_of, label=f"source of selftests: {what}") / "tree"
+        how.make(tree, collection, work, ctx)
+
+    try:
+        path = ctx.cache.get("kselftest", key, produce, label=f"selftests {collection} of {what}")
+    except series.DoesNotApplyError as error:
+        raise Unbuilt(Outcome.BLOCKED, error.message) from None
+    return Built(Outcome.PASS, path, cached=cached)
+
+
+def _source_of_tree(recipe: Recipe, ctx: BuildContext) -> tuple[source.Source, Any]:
+    """Return where the kernel's tree comes from; for a kernel that Debian built, its linux-source package."""
+    origin = source.source_of(recipe.source)
+    if not getattr(origin, "prebuilt", False):
+        return origin, recipe.source
+    version, suite = origin.key(recipe.source, ctx)["version"], recipe.source.suite
+    package = "linux-source-" + ".".join(re.findall(r"\d+", version)[:2])
+    try:
+        there = Apt(ctx.cache, suite, ctx.mirror, verbose=ctx.verbose).candidate(package)
+    except UserError:
+        there = ""
+    if there != version:
+        what = f"has {package} {there}" if there else f"has no {package}"
+        raise Unbuilt(Outcome.SKIP, f"no source of this kernel: it is {version}, and Debian {suite} {what}")
+    spec = SimpleNamespace(type="debian-source", package=package, suite=suite)
+    return source.source_of(spec), spec
+
+
+def _environment(work: Path, ctx: BuildContext) -> dict[str, str]:
+    return {**make.build_environment(ctx, work / "failures", work / "ccache.log"), "LDFLAGS": "-static -s"}
+
+
+def _unpack(
+    origin: source.Source,
+    spec: Any,
+    source_key: dict[str, str],
+    patches: Sequence[series.Patch],
+    work: Path,
+    ctx: BuildContext,
+) -> None:
+    """Write to `work`/tree what selftests need of the tree, with the headers that its kernel gives to programs."""
+    whole, tree = work / "whole", work / "tree"
+    whole.mkdir()
+    origin.unpack(spec, source_key, ctx, whole)
+    series.apply_series(patches, whole, ctx)
+    ctx.check_cancel()
+    arch = config.source_arch(ctx.arch)
+    words = ["make", f"-j{ctx.jobs or os.cpu_count() or 1}", f"ARCH={arch}", "headers"]
+    done = proc.run(words, timeout_s=HEADERS_S, check=False, cwd=whole, env=_environment(work, ctx), cancel=ctx.cancel)
+    ctx.check_cancel()
+    if done.status != 0:
+        failures.check_host(done.stdout + done.stderr, "headers")
+        fault = failures.first_fault(done.stderr, whole, make=True)
+        raise Unbuilt(Outcome.BLOCKED, f"make headers: {_place(fault)}{fault.text}")
+    for name in (*_KEPT, f"arch/{arch}/include"):
+        if (whole / name).exists():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (whole / name).rename(tree / name)
+    ctx.discard(whole)
+
+
+def _place(fault: failures.Fault) -> str:
+    return f"{fault.file}:{fault.line}: " if fault.file else ""
+
+
+# --------------------------------------------------------------------------- by the tree's own Makefiles
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """What a folder's Makefile lists, by file name: tests to build, tests that are scripts, and what these need."""
+
+    tests: list[str]
+    scripts: list[str]
+    others: list[str]
+    files: list[str]
+
+
+def _by_its_makefile(tree: Path, collection: str, work: Path, ctx: BuildContext) -> None:
+    """Build a folder, or one program of it, with the folder's own Makefile."""
+    folder, only = _folder(tree, collection)
+    copy, out, programs = work / "tree", work / "out", work / "programs"
+    shutil.copytree(tree, copy, symlinks=True, copy_function=os.link)  # so that a test can be left out
+    for made in (out, programs):
+        made.mkdir()
+    here = copy / _SELFTESTS / folder
+    words = ["make", "-k", "-C", str(here), f"OUTPUT={out}", f"KHDR_INCLUDES=-isystem {copy / 'usr/include'}"]
+    listed = _listed(words, work, ctx)
+    if only:
+        listed = _narrowed(listed, only)
+    if not listed.tests and not listed.scripts:
+        raise Unbuilt(Outcome.SKIP, f"the kernel's tree has no {_SELFTESTS}/{collection}")
+    left_out, log = _compile(words, [*listed.tests, *listed.others], here, out, work, ctx)
+    for name in [*listed.tests, *listed.others]:
+        if (out / name).exists():
+            shutil.copy2(out / name, programs / name)
+    for name in [*listed.scripts, *listed.files, "settings"]:
+        if (here / name).is_file():
+            shutil.copy2(here / name, programs / name)
+    there = [name for name in (*listed.tests, *listed.scripts) if (programs / name).exists()]
+    failed = [name for name in (*listed.tests, *listed.others) if not (programs / name).exists()]
+    if not there or (only and failed):
+        fault = failures.first_fault(log, here, make=True)
+        raise Unbuilt(Outcome.BLOCKED, f"{collection} does not build: {_place(fault)}{fault.text}")
+    left_out += [(name, "", f"does not build: {_reason(log, name)}") for name in failed]
+    _write_lists(programs, there, left_out)
+    for done in (copy, out):
+        shutil.rmtree(done)
+
+
+def _folder(tree: Path, collection: str) -> tuple[str, str]:
+    """Return folder and program; the program is "" for all of a folder."""
+    if (tree / _SELFTESTS / collection / "Makefile").exists():
+        return collection, ""
+    folder, _, program = collection.rpartition("/")
+    if folder and (tree / _SELFTESTS / folder / "Makefile").exists():
+        return folder, program
+    raise Unbuilt(Outcome.SKIP, f"the kernel's tree has no {_SELFTESTS}/{collection}")
+
+
+def _listed(words: Sequence[str], work: Path, ctx: BuildContext) -> _Listed:
+    done = proc.run([*words, f"--eval={_LIST}", "lab-list"], timeout_s=MAKE_S, env=_environment(work, ctx))
+    found = {}
+    for line in done.stdout.splitlines():
+        kind, _, names = line.strip().partition(" ")
+        if kind.startswith("lab-"):
+            found[kind] = [os.path.basename(name) for name in names.split()]
+    return _Listed(*(found.get(kind, []) for kind in ("lab-tests", "lab-scripts", "lab-others", "lab-files")))
+
+
+def _narrowed(listed: _Listed, program: str) -> _Listed:
+    """Leave a folder's list at one program, its script, and the files that scripts share."""
+    return _Listed(
+        [name for name in listed.tests if name == program],
+        [name for name in listed.scripts if name in {program, f"{program}.sh"}],
+        [name for name in listed.others if name == program],
+        listed.files if f"{program}.sh" in listed.scripts else [],
+    )
+
+
+def _compile(
+    words: Sequence[str], names: Sequence[str], here: Path, out: Path, work: Path, ctx: BuildContext
+) -> tuple[list[tuple[str, str, str]], str]:
+    """Make programs; returns the tests that had to be left out as (program, test, why), and make's last errors."""
+    left_out: list[tuple[str, str, str]] = []
+    log = ""
+    for _ in range(ROUNDS):
+        goals = [str(out / name) for name in names if not (out / name).exists()]
+        if not goals:
+            break
+        done = proc.run(
+            [*words, *goals],
+            timeout_s=MAKE_S, check=False, env=_environment(work, ctx), cancel=ctx.cancel, on_line=ctx.verbose,
+        )  # fmt: skip
+        ctx.check_cancel()
+        failures.check_host(done.stdout + done.stderr, "selftests")
+        log = done.stderr
+        if done.status == 0:
+            break
+        dropped = _leave_out(log, here)
+        if not dropped:
+            break
+        left_out += dropped
+    return left_out, log
+
+
+def _leave_out(log: str, here: Path) -> list[tuple[str, str, str]]:
+    """Take the tests out of their sources in which the compiler found errors; (program, test, why) of each."""
+    errors: dict[Path, list[tuple[int, str]]] = {}
+    for match in _ERROR.finditer(log):
+        path = here / match["file"]
+        if path.suffix == ".c" and path.is_file():
+            errors.setdefault(path, []).append((int(match["line"]), match["text"]))
+    dropped = []
+    for path, found in errors.items():
+        text, gone = without_tests(path.read_text(errors="replace"), found)
+        if gone:
+            beside = path.with_suffix(".lab")
+            beside.write_text(text)
+            beside.replace(path)  # it is a link to the cache's own file
+            dropped += [(path.stem, test, f"does not compile: {path.name}:{why}") for test, why in gone]
+    return dropped
+
+
+def without_tests(text: str, errors: Iterable[tuple[int, str]]) -> tuple[str, list[tuple[str, str]]]:
+    """Blank out the kselftest_harness tests of a source that have errors; lines keep their numbers.
+
+    Args:
+        errors: (line, from 1, and the compiler's words).
+
+    Returns:
+        The source, and (test, "LINE: words") of each test that is gone, by the name that the harness gives it.
+    """
+    lines = text.splitlines()
+    blocks = []
+    for number, line in enumerate(lines):
+        if match := _TEST.match(line):
+            end = next((n for n in range(number, len(lines)) if lines[n].startswith("}")), number)
+            blocks.append((number, end, _harness_name(match["macro"], match["words"])))
+    gone: dict[str, str] = {}
+    for at, words in errors:
+        for start, end, name in blocks:
+            if start < at <= end + 1 and name not in gone:
+                gone[name] = f"{at}: {words}"
+                lines[start : end + 1] = [""] * (end + 1 - start)
+    return "\n".join(lines) + "\n", list(gone.items())
+
+
+def _harness_name(macro: str, words: str) -> str:
+    parts = [word.strip() for word in words.split(",")]
+    return ".".join(parts[:2]) if macro.startswith("TEST_F") else f"global.{parts[0]}"
+
+
+def _reason(log: str, name: str) -> str:
+    """Return the first error that names a program's source, else the first there is."""
+    own = next((m for m in _ERROR.finditer(log) if Path(m["file"]).stem == name), None)
+    if own:
+        return f"{own['file']}:{own['line']}: {own['text']}"
+    fault = failures.first_fault(log, Path("/"), make=True)
+    return f"{_place(fault)}{fault.text}"
+
+
+def _write_lists(programs: Path, tests: Sequence[str], left_out: Iterable[tuple[str, str, str]]) -> None:
+    """Write the names of the tests, one a line, and what was left out: PROGRAM, TEST and why between tabs."""
+    (programs / TESTS).write_text("".join(f"{name}\n" for name in tests))
+    rows = ("\t".join(re.sub(r"\s+", " ", part) for part in row) for row in left_out)
+    (programs / LEFT_OUT).write_text("".join(f"{row}\n" for row in rows))
+
+
+# ------------------------------------------------------------------------------------------ sockmap
+
+
+def _sockmap(tree: Path, collection: str, work: Path, ctx: BuildContext) -> None:
+    """Build bpf/test_sockmap alone: its folder's Makefile wants the kernel's debug information for all its programs."""
+    here, libbpf, programs = tree / _SELFTESTS / "bpf", work / "libbpf", work / "programs"
+    if not (here / "test_sockmap.c").exists():
+        raise Unbuilt(Outcome.SKIP, f"the kernel's tree has no {_SELFTESTS}/{collection}")
+    for made in (libbpf, programs):
+        made.mkdir()
+
+    def run(words: Sequence[str | Path]) -> None:
+        done = proc.run(words, timeout_s=MAKE_S, check=False, env=_environment(work, ctx), cancel=ctx.cancel)
+        ctx.check_cancel()
+        if done.status != 0:
+            failures.check_host(done.stdout + done.stderr, collection)
+            fault = failures.first_fault(done.stderr, tree, make=True)
+            raise Unbuilt(Outcome.BLOCKED, f"{collection} does not build: {_place(fault)}{fault.text}")
+
+    uapi, own = tree / "tools/include/uapi", tree / "usr/include"
+    place = [f"OUTPUT={libbpf}/", f"DESTDIR={libbpf}/install", "prefix="]
+    flags = ["EXTRA_CFLAGS=-O2 -g -Wno-error"]  # a warning of a newer compiler must not end it
+    goals = [str(libbpf / "libbpf.a"), "install_headers"]
+    run(["make", f"-j{ctx.jobs or os.cpu_count() or 1}", "-C", tree / "tools/lib/bpf", *place, *flags, *goals])
+    include = [f"-I{libbpf}/install/include", f"-I{here}", f"-I{tree}/tools/include", f"-I{uapi}", "-isystem", str(own)]
+    sources = [here / "test_sockmap.c", here / "cgroup_helpers.c"]
+    libraries = [str(libbpf / "libbpf.a"), *_libelf()]
+    result = programs / "test_sockmap"
+    run(["gcc", "-O2", "-static", "-s", "-D_GNU_SOURCE", *include, *sources, *libraries, "-o", result])
+    target = ["-target", "bpf", "-mcpu=v3", "-mlittle-endian", f"-D__TARGET_ARCH_{config.source_arch(ctx.arch)}"]
+    # the C library's headers last, as the folder's Makefile has it: the tree's own come first
+    late = [
+        word for folder in (f"/usr/include/{ctx.arch}-linux-gnu", "/usr/include") for word in ("-idirafter", folder)
+    ]
+    for name in ("test_sockmap_kern", "test_sockhash_kern"):
+        if (here / f"progs/{name}.c").exists():
+            words = ["clang", "-g", "-O2", *target, *include, *late, "-Wno-compare-distinct-pointer-types"]
+            run([*words, "-c", here / f"progs/{name}.c", "-o", programs / f"{name}.bpf.o"])
+    _write_lists(programs, ["test_sockmap"], ())
+    shutil.rmtree(libbpf)
+
+
+def _libelf() -> list[str]:
+    """Return the linker's words for libelf and what it needs in turn, which differs between its versions."""
+    if shutil.which("pkg-config"):
+        done = proc.run(["pkg-config", "--static", "--libs", "libelf"], timeout_s=60, check=False)
+        if done.status == 0 and done.stdout.strip():
+            return shlex.split(done.stdout)
+    return ["-lelf", "-lz"]
+
+
+_RECIPES: dict[str, _Recipe] = {
+    "bpf/test_sockmap": _Recipe(_sockmap, stage="bpf", tools=("clang",)),
+}
+"""Collections that their folder's Makefile cannot build alone. A new one is a function above and a row here."""

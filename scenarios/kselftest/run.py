@@ -1,0 +1,26 @@
+#!/usr/bin/python3
+"""One collection of the kernel's own selftests."""
+
+import os
+import sys
+
+sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
+import kselftest
+
+HOW = {
+    "splice": {"broken": ("trace=splice", "inject=splice:error=EIO")},
+    "net/tls": {
+        # 10 MB each through a cipher that an emulated processor computes slowly
+        "too_slow": r"\.mutliproc_",
+        "broken": ("trace=recvfrom", "inject=recvfrom:poke_exit=@arg2=00"),
+    },
+    "net/af_unix": {"broken": ("trace=recvfrom,recvmsg,read", "inject=recvfrom,recvmsg:error=EIO")},
+    "net/msg_zerocopy": {
+        # what it runs one after the other when it is called without arguments
+        "parts": {"msg_zerocopy.sh": ("4 tcp -t 1", "6 tcp -t 1", "4 udp -t 1", "6 udp -t 1")},
+        "broken": ("trace=recvmsg", "inject=recvmsg:error=EIO"),
+    },
+}
+
+name = os.environ["LAB_COLLECTION"]
+kselftest.Collection(name, **HOW.get(name, {})).run()

@@ -1,0 +1,229 @@
+"""The kernel's own selftests from a fake tree: what is built, what is left out, what is blamed on whom."""
+
+from __future__ import annotations
+
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+from build_fixtures import Bench
+
+from kpatchlab import packages
+from kpatchlab.build import BuildCancelled, kselftest
+from kpatchlab.build.foreign import Built, build_foreign, guest_files
+from kpatchlab.build.kselftest import without_tests
+from kpatchlab.errors import UserError
+from kpatchlab.model import Outcome
+
+SELFTESTS = "tools/testing/selftests"
+LIB = """\
+TEST_GEN_PROGS := $(patsubst %,$(OUTPUT)/%,$(TEST_GEN_PROGS))
+all: $(TEST_GEN_PROGS)
+$(OUTPUT)/%: %.c
+\tgcc -I.. $(KHDR_INCLUDES) $(CFLAGS) $(LDFLAGS) $< -o $@
+"""
+GOOD = "#include <stdio.h>\n#include <lab-uapi.h>\nint main(void)\n{\n\tputs(GREETING);\n\treturn 0;\n}\n"
+HARNESS = """\
+#define TEST(name) static void name(void)
+#define TEST_F(fixture, name) static void fixture##_##name(void)
+
+TEST(first)
+{
+\tint x = 0;
+\t(void)x;
+}
+
+TEST_F(tls, second)
+{
+\tno_such_type x;
+}
+
+int main(void)
+{
+\treturn 0;
+}
+"""
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = Bench(tmp_path)
+    made.write("Makefile", "headers:\n\tmkdir -p usr/include\n\tcp include/lab-uapi.h usr/include\n")
+    made.write("include/lab-uapi.h", '#define GREETING "hello from the tree"\n')
+    made.write(f"{SELFTESTS}/lib.mk", LIB)
+    made.write(
+        f"{SELFTESTS}/net/Makefile",
+        "TEST_GEN_PROGS := good harness\nTEST_PROGS := good.sh other.sh\nTEST_FILES := shared.sh\ninclude ../lib.mk\n",
+    )
+    made.write(f"{SELFTESTS}/net/good.c", GOOD)
+    made.write(f"{SELFTESTS}/net/harness.c", HARNESS)
+    for name in ("good.sh", "other.sh", "shared.sh", "settings"):
+        made.write(f"{SELFTESTS}/net/{name}", "#!/bin/sh\n")
+        (made.tree / SELFTESTS / "net" / name).chmod(0o755)
+    return made
+
+
+def build(bench, collection, recipe=None, ctx=None):
+    return build_foreign(recipe or bench.recipe(), f"kselftest/{collection}", ctx or bench.ctx)
+
+
+def names(built):
+    return sorted(path.name for path in (built.path / "programs").iterdir())
+
+
+def listed(built):
+    return (built.path / "programs" / kselftest.TESTS).read_text().split()
+
+
+def left_out(built):
+    text = (built.path / "programs" / kselftest.LEFT_OUT).read_text()
+    return [tuple(line.split("\t")) for line in text.splitlines()]
+
+
+def test_a_program_and_its_script_are_built_from_the_tree(bench):
+    before = bench.snapshot()
+    built = build(bench, "net/good")
+    assert (built.outcome, built.cached) == (Outcome.PASS, False), built.reason
+    assert names(built) == ["good", "good.sh", "lab.left-out", "lab.tests", "settings", "shared.sh"]
+    assert listed(built) == ["good", "good.sh"]
+    done = subprocess.run([built.path / "programs/good"], capture_output=True, text=True, check=True)
+    assert done.stdout == "hello from the tree\n"
+    assert bench.snapshot() == before
+    again = build(bench, "net/good")
+    assert again.cached
+    assert again.path == built.path
+
+
+def test_a_folder_is_built_whole_and_a_test_that_does_not_compile_is_left_out(bench):
+    built = build(bench, "net")
+    assert listed(built) == ["good", "harness", "good.sh", "other.sh"]
+    ((program, test, why),) = left_out(built)
+    assert (program, test) == ("harness", "tls.second")
+    assert why.startswith("does not compile: harness.c:12: unknown type name")
+    (cached,) = bench.ctx.cache.root.glob(f"kselftest-tree/*/tree/{SELFTESTS}/net/harness.c")
+    assert cached.read_text() == HARNESS
+
+
+def test_a_program_that_does_not_compile_costs_itself(bench):
+    bench.write(f"{SELFTESTS}/net/good.c", "int main(void)\n{\n\treturn nothing;\n}\n")
+    built = build(bench, "net")
+    assert listed(built) == ["harness", "good.sh", "other.sh"]
+    assert ("good", "", left_out(built)[-1][2]) == left_out(built)[-1]
+    assert "good.c:3: " in left_out(built)[-1][2]
+    alone = build(bench, "net/good")
+    assert alone.outcome is Outcome.BLOCKED
+    assert alone.reason.startswith("net/good does not build: good.c:3: ")
+    assert not bench.ctx.cache.has("kselftest", alone.path.name)
+
+
+@pytest.mark.parametrize("collection", ["net/none", "none", "none/at/all"])
+def test_what_the_tree_does_not_have_is_skipped(bench, collection):
+    built = build(bench, collection)
+    assert built == Built(Outcome.SKIP, reason=f"the kernel's tree has no {SELFTESTS}/{collection}")
+
+
+def test_the_series_is_applied(bench, tmp_path):
+    patch = tmp_path / "patches/0001.patch"
+    patch.parent.mkdir()
+    patch.write_text(
+        "--- a/include/lab-uapi.h\n+++ b/include/lab-uapi.h\n@@ -1 +1 @@\n"
+        '-#define GREETING "hello from the tree"\n+#define GREETING "hello from the series"\n'
+    )
+    recipe = bench.recipe(series=[{"type": "patches", "path": str(patch.parent)}])
+    plain, patched = build(bench, "net/good"), build(bench, "net/good", recipe)
+    assert plain.path != patched.path
+    assert b"from the series" in (patched.path / "programs/good").read_bytes()
+    bench.write("include/lab-uapi.h", "#define GREETING 1\n")
+    blocked = build(bench, "net/good", recipe)
+    assert blocked.outcome is Outcome.BLOCKED
+    assert "does not apply" in blocked.reason
+
+
+def test_headers_that_cannot_be_made_block(bench):
+    bench.write("Makefile", "headers:\n\tfalse\n")
+    built = build(bench, "net/good")
+    assert built.outcome is Outcome.BLOCKED
+    assert built.reason.startswith("make headers: ")
+
+
+def test_what_the_host_lacks_is_the_reason(bench, monkeypatch):
+    monkeypatch.setattr(packages, "missing", lambda stages: [packages.Missing("clang", "c", tuple(stages))])
+    built = build(bench, "bpf/test_sockmap")
+    assert built == Built(Outcome.SKIP, reason="this host lacks what it is built with (apt-get install clang)")
+
+
+def test_sockmap_where_the_tree_has_none(bench, monkeypatch):
+    monkeypatch.setattr(kselftest, "check_host", lambda stage: None)
+    monkeypatch.setattr(kselftest, "version_of", lambda tool: f"{tool} 1")
+    assert build(bench, "bpf/test_sockmap").reason == f"the kernel's tree has no {SELFTESTS}/bpf/test_sockmap"
+
+
+class Image:
+    prebuilt = True
+
+    def key(self, spec, ctx):
+        return {"package": spec.package, "version": "6.1.192-2"}
+
+
+@pytest.mark.parametrize(
+    ("there", "reason"),
+    [
+        ("6.1.999-1", "it is 6.1.192-2, and Debian bookworm has linux-source-6.1 6.1.999-1"),
+        (None, "it is 6.1.192-2, and Debian bookworm has no linux-source-6.1"),
+    ],
+)
+def test_a_prebuilt_kernel_needs_the_source_of_its_version(bench, monkeypatch, there, reason):
+    class Apt:
+        def __init__(self, *_, **__):
+            pass
+
+        def candidate(self, package):
+            if there is None:
+                raise UserError("no such package")
+            return there
+
+    monkeypatch.setitem(kselftest.source.SOURCES, "debian-image", Image())
+    monkeypatch.setattr(kselftest, "Apt", Apt)
+    spec = SimpleNamespace(type="debian-image", package="linux-image-amd64", suite="bookworm")
+    recipe = SimpleNamespace(description="", source=spec, series=(), config=(), config_set={})
+    built = build(bench, "net/good", recipe)
+    assert built.outcome is Outcome.SKIP
+    assert built.reason == f"no source of this kernel: {reason}"
+
+
+def test_a_prebuilt_kernels_tree_is_its_source_package(bench, monkeypatch):
+    monkeypatch.setitem(kselftest.source.SOURCES, "debian-image", Image())
+    monkeypatch.setattr(kselftest, "Apt", lambda *_, **__: SimpleNamespace(candidate=lambda package: "6.1.192-2"))
+    spec = SimpleNamespace(type="debian-image", package="linux-image-amd64", suite="bookworm")
+    origin, found = kselftest._source_of_tree(SimpleNamespace(source=spec), bench.ctx)
+    assert origin is kselftest.source.SOURCES["debian-source"]
+    assert (found.package, found.suite) == ("linux-source-6.1", "bookworm")
+
+
+def test_cancelling(bench):
+    ctx = bench.context()
+    ctx.cancel.set()
+    with pytest.raises(BuildCancelled):
+        build(bench, "net/good", ctx=ctx)
+    assert not list((bench.ctx.cache.root / "tmp").glob("kselftest*"))
+
+
+def test_tests_are_blanked_out_by_their_lines():
+    source = "TEST_F_TIMEOUT(a, one, 5)\n{\n\tbad;\n}\nTEST(two)\n{\n\tgood;\n}\nint helper;\n"
+    text, gone = without_tests(source, [(3, "no bad"), (3, "again"), (9, "elsewhere")])
+    assert gone == [("a.one", "3: no bad")]
+    assert text == "\n\n\n\nTEST(two)\n{\n\tgood;\n}\nint helper;\n"
+    assert without_tests(source, [(7, "x")])[1] == [("global.two", "7: x")]
+
+
+def test_what_goes_into_a_guest(tmp_path):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "tls").write_bytes(b"ELF")
+    (programs / "tls").chmod(0o755)
+    (programs / "lab.tests").write_text("tls\n")
+    files = guest_files({"kselftest/net/tls": Built(Outcome.PASS, tmp_path)})
+    assert files == [
+        ("/lab/kselftest/net/tls/lab.tests", b"tls\n", 0o644),
+        ("/lab/kselftest/net/tls/tls", b"ELF", 0o755),
+    ]
