@@ -16,6 +16,7 @@ sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import datafile
 import evp
 import ktap
+import outcome
 
 FILE = os.path.join(os.environ.get("LAB_TMP", "/tmp"), "data")
 DEADLINE_S = 12 * float(os.environ.get("LAB_SCALE", "1"))
@@ -310,8 +311,10 @@ def spliced_page_written_later():
         with open(FILE, "r+b", buffering=0) as file:
             file.write(bytes(4096))
         got = datafile.receive(operation, 4096)
-    if bytes(got) != evp.encrypt("AES-128-CBC", KEY, IV, bytes(4096)):
-        datafile.same(got, evp.encrypt("AES-128-CBC", KEY, IV, data))
+    if bytes(got) == evp.encrypt("AES-128-CBC", KEY, IV, bytes(4096)):
+        return "new"
+    datafile.same(got, evp.encrypt("AES-128-CBC", KEY, IV, data))
+    return "old"
 
 
 def aead_one(size, how, header, seed):
@@ -404,7 +407,7 @@ def main():
             ktap.metric(f"alg_{name[:3]}_aes_sendfile", LONG / (2 << 20) / seconds, "MiB/s", "higher")
     ktap.check("ctr(aes): send and splice take turns", cipher_mixed)
     ktap.check("ctr(aes): recv() meets the middle of a block", cut_in_block)
-    ktap.check("cbc(aes): a page that is written after it was spliced", spliced_page_written_later)
+    outcome.record("cbc(aes): a page that is written after it was spliced", spliced_page_written_later)
     for how in WAYS:
         ktap.check(f"gcm(aes) by {how}, all sizes", aead_sizes, how)
     ktap.check("gcm(aes): a wrong tag", aead_wrong_tag)
