@@ -10,13 +10,13 @@ import base64
 import os
 import socket
 import subprocess
-import threading
 from collections import Counter
 
 import peer
 from peer import datafile
 
 import ktap
+import netns
 from outcome import name_of, record
 
 SIZES = (1, 100, 1452, 1453, 1472, 1473, 2952, 4095, 4096, 4097, 8192, 16001, 60000)
@@ -310,26 +310,11 @@ def command(*words):
         raise AssertionError(f"{' '.join(words)}: {done.stderr.strip()}")
 
 
-def in_namespace(name):
-    """Listen in another network namespace: a thread can be in one of its own."""
-    ready = threading.Event()
-
-    def run():
-        with open(f"/run/netns/{name}") as namespace:
-            os.setns(namespace.fileno(), os.CLONE_NEWNET)
-        peer.serve(peer.listen("10.78.0.1"))
-        ready.set()
-
-    threading.Thread(target=run, daemon=True).start()
-    if not ready.wait(peer.DEADLINE_S):
-        raise SystemExit("the receiver in the network namespace did not start")
-
-
 def main():
     udp = [name for name, (_, lite) in PROTOCOLS.items() if not lite]
     ktap.plan(4 * (6 + 1 + 4) + 2 * 2 + 2 * (6 + 1) + 4 * (6 + 1) + 2 + 2 * 6)
     peer.serve(peer.listen("127.0.0.1"))
-    in_namespace("far")
+    netns.run_in("far", lambda: peer.serve(peer.listen("10.78.0.1")), peer.DEADLINE_S)
     server = Path(os.environ["LAB_SERVER"], "fd77::1")
     for protocol in PROTOCOLS:
         basic("between guests", server, protocol)
