@@ -21,6 +21,7 @@ DEADLINE_S = 8 * float(os.environ.get("LAB_SCALE", "1"))
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 AF_AX25, AF_APPLETALK, AF_NETROM, AF_ATMPVC, AF_X25, AF_ROSE, AF_KEY = 3, 5, 6, 8, 9, 11, 15
+AF_RDS = 21
 AF_ATMSVC, AF_PPPOX, AF_LLC, AF_BLUETOOTH, AF_PHONET, AF_IEEE802154 = 20, 24, 26, 31, 35, 36
 AF_CAIF, AF_NFC, AF_XDP, AF_MCTP = 37, 39, 44, 45
 SOCK_DCCP, IPPROTO_DCCP, IPPROTO_L2TP, IPPROTO_MPTCP, IPPROTO_TRY = 6, 33, 115, 262, 253
@@ -278,6 +279,15 @@ def qrtr():
     return Link(sender, receiver)
 
 
+def rds():
+    """Between two local addresses, which RDS joins without TCP."""
+    sender, receiver = (socket.socket(AF_RDS, socket.SOCK_SEQPACKET) for _ in range(2))
+    receiver.bind(("127.0.0.1", 4000))
+    sender.bind(("127.0.0.1", 4001))
+    sender.connect(("127.0.0.1", 4000))
+    return Link(sender, receiver)
+
+
 def l2tp_ip(family):
     """A control message, which has bits set in its first byte and the number of the receiver in its fifth to eighth."""
     here, there = 78, 77
@@ -465,6 +475,7 @@ def every():
         Family("VSOCK seqpacket", vsock, sequenced),
         Family("VSOCK datagram, alone", alone, socket.AF_VSOCK, datagram),
         Family("QRTR", qrtr),
+        Family("RDS", rds),
         Family("L2TP over IPv4", l2tp_ip, socket.AF_INET, sizes=(SMALL,)),
         Family("L2TP over IPv6", l2tp_ip, socket.AF_INET6, sizes=(SMALL,)),
         Family("L2TP PPP", l2tp_ppp),

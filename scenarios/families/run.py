@@ -1,9 +1,8 @@
 #!/usr/bin/python3
 """Splice, sendfile and write into sockets of every family that lost its ->sendpage().
 
-A check's name says how it went: the error, or how much arrived. These families never had
-pages of their own to send, so that a kernel may do it in one way or another; what arrives must be what was sent.
-`write` is there to compare with: what a family does to any sender is not splice's doing.
+A check records how it went: the error, or how much arrived. These families never had pages of their own to send, so
+that a kernel may do it in one way or another; what arrives must be what was sent. `write` is there to compare with: what a family does to any sender is not splice's doing.
 Each family has a child process, so that one which hangs or dies leaves the others alone.
 """
 
@@ -169,7 +168,7 @@ def main():
             elif "wrong" in result:
                 ktap.not_ok(title, result["wrong"])
             else:
-                ktap.ok(f"{title}: {result['outcome']}")
+                ktap.ok(f"{title}: answer={result['outcome']}")
         for _ in told:
             pass
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Loads the families that the kernel has, and makes the devices that some of them need; what is missing is told by
 # the checks.
-modprobe -a -q can can-raw can-bcm can-isotp can-j1939 vcan sctp tipc l2tp_ip l2tp_ip6 l2tp_ppp pppoe llc2 veth \
+modprobe -a -q rds can can-raw can-bcm can-isotp can-j1939 vcan sctp tipc l2tp_ip l2tp_ip6 l2tp_ppp pppoe llc2 veth \
     vsock_loopback appletalk qrtr netrom rose dccp_ipv4 dccp_ipv6 af_key phonet x25 caif_socket ax25 atm \
     ieee802154_socket bluetooth nfc algif_rng
 ip link add vcan0 type vcan && ip link set vcan0 up

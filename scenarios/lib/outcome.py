@@ -1,6 +1,7 @@
 """Checks of what a kernel may do in one way or another: the outcome is recorded, `NAME: answer=OUTCOME`.
 
-Where two kernels differ in such an outcome, the report says CHANGED, and nobody is called wrong. What is wrong on every kernel (other bytes than those sent) raises AssertionError, as ever.
+Where two kernels differ in such an outcome, the report says CHANGED, and nobody is called wrong. What is wrong on
+every kernel (other bytes than those sent) raises AssertionError, as ever.
 """
 
 import errno
@@ -23,5 +24,7 @@ def record(name, function, *arguments):
 
 
 def name_of(error):
-    """The name of an OSError's number."""
+    """The name of an OSError's number, as the kernel's source has it."""
+    if error.errno == errno.EOPNOTSUPP:  # Python may know the number as ENOTSUP
+        return "EOPNOTSUPP"
     return errno.errorcode.get(error.errno, str(error.errno))
