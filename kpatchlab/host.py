@@ -171,6 +171,9 @@ def _name(check: Callable[[], Check]) -> str:
 
 def _packages(stages: Sequence[str]) -> Check:
     lacking = packages.missing(stages)
+    if not lacking and (optional := packages.missing(packages.OPTIONAL)):
+        names = " ".join(sorted({item.package for item in optional}))
+        return Check("packages", "note", f"some scenarios are skipped without {names}", f"apt-get install {names}")
     if not lacking:
         return Check("packages", "ok", "all Debian packages that the lab uses are there")
     names = " ".join(sorted({item.package for item in lacking}))

@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from kpatchlab import host, packages
 from kpatchlab.cli import main
+from kpatchlab.cli import run as run_verbs
 from kpatchlab.cli.main import Verbs
 from kpatchlab.errors import HostError
 from kpatchlab.model import Outcome
@@ -225,6 +227,29 @@ def test_missing_packages_stop_a_run_that_may_not_install(here):
     assert re.search(r"^  gcc: ", done.stderr, re.MULTILINE)
     assert "hint: apt-get install" in done.stderr
     assert not (here / "results").exists()
+
+
+def test_what_only_some_scenarios_need_is_installed_for_them_alone(monkeypatch, capsys):
+    installed = []
+
+    def missing(stages):
+        return [packages.Missing("clang", "c", ("bpf",))] if "bpf" in stages else []
+
+    def install(lacking, echo):
+        installed.extend(item.package for item in lacking)
+        raise HostError("cannot install clang")
+
+    monkeypatch.setattr(packages, "missing", missing)
+    monkeypatch.setattr(packages, "install", install)
+    plan = SimpleNamespace(jobs=[SimpleNamespace(foreign=("kselftest/net/tls", "suites/libkcapi"))])
+    run_verbs.start(SimpleNamespace(install=True), plan)
+    assert not installed
+    plan.jobs.append(SimpleNamespace(foreign=("kselftest/bpf/test_sockmap",)))
+    run_verbs.start(SimpleNamespace(install=False), plan)
+    assert not installed
+    run_verbs.start(SimpleNamespace(install=True), plan)
+    assert installed == ["clang"]
+    assert capsys.readouterr().err == "cannot install clang: scenarios that need them are skipped\n"
 
 
 def test_doctor_names_missing_packages(here, call, monkeypatch):

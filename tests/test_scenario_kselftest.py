@@ -84,6 +84,14 @@ def test_test_sockmap_has_a_language_of_its_own(play):
     ]
 
 
+def test_a_script_with_titles_has_a_result_for_each(play):
+    text = "echo; echo 'first ...'; echo '  checking x ...'; echo 'ok: first succeeded'; echo 'second ...'"
+    assert play({"short.sh": text + "; echo 'FAIL: something else went wrong'; exit 1"}) == [
+        ("short.sh / first", "pass", "first succeeded"),
+        ("short.sh / second", "fail", "something else went wrong"),
+    ]
+
+
 def test_test_sockmap_that_tests_nothing_is_no_pass(play):
     assert play({"test_sockmap": "exit 0"}) == [("test_sockmap", "fail", "it reports no test")]
 
@@ -121,6 +129,7 @@ print("1..2")
 for number, name in enumerate(("tls.slow", "tls.quick"), 1):
     print(f"#  RUN           {name} ...")
     if not (child := os.fork()):
+        os.setpgrp()
         time.sleep(60 if name == "tls.slow" else 0.1)
         os._exit(0)
     bad = os.waitpid(child, 0)[1]

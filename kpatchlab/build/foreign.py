@@ -7,7 +7,7 @@ value: it costs the jobs that need it, and no others.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,13 @@ def build_foreign(recipe: Recipe, name: str, ctx: BuildContext) -> Built:
         return kselftest.build(recipe, rest, ctx) if kind == "kselftest" else suites.build(rest, ctx)
     except Unbuilt as unbuilt:
         return Built(unbuilt.outcome, reason=unbuilt.reason)
+
+
+def host_stages(names: Iterable[str]) -> list[str]:
+    """Return the optional stages of `packages` that these names need of the host."""
+    from kpatchlab.build import kselftest
+
+    return sorted({stage for name in names if (stage := kselftest.host_stage(name.removeprefix("kselftest/")))})
 
 
 def guest_files(built: Mapping[str, Built]) -> list[tuple[str, bytes, int]]:

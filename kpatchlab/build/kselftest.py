@@ -93,6 +93,11 @@ def build(recipe: Recipe, collection: str, ctx: BuildContext) -> Built:
     return Built(Outcome.PASS, path, cached=cached)
 
 
+def host_stage(collection: str) -> str:
+    """Return what a collection needs of the host beyond a compiler: a stage of `packages`, or ""."""
+    return _RECIPES[collection].stage if collection in _RECIPES else ""
+
+
 def _source_of_tree(recipe: Recipe, ctx: BuildContext) -> tuple[source.Source, Any]:
     """Return where the kernel's tree comes from; for a kernel that Debian built, its linux-source package."""
     origin = source.source_of(recipe.source)

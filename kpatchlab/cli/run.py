@@ -18,7 +18,7 @@ from kpatchlab.cli import complete
 from kpatchlab.cli.choosing import CHOICE_HELP, choosing, kernels_of, variant_option
 from kpatchlab.cli.main import Options, Verb, drop_output
 from kpatchlab.cli.verbs import as_json, console, dump, load_lab, pass_options, table
-from kpatchlab.errors import UserError
+from kpatchlab.errors import HostError, UserError
 
 if TYPE_CHECKING:
     from kpatchlab.lab import Lab
@@ -89,15 +89,27 @@ def progress_for(*, to_stderr: bool) -> LiveProgress | PlainProgress:
     return PlainProgress(stream)
 
 
-def start(options: Options) -> None:
-    """See to the Debian packages that the lab needs: install them, or say which are missing."""
-    from kpatchlab import packages
+def start(options: Options, plan: Plan | None = None) -> None:
+    """See to the Debian packages that the lab needs: install them, or say which are missing.
 
-    stages = packages.STAGES
-    if lacking := packages.missing(stages):
+    What only some of the plan's scenarios ask for is installed where that is allowed; without it these are skipped.
+    """
+    from kpatchlab import packages
+    from kpatchlab.build.foreign import host_stages
+
+    def echo(text: str) -> None:
+        click.echo(text, err=True)
+
+    if lacking := packages.missing(packages.STAGES):
         if options.install:
-            packages.install(lacking, lambda text: click.echo(text, err=True))
-        packages.require(stages)
+            packages.install(lacking, echo)
+        packages.require(packages.STAGES)
+    stages = host_stages(name for job in plan.jobs for name in job.foreign) if plan else []
+    if stages and options.install and (lacking := packages.missing(stages)):
+        try:
+            packages.install(lacking, echo)
+        except HostError as error:
+            echo(f"{error.message}: scenarios that need them are skipped")
 
 
 @click.command(
@@ -152,7 +164,7 @@ def run(
     lab = load_lab(options, choice, variant)
     kernels = kernels_of(lab, kernels, variant)
     plan = None if resume else only(lab, jobs) if jobs else make(lab, choice, kernels, repeat)
-    start(options)
+    start(options, plan)
     from kpatchlab.cache import Cache
     from kpatchlab.compare import compare
     from kpatchlab.forecast import history
@@ -311,7 +323,7 @@ def build(options: Options, kernels: tuple[str, ...], variant: str | None, as_js
 
     lab = load_lab(options, variant=variant)
     made = make(lab, (), kernels_of(lab, kernels, variant), None)
-    start(options)
+    start(options, made)
     settings = Settings(verbose=_verbose(options))
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):
         results = build_only(lab, made, Host(Cache(), lab.mirror, lab.qemu), progress, settings)

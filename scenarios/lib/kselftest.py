@@ -33,6 +33,9 @@ _PLAN = re.compile(r"1\.\.(\d+)\b")
 _RESULT = re.compile(r"(?:not )?ok (\d+)\b")
 _NOT_OK = re.compile(r"not ok (\d+)(.*)$")
 _RUN = re.compile(r"#\s+RUN\s+(\S+) \.\.\.$")
+# What scripts such as splice/short_splice_read.sh print: "TITLE ...", then "ok: ..." or "FAIL: ...".
+_TITLE = re.compile(r"(\S.*) \.\.\.$")
+_OUTCOME = re.compile(r"(ok|FAIL): (.*)$")
 # What bpf/test_sockmap prints for each of its tests, which is no TAP: number, map:options:title:outcome.
 _SOCKMAP = re.compile(r"# *\d+/ *\d+ +(sock\w+):(.*):([^:]*):(OK|FAIL)$")
 
@@ -81,8 +84,22 @@ class _Lines:
             if ended:
                 return b""
             if self.unwanted:
-                kill_below(self.child.pid)
+                kill_groups_of(self.child.pid)
         return b""
+
+
+def kill_groups_of(pid):
+    """Kill the process groups of a process's own children: kselftest_harness puts each test into one."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            children = [int(word) for word in file.read().split()]
+    except OSError:  # CONFIG_PROC_CHILDREN
+        kill_below(pid)
+        return
+    for child in children:
+        with contextlib.suppress(OSError):
+            if os.getpgid(child) == child:
+                os.killpg(child, signal.SIGKILL)
 
 
 def kill_below(pid):
@@ -190,7 +207,7 @@ class _Report:
     def __init__(self, too_slow):
         self._too_slow = too_slow
         self._tap, self._planned, self._last, self.ended, self._failed = False, 0, 0, "", 0
-        self.made, self.said, self._killed = 0, "", 0
+        self.made, self.said, self._title, self._killed = 0, "", "", 0
         self._since = time.monotonic()
 
     @property
@@ -205,7 +222,14 @@ class _Report:
             kind, options, title, outcome = found.groups()
             name = f"{kind}{f' {options}' if options else ''}: {title}"
             _show(f"  {'ok' if outcome == 'OK' else 'not ok'} {self.made} - {name}")
+        elif not self._tap and self._title and (found := _OUTCOME.match(line)):
+            self.made += 1
+            result = "ok" if found[1] == "ok" else "not ok"
+            _show(f"  {result} {self.made} - {self._title} # {found[2]}")
+            self._title = ""
         elif not self._tap:
+            if found := _TITLE.match(line):
+                self._title = found[1]
             self.said = line if line.startswith("FAIL") or (line and not self.said.startswith("FAIL")) else self.said
             _show(f"# {line}")
         elif line:
