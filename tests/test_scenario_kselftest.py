@@ -103,7 +103,7 @@ def test_output_is_not_printed_once_more_by_each_child(play):
 
 def test_a_program_that_hangs_is_ended_by_its_own_time_out(play):
     programs = {"hangs": "echo TAP version 13; echo 1..2; echo ok 1 a; sleep 60", "next": "exit 0"}
-    assert play(programs, settings="timeout=1\n") == [
+    assert play(programs, timeout=1) == [
         ("hangs / a", "pass", ""),
         ("hangs / case 2", "skip", "the program ran longer than 1 s"),
         ("hangs", "timeout", "TIMEOUT: 1 s"),
