@@ -9,14 +9,17 @@ import contextlib
 import math
 import os
 import signal
+import sys
 import time
 
-import peer
-from peer import LONG, READ, SEND, SIGNALLED, UNSIGNALLED, WRITE, datafile
 from pyverbs.cmid import CMID, AddrInfo
 from pyverbs.pyverbs_error import PyverbsError
 
+sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
+from verbs import LONG, READ, SEND, SIGNALLED, UNSIGNALLED, WRITE, datafile
+
 import ktap
+import verbs
 
 ODD = 1235
 # What it is called, how the work is flagged, where the data begin at this and at the other end.
@@ -110,7 +113,7 @@ def read(link, size, here, there):
 
 def read_many(link):
     """As many reads under way as the queue takes, each of another length."""
-    reads = peer.DEPTH // 2
+    reads = verbs.DEPTH // 2
     seed, step = Seeds.next(), LONG // reads
     sizes = [step // 2 + 4099 * index for index in range(reads)]
     ask(link, "fill", 0, LONG, seed)
@@ -152,9 +155,9 @@ def check(title, function, *arguments):
     """One check on a connection of its own, so that what goes wrong in it stays there."""
 
     def connected():
-        address = AddrInfo(dst=os.environ["LAB_SERVER"], dst_service=peer.PORT, port_space=peer.TCP)
+        address = AddrInfo(dst=os.environ["LAB_SERVER"], dst_service=verbs.PORT, port_space=verbs.TCP)
         connection = CMID(creator=address)
-        link = peer.Link(connection.context, connection.pd)
+        link = verbs.Link(connection.context, connection.pd)
         try:
             with deadline("to connect"):
                 connection.connect(link.parameters())
@@ -180,8 +183,8 @@ def first_answer(link):
     link.await_line()
     link.send_line("area", link.area.buf, link.area.rkey)
     try:
-        return link.line(peer.DEADLINE_S / 8)
-    except peer.Late:
+        return link.line(verbs.DEADLINE_S / 8)
+    except verbs.Late:
         link.post(WRITE, [(0, 0)])
         link.done()
         answer = link.line()
@@ -194,10 +197,10 @@ def deadline(what):
     """Interrupt what the connection manager waits for."""
 
     def over(*_):
-        raise AssertionError(f"{peer.DEADLINE_S:g} s were not enough {what}")
+        raise AssertionError(f"{verbs.DEADLINE_S:g} s were not enough {what}")
 
     signal.signal(signal.SIGALRM, over)
-    signal.alarm(math.ceil(peer.DEADLINE_S))
+    signal.alarm(math.ceil(verbs.DEADLINE_S))
     try:
         yield
     finally:
@@ -206,14 +209,14 @@ def deadline(what):
 
 def main():
     ktap.plan(3 * len(KINDS) + 10)
-    peer.use_mtu(peer.LARGE_MTU)
+    verbs.use_mtu(verbs.LARGE_MTU)
     for title, flags, here, there in KINDS:
         check(f"send to the server, {title}, all sizes", all_sizes, send, flags, here, there)
         check(f"send from the server, {title}, all sizes", all_sizes, take, flags, here, there)
         check(f"write, {title}, all sizes", all_sizes, write, flags, here, there)
     for title, flags in (("signalled", SIGNALLED), ("unsignalled", UNSIGNALLED)):
-        title = f"write, {title}, gathered from {peer.PIECES} pieces, all sizes from 4095 on"
-        check(title, sizes, datafile.SIZES[1:], write, flags, ODD, 7, peer.PIECES)
+        title = f"write, {title}, gathered from {verbs.PIECES} pieces, all sizes from 4095 on"
+        check(title, sizes, datafile.SIZES[1:], write, flags, ODD, 7, verbs.PIECES)
     check("read, from a page's start, all sizes", all_sizes, read, 0, 0)
     check("read, odd addresses, all sizes", all_sizes, read, ODD, 2 * ODD)
     for name, function, *arguments in (("write", write, UNSIGNALLED), ("read", read)):
@@ -223,7 +226,7 @@ def main():
             ktap.metric(f"siw_rdma_{name}", LONG / (1 << 20) / seconds, "MiB/s", "higher")
     check("many reads under way", read_many)
     check("read while the server writes here", both_ways)
-    peer.use_mtu(peer.SMALL_MTU)
+    verbs.use_mtu(verbs.SMALL_MTU)
     small = [size for size in datafile.SIZES if size < LONG // 16]
     check("write, unsignalled, odd addresses, small packets", sizes, small, write, UNSIGNALLED, ODD, 2 * ODD)
     check("read, odd addresses, small packets", sizes, small, read, ODD, 2 * ODD)

@@ -5,14 +5,15 @@ import os
 import sys
 import traceback
 
-import peer
-from peer import datafile
 from pyverbs import cm_enums
 from pyverbs.cmid import CMID, AddrInfo
 from pyverbs.pyverbs_error import PyverbsError
 
-IDLE_S = 2 * peer.DEADLINE_S
-LOG = os.path.join(os.environ["LAB_ATTACH"], "server.log")
+sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
+import verbs
+from verbs import datafile
+
+IDLE_S = 2 * verbs.DEADLINE_S
 
 
 def answer(link, verb, words):
@@ -37,26 +38,26 @@ def answer(link, verb, words):
         link.send_line("ready")
     elif verb == "give":
         link.fill(at, size, more[0])
-        link.post(peer.SEND, [(at, size)], flags=more[1])
-        if more[1] == peer.SIGNALLED:
+        link.post(verbs.SEND, [(at, size)], flags=more[1])
+        if more[1] == verbs.SIGNALLED:
             link.done()
     elif verb == "write":
         link.fill(at, size, more[0])
-        link.post(peer.WRITE, [(at, size)], there=more[1], flags=peer.UNSIGNALLED)
+        link.post(verbs.WRITE, [(at, size)], there=more[1], flags=verbs.UNSIGNALLED)
         link.send_line("written")
 
 
 def serve(listener):
     """Take one connection, and answer until it ends.  What goes wrong in it, the client sees as well, and says so."""
     connection = listener.get_request()
-    link = peer.Link(listener.context, listener.pd)
+    link = verbs.Link(listener.context, listener.pd)
     try:
         link.await_line()
         connection.accept(link.parameters())
         while True:
             verb, *words = link.line(IDLE_S)
             answer(link, verb, words)
-    except peer.Closed:
+    except verbs.Closed:
         pass
     except (AssertionError, PyverbsError) as error:
         print(error, file=sys.stderr, flush=True)
@@ -64,29 +65,11 @@ def serve(listener):
     connection.close()
 
 
-def background():
-    """Go on as a child; the parent ends once the child has listened, with its status."""
-    ready, told = os.pipe()
-    if child := os.fork():
-        with open("server.pid", "w") as file:
-            file.write(str(child))
-        os.close(told)
-        if not os.read(ready, 1):
-            with open(LOG) as file:
-                raise SystemExit(file.read())
-        raise SystemExit
-    os.setsid()
-    log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    for descriptor in (0, 1, 2):
-        os.dup2(log, descriptor)
-    return told
-
-
 def main():
-    peer.use_mtu(peer.LARGE_MTU)
-    told = background()  # first: what RDMA's devices are opened with is of no use to a child
+    verbs.use_mtu(verbs.LARGE_MTU)
+    told = verbs.background()  # first: what RDMA's devices are opened with is of no use to a child
     address = AddrInfo(
-        src=os.environ["LAB_SERVER"], src_service=peer.PORT, port_space=peer.TCP, flags=cm_enums.RAI_PASSIVE
+        src=os.environ["LAB_SERVER"], src_service=verbs.PORT, port_space=verbs.TCP, flags=cm_enums.RAI_PASSIVE
     )
     try:
         listener = CMID(creator=address)

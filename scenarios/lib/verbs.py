@@ -1,6 +1,6 @@
-"""What both ends of the verbs scenario speak: lines of text by SEND, and one area of memory that both reach.
+"""RDMA verbs between two guests: a queue pair, lines of text by SEND, and one area of memory that both ends reach.
 
-The client asks, the server answers with one line:
+In the verbs scenario the client asks, the server answers with one line:
   "area" ADDRESS RKEY LENGTH   the client's area            -> the same of the server
   "fill" AT SIZE SEED          put data into the area        -> "ready"
   "sum" AT SIZE                what does the area hold?      -> its SHA-256
@@ -12,7 +12,6 @@ The client asks, the server answers with one line:
 import os
 import resource
 import subprocess
-import sys
 import time
 
 from pyverbs import cm_enums, enums
@@ -22,7 +21,6 @@ from pyverbs.mr import MR
 from pyverbs.qp import QP, QPCap, QPInitAttr
 from pyverbs.wr import SGE, RecvWR, SendWR
 
-sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import datafile
 
 PORT = "7471"
@@ -47,6 +45,31 @@ _RECEIVED = enums.IBV_WC_RECV
 def use_mtu(size):
     """Set the size of packets on the link between the guests, for connections to come."""
     subprocess.run(["ip", "link", "set", os.environ["LAB_DEV"], "mtu", str(size)], check=True)
+
+
+def background():
+    """Go on as a child; the parent ends once the child has written to the descriptor that is returned."""
+    log_path = os.path.join(os.environ["LAB_ATTACH"], "server.log")
+    ready, told = os.pipe()
+    if child := os.fork():
+        with open("server.pid", "w") as file:
+            file.write(str(child))
+        os.close(told)
+        if not os.read(ready, 1):
+            with open(log_path) as file:
+                raise SystemExit(file.read())
+        raise SystemExit
+    os.setsid()
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for descriptor in (0, 1, 2):
+        os.dup2(log, descriptor)
+    return told
+
+
+def take_packets_at_once():
+    """Take packets in where they arrive, and not by a thread: what prepare/siw.sh keeps from the other scenarios."""
+    with open(f"/sys/class/net/{os.environ['LAB_DEV']}/threaded", "w") as file:
+        file.write("0")
 
 
 class Closed(AssertionError):
