@@ -21,6 +21,8 @@ SEND, RECV, RPC, FILE = 0, 1, 3, 4
 VERSION = 3
 COOKIE = bytes.fromhex("00004711")
 UNKNOWN_OPERATION = -455  # RXGEN_OPCODE
+LATE = {(rxrpc.ABORT, -1), (rxrpc.ABORT, -3)}  # RX_CALL_DEAD, RX_CALL_TIMEOUT
+ATTEMPTS = 4
 LONG = 2 << 20
 PART = 1235
 KEY = "lab@rxperf"
@@ -33,10 +35,21 @@ def connect(**security):
     return rxrpc.connect(os.environ["LAB_SERVER"], PORT, SERVICE, **security)
 
 
-def in_time(function, *arguments):
-    """What a check calls: the function, with a socket of its own, before a deadline."""
-    with rxrpc.deadline(DEADLINE_S), connect() as sock:
-        return function(sock, *arguments)
+def in_time(function, *arguments, security=None):
+    """What a check calls: the function, with a socket of its own, before a deadline.
+
+    A service gives a call up when a part of the request is late. That should be after a second, but kernels from 6.10
+    on take a number of ticks for one of milliseconds: 0.25 s at 250 Hz, which a slow guest misses now and then.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with rxrpc.deadline(DEADLINE_S), connect(**(security or {})) as sock:
+                return function(sock, *arguments)
+        except rxrpc.CallFailed as failure:
+            if attempt == ATTEMPTS or (failure.kind, failure.value) not in LATE:
+                raise
+            print(f"{function.__name__}: {failure}; trying again", file=sys.stderr, flush=True)
+    return None
 
 
 def request(kind, there=0, back=0):
@@ -98,12 +111,18 @@ def in_parts(sock):
 
 
 def at_once(sock):
-    """Eight calls, on two connections of four channels each; the answers come in any order."""
-    calls = {number: (20001 + 997 * number, 30001 + 1009 * number) for number in range(1, 9)}
-    for number, (there, back) in calls.items():
-        send(sock, number, request(RPC, there, back))
-    for number, reply in rxrpc.replies(sock, calls).items():
-        held(reply, calls[number][1])
+    """Four calls on the four channels of a connection; the answers come in any order.
+
+    The connection is secured by a call before: a server ends one whose client makes calls on more channels while it
+    answers the challenge, since the answer says how many calls each channel has had.
+    """
+    some_calls(sock)
+    for first in (11, 21):
+        calls = {first + number: (20001 + 997 * number, 30001 + 1009 * number) for number in range(4)}
+        for number, (there, back) in calls.items():
+            send(sock, number, request(RPC, there, back))
+        for number, reply in rxrpc.replies(sock, calls).items():
+            held(reply, calls[number][1])
 
 
 def unknown(sock):
@@ -120,12 +139,11 @@ def unknown(sock):
     held(rxrpc.replies(sock, [2])[2], 4097)
 
 
-def less_secure(security):
-    """Some calls of less security, which have other packets."""
-    with rxrpc.deadline(DEADLINE_S), connect(**security) as sock:
-        for number, size in enumerate((1, 4097, 65537), 1):
-            send(sock, number, request(RPC, size, size))
-            held(rxrpc.replies(sock, [number])[number], size)
+def some_calls(sock):
+    """A few calls, for a socket of less security: its packets are made otherwise."""
+    for number, size in enumerate((1, 4097, 65537), 1):
+        send(sock, number, request(RPC, size, size))
+        held(rxrpc.replies(sock, [number])[number], size)
 
 
 def main():
@@ -139,12 +157,12 @@ def main():
         if seconds:
             ktap.metric(f"rxperf_{name}_server", LONG / (1 << 20) / seconds, "MiB/s", "higher")
     ktap.check(f"a request in parts of {PART} bytes", in_time, in_parts)
-    ktap.check("eight calls at once", in_time, at_once)
+    ktap.check("four calls at once, twice", in_time, at_once)
     ktap.check("an unknown operation is refused", in_time, unknown)
     # rxperf asks for encryption, but what a service's socket asks for is not held against the calls that come in.
-    ktap.check("calls with sealed lengths only", less_secure, {"key": KEY, "level": rxrpc.AUTH})
-    ktap.check("calls with checksums only", less_secure, {"key": KEY, "level": rxrpc.PLAIN})
-    ktap.check("calls without a key", less_secure, {"level": rxrpc.PLAIN})
+    ktap.check("calls with sealed lengths only", in_time, some_calls, security={"key": KEY, "level": rxrpc.AUTH})
+    ktap.check("calls with checksums only", in_time, some_calls, security={"key": KEY, "level": rxrpc.PLAIN})
+    ktap.check("calls without a key", in_time, some_calls, security={"level": rxrpc.PLAIN})
 
 
 main()
