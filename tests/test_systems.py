@@ -162,3 +162,39 @@ def test_a_folder_stands_for_what_is_below_it(root):
     solo = found.scenarios["solo"]
     assert systems.touches(solo, found.systems, "net/unix")
     assert not systems.touches(solo, found.systems, "net/uni")
+
+
+def _changed(root, monkeypatch, capfd, *files):
+    from kpatchlab.cli import main
+
+    diff = "".join(f"--- a/{file}\n+++ b/{file}\n@@ -1 +1 @@\n-a\n+b\n" for file in files)
+    labdir.write(root / "kernels" / "patches" / "1.patch", diff)
+    labdir.write(root / "kernels" / "new.yaml", labdir.KERNEL + "series: [{type: patches, path: patches}]\n")
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("KPATCHLAB_CACHE", str(root / "cache"))
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", "--changed", "--json"])
+    out, err = capfd.readouterr()
+    return ended.value.code or 0, {job["id"].partition("@")[0] for job in json.loads(out)["jobs"]} if out else out, err
+
+
+def test_changed_chooses_by_the_series_own_diff(root, monkeypatch, capfd):
+    status, names, err = _changed(root, monkeypatch, capfd, "net/unix/af_unix.c", "fs/ocfs2/file.c")
+    assert (status, names) == (0, {"solo"})
+    assert err == "changed, and no scenario is about it: fs/ocfs2/file.c\n"
+
+
+def test_changed_where_no_scenario_is_about_it(root, monkeypatch, capfd):
+    status, _, err = _changed(root, monkeypatch, capfd, "fs/ocfs2/file.c")
+    assert status == 2
+    assert "no scenario is about a file that the series change" in err
+
+
+def test_changed_without_a_series(root, monkeypatch, capfd):
+    from kpatchlab.cli import main
+
+    monkeypatch.chdir(root)
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", "--changed"])
+    assert ended.value.code == 2
+    assert "no kernel of this lab has a series" in capfd.readouterr().err
