@@ -20,7 +20,7 @@ HOW = {
     "net/msg_zerocopy": {
         # what it runs one after the other when it is called without arguments
         "parts": {"msg_zerocopy.sh": ("4 tcp -t 1", "6 tcp -t 1", "4 udp -t 1", "6 udp -t 1")},
-        "broken": ("trace=recvmsg", "inject=recvmsg:error=EIO"),
+        "broken": ("trace=poll", "inject=poll:error=EIO"),  # not recvmsg: `ip` uses that too
     },
 }
 
