@@ -5,7 +5,8 @@ Pure: values in, values out. The rules, in the order in which they are asked:
 1. Repeats of one check become one cell. Outcomes lost to the lab (INFRA) are left out where another repeat
    answered; pass and bad together are *flaky*; several bad kinds become the worst of them.
 2. A check that a job did not get to (it crashed, hung, was blocked, skipped or lost) follows its job. A check
-   that is missing although the job ran to its end is GONE, or NEW the other way round.
+   that is missing although the job reported all that it announced is GONE, or NEW the other way round: tests from
+   two kernels' own trees are not the same, and a job that fails by one of them says nothing about the others.
 3. Two cells become a verdict, see `_judge`.
 4. A kernel splat is never noise: a fingerprint that the base never showed is REGRESSED, also where both sides
    fail ("fails differently") and where it came up in some repeats only.
@@ -95,7 +96,7 @@ def _cell(name: str, jobs: Sequence[JobResult], cases: Sequence[dict[str, Case]]
         if name in found:
             seen.append(found[name])
             ran.append(found[name])
-        elif own.outcome is not Outcome.PASS:
+        elif own.outcome is not Outcome.PASS and not job.reported:
             why = own.message or job.message
             seen.append(Case(name, own.outcome, f"not reached: {why}" if why else "not reached"))
     if not seen:

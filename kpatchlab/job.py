@@ -54,6 +54,7 @@ class _Record:
     guest_s: float = 0.0
     stdout: bytes = b""
     stderr: bytes = b""
+    reported: bool = False
 
     def worsen(self, outcome: Outcome, message: str) -> None:
         """Let the worst outcome, and the first message of it, stand."""
@@ -126,6 +127,7 @@ def run_job(inputs: JobInputs) -> JobResult:
         stdout_tail=record.stdout[-TAIL_BYTES:].decode("utf-8", "replace"),
         stderr_tail=record.stderr[-TAIL_BYTES:].decode("utf-8", "replace"),
         reproduce=inputs.reproduce,
+        reported=record.reported,
     )
 
 
@@ -157,6 +159,7 @@ def _play(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
         record.worsen(_blame(inputs, failed.lost) if failed.lost else Outcome.FAIL, f"preparation: {failed.message}")
         _judge_log(inputs, record, f"preparation of {failed.kernel}", failed.kernel, failed.console, died=died)
     except GuestLost as lost:
+        record.reported = False
         _judge_loss(inputs, seats, record, lost)
     for case in record.cases:
         if case.name.startswith("reach: ") and case.outcome.is_bad and record.outcome in {Outcome.PASS, Outcome.SKIP}:
@@ -293,6 +296,7 @@ def _run(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
         problems.append(f"printed {done.stdout_total} bytes, more than is kept")
     for problem in problems:
         record.worsen(Outcome.FAIL, problem)
+    record.reported = not (problems or done.timed_out or done.signal)
 
 
 def _attachments(inputs: JobInputs, seat: Seat, record: _Record) -> None:

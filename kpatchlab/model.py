@@ -198,6 +198,7 @@ class JobResult:
         placement: role -> kernel name.
         cases: every check, the lab's own included (job, reach:..., log:ROLE).
         guest_s: time the scenario's own commands took; overhead_s: all the rest of the job.
+        reported: its script ended and reported every check that it announced, whatever became of them.
     """
 
     job: str
@@ -221,6 +222,7 @@ class JobResult:
     stdout_tail: str = ""
     stderr_tail: str = ""
     reproduce: str = ""
+    reported: bool = False
 
 
 @dataclass(frozen=True, slots=True)

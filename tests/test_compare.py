@@ -107,6 +107,19 @@ def test_crash_takes_its_checks_along_and_counts_once():
     assert comparison.verdicts == {Verdict.REGRESSED: 1, Verdict.SAME: 1}
 
 
+def test_a_job_that_failed_and_reported_all_says_nothing_about_checks_that_it_does_not_have():
+    here = {"job": (F, "known: no"), "known": F, "new": P, "new and bad": F}
+    base = {"job": (F, "known: no"), "known": F, "old": P}
+    comparison = compare(run_of(job("s", "a", base, reported=True), job("s", "b", here, reported=True)))
+    names = ("known", "new", "new and bad", "old")
+    assert [cell(comparison, name).verdict for name in names] == [
+        Verdict.SAME, Verdict.NEW, Verdict.REGRESSED, Verdict.GONE,
+    ]  # fmt: skip
+    comparison = compare(run_of(job("s", "a", base), job("s", "b", here)))
+    assert cell(comparison, "new").verdict is Verdict.FIXED
+    assert cell(comparison, "new").implied is False
+
+
 def test_crash_on_the_base_fixed_counts_once():
     comparison = compare(run_of(job("s", "a", {"job": C}), job("s", "b", {"job": P, "one": P, "two": P})))
     assert cell(comparison, "two").verdict is Verdict.FIXED

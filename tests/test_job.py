@@ -134,6 +134,7 @@ def test_a_good_scenario_passes(bench):
     result = bench()
     assert result.outcome is Outcome.PASS
     assert [c.name for c in result.cases] == ["job", "data", "log: guest"]
+    assert result.reported
     assert bench.guest.closed
 
 
@@ -362,3 +363,17 @@ def test_what_was_found_before_the_guest_died_is_kept(bench):
     assert [(c.name, c.outcome) for c in result.cases[1:4]] == [
         ("first", Outcome.PASS), ("second", Outcome.FAIL), ("more / third", Outcome.PASS),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "reported"),
+    [
+        (b"KTAP version 1\n1..1\nnot ok 1 - data\n", True),
+        (b"KTAP version 1\n1..2\nnot ok 1 - data\n", False),
+        (ended(GOOD, status=-1, signal=9), False),
+        (ended(GOOD, status=-1, timed_out=True), False),
+        (GuestLost("panic", "x"), False),
+    ],
+)
+def test_a_job_says_whether_it_reported_all(bench, answer, reported):
+    assert bench({"run.sh": answer}).reported is reported
