@@ -10,6 +10,7 @@ import time
 import tunnel
 from tunnel import datafile
 
+import exchange
 import ktap
 
 FILE = os.path.join(os.environ.get("LAB_TMP", "/tmp"), "data")
@@ -90,7 +91,7 @@ def stream(size, seed, how):
         sock.sendall(f"{size} {seed}\n".encode())
         began = time.monotonic()
         datafile.send(sock, FILE, 0, size, how)
-        there = tunnel.line(sock).strip()
+        there = exchange.line(sock).strip()
         got = datafile.receive(sock, size)
         seconds = time.monotonic() - began
     if there != datafile.digest(datafile.content(size, seed)):

@@ -10,16 +10,10 @@ import threading
 import tunnel
 from tunnel import datafile
 
+import background
+import exchange
+
 FOLDER = os.environ.get("LAB_TMP", "/tmp")
-
-
-def listen(address, port):
-    """A listening socket."""
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind((address, port))
-    sock.listen(4)
-    return sock
 
 
 def carry(listener):
@@ -61,7 +55,7 @@ def streams(listener):
 
 def stream(sock):
     """One connection."""
-    size, seed = (int(word) for word in tunnel.line(sock).split())
+    size, seed = (int(word) for word in exchange.line(sock).split())
     got = datafile.receive(sock, size)
     path = os.path.join(FOLDER, "back")
     datafile.make(path, size, seed + 1)
@@ -82,19 +76,12 @@ outer, inner = tunnel.OUTER["server"], tunnel.INNER["server"]
 datagram = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 datagram.bind((inner, tunnel.ECHO))
 services = (
-    (carry, listen(outer, tunnel.CARRIER)),
-    (carry, listen(outer, tunnel.PLAIN)),
-    (streams, listen(inner, tunnel.ECHO)),
+    (carry, exchange.listen(outer, tunnel.CARRIER)),
+    (carry, exchange.listen(outer, tunnel.PLAIN)),
+    (streams, exchange.listen(inner, tunnel.ECHO)),
     (datagrams, datagram),
 )
-if child := os.fork():
-    with open("server.pid", "w") as file:
-        file.write(str(child))
-    raise SystemExit
-os.setsid()
-log = os.open(os.path.join(os.environ["LAB_ATTACH"], "server.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-for descriptor in (0, 1, 2):
-    os.dup2(log, descriptor)
+background.detach()
 for function, sock in services:
     threading.Thread(target=function, args=(sock,), daemon=True).start()
 signal.pause()

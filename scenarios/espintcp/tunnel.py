@@ -53,14 +53,3 @@ def _policy(source, target, direction):
     selector = ("src", f"{INNER[source]}/32", "dst", f"{INNER[target]}/32", "dir", direction)
     template = ("src", OUTER[source], "dst", OUTER[target], "proto", "esp", "reqid", "1", "mode", "tunnel")
     return ("xfrm", "policy", "add", *selector, "tmpl", *template)
-
-
-def line(sock):
-    """One line, read byte by byte: what follows it must stay in the socket."""
-    data = bytearray()
-    while not data.endswith(b"\n"):
-        byte = sock.recv(1)
-        if not byte:
-            raise AssertionError("the other end closed the connection instead of answering")
-        data += byte
-    return data.decode()

@@ -10,6 +10,7 @@ import peer
 import records
 from peer import datafile
 
+import exchange
 import ktap
 
 LONG = 2 << 20
@@ -32,7 +33,7 @@ def connect(verb, size, offset, seed, how, kind):
     sock = datafile.patient(socket.create_connection((SERVER, peer.PORT)), peer.DEADLINE_S)
     try:
         sock.sendall(f"{verb} {size} {offset} {seed} {how} {kind[0]} {kind[1]}\n".encode())
-        answer = peer.line(sock)
+        answer = exchange.line(sock)
         if answer != "ready":
             raise ktap.Skip(f"server: {answer}")
     except BaseException:
@@ -68,7 +69,7 @@ def put(size, offset, seed, sender, receiver, kind):
         install(sock, records.Stream(*kind, seed), records.TLS_TX)
         began = time.monotonic()
         datafile.send(sock, path, offset, size, sender)
-        answer = peer.line(sock)
+        answer = exchange.line(sock)
         seconds = time.monotonic() - began
     check_sum(answer, size, offset, seed)
     return seconds
@@ -84,7 +85,7 @@ def put_sealed(size, offset, seed, receiver, kind):
             length = lengths[stream.number % len(lengths)]
             sock.sendall(stream.seal(data[:length]))
             data = data[length:]
-        answer = peer.line(sock)
+        answer = exchange.line(sock)
     check_sum(answer, size, offset, seed)
 
 
@@ -198,7 +199,7 @@ def both(kind):
         sender.join()
         if failures:
             raise failures[0]
-        answer = peer.line(sock)
+        answer = exchange.line(sock)
     check_sum(answer, size, offset, seed)
     same(got, size, offset, seed + peer.BACK)
 

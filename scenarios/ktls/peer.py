@@ -14,6 +14,7 @@ import threading
 
 sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import datafile
+import exchange
 import records
 
 PORT = 7001
@@ -27,31 +28,16 @@ CORKED = (1, 100, 3000, 7, 9000)
 
 def listen(address):
     """A listening socket."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((address, PORT))
-    listener.listen(16)
-    return listener
+    return exchange.listen(address, PORT)
 
 
 def serve(listener):
     """Answer one request after the other."""
-    threading.Thread(target=_serve, args=(listener,), daemon=True).start()
-
-
-def _serve(listener):
-    while True:
-        sock, _ = listener.accept()
-        # An error ends this connection; the client's check sees that and says so.
-        with datafile.patient(sock, DEADLINE_S):
-            try:
-                _answer(sock)
-            except (OSError, AssertionError) as error:
-                print(f"request failed: {error}", file=sys.stderr, flush=True)
+    exchange.serve(listener, _answer, DEADLINE_S)
 
 
 def _answer(sock):
-    verb, size, offset, seed, how, version, suite = line(sock).split()
+    verb, size, offset, seed, how, version, suite = exchange.line(sock).split()
     size, offset, seed = int(size), int(offset), int(seed)
     with File(size, offset, seed + BACK if verb == "both" else seed) as path:
         # What goes back in plain text comes before the keys for sending.
@@ -136,14 +122,3 @@ class File:
 
     def __exit__(self, *_):
         os.unlink(self._path)
-
-
-def line(sock):
-    """One line, read byte by byte: what follows it must stay in the socket."""
-    data = bytearray()
-    while not data.endswith(b"\n"):
-        byte = sock.recv(1)
-        if not byte:
-            raise AssertionError("the other end closed the connection instead of answering")
-        data += byte
-    return data.decode().strip()

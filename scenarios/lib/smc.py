@@ -1,24 +1,21 @@
 """SMC sockets: making them, asking the kernel how they are carried, and transfers between two of them.
 
-A request is "put SIZE OFFSET SEED HOW" (the client sends, the other end receives HOW and answers with the length and
-SHA-256 of what came) or "get SIZE OFFSET SEED HOW" (the other end answers "ready", then sends HOW).
+A request is one of `exchange`, or "mode": how is this connection carried?
 """
 
 import os
 import socket
 import struct
 import sys
-import threading
-import time
 
 sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import datafile
+import exchange
 
 AF_SMC = 43
 PORT = 7003
 DEADLINE_S = 20 * float(os.environ.get("LAB_SCALE", "1"))
 MODES = ("SMC-R", "TCP (fallback)", "SMC-D")
-_FOLDER = os.environ.get("LAB_TMP", "/tmp")
 _HEADER = struct.Struct("=IHHII")
 _SOCK_DIAG, _GENERIC = 4, 16
 _ERROR, _DONE = 2, 3
@@ -99,114 +96,48 @@ def name_group():
 
 def listen(address):
     """A listening socket."""
-    listener = stream()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((address, PORT))
-    listener.listen(16)
-    return listener
+    return exchange.listen(address, PORT, stream())
 
 
 def serve(listener):
     """Answer one request after the other."""
-    threading.Thread(target=_serve, args=(listener,), daemon=True).start()
-
-
-def _serve(listener):
-    while True:
-        try:
-            sock, _ = listener.accept()
-        except BlockingIOError:
-            continue
-        # An error ends this connection; the client's check sees that and says so.
-        with datafile.patient(sock, DEADLINE_S):
-            try:
-                _answer(sock)
-            except (OSError, AssertionError) as error:
-                print(f"request failed: {error}", file=sys.stderr, flush=True)
+    exchange.serve(listener, _answer, DEADLINE_S)
 
 
 def _answer(sock):
-    verb, *words = _line(sock).split()
-    if verb == "mode":
+    request = exchange.line(sock)
+    if request == "mode":
         how, reasons = mode(sock)
         sock.sendall(f"{how} {' '.join(reasons)}\n".encode())
-        return
-    size, offset, seed = (int(word) for word in words[:3])
-    if verb == "get":
-        _send(sock, size, offset, seed, words[3], first=b"ready\n")
     else:
-        got = datafile.receive(sock, size, words[3])
-        sock.sendall(f"{len(got)} {datafile.digest(got)}\n".encode())
+        exchange.answer(sock, request)
 
 
 def modes(address):
     """How a connection is carried, in words: as this end says, and as the other."""
     with _connect(address) as sock:
         sock.sendall(b"mode\n")
-        there = _line(sock).strip()
+        there = exchange.line(sock).strip()
         how, reasons = mode(sock)
     return f"{how} {' '.join(reasons)}".strip(), there
 
 
 def put(address, size, offset, seed, sender, receiver):
-    """Send to the other end, hold the sum that it answers with against the right one; returns seconds."""
+    """Send to the other end, which must get what is right; returns seconds until it says so."""
     with _connect(address) as sock:
-        sock.sendall(f"put {size} {offset} {seed} {receiver}\n".encode())
-        began = time.monotonic()
-        _send(sock, size, offset, seed, sender)
-        length, there = _line(sock).split()
-        seconds = time.monotonic() - began
-    right = datafile.digest(_expected(size, offset, seed))
-    if there != right:
-        raise AssertionError(f"{size} bytes: the other end got {length} bytes with sum {there}, not {right}")
-    return seconds
+        return exchange.put(sock, size, offset, seed, sender, receiver)[1]
 
 
 def get(address, size, offset, seed, sender, receiver):
     """Receive from the other end and compare; returns the seconds of receiving."""
     with _connect(address) as sock:
-        sock.sendall(f"get {size} {offset} {seed} {sender}\n".encode())
-        _line(sock)
-        began = time.monotonic()
-        got = datafile.receive(sock, size, receiver)
-        seconds = time.monotonic() - began
-    try:
-        datafile.same(got, _expected(size, offset, seed))
-    except AssertionError as error:
-        raise AssertionError(f"{size} bytes: {error}") from None
-    return seconds
+        return exchange.get(sock, size, offset, seed, sender, receiver)
 
 
 def _connect(address):
     sock = stream()
     sock.connect((address, PORT))
     return sock
-
-
-def _expected(size, offset, seed):
-    return memoryview(datafile.content(offset + size, seed))[offset:]
-
-
-def _send(sock, size, offset, seed, how, first=b""):
-    path = os.path.join(_FOLDER, f"smc-{os.getpid()}-{threading.get_ident()}")
-    datafile.make(path, offset + size, seed)
-    try:
-        if first:
-            sock.sendall(first)
-        datafile.send(sock, path, offset, size, how)
-    finally:
-        os.unlink(path)
-
-
-def _line(sock):
-    """One line, read byte by byte: what follows it must stay in the socket for splice."""
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        byte = sock.recv(1)
-        if not byte:
-            raise AssertionError("the other end closed the connection instead of answering")
-        line += byte
-    return line.decode()
 
 
 OFFSETS = (0, 4093)

@@ -47,25 +47,6 @@ def use_mtu(size):
     subprocess.run(["ip", "link", "set", os.environ["LAB_DEV"], "mtu", str(size)], check=True)
 
 
-def background():
-    """Go on as a child; the parent ends once the child has written to the descriptor that is returned."""
-    log_path = os.path.join(os.environ["LAB_ATTACH"], "server.log")
-    ready, told = os.pipe()
-    if child := os.fork():
-        with open("server.pid", "w") as file:
-            file.write(str(child))
-        os.close(told)
-        if not os.read(ready, 1):
-            with open(log_path) as file:
-                raise SystemExit(file.read())
-        raise SystemExit
-    os.setsid()
-    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    for descriptor in (0, 1, 2):
-        os.dup2(log, descriptor)
-    return told
-
-
 def take_packets_at_once():
     """Take packets in where they arrive, and not by a thread: what prepare/siw.sh keeps from the other scenarios."""
     with open(f"/sys/class/net/{os.environ['LAB_DEV']}/threaded", "w") as file:

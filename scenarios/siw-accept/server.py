@@ -9,6 +9,7 @@ from pyverbs import cm_enums
 from pyverbs.cmid import CMID, AddrInfo
 
 sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
+import background
 import verbs
 
 LINGER_S = 0.1
@@ -30,23 +31,23 @@ def serve(listener):
     connection.close()
 
 
-def listen(told):
+def listen(listens):
     """Take connections for ever."""
     address = AddrInfo(
         src=os.environ["LAB_SERVER"], src_service=verbs.PORT, port_space=verbs.TCP, flags=cm_enums.RAI_PASSIVE
     )
     listener = CMID(creator=address)
     listener.listen(1)
-    os.write(told, b"1")
+    listens()
     while True:
         serve(listener)
 
 
 def main():
     verbs.take_packets_at_once()
-    told = verbs.background()
+    listens = background.detach_first()
     try:
-        listen(told)
+        listen(listens)
     except BaseException:
         traceback.print_exc()
     os._exit(1)

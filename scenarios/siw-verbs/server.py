@@ -10,6 +10,7 @@ from pyverbs.cmid import CMID, AddrInfo
 from pyverbs.pyverbs_error import PyverbsError
 
 sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
+import background
 import verbs
 from verbs import datafile
 
@@ -67,14 +68,14 @@ def serve(listener):
 
 def main():
     verbs.use_mtu(verbs.LARGE_MTU)
-    told = verbs.background()  # first: what RDMA's devices are opened with is of no use to a child
+    listens = background.detach_first()  # first: what RDMA's devices are opened with is of no use to a child
     address = AddrInfo(
         src=os.environ["LAB_SERVER"], src_service=verbs.PORT, port_space=verbs.TCP, flags=cm_enums.RAI_PASSIVE
     )
     try:
         listener = CMID(creator=address)
         listener.listen(1)
-        os.write(told, b"1")
+        listens()
         while True:
             serve(listener)
     except BaseException:

@@ -1,19 +1,13 @@
 #!/usr/bin/python3
 """Sets up the server: listens, then goes to the background; returns once connections are taken."""
 
-import os
 import signal
 
 import peer
 
+import background
+
 listener = peer.listen()
-if child := os.fork():
-    with open("server.pid", "w") as file:
-        file.write(str(child))
-    raise SystemExit
-os.setsid()
-log = os.open(os.path.join(os.environ["LAB_ATTACH"], "server.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-for descriptor in (0, 1, 2):
-    os.dup2(log, descriptor)
+background.detach()
 peer.serve(listener)
 signal.pause()

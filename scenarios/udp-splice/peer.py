@@ -15,6 +15,7 @@ import threading
 
 sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import datafile
+import exchange
 
 PORT = 7001
 UDPLITE = 136
@@ -29,11 +30,7 @@ _LARGEST = 65536
 
 def listen(address):
     """A listening socket for requests."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((address, PORT))
-    listener.listen(16)
-    return listener
+    return exchange.listen(address, PORT)
 
 
 def serve(listener):

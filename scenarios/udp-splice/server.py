@@ -6,14 +6,9 @@ import signal
 
 import peer
 
+import background
+
 listener = peer.listen(os.environ["LAB_SERVER"])
-if child := os.fork():
-    with open("server.pid", "w") as file:
-        file.write(str(child))
-    raise SystemExit
-os.setsid()
-log = os.open(os.path.join(os.environ["LAB_ATTACH"], "server.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-for descriptor in (0, 1, 2):
-    os.dup2(log, descriptor)
+background.detach()
 peer.serve(listener)
 signal.pause()
