@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -38,16 +39,28 @@ def _same(a: str, b: str) -> bool:
 
 
 def _lacks(kernel: Path, needs: Needs) -> list[str]:
-    on = enabled((kernel / "config").read_text(errors="replace").splitlines())
+    on = _enabled_in(kernel)
     lacking = [f"CONFIG_{symbol}" for symbol in needs.config if symbol not in on]
     if needs.modules and not lacking and (kernel / "modules.builtin").exists():
-        have = {
-            Path(line.split(":")[0]).name.split(".ko")[0].replace("-", "_")
-            for name in ("modules.dep", "modules.builtin")
-            for line in (kernel / name).read_text().splitlines()
-        }
+        have = _modules_of(kernel)
         lacking = [f"module {m}" for m in needs.modules if m.replace("-", "_") not in have]
     return lacking or _lacking_symbols(kernel / "System.map", needs.symbols)
+
+
+# An artifact never changes, and a survey asks each for every scenario.
+@functools.cache
+def _enabled_in(kernel: Path) -> frozenset[str]:
+    pairs = (line.partition("=") for line in (kernel / "config").read_text(errors="replace").splitlines())
+    return frozenset(name.removeprefix("CONFIG_") for name, _, value in pairs if value in {"y", "m"})
+
+
+@functools.cache
+def _modules_of(kernel: Path) -> frozenset[str]:
+    return frozenset(
+        Path(line.split(":")[0]).name.split(".ko")[0].replace("-", "_")
+        for name in ("modules.dep", "modules.builtin")
+        for line in (kernel / name).read_text().splitlines()
+    )
 
 
 def _lacking_symbols(system_map: Path, symbols: Sequence[str]) -> list[str]:
@@ -56,9 +69,3 @@ def _lacking_symbols(system_map: Path, symbols: Sequence[str]) -> list[str]:
         return []
     have = {line.split()[-1] for line in system_map.read_text().splitlines()}
     return [f"the symbol {name}" for name in symbols if name not in have]
-
-
-def enabled(lines: Sequence[str]) -> frozenset[str]:
-    """Return the symbols, without CONFIG_, that lines of a .config set to y or m."""
-    pairs = (line.partition("=") for line in lines)
-    return frozenset(name.removeprefix("CONFIG_") for name, _, value in pairs if value in {"y", "m"})
