@@ -178,6 +178,30 @@ class ReachCount:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangedFunction:
+    """A function that a patch changes, `file` being its path in the tree with the whole series applied.
+
+    Attributes:
+        trace: "" where its calls can be counted by its name, else why not ("inlined", "gone", "static data" ...).
+    """
+
+    name: str
+    file: str
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchFacts:
+    """One patch of a kernel's series, as a reader of the run needs it; `number` counts from 1."""
+
+    kernel: str
+    number: int
+    title: str
+    files: tuple[str, ...] = ()
+    functions: tuple[ChangedFunction, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GuestLog:
     """What one guest of a job left behind; `console` is a path inside the run's folder."""
 
@@ -199,6 +223,8 @@ class JobResult:
         cases: every check, the lab's own included (job, reach:..., log:ROLE).
         guest_s: time the scenario's own commands took; overhead_s: all the rest of the job.
         reported: its script ended and reported every check that it announced, whatever became of them.
+        mode: what its figures count: "time (KVM)", "time (TCG)" or "instructions".
+        patched: calls of the functions that the series changes.
     """
 
     job: str
@@ -223,6 +249,8 @@ class JobResult:
     stderr_tail: str = ""
     reproduce: str = ""
     reported: bool = False
+    mode: str = ""
+    patched: tuple[ReachCount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +287,7 @@ class Run:
     jobs: tuple[JobResult, ...]
     host: dict[str, str] = field(default_factory=dict)
     systems: tuple[SystemFacts, ...] = ()
+    patches: tuple[PatchFacts, ...] = ()
     command: str = ""
     version: str = ""
     schema: int = SCHEMA_VERSION

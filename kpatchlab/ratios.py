@@ -7,6 +7,7 @@ the same run always reads the same.
 
 from __future__ import annotations
 
+import enum
 import random
 import statistics
 from collections.abc import Iterator
@@ -14,15 +15,27 @@ from dataclasses import dataclass
 
 from kpatchlab.judgement import Comparison, Group
 
+AGAIN = " (again)"
+"""Ends the name of the column that runs the base kernel a second time: what differs there is noise."""
 RESAMPLES = 1000
 LEVEL = 0.95
+
+
+class Speed(enum.StrEnum):
+    """What a ratio with its interval says."""
+
+    FASTER = "FASTER"
+    SLOWER = "SLOWER"
+    SAME = "SAME"  # the whole interval lies within the margin
+    UNKNOWN = "UNKNOWN"  # too noisy, or too few values
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One metric in one column; `ratio` is its mean over the base's mean, None in the base column or over 0.
 
-    `low` and `high` bound the ratio; None where one of the sides has fewer than two values.
+    `low` and `high` bound the ratio; None where one of the sides has fewer than two values. `speed` is None in the
+    base column; `more` is how many more values on each side an UNKNOWN would take, 0 where nothing can be said.
     """
 
     values: tuple[float, ...]
@@ -30,6 +43,8 @@ class Figure:
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
+    speed: Speed | None = None
+    more: int = 0
 
     def word(self, direction: str) -> str:
         """Return "better", "worse", "no difference seen", or "no interval"; "" in the base column."""
@@ -44,13 +59,17 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """One metric of one scenario, by column; `unit` and `direction` are the scenario's own words."""
+    """One metric of one scenario, by column; `unit` and `direction` are the scenario's own words.
+
+    `mode` is what the figures count, see `JobResult.mode`.
+    """
 
     group: Group
     name: str
     unit: str
     direction: str
     figures: dict[str, Figure]
+    mode: str = ""
 
 
 def metric_rows(comparison: Comparison) -> Iterator[MetricRow]:

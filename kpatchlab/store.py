@@ -274,9 +274,8 @@ class Store:
             (),
             (),
             host or {},
-            (),
-            command,
-            version,
+            command=command,
+            version=version,
         )
         try:
             run_dir = RunDir(self, header)
