@@ -28,6 +28,7 @@ WRITERS: dict[str, Writer] = {
     "text": _lazy("text"),
     "json": _lazy("data"),
     "systems": _lazy("systems"),
+    "reach": _lazy("patches"),
 }
 """Format name -> writer."""
 
@@ -37,5 +38,6 @@ FILES = {
     "text": "summary.txt",
     "json": "report.json",
     "systems": "systems.md",
+    "reach": "reach.md",
 }
 """Format name -> the name of its file in a run's folder."""

@@ -16,6 +16,7 @@ from kpatchlab.judgement import Cell, Comparison, Group
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run, Verdict
 from kpatchlab.ratios import metric_rows
 from kpatchlab.report.common import Change, changes, duration, frames, line, reasons
+from kpatchlab.report.patches import patch_rows, summary
 from kpatchlab.textclean import printable
 
 WIDTH = 80
@@ -67,6 +68,7 @@ def show(run: Run, run_dir: Path, console: Console) -> None:
     page.shorter([c for c in found if c.cell.verdict in _SHORTER])
     page.counted(comparison)
     page.metrics(comparison)
+    page.patches(run)
     page.timings(run)
 
 
@@ -250,6 +252,16 @@ class _Page:
                 table.add_row(*map(self.text, cells), self.text(word, style))
                 name = ""
         self.console.print(table)
+
+    def patches(self, run: Run) -> None:
+        lines = summary(patch_rows(run))
+        if lines:
+            self.console.print()
+            self.say("What the series changed:", style="bold")
+        for text in lines[:MAX_CHANGES]:
+            self.say(text.strip(), indent=2 if text.startswith(" ") else 0)
+        if len(lines) > MAX_CHANGES:
+            self.say(f"... and {len(lines) - MAX_CHANGES} more: report --format reach")
 
     def timings(self, run: Run) -> None:
         self.console.print()
