@@ -1,33 +1,64 @@
-"""Figures that scenarios printed, each column's as a ratio to the base column's, with a confidence interval.
+"""Figures that scenarios printed, each column's as a ratio to the base column's, with an interval and a verdict.
 
 Two bare numbers are never a comparison: with one repeat on a side there is a ratio and no interval, and nothing
-is called better or worse. The interval is a percentile bootstrap of the ratio of means, 95 %, from a fixed seed:
-the same run always reads the same.
+is called faster or slower. The interval is a percentile bootstrap of the ratio of means, 95 %, from a fixed seed:
+the same run always reads the same. Repeats that both sides have are drawn together, since they ran in the same
+minutes on the same host; and the bounds are widened for small samples, for which a plain percentile interval is too
+narrow (T. Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 4.1: at five values the plain one
+holds the truth in 4 of 5 cases only).
 """
 
 from __future__ import annotations
 
 import enum
+import functools
+import itertools
+import math
 import random
 import statistics
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kpatchlab.judgement import Comparison, Group
 
 AGAIN = " (again)"
 """Ends the name of the column that runs the base kernel a second time: what differs there is noise."""
-RESAMPLES = 1000
+RESAMPLES = 5000
 LEVEL = 0.95
+INSTRUCTIONS, TIME = "instructions", "time"
+"""What a mode begins with, see `JobResult.mode`."""
+MOST = 1000
+"""How many more values are asked for at the most: beyond that nothing useful can be said."""
 
 
 class Speed(enum.StrEnum):
-    """What a ratio with its interval says."""
+    """What a ratio with its interval says, against a margin within which nobody cares."""
 
-    FASTER = "FASTER"
+    FASTER = "FASTER"  # the whole interval lies beyond the margin, on the better side
     SLOWER = "SLOWER"
     SAME = "SAME"  # the whole interval lies within the margin
     UNKNOWN = "UNKNOWN"  # too noisy, or too few values
+
+
+def margin(mode: str) -> float:
+    """Return how far from 1 a ratio may be and still be SAME.
+
+    Instructions repeat within some 0.1 %; emulated time on a shared host hardly within 5 %.
+    """
+    if mode == INSTRUCTIONS:
+        return 0.005
+    return 0.02 if mode == f"{TIME} (KVM)" else 0.05
+
+
+def least(mode: str) -> int:
+    """Return how many values a verdict takes on each side.
+
+    Of two sides of three values each that differ by noise alone, one lies wholly above the other in one case of ten;
+    of five values, in one of 126.
+    """
+    return 3 if mode == INSTRUCTIONS else 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +66,8 @@ class Figure:
     """One metric in one column; `ratio` is its mean over the base's mean, None in the base column or over 0.
 
     `low` and `high` bound the ratio; None where one of the sides has fewer than two values. `speed` is None in the
-    base column; `more` is how many more values on each side an UNKNOWN would take, 0 where nothing can be said.
+    base column, UNKNOWN where the base has no value; `more` is how many more values on each side an UNKNOWN would
+    take, 0 where nothing can be said.
     """
 
     values: tuple[float, ...]
@@ -61,7 +93,10 @@ class Figure:
 class MetricRow:
     """One metric of one scenario, by column; `unit` and `direction` are the scenario's own words.
 
-    `mode` is what the figures count, see `JobResult.mode`.
+    Attributes:
+        figures: of the columns that have a value.
+        mode: what the figures count, see `JobResult.mode`.
+        lacking: columns that ran the scenario and have no value for this metric.
     """
 
     group: Group
@@ -70,40 +105,187 @@ class MetricRow:
     direction: str
     figures: dict[str, Figure]
     mode: str = ""
+    lacking: tuple[str, ...] = ()
+
+
+Values = dict[int, list[float]]
+"""Repeat -> what it measured; more than one value where a job printed a metric twice."""
 
 
 def metric_rows(comparison: Comparison) -> Iterator[MetricRow]:
-    """Yield every metric of the run, in the run's order."""
+    """Yield every metric of the run, in the run's order; values that are no numbers are left out."""
     for group in comparison.groups:
-        names: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+        names: dict[tuple[str, str, str, str], dict[str, Values]] = {}
         for column, jobs in group.jobs.items():
-            for metric in (metric for job in jobs for metric in job.metrics):
-                key = (metric.name, metric.unit, metric.direction)
-                names.setdefault(key, {}).setdefault(column, []).append(metric.value)
-        for (name, unit, direction), values in names.items():
-            base = values.get(comparison.base, [])
-            figures = {c: _figure(v, [] if c == comparison.base else base) for c, v in values.items()}
-            yield MetricRow(group, name, unit, direction, figures)
+            for job in jobs:
+                for metric in job.metrics:
+                    key = (metric.name, metric.unit, metric.direction, job.mode)
+                    found = names.setdefault(key, {}).setdefault(column, {})
+                    if math.isfinite(metric.value):
+                        found.setdefault(job.repeat, []).append(metric.value)
+        for (name, unit, direction, mode), by_column in names.items():
+            held = {column: values for column, values in by_column.items() if values}
+            base = held.get(comparison.base, {})
+            figures = {c: _figure(v, None if c == comparison.base else base, mode, direction) for c, v in held.items()}
+            yield MetricRow(
+                group, name, unit, direction, figures, mode, tuple(c for c in group.jobs if c not in figures)
+            )
 
 
-def _figure(values: list[float], base: list[float]) -> Figure:
-    mean = statistics.fmean(values)
-    if not base or statistics.fmean(base) == 0:
-        return Figure(tuple(values), mean)
-    ratio = mean / statistics.fmean(base)
-    if len(values) < 2 or len(base) < 2:
-        return Figure(tuple(values), mean, ratio)
-    return Figure(tuple(values), mean, ratio, *bootstrap(values, base))
+def _figure(values: Values, base: Values | None, mode: str, direction: str) -> Figure:
+    flat = tuple(itertools.chain.from_iterable(values[repeat] for repeat in sorted(values)))
+    mean = statistics.fmean(flat)
+    if base is None:
+        return Figure(flat, mean)
+    own, other = _paired(values, base)
+    if not other or statistics.fmean(other) == 0:
+        return Figure(flat, mean, speed=Speed.UNKNOWN)
+    ratio = mean / statistics.fmean(other)
+    few = min(len(own), len(other))
+    if few < 2:
+        return Figure(flat, mean, ratio, speed=Speed.UNKNOWN, more=least(mode) - few)
+    low, high = bootstrap(own, other, paired=values.keys() == base.keys() and len(own) == len(other))
+    speed, more = judge(ratio, low, high, few, mode, direction)
+    return Figure(flat, mean, ratio, low, high, speed, more)
 
 
-def bootstrap(values: list[float], base: list[float]) -> tuple[float, float]:
-    """Return the bounds of the ratio of means, mean(values) / mean(base)."""
-    source = random.Random(20230316)  # noqa: S311 - statistics, not secrets
-    ratios = []
-    for _ in range(RESAMPLES):
-        below = statistics.fmean(source.choices(base, k=len(base)))
-        if below:
-            ratios.append(statistics.fmean(source.choices(values, k=len(values))) / below)
-    ratios.sort()
-    cut = int(len(ratios) * (1 - LEVEL) / 2)
-    return ratios[cut], ratios[-1 - cut]
+def _paired(values: Values, base: Values) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return both sides' values, ordered by repeat."""
+    own, other = (tuple(itertools.chain.from_iterable(v[repeat] for repeat in sorted(v))) for v in (values, base))
+    return own, other
+
+
+def judge(ratio: float, low: float, high: float, count: int, mode: str, direction: str) -> tuple[Speed, int]:
+    """Return the verdict on a ratio, and how many more values on each side an UNKNOWN would take.
+
+    Args:
+        count: values on the side that has fewer.
+        direction: "higher" or "lower": what is better.
+    """
+    about = margin(mode)
+    if count >= least(mode):
+        if low >= 1 - about and high <= 1 + about:
+            return Speed.SAME, 0
+        if low > 1 + about or high < 1 - about:
+            return (Speed.FASTER if (low > 1) == (direction == "higher") else Speed.SLOWER), 0
+    distance = abs(abs(ratio - 1) - about)
+    # An interval narrows with the square root of the number of values.
+    wanted = count * ((high - low) / 2 / distance) ** 2 if distance else math.inf
+    if count < least(mode) or wanted > MOST:
+        return Speed.UNKNOWN, max(0, least(mode) - count)
+    return Speed.UNKNOWN, max(1, math.ceil(wanted) - count)
+
+
+def bootstrap(values: Sequence[float], base: Sequence[float], *, paired: bool = False) -> tuple[float, float]:
+    """Return the bounds of the ratio of means, mean(values) / mean(base), of at least two values each.
+
+    Args:
+        paired: the values of one index belong together.
+    """
+    return _bounds(tuple(values), tuple(base), paired)
+
+
+@functools.lru_cache(maxsize=4096)
+def _bounds(values: tuple[float, ...], base: tuple[float, ...], paired: bool) -> tuple[float, float]:
+    import numpy as np  # the help texts of the command line need none of this
+    from scipy import stats
+
+    def ratio(own: np.ndarray, other: np.ndarray, axis: int = -1) -> Any:
+        below = other.mean(axis=axis)
+        return own.mean(axis=axis) / np.where(below == 0, np.nan, below)
+
+    count = min(len(values), len(base))
+    wide = math.sqrt(count / (count - 1)) * float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that are all equal: their interval is a point
+        found = stats.bootstrap(
+            (np.asarray(values, float), np.asarray(base, float)),
+            ratio,
+            n_resamples=RESAMPLES,
+            paired=paired,
+            vectorized=True,
+            confidence_level=1 - 2 * float(stats.norm.sf(wide)),
+            method="percentile",
+            random_state=np.random.default_rng(20230316),
+        ).confidence_interval
+    if not (math.isfinite(found.low) and math.isfinite(found.high)):
+        return -math.inf, math.inf
+    return float(found.low), float(found.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """How comparisons of the base kernel with itself came out.
+
+    Attributes:
+        comparisons: how many there are; `same` of them SAME.
+        alarms: FASTER or SLOWER, which is wrong; what is left is UNKNOWN.
+        worst: the ratio that is furthest from 1.
+        margin: what SAME means, the largest one where modes are mixed.
+    """
+
+    comparisons: int
+    same: int
+    alarms: int
+    worst: float
+    margin: float
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        rest = self.comparisons - self.same - self.alarms
+        parts = [f"{self.same} SAME within {100 * self.margin:g} %"]
+        parts += [f"{self.alarms} false alarms ({100 * self.alarms / self.comparisons:.1f} %)"]
+        parts += [f"{rest} UNKNOWN"] if rest else []
+        parts += [f"furthest off {self.worst:.4f}"]
+        return f"the base against itself: {self.comparisons} comparisons, {', '.join(parts)}"
+
+
+def again(rows: Iterable[MetricRow]) -> Again | None:
+    """Return how the base's own second column compares; None where the run has none."""
+    rows = list(rows)
+    found = [f for row in rows for c, f in row.figures.items() if c.endswith(AGAIN) and f.speed is not None]
+    if not found:
+        return None
+    speeds = [figure.speed for figure in found]
+    return Again(
+        comparisons=len(found),
+        same=speeds.count(Speed.SAME),
+        alarms=speeds.count(Speed.FASTER) + speeds.count(Speed.SLOWER),
+        worst=max((f.ratio for f in found if f.ratio is not None), key=lambda r: abs(r - 1), default=1.0),
+        margin=max(margin(row.mode) for row in rows),
+    )
+
+
+def splits(rows: Iterable[MetricRow], base: str, wanted: int = 100) -> Again | None:
+    """Return what `wanted` comparisons of the base with itself give, drawn from all its values.
+
+    A run has few comparisons of the base with itself, one a metric; but each metric's values on the base, those of
+    its second column with them, can be dealt out into two sides in many ways. Every dealing is judged as any
+    comparison is. None where there are too few values.
+    """
+    pools = [
+        (row, pool)
+        for row in rows
+        if len(pool := [v for c, f in row.figures.items() if c in {base, base + AGAIN} for v in f.values])
+        >= 2 * least(row.mode)
+    ]
+    if not pools:
+        return None
+    deal = random.Random(20230316)  # noqa: S311 - statistics, not secrets
+    found: list[tuple[Speed, float]] = []
+    for number in range(wanted):
+        row, pool = pools[number % len(pools)]
+        mixed = deal.sample(pool, len(pool))
+        one, other = tuple(mixed[: len(mixed) // 2]), tuple(mixed[len(mixed) // 2 :])
+        if statistics.fmean(other) == 0:
+            continue
+        ratio = statistics.fmean(one) / statistics.fmean(other)
+        low, high = bootstrap(one, other)
+        found.append((judge(ratio, low, high, len(one), row.mode, row.direction)[0], ratio))
+    return Again(
+        comparisons=len(found),
+        same=sum(speed is Speed.SAME for speed, _ in found),
+        alarms=sum(speed in {Speed.FASTER, Speed.SLOWER} for speed, _ in found),
+        worst=max((ratio for _, ratio in found), key=lambda r: abs(r - 1), default=1.0),
+        margin=max(margin(row.mode) for row, _ in pools),
+    )
