@@ -40,6 +40,7 @@ def compare(run: Run) -> Comparison:
         base=base,
         columns=columns,
         same_base=run.same_base,
+        difference=run.difference,
         complete=run.complete,
         builds=builds,
         groups=groups,
@@ -250,10 +251,12 @@ def _splats(jobs: Iterable[JobResult]) -> list[Splat]:
 
 def _builds(run: Run, base: str) -> tuple[BuildCheck, ...]:
     base_kernel = next((k.name for k in run.kernels if k.role == "base"), base)
-    held = next((b for b in run.builds if b.kernel == base_kernel), None)
+    made = {build.kernel: build for build in run.builds}
+    held_by = {k.name: k.against for k in run.kernels if k.against}
     found: list[BuildCheck] = []
     for build in run.builds:
-        against = None if held is None or build.kernel == base_kernel else held
+        held = held_by.get(build.kernel, base_kernel)
+        against = made.get(held) if held != build.kernel else None
         found.append(_build_check(build, against))
         known = {f.module for f in against.module_failures} if against else set()
         for failure in build.module_failures:

@@ -179,6 +179,7 @@ class Comparison:
     Attributes:
         builds: one check per kernel, and one per module that did not compile.
         groups: in order of first appearance in the run.
+        difference: see `Run.difference`.
         verdicts: how many checks (builds included) got each verdict, over all columns; a crash that keeps
             seven checks from running counts once.
         by_column: the same for each column, builds left out.
@@ -195,6 +196,7 @@ class Comparison:
     by_column: dict[str, dict[Verdict, int]]
     outcomes: dict[Outcome, int]
     lost: tuple[str, ...] = field(default=())
+    difference: str = "series"
 
     @property
     def regressed(self) -> int:
@@ -254,5 +256,8 @@ class Comparison:
         if not self.builds:
             return "No build is stored: whether the kernels have one base is not known."
         if self.same_base:
-            return "Same base: the kernels differ by their series alone."
+            return {
+                "": "The same kernels twice: a difference is chance, or the host's or the scenarios' doing.",
+                "configuration": "Same base and series: the kernels differ by their configuration or compiler.",
+            }.get(self.difference, "Same base: the kernels differ by their series alone.")
         return "Different bases: a difference need not be the series' doing."

@@ -255,11 +255,15 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """A kernel as a reader of the run needs it: `role` is "base" for the column others are held against."""
+    """A kernel as a reader of the run needs it: `role` is "base" for the column others are held against.
+
+    `against` names the kernel whose build its own is held against: "" the base kernel's, its own name: none.
+    """
 
     name: str
     role: str
     description: str = ""
+    against: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,10 +297,29 @@ class Run:
     schema: int = SCHEMA_VERSION
 
     @property
+    def difference(self) -> str:
+        """What the kernels differ by from those that they are held against, the most that any of them does.
+
+        "" nothing, "configuration" (or compiler), "series", or "base": different trees, or not known.
+        """
+        builds = {build.kernel: build for build in self.builds}
+        base = next((k.name for k in self.kernels if k.role == "base"), next(iter(builds), ""))
+        against = {k.name: k.against for k in self.kernels if k.against}
+        found = [_difference(build, builds.get(against.get(name, base))) for name, build in builds.items()]
+        return max(found, key=("", "configuration", "series", "base").index, default="base")
+
+    @property
     def same_base(self) -> bool:
-        """Whether all kernels come from one base tree, so that a difference is the series' doing."""
-        keys = {b.base_key for b in self.builds}
-        return len(keys) == 1 and "" not in keys
+        """Whether each kernel comes from one base tree with what it is held against."""
+        return self.difference != "base"
+
+
+def _difference(build: BuildResult, held: BuildResult | None) -> str:
+    if held is None or not build.base_key or build.base_key != held.base_key:
+        return "base"
+    if build.series != held.series or not build.key:
+        return "series"
+    return "" if build.key == held.key else "configuration"
 
 
 T = TypeVar("T")

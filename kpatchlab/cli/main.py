@@ -71,7 +71,20 @@ class Verb(click.Command):
 class Verbs(Verb, click.Group):
     """The verbs in the order of their use, each with its examples, all of them loaded lazily."""
 
-    ORDER = ("run", "plan", "build", "list", "check", "report", "shell", "new", "doctor", "clean", "completion")
+    ORDER = (
+        "run",
+        "plan",
+        "build",
+        "list",
+        "check",
+        "report",
+        "compare",
+        "shell",
+        "new",
+        "doctor",
+        "clean",
+        "completion",
+    )
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the verbs' names."""

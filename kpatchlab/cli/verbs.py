@@ -28,8 +28,10 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for s
 def register(group: click.Group) -> None:
     """Hang every verb into the group."""
     from kpatchlab.cli import run as run_verbs
+    from kpatchlab.cli.compare import compare
+    from kpatchlab.cli.report import report
 
-    for command in (check, list_things, report, doctor, clean, new, completion, *run_verbs.COMMANDS):
+    for command in (check, list_things, report, compare, doctor, clean, new, completion, *run_verbs.COMMANDS):
         group.add_command(command)
 
 
@@ -136,39 +138,6 @@ def table(rows: list[dict[str, Any]]) -> None:
     for line in words:
         grid.add_row(*map(Text, line))
     console().print(grid)
-
-
-@click.command(
-    cls=Verb,
-    epilog="\b\nExamples:\n  kpatchlab report\n  kpatchlab report --format junit -o junit.xml\n"
-    "  kpatchlab report 20261122T1 --format html -o page.html",
-)
-@click.argument("run", default="last", shell_complete=complete.runs)
-@click.option("--format", "form", default="text", help="junit, html, text, json or systems.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead of standard output.")
-@pass_options
-def report(options: Options, run: str, form: str, output: Path | None) -> None:
-    """Render a past run again, in any format; RUN is an id, the start of one, or `last`."""
-    from kpatchlab.report import WRITERS
-    from kpatchlab.store import Store
-
-    if form not in WRITERS:
-        from kpatchlab.yamlfile import suggest
-
-        raise UserError(f"no such format: {form}{suggest(form, WRITERS)}", hint=f"there are {', '.join(WRITERS)}")
-    stored, folder = Store(options.lab_file().parent / "results").load(run)
-    data = WRITERS[form](stored, folder)
-    if output is None:
-        sys.stdout.buffer.write(data)
-        return
-    beside = output.with_name(f".{output.name}.tmp")
-    try:
-        beside.write_bytes(data)
-        beside.replace(output)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise UserError(f"cannot write {output}: {error.strerror}") from None
-    click.echo(f"{output}: {len(data)} bytes")
 
 
 @click.command(cls=Verb, epilog="\b\nExamples:\n  kpatchlab doctor\n  kpatchlab doctor --install")
