@@ -531,13 +531,42 @@ def test_report(faked, form):
         assert "small" in out
     target = faked.bench.root / "deep" / "report"
     status, _, err = faked("report", "-o", str(target), "--format", form)
-    assert (status, err) == (2, f"kpatchlab: cannot write {target}: No such file or directory\n")
+    assert (status, err) == (2, f"kpatchlab: cannot write {target}: there is no folder {target.parent}\n")
     target.parent.mkdir()
     target.write_text("old")
     status, _, _ = faked("report", "-o", str(target), "--format", form)
     assert status == 0
     assert target.read_text() == out
     assert [path.name for path in target.parent.iterdir()] == ["report"]
+    status, _, err = faked("report", "-o", str(target.parent), "--format", form)
+    assert (status, err.splitlines()[0]) == (2, f"kpatchlab: {target.parent} is a folder")
+
+
+def test_report_takes_a_run_by_its_folder(faked, tmp_path):
+    faked("run", "solo")
+    name = faked.bench.store.ids()[0]
+    moved = tmp_path / "elsewhere" / name
+    shutil.copytree(faked.bench.store.root / name, moved)
+    assert faked("report", str(moved))[0] == 0
+    (moved / "run.json").unlink()
+    status, _, err = faked("report", str(moved))
+    assert (status, err) == (2, f"kpatchlab: {moved}: not a run's folder, there is no run.json in it\n")
+
+
+def test_compare(faked):
+    faked("run", "solo")
+    faked("run")
+    older, newer = faked.bench.store.ids()
+    status, out, err = faked("compare", older, "last")
+    assert status == 0
+    assert "The same kernels twice" in out
+    assert f"not compared: client=new,server=old, client=old,server=new of run {newer}" in err or "not compared" in err
+    status, out, _ = faked("compare", f"{newer}:without", f"{newer}:with", "--format", "json")
+    assert json.loads(out)["comparison"]["columns"] == [f"{newer[-4:]}:without", f"{newer[-4:]}:with"]
+    status, _, err = faked("compare", older, f"{newer}:wiht")
+    assert (status, err.splitlines()[0]) == (2, f"kpatchlab: run {newer} has no column 'wiht'")
+    assert faked("compare", older, older)[0] == 2
+    assert faked("compare", older, "none-such")[0] == 2
 
 
 def test_report_of_a_run_that_there_is_not(faked):

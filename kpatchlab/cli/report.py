@@ -16,7 +16,8 @@ from kpatchlab.errors import HostError, UserError
 if TYPE_CHECKING:
     from kpatchlab.model import Run
 
-FORMATS = "text, html, markdown, mail, junit, kcidb, json, systems"
+FORMATS = "text, html, junit, json, systems, reach"
+"""The names in `report.WRITERS`, which `--help` need not import."""
 
 
 def stored(options: Options, wanted: str) -> tuple[Run, Path]:
@@ -83,7 +84,7 @@ def write(path: Path, data: bytes) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     except HostError as error:
         raise UserError(error.message) from None
-    click.echo(f"{path}: {len(data)} bytes", err=True)
+    click.echo(f"{path}: {len(data)} bytes")
 
 
 def deliver(form: str, run: Run, folder: Path, output: Path | None) -> None:
