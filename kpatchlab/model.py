@@ -315,11 +315,11 @@ class Run:
 
 
 def _difference(build: BuildResult, held: BuildResult | None) -> str:
+    if held and build.key and build.key == held.key:
+        return ""
     if held is None or not build.base_key or build.base_key != held.base_key:
         return "base"
-    if build.series != held.series or not build.key:
-        return "series"
-    return "" if build.key == held.key else "configuration"
+    return "series" if build.series != held.series or not build.key else "configuration"
 
 
 T = TypeVar("T")
