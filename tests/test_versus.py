@@ -55,8 +55,8 @@ def test_builds_are_held_against_the_same_kernel_of_the_first_run():
     ("change", "word"),
     [
         ({"key": "c" * 64}, "differ by their configuration or compiler"),
-        ({"base_key": "other"}, "Different bases"),
-        ({"base_key": ""}, "Different bases"),
+        ({"key": "c" * 64, "base_key": "other"}, "Different bases"),
+        ({"key": "", "base_key": ""}, "Different bases"),
     ],
 )
 def test_what_a_difference_can_mean(change, word):
