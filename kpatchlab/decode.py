@@ -88,9 +88,14 @@ class Decoder:
 
     def decode(self, splat: Splat) -> Splat:
         """Return `splat` with `decoded`; "" there, and a `note`, where nothing could be looked up. Never raises."""
+        decoded = self.text(splat.text)
+        return dataclasses.replace(splat, decoded=decoded if decoded != splat.text else "")
+
+    def text(self, text: str) -> str:
+        """Return a text with file and line behind every frame that is known, as it is where none is. Never raises."""
         wanted: dict[str, set[tuple[str, int]]] = defaultdict(set)
         frames: dict[int, tuple[str, tuple[str, int]]] = {}
-        rows = splat.text.split("\n")
+        rows = text.split("\n")
         try:
             for number, row in enumerate(rows):
                 if found := self._place(row):
@@ -101,7 +106,6 @@ class Decoder:
         except HostError as error:
             self.note = error.message
         out: list[str] = []
-        hits = 0
         for number, row in enumerate(rows):
             module, place = frames.get(number, ("", None))
             known = self._objects.get(module)
@@ -109,12 +113,11 @@ class Decoder:
             if not lines:
                 out.append(row)
                 continue
-            hits += 1
             stamp = _STAMPED.match(row)
             indent = " " * (stamp.end() if stamp else 0)
             out.append(f"{row} ({lines[0][1]})")
             out += [f"{indent}    (inlined by) {function} ({where})" for function, where in lines[1:]]
-        return dataclasses.replace(splat, decoded="\n".join(out) if hits else "")
+        return "\n".join(out)
 
     def _place(self, row: str) -> tuple[str, tuple[str, int]] | None:
         match = ANY_FRAME.search(row)

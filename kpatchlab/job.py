@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kpatchlab import debug, results_in, warm
+from kpatchlab import debug, results_in, waits, warm
 from kpatchlab.console import find_splats
 from kpatchlab.decode import Decoder
 from kpatchlab.errors import GuestLost, UserError
@@ -51,6 +51,7 @@ class _Record:
     attachments: list[str] = field(default_factory=list)
     outcome: Outcome = Outcome.PASS
     message: str = ""
+    details: str = ""
     guest_s: float = 0.0
     stdout: bytes = b""
     stderr: bytes = b""
@@ -103,7 +104,9 @@ def run_job(inputs: JobInputs) -> JobResult:
         seats = seats_of(inputs)
         _play(inputs, seats, record)
     logs = tuple(_judge_seat(inputs, seat, record) for seat in seats if seat.guest is not None)
-    record.cases.insert(0, Case("job", record.outcome, record.message, duration_s=time.monotonic() - began))
+    record.cases.insert(
+        0, Case("job", record.outcome, record.message, record.details, duration_s=time.monotonic() - began)
+    )
     whole = time.monotonic() - began
     return JobResult(
         job=inputs.spec.id,
@@ -211,21 +214,54 @@ def _blame(inputs: JobInputs, lost: GuestLost) -> Outcome:
 
 
 def _script(
-    seat: Seat, inputs: JobInputs, script: str, scale: float, on_output: Callable[[str, bytes], None] | None = None
-) -> Exit:
-    """Run one of a scenario's scripts; `scale` is the slowness of the slowest guest: each waits for the other."""
+    inputs: JobInputs,
+    seats: Sequence[Seat],
+    record: _Record,
+    seat: Seat,
+    script: str,
+    on_output: Callable[[str, bytes], None] | None = None,
+) -> tuple[Exit, str]:
+    """Run one of a scenario's scripts; returns how it ended, and what is wrong with that, or "".
+
+    Each guest waits for the other: the slowest one sets the deadline.
+    """
     assert seat.guest is not None
-    return seat.guest.run(
+    scale = max(each.slowness for each in seats)
+    stood: list[str] = []
+    done = seat.guest.run(
         [f"/lab/scenario/{script.removesuffix('.j2')}"],
         env=seat.environment(inputs, scale),
         cwd="/lab/scenario",
         timeout_s=inputs.spec.timeout_s * scale,
         on_output=on_output,
+        on_late=lambda: stood.extend(_waits(inputs, seats, record)),
     )
+    record.guest_s += done.duration_s
+    if done.timed_out:
+        return done, f"ran longer than {inputs.spec.timeout_s * scale:.0f} s" + "".join(f"; {text}" for text in stood)
+    if done.signal:
+        return done, f"was killed by signal {done.signal}"
+    return done, f"exited with {done.status}" if done.status else ""
 
 
-def _scale(seats: Sequence[Seat]) -> float:
-    return max(seat.slowness for seat in seats)
+def _waits(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> list[str]:
+    """Return where each guest's processes wait, in words; their stacks become the job's details."""
+    said, details = [], []
+    for seat in seats:
+        with contextlib.suppress(GuestLost):
+            assert seat.guest is not None
+            found = waits.tasks(seat.guest)
+            whole = "\n".join([f"{seat.role}:", *map(str, found)])
+            details.append(_decoder(inputs, seat.kernel).text(whole))
+            if told := waits.told(found):
+                said.append(f"{seat.role}: {told}" if len(seats) > 1 else told)
+    record.details = "\n\n".join(details)
+    return said
+
+
+def _decoder(inputs: JobInputs, kernel: str) -> Decoder:
+    artifact = Path(inputs.kernels[kernel].path)
+    return Decoder(artifact / "vmlinux", artifact / "modules-debug")
 
 
 def _steps(inputs: JobInputs, seats: Sequence[Seat], record: _Record, step: str) -> bool:
@@ -235,21 +271,15 @@ def _steps(inputs: JobInputs, seats: Sequence[Seat], record: _Record, step: str)
         script: str = getattr(inputs.scenario.roles[seat.role], step)
         if not script or seat.guest is None:
             continue
-        done = _script(seat, inputs, script, _scale(seats))
-        record.guest_s += done.duration_s
+        done, how = _script(inputs, seats, record, seat, script)
         _keep_output(inputs.folder, f"{seat.role}-{step}", done)
-        if done.timed_out or done.status != 0:
+        if how:
             said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines() or ["no output"]
             kind = Outcome.TIMEOUT if done.timed_out else Outcome.FAIL
-            how = f"ran longer than {inputs.spec.timeout_s * _scale(seats):.0f} s" if done.timed_out else _ended(done)
             record.worsen(kind, f"{seat.role}: {script} ({step}) {how}: {said[-1][:300]}")
             record.stderr = record.stderr or done.stderr
             return False
     return True
-
-
-def _ended(done: Exit) -> str:
-    return f"was killed by signal {done.signal}" if done.signal else f"exited with {done.status}"
 
 
 def _keep_output(folder: Path, name: str, done: Exit) -> None:
@@ -268,13 +298,12 @@ def _run(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
             came.extend(data)
 
     try:
-        done = _script(seat, inputs, script, _scale(seats), keep)
+        done, how = _script(inputs, seats, record, seat, script, keep)
     except GuestLost:  # what was found before is known all the same
         record.stdout = bytes(came)
         (inputs.folder / f"{seat.role}-run.out").write_bytes(record.stdout)
         record.cases += results_in.parse(record.stdout, exit_status=None).cases
         raise
-    record.guest_s += done.duration_s
     record.stdout, record.stderr = done.stdout, done.stderr
     _keep_output(inputs.folder, f"{seat.role}-run", done)
     parsed = results_in.parse(done.stdout, exit_status=None if done.timed_out or done.signal else done.status)
@@ -287,10 +316,8 @@ def _run(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
             record.worsen(Outcome.FAIL, f"{case.name}: {reason}")
     if parsed.cases and all(case.outcome is Outcome.SKIP for case in parsed.cases):
         record.worsen(Outcome.SKIP, parsed.cases[0].message)
-    if done.timed_out:
-        record.worsen(Outcome.TIMEOUT, f"{script} ran longer than {inputs.spec.timeout_s * _scale(seats):.0f} s")
-    elif done.signal:
-        record.worsen(Outcome.FAIL, f"{script} was killed by signal {done.signal}")
+    if done.timed_out or done.signal:
+        record.worsen(Outcome.TIMEOUT if done.timed_out else Outcome.FAIL, f"{script} {how}")
     problems = list(parsed.problems)
     if done.stdout_total > len(done.stdout):
         problems.append(f"printed {done.stdout_total} bytes, more than is kept")
@@ -340,8 +367,7 @@ def _judge_seat(inputs: JobInputs, seat: Seat, record: _Record) -> GuestLog:
 
 
 def _judge_log(inputs: JobInputs, record: _Record, role: str, kernel: str, log: bytes, *, died: bool) -> None:
-    artifact = Path(inputs.kernels[kernel].path)
-    decoder = Decoder(artifact / "vmlinux", artifact / "modules-debug")
+    decoder = _decoder(inputs, kernel)
     splats = [decoder.decode(splat) for splat in find_splats(log, died=died)]
     if splats and not inputs.scenario.expect_splat:
         first = splats[0]

@@ -62,7 +62,7 @@ def jobs(tmp_path_factory):
         ("no-server", "fail", ["server", "setup.sh", "exited with 1", "the daemon refuses its configuration"]),
         ("no-module", "skip", ["lacks module no_such_module"]),
         ("no-package", "skip", ["no-such-package"]),
-        ("no-answer", "timeout", ["20 s"]),
+        ("no-answer", "timeout", ["20 s", "mount.nfs waits in "]),
         ("no-trouble", "pass", []),
     ],
 )
@@ -75,3 +75,9 @@ def test_reason_is_told_and_the_others_go_on(jobs, scenario, outcome, words):
 
 def test_a_mount_that_hangs_costs_its_deadline_and_no_more(jobs):
     assert jobs["no-answer"].duration_s < 20 * 2 + 30
+
+
+def test_stack_of_what_hangs_is_kept(jobs):
+    (details,) = [case.details for case in jobs["no-answer"].cases if case.name == "job"]
+    assert "mount.nfs (process" in details
+    assert "rpc_" in details, "the mount waits for an answer of the server"

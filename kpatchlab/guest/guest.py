@@ -110,6 +110,7 @@ class Guest:
         cwd: str = "/",
         stdin: bytes = b"",
         on_output: OnOutput | None = None,
+        on_late: Callable[[], None] | None = None,
         keep_bytes: int = KEEP_BYTES,
     ) -> Exit:
         """Run a command in the guest to its end.
@@ -121,13 +122,23 @@ class Guest:
             timeout_s: until then the command and all that descends from it get SIGTERM, then SIGKILL.
             env: added to `ENVIRONMENT`.
             on_output: called with ("stdout" or "stderr", bytes) as it comes, from the guest's own thread.
+            on_late: called when `timeout_s` is over, before the command is ended; may run others in this guest.
             keep_bytes: of each stream, head and tail.
 
         Raises:
             whatever `on_output` raises, once the command has ended.
             GuestLost: the guest panicked, hung or ended before the command did.
         """
-        return self._run(argv, timeout_s, env=env, cwd=cwd, stdin=[stdin], on_output=on_output, keep_bytes=keep_bytes)
+        return self._run(
+            argv,
+            timeout_s,
+            env=env,
+            cwd=cwd,
+            stdin=[stdin],
+            on_output=on_output,
+            on_late=on_late,
+            keep_bytes=keep_bytes,
+        )
 
     def put(self, path: str, data: bytes, mode: int = 0o755) -> None:
         """Write a file in the guest; folders above it are made.
@@ -248,6 +259,7 @@ class Guest:
         cwd: str = "/",
         stdin: Sequence[bytes] = (),
         on_output: OnOutput | None = None,
+        on_late: Callable[[], None] | None = None,
         keep_bytes: int = KEEP_BYTES,
         flags: int = 0,
     ) -> Exit:
@@ -260,6 +272,8 @@ class Guest:
             self.send(b"I", ident)
             timed_out = not command.ended.wait(max(0.0, command.begin + timeout_s - time.monotonic()))
             if timed_out:
+                if on_late:
+                    on_late()
                 self._end(ident, command)
             self.check(command)
             return command.result(timed_out=timed_out)
