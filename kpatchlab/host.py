@@ -36,12 +36,14 @@ class Host:
     Args:
         qemu_choice: "auto", "host" or "debian", as in lab.yaml.
         notes: what people should know of these choices.
+        more_facts: returns more of what a reader of the run must know, by name.
     """
 
     cache: Cache
     mirror: str = ""
     qemu_choice: str = "auto"
     notes: list[str] = field(default_factory=list)
+    more_facts: Callable[[], dict[str, str]] = dict
     _found: dict[str, object] = field(default_factory=dict)
 
     def accel(self) -> Accel:
@@ -113,7 +115,7 @@ class Host:
         if "accel" in self._found:
             facts["accel"] = self.accel().name
             facts["accel_reason"] = self.accel().reason
-        return facts
+        return facts | self.more_facts()
 
 
 def _system() -> str:

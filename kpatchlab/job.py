@@ -25,6 +25,7 @@ from kpatchlab.errors import GuestLost, UserError
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, ReachCount, Splat
 from kpatchlab.needs import lacking_packages, refusal
+from kpatchlab.ratios import INSTRUCTIONS
 from kpatchlab.reach import Counters
 from kpatchlab.seats import BROKEN, JobInputs, Seat, occupied, seats_of
 
@@ -69,6 +70,8 @@ def preflight(inputs: JobInputs) -> tuple[Outcome, str] | None:
     needs = inputs.scenario.needs
     if inputs.guest == "vng" and len(inputs.scenario.roles) > 1:
         return Outcome.SKIP, "virtme-ng runs scenarios of one guest"
+    if inputs.mode == INSTRUCTIONS and len(inputs.scenario.roles) > 1:
+        return Outcome.SKIP, "two guests that count instructions have no time in common: measure it in time"
     if inputs.guest != "vng" and (lacking := lacking_packages(needs, inputs.packages)):
         return Outcome.SKIP, lacking
     for role, name in inputs.spec.placement.items():
@@ -131,6 +134,7 @@ def run_job(inputs: JobInputs) -> JobResult:
         stderr_tail=record.stderr[-TAIL_BYTES:].decode("utf-8", "replace"),
         reproduce=inputs.reproduce,
         reported=record.reported,
+        mode=inputs.mode,
     )
 
 
@@ -227,18 +231,19 @@ def _script(
     """
     assert seat.guest is not None
     scale = max(each.slowness for each in seats)
+    limit_s = inputs.spec.timeout_s * scale * inputs.stretch
     stood: list[str] = []
     done = seat.guest.run(
         [f"/lab/scenario/{script.removesuffix('.j2')}"],
         env=seat.environment(inputs, scale),
         cwd="/lab/scenario",
-        timeout_s=inputs.spec.timeout_s * scale,
+        timeout_s=limit_s,
         on_output=on_output,
         on_late=lambda: stood.extend(_waits(inputs, seats, record)),
     )
     record.guest_s += done.duration_s
     if done.timed_out:
-        return done, f"ran longer than {inputs.spec.timeout_s * scale:.0f} s" + "".join(f"; {text}" for text in stood)
+        return done, f"ran longer than {limit_s:.0f} s" + "".join(f"; {text}" for text in stood)
     if done.signal:
         return done, f"was killed by signal {done.signal}"
     return done, f"exited with {done.status}" if done.status else ""

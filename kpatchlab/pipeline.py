@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -47,6 +47,7 @@ class Settings:
         guest: what a job's guest is, see `seats.JobInputs`.
         broken: see `seats.JobInputs`.
         seconds: job id -> what it is expected to take; the longest start first.
+        more: asked when all jobs are done: what they showed -> jobs to run as well, on the plan's kernels and roots.
     """
 
     command: str = ""
@@ -56,6 +57,7 @@ class Settings:
     guest: str = "fork"
     broken: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
+    more: Callable[[Mapping[str, JobResult]], Sequence[JobSpec]] = lambda done: ()  # noqa: ARG005
 
 
 class Stages:
@@ -200,6 +202,7 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
     done = {name: result for name, result in run_dir.done_jobs().items() if result.outcome is not Outcome.INFRA}
     todo = longest_first([job for job in plan.jobs if job.id not in done], settings.seconds)
     save = partial(_save_build, run_dir, earlier)
+    began_with = len(todo)
     if todo:
         host.check_room()
     stages = Stages(lab, for_jobs(plan, todo), host, settings, progress, save)
@@ -211,7 +214,12 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
             progress.note(f"{len(done)} of {len(plan.jobs)} jobs are done already")
         for line in host.describe() if todo else ():
             progress.note(line)
-        done |= _run_jobs(lab, todo, host, stages, executor, run_dir, progress, settings, peak)
+        planned = list(plan.jobs)
+        while todo:
+            done |= _run_jobs(lab, todo, host, stages, executor, run_dir, progress, settings, peak)
+            todo = [] if settings.cancel.is_set() else list(settings.more(done))
+            planned += todo
+            progress.total_jobs += len(todo)
     except BaseException:
         settings.cancel.set()  # a build that goes on would be waited for
         raise
@@ -230,13 +238,13 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
         title=before.title,
         started=before.started,
         duration_s=before.duration_s + time.monotonic() - began,
-        complete=not cancelled and len(done) == len(plan.jobs),
+        complete=not cancelled and len(done) == len(planned),
         base=plan.base,
         columns=plan.columns,
         kernels=kernel_facts(lab, plan),
         builds=tuple(replace(builds[step.name], path="") for step in plan.kernels if step.name in builds),
-        jobs=tuple(done[job.id] for job in plan.jobs if job.id in done),
-        host=host.facts() | {"peak_memory_mib": str(peak.mib)} if todo else before.host,
+        jobs=tuple(done[job.id] for job in planned if job.id in done),
+        host=host.facts() | {"peak_memory_mib": str(peak.mib)} if began_with else before.host,
         systems=system_facts(lab),
         command=before.command or settings.command,
         version=__version__,

@@ -36,9 +36,8 @@ _DIRECTIVE = re.compile(r"(?:^|\s)#\s*(SKIP|TODO|XFAIL|TIMEOUT|ERROR)\w*\b[:\s]*
 _RUN = re.compile(r"#\s*RUN\s+(\S+) \.\.\.$")
 """What kselftest_harness prints before each test: up to 6.8, a test that is skipped has its name nowhere else."""
 _COMMENT = re.compile(r"\s#\s(.*)$")
-_METRIC = re.compile(
-    r"metric ([\w./:+-]+) ([-+]?\d{1,30}(?:\.\d{1,30})?(?:[eE][-+]?\d{1,2})?) (\S{1,40}) (higher|lower)$"
-)
+_NUMBER = re.compile(r"[-+]?\d{1,30}(?:\.\d{1,30})?(?:[eE][-+]?\d{1,2})?")
+_METRIC = re.compile(rf"metric ([\w./:+-]+) ({_NUMBER.pattern}) (\S{{1,40}}) (higher|lower)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +288,7 @@ class _Reader:
     def _metric(self, body: str) -> None:
         match = _METRIC.match(body)
         if not match:
-            self.problem(f"malformed metric line: {body}")
+            self.problem(f"malformed metric line, {_fault(body)}: {body}")
         elif len(self._metrics) < MAX_METRICS:
             self._metrics.append(Metric(match[1], float(match[2]), match[3], match[4]))
             if len(self._metrics) == MAX_METRICS:
@@ -328,6 +327,16 @@ class _Reader:
         if (more := self._problem_count - MAX_PROBLEMS) > 0:
             self._problems.append(f"and {more} more problems")
         return Parsed(cases, tuple(self._metrics), tuple(self._problems))
+
+
+def _fault(line: str) -> str:
+    """Say what is wrong with a metric line."""
+    words = line.split()[1:]
+    if len(words) > 1 and not _NUMBER.fullmatch(words[1]):
+        return f"{words[1][:40]!r} is not a number"
+    if len(words) == 2 or (len(words) == 3 and words[2] in {"higher", "lower"}):
+        return "without a unit"
+    return "not `metric NAME VALUE UNIT higher|lower`"
 
 
 def _named_apart(entries: list[_Entry]) -> tuple[Case, ...]:

@@ -95,6 +95,11 @@ class Needs(FileModel):
         default=(),
         description="test suites built from Debian's source packages and put into each guest, below /lab/suites",
     )
+    programs: tuple[Name, ...] = Field(
+        default=(),
+        description="programs in C: scenarios/lib/NAME.c is compiled on the host, statically, and put into each guest "
+        "as /lab/programs/NAME/NAME",
+    )
 
 
 class Touches(FileModel):
@@ -243,9 +248,8 @@ def expand(scenario: ScenarioFile) -> list[dict[str, str]]:
 def foreign_tests(scenario: ScenarioFile, params: Mapping[str, str]) -> tuple[str, ...]:
     """Return the tests of others that a scenario needs with these parameters: folders below /lab in the guest."""
     words = [params[word[1:]] if word.startswith("$") else word for word in scenario.needs.kselftest]
-    return tuple(
-        dict.fromkeys([f"kselftest/{word}" for word in words] + [f"suites/{s}" for s in scenario.needs.suites])
-    )
+    found = [f"kselftest/{word}" for word in words] + [f"suites/{name}" for name in scenario.needs.suites]
+    return tuple(dict.fromkeys(found + [f"programs/{name}" for name in scenario.needs.programs]))
 
 
 def payload(scenario: Scenario, params: Mapping[str, str], lab_root: Path) -> list[tuple[str, bytes, int]]:

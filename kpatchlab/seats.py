@@ -67,6 +67,16 @@ class JobInputs:
     debug: frozenset[str] = frozenset()
     foreign: Mapping[tuple[str, str], Built] = field(default_factory=dict)
 
+    @property
+    def mode(self) -> str:
+        """What figures of this job count: "" where there is nothing to boot; see `MachineShape.mode`."""
+        return next((boot.machine.mode for boot in self.boots.values()), "")
+
+    @property
+    def stretch(self) -> float:
+        """See `MachineShape.stretch`."""
+        return max((boot.machine.stretch for boot in self.boots.values()), default=1.0)
+
 
 @dataclass(slots=True)
 class Seat:
@@ -90,7 +100,8 @@ class Seat:
     def environment(self, inputs: JobInputs, scale: float = 1.0) -> dict[str, str]:
         """Return the environment of the scenario's scripts in this role; `scale`: how much longer they may wait."""
         params = {f"LAB_{name.upper()}": value for name, value in inputs.spec.params.items()}
-        return dict(self.how.env) | params | ({"LAB_BREAK": "1"} if inputs.broken else {}) | {"LAB_SCALE": f"{scale:g}"}
+        own = {"LAB_SCALE": f"{scale:g}", "LAB_MODE": inputs.mode.partition(" ")[0]}
+        return dict(self.how.env) | params | ({"LAB_BREAK": "1"} if inputs.broken else {}) | own
 
     def has_symbol(self, names: Sequence[str]) -> frozenset[str]:
         """Return those of `names` that the kernel image has."""

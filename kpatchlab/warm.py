@@ -80,7 +80,7 @@ def booted(spec: Boot, cache: Cache, label: str, *, debug: bool = False) -> Save
     """
 
     def make(work: Path) -> None:
-        deadline_s = BOOT_DEADLINE_S * (debugging.BOOT if debug else 1)
+        deadline_s = BOOT_DEADLINE_S * (debugging.BOOT if debug else 1) * spec.machine.stretch
         with _started(lambda: boot(spec, console_path=work / "console.log", deadline_s=deadline_s), work) as guest:
             # Warm the page cache with what every scenario starts: costs once, and saves it in each fork.
             guest.run(["/bin/sh", "-c", "python3 -c 'import hashlib, os, socket'; mount; ls /; id"], timeout_s=60)
@@ -104,7 +104,7 @@ def prepared(base: SavedGuest, how: Preparation, cache: Cache, label: str) -> Sa
 
     def make(work: Path) -> None:
         with _started(lambda: resume(base, console_path=work / "own-console.log"), work) as guest:
-            prepare(guest, how, PREPARE_DEADLINE_S * slowness_of(base))
+            prepare(guest, how, PREPARE_DEADLINE_S * slowness_of(base) * base.boot.machine.stretch)
             (work / "console.log").write_bytes(console_of(base) + guest.console.data())
             for name in ("symbols", SLOWNESS):
                 if (base.path / name).exists():

@@ -10,6 +10,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,15 @@ def test_accelerators(name, words):
     assert words in line
     assert "-machine q35" in line
     assert ("-cpu host" in line) == (name == "kvm")
+    assert ("-cpu max,-erms,-fsrm" in line) == (name == "icount")
+
+
+def test_a_clock_that_counts_instructions_beats_slower_and_is_waited_for():
+    now = time.monotonic()
+    for stretch, hangs in ((1.0, True), (20.0, False)):
+        heart = pulse.Pulse(1, stretch)
+        heart.resume(os.getpid())
+        assert bool(heart.hangs(now + 2 * pulse.SILENT_WALL_S, now)) == hangs
 
 
 def test_boot_survives_json():

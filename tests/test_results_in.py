@@ -148,10 +148,20 @@ def test_metrics():
 
 
 @pytest.mark.parametrize(
-    "line", ["metric", "metric a", "metric a nan s lower", "metric a 1 s faster", "metric a 1e999 s lower"]
+    ("line", "fault"),
+    [
+        ("metric", "not `metric NAME VALUE UNIT higher|lower`"),
+        ("metric a", "not `metric NAME VALUE UNIT higher|lower`"),
+        ("metric a 1 s faster", "not `metric NAME VALUE UNIT higher|lower`"),
+        ("metric a nan s lower", "'nan' is not a number"),
+        ("metric a inf", "'inf' is not a number"),
+        ("metric a 1e999 s lower", "'1e999' is not a number"),
+        ("metric a 1 lower", "without a unit"),
+        ("metric a 1", "without a unit"),
+    ],
 )
-def test_malformed_metrics(line):
-    assert problems(OK + line.encode() + b" \n") == [f"malformed metric line: {line}"]
+def test_malformed_metrics(line, fault):
+    assert problems(OK + line.encode() + b" \n") == [f"malformed metric line, {fault}: {line}"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 from kpatchlab import lab
 
 WHOLE = lab.load(Path(__file__).parent.parent / "lab.yaml")
-OWN = [scenario for name, scenario in sorted(WHOLE.scenarios.items()) if not name.startswith("selftest-")]
+EVERY = [scenario for name, scenario in sorted(WHOLE.scenarios.items()) if not name.startswith("selftest-")]
+OWN = [scenario for scenario in EVERY if "bench" not in scenario.tags]
 
 
 @pytest.mark.parametrize("system", WHOLE.systems)
@@ -32,5 +33,13 @@ def test_reach_asks_for_something_on_both_sides_of_the_series(scenario):
     assert not conditions or both or (has and lacks)
 
 
-def test_the_lab_selects_all_but_its_self_tests():
+def test_the_lab_selects_all_but_its_self_tests_and_benchmarks():
     assert set(WHOLE.selected) == {scenario.name for scenario in OWN}
+
+
+def test_benchmarks_are_chosen_by_name_or_tag_alone():
+    benchmarks = [scenario for scenario in EVERY if scenario not in OWN]
+    assert benchmarks
+    for scenario in benchmarks:
+        assert scenario.name.startswith("bench-")
+        assert scenario.systems == scenario.reach == scenario.touches.files == ()

@@ -1,7 +1,7 @@
 """Tests that others wrote, built on this host for a guest: the kernel's selftests, and suites that Debian packages.
 
-A name is a folder below /lab in the guest: `kselftest/COLLECTION` or `suites/NAME`. A result that is not there is a
-value: it costs the jobs that need it, and no others.
+A name is a folder below /lab in the guest: `kselftest/COLLECTION`, `suites/NAME` or `programs/NAME`. A result that is
+not there is a value: it costs the jobs that need it, and no others.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ def build_foreign(recipe: Recipe, name: str, ctx: BuildContext) -> Built:
         UserError, HostError: the source cannot be had, as for the kernel itself.
         BuildCancelled: `ctx.cancel` was set.
     """
-    from kpatchlab.build import kselftest, suites
+    from kpatchlab.build import kselftest, programs, suites
 
     kind, _, rest = name.partition("/")
     try:
-        return kselftest.build(recipe, rest, ctx) if kind == "kselftest" else suites.build(rest, ctx)
+        if kind == "kselftest":
+            return kselftest.build(recipe, rest, ctx)
+        return suites.build(rest, ctx) if kind == "suites" else programs.build(rest, ctx)
     except Unbuilt as unbuilt:
         return Built(unbuilt.outcome, reason=unbuilt.reason)
 

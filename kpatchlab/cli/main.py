@@ -20,7 +20,7 @@ COMPLETE_VAR = "_KPATCHLAB_COMPLETE"
 EXITS = """\b
 Exit status:
   0  nothing regressed
-  1  regressions (or, with one kernel, failures)
+  1  regressions (or, with one kernel, failures); measure: slower
   2  usage or configuration is wrong
   3  the host or the lab itself could not do it
   130  interrupted; what was done is kept, `run --resume` goes on
@@ -73,6 +73,7 @@ class Verbs(Verb, click.Group):
 
     ORDER = (
         "run",
+        "measure",
         "plan",
         "build",
         "list",

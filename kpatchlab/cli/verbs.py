@@ -27,11 +27,23 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for s
 
 def register(group: click.Group) -> None:
     """Hang every verb into the group."""
+    from kpatchlab.cli import measure
     from kpatchlab.cli import run as run_verbs
     from kpatchlab.cli.compare import compare
     from kpatchlab.cli.report import report
 
-    for command in (check, list_things, report, compare, doctor, clean, new, completion, *run_verbs.COMMANDS):
+    for command in (
+        measure.measure,
+        check,
+        list_things,
+        report,
+        compare,
+        doctor,
+        clean,
+        new,
+        completion,
+        *run_verbs.COMMANDS,
+    ):
         group.add_command(command)
 
 

@@ -49,10 +49,12 @@ class Pulse:
 
     Args:
         cpus: number of the guest's processors.
+        stretch: see `MachineShape.stretch`: a guest whose clock runs slower beats less often.
     """
 
-    def __init__(self, cpus: int) -> None:
+    def __init__(self, cpus: int, stretch: float = 1.0) -> None:
         self._pid = 0
+        self._stretch = stretch
         self._cpus = cpus
         self._lock = threading.Lock()
         self._paused = True
@@ -98,7 +100,7 @@ class Pulse:
             for number, (fair, wall) in self._silent.items():
                 fair, wall = fair + fair_s, wall + wall_s  # noqa: PLW2901
                 self._silent[number] = (fair, wall)
-                if fair >= limit_s or wall >= SILENT_WALL_S:
+                if fair >= limit_s * self._stretch or wall >= SILENT_WALL_S * self._stretch:
                     which = f"processor {number} of " if self._cpus > 1 else ""
                     return f"{which}the guest gave no sign of life for {wall:.0f} s"
         return ""

@@ -35,6 +35,9 @@ class Qemu:
         return "Debian's, unpacked in the cache" if self.unpacked else "the host's own"
 
 
+ICOUNT_STRETCH = 20.0
+
+
 @dataclass(frozen=True, slots=True)
 class MachineShape:
     """What a guest runs on; a saved guest resumes on the shape that it was saved on.
@@ -48,6 +51,20 @@ class MachineShape:
     cpus: int
     memory_mib: int
     qemu: Qemu
+
+    @property
+    def mode(self) -> str:
+        """What a guest's clock counts, as every figure taken in it says; see `model.JobResult.mode`."""
+        return {"kvm": "time (KVM)", "tcg": "time (TCG)", "icount": "instructions"}[self.accel]
+
+    @property
+    def stretch(self) -> float:
+        """How many seconds of the wall a second in the guest may take, beyond what a busy host explains.
+
+        Where the clock counts instructions, a nanosecond is one of them, and emulation in one thread does some 50 to
+        110 million a second (QEMU 10 and 7.2): a guest that is busy lives 10 to 20 times slower than the wall.
+        """
+        return ICOUNT_STRETCH if self.accel == "icount" else 1.0
 
 
 @dataclass(frozen=True, slots=True)

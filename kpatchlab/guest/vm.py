@@ -91,7 +91,7 @@ class QemuGuest(Guest):
             if link_fd is not None:
                 os.close(link_fd)
         self._qmp = Qmp(self._qmp_socket)
-        self._pulse = Pulse(spec.machine.cpus)
+        self._pulse = Pulse(spec.machine.cpus, spec.machine.stretch)
         self._watch(self._ends[0], console.add)
         self._watch(pairs["beat"][0], self._pulse.beat)
         self._watch(self._qmp_socket, self._on_qmp)

@@ -1,0 +1,147 @@
+"""Figures of kernels held against each other: benchmarks side by side, repeated until their ratios say something.
+
+A measurement is a run like any other, of a lab and a plan that are changed for it: one job at a time on forks of the
+same saved guests, nothing traced or counted, the base kernel a second time as a column of its own, and the columns in
+turn, forwards and backwards, so that a host that grows slower favours none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+from kpatchlab.compare import compare
+from kpatchlab.errors import UserError
+from kpatchlab.lab import Lab
+from kpatchlab.model import JobResult, Outcome, Run
+from kpatchlab.plan import JobSpec, Plan, make_plan
+from kpatchlab.ratios import AGAIN, INSTRUCTIONS, MetricRow, Speed, least, metric_rows
+
+MODES = ("instructions", "time")
+DEFAULT_CHOICE = ("tag:bench",)
+MOST_REPEATS = 1000
+
+
+def quiet_lab(lab: Lab, mode: str) -> Lab:
+    """Return the lab as it is measured.
+
+    Raises:
+        UserError: a kernel has debugging switched on: its figures say nothing.
+    """
+    if slow := [name for name, recipe in lab.kernels.items() if recipe.debug]:
+        raise UserError(f"kernel {slow[0]} is one with debugging: no figures are taken on it")
+    machines = lab.machines
+    if mode == INSTRUCTIONS:
+        machines = {n: m.model_copy(update={"accel": "icount", "cpus": 1}) for n, m in lab.machines.items()}
+    return replace(
+        lab,
+        machines=machines,
+        scenarios={name: scenario.model_copy(update={"reach": ()}) for name, scenario in lab.scenarios.items()},
+        matrix=lab.matrix.model_copy(update={"columns": ("kernels",)}),
+        limits=lab.limits.model_copy(update={"guests": 1}),
+    )
+
+
+def first_plan(lab: Lab, choice: Sequence[str], kernels: Sequence[str] | None, repeat: int) -> Plan:
+    """Return the plan of the first `repeat` repeats, with the base kernel's second column.
+
+    Raises:
+        UserError: a name is unknown, or nothing is left to run.
+    """
+    plan = make_plan(lab, choice=choice or DEFAULT_CHOICE, kernels=kernels, repeat=repeat)
+    groups: dict[object, list[JobSpec]] = {}
+    for job in plan.jobs:
+        groups.setdefault((job.group, job.repeat), []).append(job)
+    again = plan.base + AGAIN
+    rest = tuple(column for column in plan.columns if column != plan.base)
+    jobs = chain.from_iterable(_in_turn(group, plan.base) for group in groups.values())
+    return replace(plan, columns=(plan.base, *rest, again), jobs=tuple(jobs))
+
+
+def _in_turn(jobs: Sequence[JobSpec], base: str) -> list[JobSpec]:
+    """Return a group's jobs of one repeat with the base's second one, every other time from behind."""
+    second = [
+        replace(job, id=f"{job.id.rpartition('@')[0]}@{base}.again#{job.repeat}", column=base + AGAIN)
+        for job in jobs
+        if job.column == base
+    ]
+    whole = [*jobs, *second]
+    return whole if jobs[0].repeat % 2 else whole[::-1]
+
+
+@dataclass(slots=True)
+class Rounds:
+    """Decides what is repeated: the groups whose figures say nothing yet, while the budget lasts.
+
+    Args:
+        plan: repeats -> the plan with so many; what it begins with has `repeat` of them.
+        budget_s: seconds from the first question on; 0: nothing is repeated.
+    """
+
+    plan: Callable[[int], Plan]
+    repeat: int
+    budget_s: float
+    _began: float = field(default_factory=time.monotonic)
+    _reached: dict[object, int] = field(default_factory=dict)
+
+    def more(self, done: Mapping[str, JobResult]) -> list[JobSpec]:
+        """Return the jobs to run next, none when all is said or the budget is spent."""
+        spent = time.monotonic() - self._began
+        wanted: dict[object, int] = {}
+        cost_s = 0.0
+        for key, rows in by_group(_run(self.plan(1), done)).items():
+            have = self._reached.get(key, self.repeat)
+            if missing := min(max(lacking(row) for row in rows), have):  # at most as many again
+                each = [job.duration_s for job in done.values() if _key(job) == key]
+                cost_s += missing * sum(each) / have
+                if spent + cost_s > self.budget_s:
+                    break
+                wanted[key] = have + missing
+        most = max(wanted.values(), default=0)
+        before = dict(self._reached)
+        self._reached |= wanted
+        return [
+            job
+            for job in (self.plan(min(most, MOST_REPEATS)).jobs if most else ())
+            if before.get(job.group, self.repeat) < job.repeat <= wanted.get(job.group, 0)
+        ]
+
+
+def _key(job: JobResult) -> object:
+    return job.scenario, tuple(sorted(job.params.items()))
+
+
+def _run(plan: Plan, done: Mapping[str, JobResult]) -> Run:
+    return Run("", "", "", 0.0, True, plan.base, plan.columns, (), (), tuple(done.values()))
+
+
+def by_group(run: Run) -> dict[object, list[MetricRow]]:
+    """Return the figures of each scenario with its parameters; one with a bad job has none that count."""
+    found: dict[object, list[MetricRow]] = {}
+    for row in metric_rows(compare(run)):
+        if all(job.outcome is Outcome.PASS for jobs in row.group.jobs.values() for job in jobs):
+            found.setdefault((row.group.scenario, tuple(sorted(row.group.params.items()))), []).append(row)
+    return found
+
+
+def lacking(row: MetricRow) -> int:
+    """Return how many more values a row would take; 0 where all is said, or nothing ever will be."""
+    return max((figure.more for figure in row.figures.values() if figure.speed is Speed.UNKNOWN), default=0)
+
+
+def exit_code(run: Run) -> int:
+    """Return 1 where a figure is SLOWER than the base's, a job failed, or there is no figure at all; else 0."""
+    rows = list(metric_rows(compare(run)))
+    slower = any(
+        figure.speed is Speed.SLOWER and not column.endswith(AGAIN)
+        for row in rows
+        for column, figure in row.figures.items()
+    )
+    return 1 if slower or not rows or any(job.outcome.is_bad for job in run.jobs) else 0
+
+
+def repeats(mode: str) -> int:
+    """Return how many repeats are run before anything is asked: as many as a verdict takes."""
+    return least(INSTRUCTIONS if mode == INSTRUCTIONS else "time")
