@@ -149,14 +149,17 @@ def _hunk(text: str, file: str, line: int) -> str:
     return f"{file}:{line}"
 
 
-def _diff(data: bytes) -> bytes:
+def diff_of(data: bytes) -> bytes:
+    """Return a patch without the text before its first file."""
     match = _DIFF.search(data)
     return data[match.start() :] if match else data
 
 
 def _content(data: bytes) -> bytes:
     """Return what a patch changes: without its text, its blobs' ids and the mail program's signature."""
-    return re.sub(rb"^index [0-9a-f]+\.\.[0-9a-f]+.*\n|^-- \n[^\n]*\s*\Z", b"", _diff(data), flags=re.MULTILINE).strip()
+    return re.sub(
+        rb"^index [0-9a-f]+\.\.[0-9a-f]+.*\n|^-- \n[^\n]*\s*\Z", b"", diff_of(data), flags=re.MULTILINE
+    ).strip()
 
 
 # ---------------------------------------------------------------------------------------------- readers
@@ -213,7 +216,7 @@ def _from_file(path: Path, strip: int = 1) -> list[Patch]:
         return [Patch(path.name, patch.subject, patch.data, strip) for patch in split_mbox(data, path.name)]
     if not _DIFF.search(data):
         return []
-    head = data[: len(data) - len(_diff(data))].decode("utf-8", "replace").strip().splitlines()
+    head = data[: len(data) - len(diff_of(data))].decode("utf-8", "replace").strip().splitlines()
     return [Patch(path.name, head[0] if head else "", data, strip)]
 
 

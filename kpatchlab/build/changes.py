@@ -1,0 +1,339 @@
+"""What each patch of a series changes: hunks with the lines that are left of them in the end, and functions.
+
+The series is replayed in memory on the files that it touches. Every line that a patch adds carries that patch's mark,
+so that the marks say, after the last patch, which lines of the final tree are whose, wherever later patches moved them.
+At the end the replayed files are held against those that `git apply` made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kpatchlab.build import series
+from kpatchlab.build.functions import SUFFIXES, Function, functions_in
+from kpatchlab.cache import content_key
+from kpatchlab.model import from_json, to_json
+
+if TYPE_CHECKING:
+    from unidiff import PatchedFile
+
+VERSION = 1
+"""Part of every key: raise it when the same series is to give other facts."""
+FILE = "changes.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line that a patch adds, `number` being where it is in the final tree."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hunk:
+    """One hunk of a patch.
+
+    Attributes:
+        file: its path in the final tree; the patch's own where a later patch removes it.
+        number: counts from 1 within the file's part of the patch.
+        lines: what it adds and no later patch takes out again.
+        added: how many lines it adds; what is not in `lines` was superseded.
+    """
+
+    file: str
+    number: int
+    lines: tuple[Line, ...] = ()
+    added: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A function by name and file; `gone`: the final tree does not have it."""
+
+    name: str
+    file: str
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PatchChanges:
+    """One patch; `number` counts from 1. `unread`: files of it that could not be followed, each with the reason."""
+
+    number: int
+    title: str
+    files: tuple[str, ...] = ()
+    hunks: tuple[Hunk, ...] = ()
+    functions: tuple[Named, ...] = ()
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """A whole series."""
+
+    patches: tuple[PatchChanges, ...] = ()
+
+    @property
+    def sources(self) -> list[str]:
+        """The C files of the final tree that the series changes or makes, sorted."""
+        return sorted({h.file for patch in self.patches for h in patch.hunks if h.file.endswith(".c") and h.lines})
+
+
+def changes_key(base_key: str, patches: Sequence[series.Patch]) -> str:
+    """Return the content key of what a series changes on a base: its configuration has no part in it."""
+    return content_key("changes", VERSION, base_key, series.series_key(patches), [str(patch) for patch in patches])
+
+
+def write(changes: Changes, folder: Path) -> None:
+    """Write what `read` reads into a folder."""
+    (folder / FILE).write_text(json.dumps(to_json(changes), indent=1) + "\n")
+
+
+def read(folder: Path) -> Changes:
+    """Return what is in an artifact's folder."""
+    return from_json(Changes, json.loads((folder / FILE).read_text()))
+
+
+@dataclass(slots=True)
+class _Text:
+    """A file while the series is replayed.
+
+    Attributes:
+        lines: each with its line end, decoded so that every byte survives.
+        marks: whose each line is: (patch, hunk) by index, None for the base's own.
+    """
+
+    lines: list[str]
+    marks: list[tuple[int, int] | None]
+    problem: str = ""
+    parsed: list[Function] | None = field(default=None)
+
+    def functions(self) -> list[Function]:
+        if self.parsed is None:
+            self.parsed = functions_in("".join(self.lines).encode("utf-8", "surrogateescape"))
+        return self.parsed
+
+
+class Replay:
+    """A series on the files that it touches.
+
+    Args:
+        base: file of the tree without the series -> its bytes; None where there is no such file.
+    """
+
+    def __init__(self, patches: Sequence[series.Patch], base: Callable[[str], bytes | None]) -> None:
+        self._patches = [_Patch(number, patch) for number, patch in enumerate(patches, 1)]
+        self._texts: dict[str, _Text] = {}
+        for name in dict.fromkeys(name for patch in self._patches for name in patch.names()):
+            data = base(name)
+            if data is not None:
+                lines = _split(data)
+                self._texts[name] = _Text(lines, [None] * len(lines))
+
+    def run(self, final: Callable[[str], bytes | None]) -> Changes:
+        """Return what the patches change; `final` is as `base`, for the tree with the series."""
+        for patch in self._patches:
+            patch.replay(self._texts)
+        for name, text in self._texts.items():
+            if not text.problem and (data := final(name)) is not None and _split(data) != text.lines:
+                text.problem = "the tree's file is another one than the patches make of it"
+        names = _renamed(self._patches)
+        where = self._lines()
+        known = {
+            name: {function.name for function in text.functions()}
+            for name, text in self._texts.items()
+            if name.endswith(SUFFIXES) and not text.problem
+        }
+        return Changes(tuple(patch.changes(names, where, known, self._texts) for patch in self._patches))
+
+    def _lines(self) -> dict[tuple[int, int], list[Line]]:
+        """Return the lines that each hunk has in the final tree."""
+        found: dict[tuple[int, int], list[Line]] = {}
+        for text in self._texts.values():
+            for number, (words, mark) in enumerate(zip(text.lines, text.marks, strict=True), 1):
+                if mark and not text.problem:
+                    found.setdefault(mark, []).append(Line(number, words.rstrip("\r\n")))
+        return found
+
+
+def _split(data: bytes) -> list[str]:
+    # Not splitlines(): form feeds and the like end no line of C.
+    parts = data.decode("utf-8", "surrogateescape").split("\n")
+    return [f"{part}\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
+
+
+@dataclass(slots=True)
+class _Found:
+    """A hunk as its patch left it, by the names that files had then."""
+
+    file: str
+    number: int
+    added: int
+
+
+class _Patch:
+    """One patch while it is replayed."""
+
+    def __init__(self, number: int, patch: series.Patch) -> None:
+        self.number, self.patch = number, patch
+        self._parts = [
+            (*(_name(name, patch.strip) for name in (p.source_file, p.target_file)), p) for p in _parts(patch)
+        ]
+        self.hunks: list[_Found] = []
+        self.functions: dict[tuple[str, str], None] = {}
+        self.files: dict[str, None] = {}
+        self.renames: dict[str, str] = {}
+
+    def names(self) -> Iterator[str]:
+        """Yield the files that the patch names, by their names before and after it."""
+        for old, new, _ in self._parts:
+            yield from filter(None, (old, new))
+
+    def replay(self, texts: dict[str, _Text]) -> None:
+        """Apply the patch to `texts`, in place."""
+        for old, new, part in self._parts:
+            name = new or old
+            self.files[name] = None
+            if old and new and old != new and old in texts:
+                if "copy from " in str(part.patch_info):
+                    texts[new] = _Text(list(texts[old].lines), list(texts[old].marks), texts[old].problem)
+                else:
+                    self.renames[old] = new
+                    texts[new] = texts.pop(old)
+            if name not in texts:
+                texts[name] = _Text([], [], "the tree has no such file" if old and len(part) else "")
+            self._file(part, name, texts[name])
+            if not new:
+                texts.pop(name)
+
+    def _file(self, part: PatchedFile, name: str, text: _Text) -> None:
+        """Apply one file's part, and note the functions that it changes: by the old lines and by the new ones."""
+        before = _Text(list(text.lines), [], "", text.parsed)
+        removed: list[int] = []
+        added: list[int] = []
+        shift = 0
+        for number, hunk in enumerate(part, 1):
+            mark = (self.number - 1, len(self.hunks))
+            self.hunks.append(_Found(name, number, hunk.added))
+            rows = _rows(hunk)
+            old = [words for _, words in _old(rows)]
+            place = None if text.problem else _find(text.lines, old, max(0, hunk.target_start - 1))
+            if place is None:
+                text.problem = text.problem or f"hunk {number} of patch {self.number} is not where it says"
+                return
+            _apply(rows, text, place, mark)
+            removed += _numbers(rows, "-+", place - shift)
+            added += _numbers(rows, "+-", place)
+            shift += hunk.added - hunk.removed
+        text.parsed = None
+        for lines, state in ((removed, before), (added, text)) if name.endswith(SUFFIXES) else ():
+            for function in state.functions() if lines else ():
+                if any(function.first <= line <= function.last for line in lines):
+                    self.functions[function.name, name] = None
+
+    def changes(
+        self,
+        names: Sequence[Mapping[str, str]],
+        where: Mapping[tuple[int, int], list[Line]],
+        known: Mapping[str, set[str]],
+        texts: Mapping[str, _Text],
+    ) -> PatchChanges:
+        """Return the patch in the final tree's terms; `names`: for each patch, a file's name then -> its last one."""
+
+        def final(name: str) -> str:
+            return names[self.number - 1].get(name, name)
+
+        hunks = tuple(
+            Hunk(final(found.file), found.number, tuple(where.get((self.number - 1, index), ())), found.added)
+            for index, found in enumerate(self.hunks)
+        )
+        problems = {name: texts[final(name)].problem for name in self.files if final(name) in texts}
+        return PatchChanges(
+            self.number,
+            self.patch.subject or self.patch.name,
+            tuple(map(final, self.files)),
+            hunks,
+            tuple(_named(name, final(file), known) for name, file in self.functions),
+            tuple(f"{name}: {problem}" for name, problem in problems.items() if problem),
+        )
+
+
+def _named(name: str, file: str, known: Mapping[str, set[str]]) -> Named:
+    """Return a function by the file that has it in the end; a later patch may have moved it to another one."""
+    if file in known and name in known[file]:
+        return Named(name, file)
+    moved = next((other for other, names in known.items() if name in names), "")
+    return Named(name, moved or file, gone=not moved)
+
+
+def _renamed(every: Sequence[_Patch]) -> list[dict[str, str]]:
+    """Return, for each patch, what its files are called after the last one: only those that are renamed later."""
+    found: list[dict[str, str]] = []
+    later: dict[str, str] = {}
+    for patch in reversed(every):
+        found.append(dict(later))
+        for old, new in patch.renames.items():
+            later[old] = later.get(new, new)
+    return found[::-1]
+
+
+def _parts(patch: series.Patch) -> Iterable[PatchedFile]:
+    from unidiff import PatchSet, UnidiffParseError
+
+    text = series.diff_of(patch.data).decode("utf-8", "surrogateescape")
+    try:
+        return list(PatchSet(text))
+    except UnidiffParseError:  # what git applied all the same; nothing is known of its lines
+        return []
+
+
+def _name(path: str, strip: int) -> str:
+    """Return a diff's name of a file as the tree has it, "" for /dev/null."""
+    path = path.split("\t", maxsplit=1)[0]
+    return "" if path == "/dev/null" else path.split("/", strip)[-1]
+
+
+def _rows(hunk: Iterable[Any]) -> list[tuple[str, str]]:
+    """Return a hunk's lines as (sign, text): " ", "+" or "-", and the line with its end, where it has one."""
+    rows: list[tuple[str, str]] = []
+    for line in hunk:
+        if line.line_type == "\\":  # "No newline at end of file", about the line before it
+            rows[-1] = (rows[-1][0], rows[-1][1].removesuffix("\n"))
+        else:
+            rows.append((" " if line.is_context else str(line.line_type), str(line.value)))
+    return rows
+
+
+def _apply(rows: Sequence[tuple[str, str]], text: _Text, place: int, mark: tuple[int, int]) -> None:
+    """Put a hunk into a text at a line's index; what it adds bears its mark, what it keeps the mark that it had."""
+    kept = iter([m for (sign, _), m in zip(_old(rows), text.marks[place:], strict=False) if sign == " "])
+    marks = [mark if sign == "+" else next(kept) for sign, _ in rows if sign != "-"]
+    stop = place + len(_old(rows))
+    text.lines[place:stop] = [words for sign, words in rows if sign != "-"]
+    text.marks[place:stop] = marks
+
+
+def _old(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [row for row in rows if row[0] != "+"]
+
+
+def _numbers(rows: Sequence[tuple[str, str]], signs: str, place: int) -> list[int]:
+    """Return the numbers of a side's own lines that are not blank; `signs`: that side's sign, and the other's."""
+    mine, other = signs
+    side = [row for row in rows if row[0] != other]
+    return [place + i for i, (sign, words) in enumerate(side, 1) if sign == mine and words.strip()]
+
+
+def _find(lines: Sequence[str], wanted: Sequence[str], expected: int) -> int | None:
+    """Return where `wanted` stands in `lines`, nearest to `expected`, as `git apply` looks for it; None: nowhere."""
+    last = len(lines) - len(wanted)
+    for distance in range(max(expected, last - expected) + 1):
+        for place in dict.fromkeys((expected - distance, expected + distance)):
+            if 0 <= place <= last and lines[place : place + len(wanted)] == wanted:
+                return place
+    return None
