@@ -48,6 +48,7 @@ class _Record:
     cases: list[Case] = field(default_factory=list)
     splats: list[Splat] = field(default_factory=list)
     reach: list[ReachCount] = field(default_factory=list)
+    patched: list[ReachCount] = field(default_factory=list)
     metrics: tuple[Metric, ...] = ()
     attachments: list[str] = field(default_factory=list)
     outcome: Outcome = Outcome.PASS
@@ -124,6 +125,7 @@ def run_job(inputs: JobInputs) -> JobResult:
         metrics=record.metrics,
         splats=tuple(record.splats),
         reach=tuple(record.reach),
+        patched=tuple(record.patched),
         guests=logs,
         attachments=tuple(record.attachments),
         started=started,
@@ -143,7 +145,10 @@ def _play(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
     try:
         with occupied(inputs, seats):
             rules = [[r for r in inputs.scenario.reach if r.applies(seat.role, inputs.spec.params)] for seat in seats]
-            counters = [Counters(s.role, wanted, s.has_symbol) for s, wanted in zip(seats, rules, strict=True)]
+            counters = [
+                Counters(seat.role, wanted, seat.has_symbol, inputs.patched.get(seat.kernel, ()))
+                for seat, wanted in zip(seats, rules, strict=True)
+            ]
             for seat, counter in zip(seats, counters, strict=True):
                 assert seat.guest is not None
                 if seat.kernel in inputs.debug:
@@ -155,8 +160,9 @@ def _play(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
             settled = time.monotonic() + SETTLE_S  # the guests can print while what they left is fetched
             for seat, counter in zip(seats, counters, strict=True):
                 assert seat.guest is not None
-                reached, cases = counter.read(seat.guest)
+                reached, patched, cases = counter.read(seat.guest)
                 record.reach += reached
+                record.patched += patched
                 record.cases += cases
                 _attachments(inputs, seat, record)
             _leaks(inputs, seats, record)

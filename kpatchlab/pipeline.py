@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kpatchlab import __version__, proc
-from kpatchlab.build import BuildContext, BuildProgress, base_key, build_kernel
+from kpatchlab.build import BuildContext, BuildProgress, base_key, build_kernel, series_changes, traceable
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import Built, build_foreign
 from kpatchlab.build.series import DoesNotApplyError
@@ -27,7 +27,7 @@ from kpatchlab.guest.vm import Boot, MachineShape
 from kpatchlab.host import Host
 from kpatchlab.image import initrd, packages_in, root_image, root_key
 from kpatchlab.lab import Lab
-from kpatchlab.model import BuildResult, JobResult, KernelFacts, Outcome, Run, SystemFacts
+from kpatchlab.model import BuildResult, JobResult, KernelFacts, Outcome, PatchFacts, Run, SystemFacts
 from kpatchlab.plan import JobSpec, Plan, longest_first
 from kpatchlab.progress import Progress, built, clock
 from kpatchlab.report import FILES, WRITERS
@@ -48,6 +48,7 @@ class Settings:
         broken: see `seats.JobInputs`.
         seconds: job id -> what it is expected to take; the longest start first.
         more: asked when all jobs are done: what they showed -> jobs to run as well, on the plan's kernels and roots.
+        trace: whether calls of the functions that the series change are counted; it costs time in the guests.
     """
 
     command: str = ""
@@ -58,6 +59,7 @@ class Settings:
     broken: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
     more: Callable[[Mapping[str, JobResult]], Sequence[JobSpec]] = lambda done: ()  # noqa: ARG005
+    trace: bool = True
 
 
 class Stages:
@@ -70,6 +72,8 @@ class Stages:
         kernels: name -> future of its BuildResult.
         roots: name -> future of the image's path.
         foreign: (kernel, name) -> future of the tests of others, built for that kernel.
+        patches: name -> the patches of a kernel that is done; see `traceable.facts`.
+        counted: name -> what `reach start` takes to count the functions that they change.
     """
 
     def __init__(
@@ -86,6 +90,8 @@ class Stages:
         wanted = {(k, name): None for job in plan.jobs for k in job.placement.values() for name in job.foreign}
         self._all = len(plan.kernels) + len(plan.images) + len(wanted)
         self._cached: list[str] = []
+        self.patches: dict[str, tuple[PatchFacts, ...]] = {}
+        self.counted: dict[str, tuple[str, ...]] = {}
         self._lab, self._host, self._progress, self._settings = lab, host, progress, settings
         self._builders = ThreadPoolExecutor(1, thread_name_prefix="kernel")
         self._imagers = ThreadPoolExecutor(1, thread_name_prefix="root")
@@ -125,7 +131,21 @@ class Stages:
             self._found(label)
         else:
             self._progress.stage_done(label, built(result))
+        if self._lab.kernels[name].series and result.outcome in {Outcome.PASS, Outcome.BLOCKED}:
+            self._look(name, result, label)
         return self._done(result)
+
+    def _look(self, name: str, result: BuildResult, label: str) -> None:
+        """See what each patch of a kernel's series changes; a series that cannot be read costs the counts alone."""
+        try:
+            changes = series_changes(self._lab.kernels[name], self.context(label))
+            artifact = Path(result.path) if result.outcome is Outcome.PASS else None
+            self.patches[name], self.counted[name] = traceable.facts(name, changes, artifact)
+        except LabError as error:
+            self._progress.note(f"kernel {name}: what its patches change is not known: {error.message}")
+            return
+        for unread in (f"patch {patch.number}: {text}" for patch in changes.patches for text in patch.unread):
+            self._progress.note(f"kernel {name}: {unread}: its lines and functions are not known")
 
     def _root(self, name: str) -> Path:
         label = f"root {name}"
@@ -246,6 +266,7 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
         jobs=tuple(done[job.id] for job in planned if job.id in done),
         host=host.facts() | {"peak_memory_mib": str(peak.mib)} if began_with else before.host,
         systems=system_facts(lab),
+        patches=_patches(before, stages),
         command=before.command or settings.command,
         version=__version__,
     )
@@ -319,6 +340,12 @@ def system_facts(lab: Lab) -> tuple[SystemFacts, ...]:
         SystemFacts(name, system.title, tuple(s for s in sorted(lab.scenarios) if name in lab.scenarios[s].systems))
         for name, system in lab.systems.items()
     )
+
+
+def _patches(before: Run, stages: Stages) -> tuple[PatchFacts, ...]:
+    """Return the patches of all kernels with a series; those of kernels that were done in an earlier part stay."""
+    earlier = tuple(patch for patch in before.patches if patch.kernel not in stages.patches)
+    return earlier + tuple(patch for patches in stages.patches.values() for patch in patches)
 
 
 def _finished(stages: Stages) -> tuple[dict[str, BuildResult], list[BaseException]]:
@@ -431,7 +458,14 @@ def _try_gather(
         inputs = gather(lab, job, host, stages, run_dir.path, run_dir.job_dir(job.id))
     except Exception as error:  # noqa: BLE001 - whatever it is, it costs this job alone, and no kernel is to blame
         return infra(job, error, reproduce)
-    return replace(inputs, reproduce=reproduce, cancel=settings.cancel, guest=settings.guest, broken=settings.broken)
+    return replace(
+        inputs,
+        reproduce=reproduce,
+        cancel=settings.cancel,
+        guest=settings.guest,
+        broken=settings.broken,
+        patched=stages.counted if settings.trace else {},
+    )
 
 
 def build_only(lab: Lab, plan: Plan, host: Host, progress: Progress, settings: Settings) -> list[BuildResult]:

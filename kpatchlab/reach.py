@@ -18,16 +18,26 @@ class Counters:
     Args:
         rules: the scenario's rules for this role and these parameters.
         has_symbol: says which of some names the kernel image has.
+        patched: functions that the kernel's series changes, as `reach start` takes them; no rule is about them.
     """
 
     def __init__(
-        self, role: str, rules: Sequence[Reach], has_symbol: Callable[[Sequence[str]], frozenset[str]]
+        self,
+        role: str,
+        rules: Sequence[Reach],
+        has_symbol: Callable[[Sequence[str]], frozenset[str]],
+        patched: Sequence[str] = (),
     ) -> None:
         self._role = role
         self._rules = rules
         wanted = [name for rule in rules for name in (rule.if_symbol, rule.unless_symbol) if name]
         self._have = has_symbol(wanted)
         self._names = list(dict.fromkeys(rule.function for rule in rules if not self._condition(rule)))
+        self._patched = [word.partition(":")[0] for word in patched]
+        self._asked = [
+            *self._names,
+            *(w for w, name in zip(patched, self._patched, strict=True) if name not in self._names),
+        ]
 
     def _condition(self, rule: Reach) -> str:
         """Return why a rule does not hold for this kernel, or "" where it does."""
@@ -39,20 +49,26 @@ class Counters:
 
     def start(self, guest: Guest) -> None:
         """Set the counters to nought and let them run."""
-        if self._names:
-            guest.run([f"{GUEST_LIB}/reach", "start", *self._names], timeout_s=DEADLINE_S)
+        if self._asked:
+            guest.run([f"{GUEST_LIB}/reach", "start", *self._asked], timeout_s=DEADLINE_S)
 
-    def read(self, guest: Guest) -> tuple[list[ReachCount], list[Case]]:
-        """Return the counts, and a case for each rule; what does not apply to this kernel is a SKIP with its reason."""
+    def read(self, guest: Guest) -> tuple[list[ReachCount], list[ReachCount], list[Case]]:
+        """Return the counts for the rules, those for the series, and a case for each rule.
+
+        A rule that does not apply to this kernel is a SKIP with its reason.
+        """
         counts: dict[str, int] = {}
-        if self._names:
+        if self._asked:
             done = guest.run([f"{GUEST_LIB}/reach", "read"], timeout_s=DEADLINE_S)
             for line in done.stdout.decode("utf-8", "replace").splitlines():
                 name, _, number = line.rpartition(" ")
                 with contextlib.suppress(ValueError):
                     counts[name] = int(number)
-        reached = [ReachCount(self._role, name, counts.get(name, -1)) for name in self._names]
-        return reached, [self._case(rule, counts.get(rule.function)) for rule in self._rules]
+        reached, patched = (
+            [ReachCount(self._role, name, counts.get(name, -1)) for name in names]
+            for names in (self._names, self._patched)
+        )
+        return reached, patched, [self._case(rule, counts.get(rule.function)) for rule in self._rules]
 
     def _case(self, rule: Reach, count: int | None) -> Case:
         name = f"reach: {rule.function} ({self._role})"

@@ -273,6 +273,24 @@ def test_reach_counts_become_cases(bench):
     assert {r.function: r.count for r in result.reach}["siw_0copy_tx"] == -1
 
 
+def test_functions_of_the_series_are_counted_beside_the_rules_and_judge_nothing(bench):
+    """What the rules ask for is asked for once, and plainly; the other kernels' functions are not asked for."""
+    asked = []
+
+    def reach(_, argv):
+        asked.append(argv[1:])
+        return b"tcp_sendmsg 2\nhash_sendmsg 0\n" if argv[1] == "read" else b""
+
+    patched = {"with": ("tcp_sendmsg", "hash_sendmsg:mod:algif_hash"), "without": ("other",)}
+    result = bench({"reach": reach}, reach=[{"function": "tcp_sendmsg"}], more={"patched": patched})
+    assert asked == [["start", "tcp_sendmsg", "hash_sendmsg:mod:algif_hash"], ["read"]]
+    assert result.outcome is Outcome.PASS
+    assert [(r.role, r.function, r.count) for r in result.patched] == [
+        ("guest", "tcp_sendmsg", 2), ("guest", "hash_sendmsg", 0),
+    ]  # fmt: skip
+    assert [r.function for r in result.reach] == ["tcp_sendmsg"]
+
+
 @pytest.mark.parametrize("counts", [b"tcp_sendmsg 0\n", b"", b"tcp_sendmsg x\n"])
 def test_a_function_that_did_not_run_fails_the_job(bench, counts):
     result = bench({"reach": lambda _, argv: counts if argv[1] == "read" else b""}, reach=[{"function": "tcp_sendmsg"}])

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from kpatchlab import lab, pipeline
+from kpatchlab.build.changes import Changes
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import Built
 from kpatchlab.build.series import DoesNotApplyError
 from kpatchlab.errors import HostError, LabError, UserError
-from kpatchlab.model import JobResult, Outcome
+from kpatchlab.model import ChangedFunction, JobResult, Outcome, PatchFacts
 from kpatchlab.pipeline import Settings
 from kpatchlab.progress import PlainProgress
 from tests import labdir
@@ -376,3 +377,39 @@ def test_selftests_that_cannot_be_had_cost_their_own_jobs(bench, monkeypatch):
     run = bench.execute("solo")
     found = {(job.params["collection"], job.outcome) for job in run.jobs}
     assert found == {("splice", Outcome.INFRA), ("net/tls", Outcome.PASS)}
+
+
+def with_a_series(bench, monkeypatch, found):
+    """Let the kernel `with` have a series, of which is known what `found` returns."""
+    recipe = bench.lab.kernels["with"].model_copy(update={"series": ({"type": "patches", "path": "p"},)})
+    bench.lab = dataclasses.replace(bench.lab, kernels={**bench.lab.kernels, "with": recipe})
+    monkeypatch.setattr(pipeline, "series_changes", lambda *_: found())
+    told = (PatchFacts("with", 1, "first", ("a.c",), (ChangedFunction("f", "a.c"),)),)
+    monkeypatch.setattr(pipeline.traceable, "facts", lambda *_: (told, ("f",)))
+    return told
+
+
+@pytest.mark.parametrize("trace", [True, False])
+def test_jobs_count_what_the_series_changes_unless_told_not_to(bench, monkeypatch, trace):
+    """The patches are in the run either way; a resumed run that builds nothing keeps them."""
+    told = with_a_series(bench, monkeypatch, Changes)
+    seen = []
+    bench.job = lambda inputs: seen.append(dict(inputs.patched)) or Outcome.PASS
+    bench.settings = dataclasses.replace(bench.settings, trace=trace)
+    run = bench.execute()
+    assert run.patches == told
+    assert seen[-1] == ({"with": ("f",)} if trace else {})
+    assert bench.store.load(run.id)[0].patches == told
+    again = bench.execute(run_dir=bench.store.open_run(run.id))
+    assert again.patches == told
+
+
+def test_a_series_that_cannot_be_read_costs_the_counts_alone(bench, monkeypatch):
+    def unknown():
+        raise HostError("the mirror does not answer")
+
+    with_a_series(bench, monkeypatch, unknown)
+    run = bench.execute()
+    assert run.complete
+    assert run.patches == ()
+    assert any("what its patches change is not known: the mirror does not answer" in line for line in bench.lines)

@@ -1,6 +1,7 @@
 """From a kernel recipe to a kernel: source, series, configuration, objects, artifact; all by content key."""
 
 from kpatchlab.build.context import BuildCancelled, BuildContext, BuildProgress
-from kpatchlab.build.kernel import base_key, build_kernel, cached_kernel, kernel_key
+from kpatchlab.build.kernel import base_key, build_kernel, cached_kernel, kernel_key, series_changes
 
-__all__ = ["BuildCancelled", "BuildContext", "BuildProgress", "base_key", "build_kernel", "cached_kernel", "kernel_key"]
+__all__ = ["BuildCancelled", "BuildContext", "BuildProgress"]
+__all__ += ["base_key", "build_kernel", "cached_kernel", "kernel_key", "series_changes"]

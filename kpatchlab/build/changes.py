@@ -19,7 +19,7 @@ from kpatchlab.cache import content_key
 from kpatchlab.model import from_json, to_json
 
 if TYPE_CHECKING:
-    from unidiff import PatchedFile
+    from unidiff.patch import PatchedFile
 
 VERSION = 1
 """Part of every key: raise it when the same series is to give other facts."""
@@ -97,6 +97,16 @@ def write(changes: Changes, folder: Path) -> None:
 def read(folder: Path) -> Changes:
     """Return what is in an artifact's folder."""
     return from_json(Changes, json.loads((folder / FILE).read_text()))
+
+
+def reader(tree: Path) -> Callable[[str], bytes | None]:
+    """Return what gives a tree's files by name, None for one that it does not have."""
+
+    def content(name: str) -> bytes | None:
+        path = tree / name
+        return path.read_bytes() if path.is_file() else None
+
+    return content
 
 
 @dataclass(slots=True)
@@ -182,7 +192,7 @@ class _Patch:
     def __init__(self, number: int, patch: series.Patch) -> None:
         self.number, self.patch = number, patch
         self._parts = [
-            (*(_name(name, patch.strip) for name in (p.source_file, p.target_file)), p) for p in _parts(patch)
+            (_name(part.source_file, patch.strip), _name(part.target_file, patch.strip), part) for part in _parts(patch)
         ]
         self.hunks: list[_Found] = []
         self.functions: dict[tuple[str, str], None] = {}
@@ -227,8 +237,8 @@ class _Patch:
                 text.problem = text.problem or f"hunk {number} of patch {self.number} is not where it says"
                 return
             _apply(rows, text, place, mark)
-            removed += _numbers(rows, "-+", place - shift)
-            added += _numbers(rows, "+-", place)
+            removed += _numbers(rows, "-", place - shift)
+            added += _numbers(rows, "+", place)
             shift += hunk.added - hunk.removed
         text.parsed = None
         for lines, state in ((removed, before), (added, text)) if name.endswith(SUFFIXES) else ():
@@ -283,7 +293,8 @@ def _renamed(every: Sequence[_Patch]) -> list[dict[str, str]]:
 
 
 def _parts(patch: series.Patch) -> Iterable[PatchedFile]:
-    from unidiff import PatchSet, UnidiffParseError
+    from unidiff.errors import UnidiffParseError
+    from unidiff.patch import PatchSet
 
     text = series.diff_of(patch.data).decode("utf-8", "surrogateescape")
     try:
@@ -322,10 +333,9 @@ def _old(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     return [row for row in rows if row[0] != "+"]
 
 
-def _numbers(rows: Sequence[tuple[str, str]], signs: str, place: int) -> list[int]:
-    """Return the numbers of a side's own lines that are not blank; `signs`: that side's sign, and the other's."""
-    mine, other = signs
-    side = [row for row in rows if row[0] != other]
+def _numbers(rows: Sequence[tuple[str, str]], mine: str, place: int) -> list[int]:
+    """Return the numbers of the lines that only one side has, blank ones left out; `mine`: that side's sign."""
+    side = [row for row in rows if row[0] in {mine, " "}]
     return [place + i for i, (sign, words) in enumerate(side, 1) if sign == mine and words.strip()]
 
 

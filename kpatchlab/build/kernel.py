@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kpatchlab.build import artifact, config, failures, make, series, source
+from kpatchlab.build import artifact, changes, config, failures, make, series, source
 from kpatchlab.build.context import BuildContext, BuildProgress, Recipe
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
@@ -252,12 +253,50 @@ def _tree(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> tuple[Path, 
         ctx.check_cancel()
         ctx.progress(BuildProgress(name, "series"))
         try:
-            series.apply_series(plan.patches, tree, ctx)
+            _apply(plan, tree, ctx)
         except BaseException:
             ctx.discard(tree)
             raise
         (work / "unpacked-tree").touch()
     return tree, tree / "obj"
+
+
+def _apply(plan: _Plan, tree: Path, ctx: BuildContext) -> changes.Changes:
+    """Apply the series to a plain tree, and keep what each of its patches changes."""
+    replay = changes.Replay(plan.patches, changes.reader(tree))
+    series.apply_series(plan.patches, tree, ctx)
+    if not plan.patches:
+        return changes.Changes()
+    key = changes.changes_key(plan.base_key, plan.patches)
+    found = replay.run(changes.reader(tree))
+    ctx.cache.get("changes", key, lambda work: changes.write(found, work), label=f"changes of {_label(plan, ctx)}")
+    return found
+
+
+def series_changes(recipe: Recipe, ctx: BuildContext) -> changes.Changes:
+    """Return what each patch of a recipe's series changes: from the cache, where its build left it.
+
+    A kernel that was built before the lab kept this has its tree unpacked once more.
+
+    Raises:
+        UserError, HostError: as `build_kernel`.
+    """
+    plan = _plan(recipe, ctx)
+    if not plan.patches:
+        return changes.Changes()
+    key = changes.changes_key(plan.base_key, plan.patches)
+    if not ctx.cache.has("changes", key):
+        (ctx.cache.root / "tmp").mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix="changes-", dir=ctx.cache.root / "tmp"))
+        try:
+            tree = scratch / "tree"
+            tree.mkdir()
+            plan.source.unpack(plan.recipe.source, plan.source_key, ctx, tree)
+            return _apply(plan, tree, ctx)
+        finally:
+            ctx.discard(scratch)
+    ctx.cache.touch("changes", key)
+    return changes.read(ctx.cache.path("changes", key))
 
 
 def _install(

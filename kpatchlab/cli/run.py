@@ -142,6 +142,9 @@ def start(options: Options, plan: Plan | None = None) -> None:
     is_flag=True,
     help="Have each scenario send something wrong: all must fail, which proves that they can.",
 )
+@click.option(
+    "--no-trace", "untraced", is_flag=True, help="Do not count the calls of the functions that the series change."
+)
 @as_json
 @pass_options
 def run(
@@ -154,6 +157,7 @@ def run(
     resume: str | None,
     guest: str,
     broken: bool,
+    untraced: bool,
     as_json: bool,
 ) -> None:
     """Build what is missing, run every scenario on every kernel, and say what the series changed."""
@@ -184,6 +188,7 @@ def run(
         (f"--variant {variant} " if variant else "")
         + ("--guest vng " if guest == "vng" else "")
         + ("--break " if broken else "")
+        + ("--no-trace " if untraced else "")
     )
     settings = Settings(
         command=shlex.join(sys.argv),
@@ -192,6 +197,7 @@ def run(
         guest=guest,
         broken=broken,
         seconds=estimate(plan, history(store, runs=2)).steps,
+        trace=not untraced,
     )
     host = Host(Cache(), lab.mirror, "host" if guest == "vng" else lab.qemu)
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):
