@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticUndefined
 
+from kpatchlab.history.known import KnownFile
 from kpatchlab.lab import LabFile
 from kpatchlab.recipes import KernelRecipe, RootRecipe
 from kpatchlab.scenario import ScenarioFile
@@ -27,6 +28,7 @@ FORMATS: dict[str, type[BaseModel]] = {
     "rootfs": RootRecipe,
     "scenario": ScenarioFile,
     "systems": SystemsFile,
+    "known": KnownFile,
 }
 FOLDER = Path(__file__).parent / "schemas"
 DOCS = Path(__file__).parent.parent / "docs" / "files.md"

@@ -8,8 +8,9 @@ Layout of a run's folder:
     jobs/JOB.json       one job each, written as it ends; JOB/ beside it holds consoles and attachments
     index.html, junit.xml, ...  the reports
 
-Nothing is stored twice: a run is read from run.json and the files of its jobs, so that a run whose process was
-killed reads the same way as a finished one. `index.db` is made of the folders and can be deleted at any time.
+A run is read from run.json and the files of its jobs, so that a run whose process was killed reads the same way as a
+finished one. `index.db` has an index of the folders, which is made anew where it is missing, and the history of all
+runs, those that are deleted since included: see `kpatchlab.history`.
 """
 
 from __future__ import annotations
@@ -26,20 +27,21 @@ import secrets
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
-from kpatchlab.compare import compare
 from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.history import database
+from kpatchlab.history.index import RunRow, insert_row, read_row, summary
+from kpatchlab.history.record import MANUAL, Origin, record
 from kpatchlab.model import SCHEMA_VERSION, BuildResult, JobResult, KernelFacts, Run, from_json, to_json
 
 INDEX = "index.db"
-INDEX_VERSION = 1
 LAST = "last"
 HEADER = "run.json"
+PINNED = "pinned"
 _LOCK = ".lock"
 _NAME_BYTES = 100
 
@@ -98,22 +100,6 @@ def _read(path: Path, cls: type[T]) -> T:
         return from_json(cls, json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise LabError(f"cannot read {path}: {error}", hint="delete the file, or the whole run") from None
-
-
-@dataclass(frozen=True, slots=True)
-class RunRow:
-    """One line of the list of runs; `problem` says why a run cannot be read, the counts are empty then."""
-
-    id: str
-    title: str
-    started: str
-    duration_s: float
-    complete: bool
-    outcomes: dict[str, int]
-    verdicts: dict[str, int]
-    kernels: tuple[str, ...]
-    exit_code: int
-    problem: str = ""
 
 
 class RunDir:
@@ -218,9 +204,14 @@ class RunDir:
             if not (self.path / f"builds/{safe_name(build.kernel)}.json").exists():
                 self.save_build(build)
         self.save_header(run)
-        self._store.enter(run)
+        self._store.enter(run, self.origin())
         self.close()
         return self.path
+
+    def origin(self) -> Origin | None:
+        """Return where the run stands in the history; None for one that is broken on purpose, which has no place."""
+        plan = self.load_plan()
+        return origin_of(plan if isinstance(plan, dict) else {})
 
     def save_header(self, run: Run) -> None:
         """Write run.json: `run` without jobs and builds."""
@@ -309,7 +300,7 @@ class Store:
             # The header first: a half-deleted folder is then no run any more.
             (folder / HEADER).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.closing(self._index()) as index, index:
+        with self.database() as index:
             index.execute("DELETE FROM runs WHERE id = ?", (folder.name,))
         left = self.ids()
         if left:
@@ -362,37 +353,82 @@ class Store:
     def list(self) -> list[RunRow]:
         """Return all runs, newest first, from the index; what it lacks is read from the folders."""
         known = self.ids()
-        with contextlib.closing(self._index()) as index, index:
-            rows = {row.id: row for row in map(_row, index.execute("SELECT * FROM runs"))}
-            for name in rows.keys() - set(known):
-                index.execute("DELETE FROM runs WHERE id = ?", (name,))
-            for name in known:
-                # One that was not complete may have gone on since, or be going on.
-                if name not in rows or not rows[name].complete:
-                    rows[name] = _summary_of(self.root / name)
-                    _insert(index, rows[name])
+        with self.database() as index:
+            rows = {row.id: row for row in map(read_row, index.execute("SELECT * FROM runs"))}
+            # One that was not complete may have gone on since, or be going on.
+            new = [name for name in known if name not in rows or not rows[name].complete]
+            rows |= {name: _summary_of(self.root / name) for name in new}
+            gone = rows.keys() - set(known)
+            if new or gone:
+                with database.transaction(index):
+                    index.executemany("DELETE FROM runs WHERE id = ?", [(name,) for name in gone])
+                    for name in new:
+                        insert_row(index, rows[name])
         return [rows[name] for name in reversed(known)]
 
-    # --- index
+    def pin(self, wanted: str, *, on: bool = True) -> str:
+        """Keep a run when others are pruned, or (`on` false) no longer; its id.
 
-    def enter(self, run: Run) -> None:
-        """Put a run into the index and point results/last at it."""
-        with contextlib.closing(self._index()) as index, index:
-            _insert(index, _summary(run))
+        Raises:
+            UserError: there is no such run.
+        """
+        name = self.resolve(wanted)
+        mark = self.root / name / PINNED
+        if on:
+            write_atomic(mark, b"")
+        else:
+            mark.unlink(missing_ok=True)
+        return name
+
+    def pinned(self, name: str) -> bool:
+        """Whether a run is kept when others are pruned."""
+        return (self.root / name / PINNED).exists()
+
+    # --- index and history
+
+    def enter(self, run: Run, origin: Origin | None = None) -> None:
+        """Put a run into the index and, where it has an origin, into the history; point results/last at it."""
+        with self.database() as index, database.transaction(index):
+            insert_row(index, summary(run))
+            if origin:
+                record(index, run, origin)
         self._point_last(run.id)
 
-    def _index(self) -> sqlite3.Connection:
-        """Open the index; one that is damaged or of another version is made anew (`list` fills it)."""
+    def re_enter(self, name: str) -> None:
+        """Put a run into index and history again, from its folder.
+
+        Raises:
+            LabError: its folder is damaged.
+        """
+        run = _load(self.root / name)
+        path = self.root / name / "plan.json"
+        plan = json.loads(path.read_bytes()) if path.exists() else {}
+        origin = origin_of(plan if isinstance(plan, dict) else {})
+        with self.database() as index, database.transaction(index):
+            insert_row(index, summary(run))
+            if origin and run.jobs:
+                record(index, run, origin)
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[sqlite3.Connection]:
+        """Open the database; one that is damaged is put aside, and the last backup takes its place.
+
+        Raises:
+            UserError: a newer kpatchlab wrote it.
+            HostError: it is locked or read-only, or the disk is full.
+        """
         path = self.root / INDEX
-        self.root.mkdir(parents=True, exist_ok=True)
         try:
-            return _open_index(path)
-        except sqlite3.OperationalError as error:  # locked, read-only, disk full: nothing is damaged
-            raise HostError(f"cannot use {path}: {error}") from None
-        except sqlite3.DatabaseError:
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{path}{suffix}").unlink(missing_ok=True)
-            return _open_index(path)
+            index = database.connect(path)
+        except database.DamagedError:
+            database.recover(path)
+            index = database.connect(path)
+        try:
+            yield index
+        except sqlite3.Error as error:
+            raise database.trouble(error, path) from None
+        finally:
+            index.close()
 
     def _point_last(self, name: str) -> None:
         beside = self.root / f".{LAST}.{secrets.token_hex(4)}"
@@ -401,24 +437,17 @@ class Store:
             os.replace(beside, self.root / LAST)
 
 
-def _open_index(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=30)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS runs (id TEXT PRIMARY KEY, title TEXT, started TEXT, duration_s REAL,"
-                " complete INTEGER, outcomes TEXT, verdicts TEXT, kernels TEXT, exit_code INTEGER, problem TEXT)"
-            )
-            connection.execute(f"PRAGMA user_version = {INDEX_VERSION}")
-        elif version != INDEX_VERSION:
-            raise sqlite3.DatabaseError(f"index has version {version}")  # noqa: TRY301 - caught by the caller
-        connection.execute("SELECT count(*) FROM runs").fetchone()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def origin_of(plan: Mapping[str, Any]) -> Origin | None:
+    """Return where a run with this plan stands in the history; None for one that is broken on purpose."""
+    if plan.get("broken"):
+        return None
+    found = plan.get("origin") or {}
+    return Origin(
+        str(found.get("lane", MANUAL)),
+        str(found.get("night", "")),
+        str(found.get("digest", "")),
+        found.get("heads", {}),
+    )
 
 
 def _hold(folder: Path) -> IO[str]:
@@ -465,37 +494,8 @@ def _ordered(found: Iterable[T], order: Iterable[str], name: Callable[[T], str])
     return tuple(sorted(found, key=lambda item: rank.get(name(item), len(rank))))
 
 
-def _summary(run: Run) -> RunRow:
-    comparison = compare(run)
-    return RunRow(
-        run.id,
-        run.title,
-        run.started,
-        run.duration_s,
-        run.complete,
-        {str(k): v for k, v in comparison.outcomes.items()},
-        {str(k): v for k, v in comparison.verdicts.items()},
-        tuple(k.name for k in run.kernels),
-        comparison.exit_code,
-    )
-
-
 def _summary_of(folder: Path) -> RunRow:
     try:
-        return _summary(_load(folder))
+        return summary(_load(folder))
     except LabError as error:
         return RunRow(folder.name, "", "", 0.0, False, {}, {}, (), 3, error.message)
-
-
-def _insert(index: sqlite3.Connection, row: RunRow) -> None:
-    packed = [json.dumps(value) for value in (row.outcomes, row.verdicts, row.kernels)]
-    values = (row.id, row.title, row.started, row.duration_s, row.complete, *packed, row.exit_code, row.problem)
-    index.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
-
-
-def _row(row: tuple[Any, ...]) -> RunRow:
-    name, title, started, duration_s, complete, outcomes, verdicts, kernels, exit_code, problem = row
-    counts = json.loads(outcomes), json.loads(verdicts)
-    return RunRow(
-        name, title, started, duration_s, bool(complete), *counts, tuple(json.loads(kernels)), exit_code, problem
-    )

@@ -91,16 +91,13 @@ def test_no_runs(store):
         store.load("last")
 
 
-@pytest.mark.parametrize("harm", ["missing", "garbage", "version", "emptied"])
+@pytest.mark.parametrize("harm", ["missing", "garbage", "emptied"])
 def test_index_is_made_anew(store, harm):
     first, second = stored(store), stored(store)
     path = store.root / "index.db"
     if harm == "emptied":
         with sqlite3.connect(path) as index:
             index.execute("DELETE FROM runs")
-    elif harm == "version":
-        with sqlite3.connect(path) as index:
-            index.execute("PRAGMA user_version = 99")
     else:
         for left in store.root.glob("index.db*"):
             left.unlink()
@@ -111,6 +108,16 @@ def test_index_is_made_anew(store, harm):
     assert rows[0].verdicts["REGRESSED"] == 5
     assert rows[0].kernels == ("without", "with")
     assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_newer_database_is_refused_and_kept(store):
+    stored(store)
+    path = store.root / "index.db"
+    with sqlite3.connect(path) as index:
+        index.execute("PRAGMA user_version = 99")
+    with pytest.raises(UserError, match="has version 99"):
+        store.list()
+    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchone() == (99,)
 
 
 def test_delete_moves_last(store):

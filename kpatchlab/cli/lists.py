@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kpatchlab.history.index import RunRow
     from kpatchlab.lab import Lab
-    from kpatchlab.store import RunRow
 
 Rows = Callable[["Lab", Sequence[str], bool], list[Any]]
 

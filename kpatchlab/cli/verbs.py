@@ -30,6 +30,7 @@ def register(group: click.Group) -> None:
     from kpatchlab.cli import measure
     from kpatchlab.cli import run as run_verbs
     from kpatchlab.cli.compare import compare
+    from kpatchlab.cli.history import history
     from kpatchlab.cli.report import report
 
     for command in (
@@ -38,6 +39,7 @@ def register(group: click.Group) -> None:
         list_things,
         report,
         compare,
+        history,
         doctor,
         clean,
         new,

@@ -1,0 +1,88 @@
+"""`known.yaml` beside lab.yaml: failures that are known, why, until when. They are told apart, and never left out.
+
+A known issue takes a failure off the news; it does not hide a kernel report that was never seen before, however
+widely its pattern is cast: `splat` matches what the history has, and the first sighting is always news.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import fnmatch
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, WithJsonSchema, model_validator
+
+from kpatchlab.recipes import Needed
+from kpatchlab.yamlfile import FileModel, Problems, read
+
+FILE = "known.yaml"
+
+Day = Annotated[dt.date, WithJsonSchema({"type": "string", "format": "date"})]
+
+
+class KnownIssue(FileModel):
+    """One failure that is known."""
+
+    case: str = Field(default="", description="`SCENARIO: CASE` of the check, or a glob; give this or `splat`")
+    splat: str = Field(default="", description="fingerprint of the kernel's report, or a glob; give this or `case`")
+    column: str = Field(default="*", description="columns that it is about, a glob")
+    lane: str = Field(default="*", description="lanes of the nights that it is about, a glob")
+    reason: Needed = Field(description="what is wrong, in a few words")
+    link: str = Field(default="", pattern=r"^(https?://\S+)?$", description="where it is being worked on, a URL")
+    expires: Day | None = Field(default=None, description="last day on which it counts as known: YYYY-MM-DD")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.case) == bool(self.splat):
+            raise ValueError("takes case or splat, not both" if self.case else "needs either case or splat")
+        return self
+
+
+class KnownFile(FileModel):
+    """The known issues as their file has them."""
+
+    known: tuple[KnownIssue, ...] = Field(default=(), description="the issues; the first one that fits counts")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The issues that count today, and those that have expired."""
+
+    issues: tuple[KnownIssue, ...] = ()
+    expired: tuple[KnownIssue, ...] = field(default=())
+
+    def of_case(self, text: str, column: str, lane: str) -> KnownIssue | None:
+        """Return the issue that a check (`SCENARIO: CASE`) falls under."""
+        return next((i for i in self.issues if i.case and _fits(i, i.case, text, column, lane)), None)
+
+    def of_splat(self, fingerprint: str, column: str, lane: str) -> KnownIssue | None:
+        """Return the issue that a splat falls under."""
+        return next((i for i in self.issues if i.splat and _fits(i, i.splat, fingerprint, column, lane)), None)
+
+
+def _fits(issue: KnownIssue, pattern: str, text: str, column: str, lane: str) -> bool:
+    # In a check's name, [ begins parameters, not a set of characters.
+    return (
+        fnmatch.fnmatchcase(text, pattern.replace("[", "[[]"))
+        and fnmatch.fnmatchcase(column, issue.column)
+        and fnmatch.fnmatchcase(lane, issue.lane)
+    )
+
+
+def load_known(root: Path, today: dt.date, problems: Problems | None = None) -> Known:
+    """Read the known issues of a lab; one without the file has none.
+
+    Raises:
+        UserError: the file has errors and `problems` is None; all of them at once.
+    """
+    own = problems or Problems(root)
+    path = root / FILE
+    document = read(path, own) if path.exists() else None
+    file = document.parse(KnownFile) if document else None
+    if problems is None:
+        own.raise_if_any()
+    issues = file.known if file else ()
+    expired = tuple(issue for issue in issues if issue.expires and issue.expires < today)
+    return Known(tuple(issue for issue in issues if issue not in expired), expired)
