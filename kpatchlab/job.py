@@ -25,7 +25,6 @@ from kpatchlab.errors import GuestLost, UserError
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, ReachCount, Splat
 from kpatchlab.needs import lacking_packages, refusal
-from kpatchlab.ratios import INSTRUCTIONS
 from kpatchlab.reach import Counters
 from kpatchlab.seats import BROKEN, JobInputs, Seat, occupied, seats_of
 
@@ -71,8 +70,6 @@ def preflight(inputs: JobInputs) -> tuple[Outcome, str] | None:
     needs = inputs.scenario.needs
     if inputs.guest == "vng" and len(inputs.scenario.roles) > 1:
         return Outcome.SKIP, "virtme-ng runs scenarios of one guest"
-    if inputs.mode == INSTRUCTIONS and len(inputs.scenario.roles) > 1:
-        return Outcome.SKIP, "two guests that count instructions have no time in common: measure it in time"
     if inputs.guest != "vng" and (lacking := lacking_packages(needs, inputs.packages)):
         return Outcome.SKIP, lacking
     for role, name in inputs.spec.placement.items():

@@ -16,6 +16,7 @@ from kpatchlab.compare import compare
 from kpatchlab.errors import UserError
 from kpatchlab.lab import Lab
 from kpatchlab.model import JobResult, Outcome, Run
+from kpatchlab.pipeline import for_jobs
 from kpatchlab.plan import JobSpec, Plan, make_plan
 from kpatchlab.ratios import AGAIN, INSTRUCTIONS, MetricRow, Speed, least, metric_rows
 
@@ -47,10 +48,21 @@ def quiet_lab(lab: Lab, mode: str) -> Lab:
 def first_plan(lab: Lab, choice: Sequence[str], kernels: Sequence[str] | None, repeat: int) -> Plan:
     """Return the plan of the first `repeat` repeats, with the base kernel's second column.
 
+    Where instructions are counted, scenarios of two guests are left out: each guest has a clock of its own, which
+    jumps to the next timer whenever the guest waits for the other.
+
     Raises:
         UserError: a name is unknown, or nothing is left to run.
     """
     plan = make_plan(lab, choice=choice or DEFAULT_CHOICE, kernels=kernels, repeat=repeat)
+    alone = [job for job in plan.jobs if len(job.roles) == 1 or lab.machines[job.machine].accel != "icount"]
+    if not alone:
+        raise UserError(
+            f"{plan.jobs[0].scenario} has two guests, and two clocks that count instructions differ",
+            hint="--mode time measures it",
+        )
+    if len(alone) < len(plan.jobs):
+        plan = for_jobs(plan, alone)
     groups: dict[object, list[JobSpec]] = {}
     for job in plan.jobs:
         groups.setdefault((job.group, job.repeat), []).append(job)

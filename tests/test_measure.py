@@ -58,6 +58,16 @@ def test_the_base_runs_twice_and_the_columns_take_turns(whole):
     assert [dict(job.placement) for job in plan.jobs][2] == {"main": "without"}
 
 
+def test_two_clocks_that_count_instructions_are_not_measured(whole):
+    quiet = measure.quiet_lab(whole, "instructions")
+    plan = measure.first_plan(quiet, ("solo", "duo"), None, 1)
+    assert {job.scenario for job in plan.jobs} == {"solo"}
+    with pytest.raises(UserError, match="duo has two guests"):
+        measure.first_plan(quiet, ("duo",), None, 1)
+    timed = measure.first_plan(measure.quiet_lab(whole, "time"), ("duo",), None, 1)
+    assert set(timed.columns) == {"without", "with", f"without{AGAIN}"}
+
+
 def rounds(whole, budget_s=1000.0):
     quiet = measure.quiet_lab(whole, "instructions")
     return measure.Rounds(lambda repeat: measure.first_plan(quiet, ("solo",), None, repeat), 3, budget_s)

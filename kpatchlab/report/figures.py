@@ -65,7 +65,7 @@ def _table(name: str, rows: list[MetricRow], base: str) -> Table:
         for column in columns or [""]:
             figure = row.figures.get(column)
             cells = [*first, column, *(_cells(figure) if figure else ["no value" if column else "", "", ""])]
-            word = _verdict(figure) if figure else Text("")
+            word = Text(*verdict(figure)) if figure else Text("")
             table.add_row(*(Text(printable(cell)) for cell in cells), word, Text(_ratio(second)))
             first = ["", "", ""]
     return table
@@ -80,8 +80,9 @@ def _ratio(figure: Figure | None) -> str:
     return "" if figure is None or figure.ratio is None else f"{figure.ratio:.4f}"
 
 
-def _verdict(figure: Figure) -> Text:
+def verdict(figure: Figure) -> tuple[str, str]:
+    """Return a figure's verdict in words, and a style for it."""
     if figure.speed is None:
-        return Text("")
+        return "", ""
     more = f", {figure.more} more" if figure.more else ""
-    return Text(f"{figure.speed}{more}", style=STYLES[figure.speed])
+    return f"{figure.speed}{more}", STYLES[figure.speed]

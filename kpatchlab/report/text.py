@@ -16,6 +16,7 @@ from kpatchlab.judgement import Cell, Comparison, Group
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run, Verdict
 from kpatchlab.ratios import metric_rows
 from kpatchlab.report.common import Change, changes, duration, frames, line, reasons
+from kpatchlab.report.figures import verdict
 from kpatchlab.report.patches import patch_rows, summary
 from kpatchlab.textclean import printable
 
@@ -242,14 +243,12 @@ class _Page:
             return
         table = self.table("metric", "column", "mean", "of base", "95 % interval", "")
         for row in rows:
-            name = f"{row.group.name}: {row.name}"
+            name = f"{row.group.name}: {row.name}{f', {row.mode}' if row.mode else ''}"
             for column, figure in row.figures.items():
                 ratio = "" if figure.ratio is None else f"{figure.ratio:.3f}"
                 bounds = "" if figure.low is None else f"{figure.low:.3f} to {figure.high:.3f}"
-                word = figure.word(row.direction)
-                style = {"better": "green", "worse": "red"}.get(word, "dim")
                 cells = (name, column, f"{figure.mean:.5g} {row.unit}", ratio, bounds)
-                table.add_row(*map(self.text, cells), self.text(word, style))
+                table.add_row(*map(self.text, cells), self.text(*verdict(figure)))
                 name = ""
         self.console.print(table)
 
