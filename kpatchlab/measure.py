@@ -22,6 +22,8 @@ from kpatchlab.ratios import AGAIN, INSTRUCTIONS, MetricRow, Speed, least, metri
 
 MODES = ("instructions", "time")
 DEFAULT_CHOICE = ("tag:bench",)
+ICOUNT = "icount"
+"""What stands for the accelerator where instructions are counted, see `guest.shapes.MachineShape`."""
 MOST_REPEATS = 1000
 
 
@@ -35,7 +37,7 @@ def quiet_lab(lab: Lab, mode: str) -> Lab:
         raise UserError(f"kernel {slow[0]} is one with debugging: no figures are taken on it")
     machines = lab.machines
     if mode == INSTRUCTIONS:
-        machines = {n: m.model_copy(update={"accel": "icount", "cpus": 1}) for n, m in lab.machines.items()}
+        machines = {n: m.model_copy(update={"accel": ICOUNT, "cpus": 1}) for n, m in lab.machines.items()}
     return replace(
         lab,
         machines=machines,
@@ -55,7 +57,7 @@ def first_plan(lab: Lab, choice: Sequence[str], kernels: Sequence[str] | None, r
         UserError: a name is unknown, or nothing is left to run.
     """
     plan = make_plan(lab, choice=choice or DEFAULT_CHOICE, kernels=kernels, repeat=repeat)
-    alone = [job for job in plan.jobs if len(job.roles) == 1 or lab.machines[job.machine].accel != "icount"]
+    alone = [job for job in plan.jobs if len(job.roles) == 1 or str(lab.machines[job.machine].accel) != ICOUNT]
     if not alone:
         raise UserError(
             f"{plan.jobs[0].scenario} has two guests, and two clocks that count instructions differ",
