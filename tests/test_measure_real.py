@@ -55,7 +55,7 @@ def test_one_percent_in_one_path_is_found_there_and_nowhere_else(tmp_path):
     rows = list(metric_rows(compare(from_json(Run, json.loads(done.stdout)["run"]))))
     assert {row.mode for row in rows} == {"instructions"}
     slower = {(r.group.scenario, r.name) for r in rows if r.figures["slower"].speed is Speed.SLOWER}
-    writes = [f"throughput:write:{size}KiB" for size in (64, 256, 1024)]
+    writes = [f"throughput:write:{size}" for size in ("64KiB", "256KiB", "1MiB")]
     assert {("bench-unix", name) for name in writes} <= slower
     written = {name for name in slower if ":write:" in name[1] or name[1] == "latency:64B"}
     assert {name for name, _ in slower} == {"bench-unix"}

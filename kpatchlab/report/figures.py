@@ -24,15 +24,20 @@ def show(run: Run, console: Console) -> None:
     for mode in dict.fromkeys(row.mode for row in rows):
         of_mode = [row for row in rows if row.mode == mode]
         say(console, f"\nMode: {mode or 'not known'}. SAME is within {100 * margin(mode):g} %, at the 95 % level.")
+        others = [c for c in run.columns if c not in {run.base, run.base + AGAIN}]
         for name in dict.fromkeys(row.group.name for row in of_mode):
-            console.print(_table(name, [row for row in of_mode if row.group.name == name], run.base))
+            of_name = [row for row in of_mode if row.group.name == name]
+            for column in others or [run.base + AGAIN]:
+                console.print(_table(f"{name}: {column}", of_name, run.base, column))
         for found in (again(of_mode), splits(of_mode, run.base)):
             if found:
                 say(console, f"A/A: {found}")
-        say(
-            console,
-            "The first line is of this run's second column of the base, the second of its values dealt out anew.",
-        )
+        say(console, "(first: this run's second column of the base; then: the base's values dealt out anew)")
+        for row in of_mode:
+            second = row.figures.get(run.base + AGAIN)
+            if second and second.speed is not Speed.SAME:
+                word, style = verdict(second)
+                say(console, f"A/A: {row.group.name} {row.name} {word}: {_ratio(second)}, {_bounds(second)}", style)
     if not rows:
         say(console, "No figures: no job printed a metric.", "bold red")
     for job in run.jobs:
@@ -53,27 +58,27 @@ def _why(job: JobResult) -> str:
     return job.message or next((case.message for case in job.cases if case.message), "no reason given")
 
 
-def _table(name: str, rows: list[MetricRow], base: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold", title_justify="left")
-    for head in (name, "unit", base, "column", "mean", "ratio", "95 % interval", "verdict", "A/A"):
-        table.add_column(Text(printable(head)), justify="left" if head in {name, "unit", "verdict"} else "right")
+def _table(name: str, rows: list[MetricRow], base: str, column: str) -> Table:
+    """Return one column's table against the base; it fits into 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold", collapse_padding=True)
+    for head, justify in (
+        (name, "left"),
+        (base, "right"),
+        ("ratio", "right"),
+        ("95 % interval", "right"),
+        ("", "left"),
+    ):
+        table.add_column(Text(printable(head)), justify=justify, overflow="fold")
     for row in rows:
-        own = row.figures.get(base)
-        second = row.figures.get(base + AGAIN)
-        first = [row.name, row.unit, f"{own.mean:.5g}" if own else "no value"]
-        columns = [column for column in (*row.figures, *row.lacking) if column not in {base, base + AGAIN}]
-        for column in columns or [""]:
-            figure = row.figures.get(column)
-            cells = [*first, column, *(_cells(figure) if figure else ["no value" if column else "", "", ""])]
-            word = Text(*verdict(figure)) if figure else Text("")
-            table.add_row(*(Text(printable(cell)) for cell in cells), word, Text(_ratio(second)))
-            first = ["", "", ""]
+        own, here = row.figures.get(base), row.figures.get(column)
+        mean = f"{own.mean:.5g} {row.unit}" if own else "no value"
+        cells = [row.name, mean, *((_ratio(here), _bounds(here)) if here else ("no value", ""))]
+        table.add_row(*(Text(printable(cell)) for cell in cells), Text(*verdict(here)) if here else Text(""))
     return table
 
 
-def _cells(figure: Figure) -> list[str]:
-    bounds = "" if figure.low is None or figure.high is None else f"{figure.low:.4f} to {figure.high:.4f}"
-    return [f"{figure.mean:.5g}", _ratio(figure), bounds]
+def _bounds(figure: Figure) -> str:
+    return "" if figure.low is None or figure.high is None else f"{figure.low:.4f} to {figure.high:.4f}"
 
 
 def _ratio(figure: Figure | None) -> str:

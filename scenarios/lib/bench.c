@@ -225,6 +225,13 @@ static double median(double *values, int count)
 	return values[count / 2];
 }
 
+static const char *size_name(size_t size)
+{
+	static char name[32];
+	snprintf(name, sizeof name, size < 1 << 20 ? "%zuKiB" : "%zuMiB", size < 1 << 20 ? size >> 10 : size >> 20);
+	return name;
+}
+
 static void transfer(enum way way, size_t size)
 {
 	double wall[MOST_ROUNDS], busy[MOST_ROUNDS];
@@ -241,10 +248,10 @@ static void transfer(enum way way, size_t size)
 	failed |= bad;
 	if (bad)
 		return;
-	printf("metric throughput:%s:%zuKiB %.6g %s higher\n", way_name[way], size >> 10,
+	printf("metric throughput:%s:%s %.6g %s higher\n", way_name[way], size_name(size),
 	       round_size / median(wall, rounds) / 1e6, instructions ? "B/kinstr" : "MB/s");
 	if (!instructions) /* there it says the same, less exactly: the kernel's accounting differs by up to 1 % */
-		printf("metric cpu:%s:%zuKiB %.6g ns/KiB lower\n", way_name[way], size >> 10,
+		printf("metric cpu:%s:%s %.6g ns/KiB lower\n", way_name[way], size_name(size),
 		       median(busy, rounds) * 1e9 / (round_size >> 10));
 }
 
