@@ -103,6 +103,8 @@ class Rounds:
     def more(self, done: Mapping[str, JobResult]) -> list[JobSpec]:
         """Return the jobs to run next, none when all is said or the budget is spent."""
         spent = time.monotonic() - self._began
+        if spent >= self.budget_s:
+            return []
         wanted: dict[object, int] = {}
         cost_s = 0.0
         for key, rows in by_group(_run(self.plan(1), done)).items():

@@ -61,14 +61,9 @@ def _why(job: JobResult) -> str:
 def _table(name: str, rows: list[MetricRow], base: str, column: str) -> Table:
     """Return one column's table against the base; it fits into 80 columns."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, header_style="bold", collapse_padding=True)
-    for head, justify in (
-        (name, "left"),
-        (base, "right"),
-        ("ratio", "right"),
-        ("95 % interval", "right"),
-        ("", "left"),
-    ):
-        table.add_column(Text(printable(head)), justify=justify, overflow="fold")
+    for head in (name, base, "ratio", "95 % interval", ""):
+        numbers = head in {base, "ratio", "95 % interval"}
+        table.add_column(Text(printable(head)), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         own, here = row.figures.get(base), row.figures.get(column)
         mean = f"{own.mean:.5g} {row.unit}" if own else "no value"
