@@ -49,6 +49,7 @@ class Settings:
         seconds: job id -> what it is expected to take; the longest start first.
         more: asked when all jobs are done: what they showed -> jobs to run as well, on the plan's kernels and roots.
         trace: whether calls of the functions that the series change are counted; it costs time in the guests.
+        built: kernels that are there already, by name; none of them is looked for or built.
     """
 
     command: str = ""
@@ -60,6 +61,7 @@ class Settings:
     seconds: Mapping[str, float] = field(default_factory=dict)
     more: Callable[[Mapping[str, JobResult]], Sequence[JobSpec]] = lambda done: ()  # noqa: ARG005
     trace: bool = True
+    built: Mapping[str, BuildResult] = field(default_factory=dict)
 
 
 class Stages:
@@ -118,6 +120,9 @@ class Stages:
 
     def _kernel(self, name: str) -> BuildResult:
         label = f"kernel {name}"
+        if name in self._settings.built:
+            self._found(label)
+            return self._done(replace(self._settings.built[name], kernel=name))
         try:
             result = build_kernel(self._lab.kernels[name], name, self.context(label))
         except DoesNotApplyError as error:  # the series' doing: it costs this kernel's columns, and no others

@@ -1,7 +1,14 @@
 """From a kernel recipe to a kernel: source, series, configuration, objects, artifact; all by content key."""
 
 from kpatchlab.build.context import BuildCancelled, BuildContext, BuildProgress
-from kpatchlab.build.kernel import base_key, build_kernel, cached_kernel, kernel_key, series_changes
+from kpatchlab.build.kernel import (
+    base_key,
+    build_kernel,
+    cached_kernel,
+    kernel_key,
+    series_changes,
+    stored_kernel,
+)
 
 __all__ = ["BuildCancelled", "BuildContext", "BuildProgress"]
-__all__ += ["base_key", "build_kernel", "cached_kernel", "kernel_key", "series_changes"]
+__all__ += ["base_key", "build_kernel", "cached_kernel", "kernel_key", "series_changes", "stored_kernel"]

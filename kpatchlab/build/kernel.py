@@ -88,6 +88,11 @@ def cached_kernel(recipe: Recipe, name: str, ctx: BuildContext) -> BuildResult |
     return _load(ctx.cache.path("kernel", key), name, cached=True) if ctx.cache.has("kernel", key) else None
 
 
+def stored_kernel(key: str, name: str, ctx: BuildContext) -> BuildResult | None:
+    """Return the kernel of a content key where it is in the cache."""
+    return _load(ctx.cache.path("kernel", key), name, cached=True) if ctx.cache.has("kernel", key) else None
+
+
 def base_key(recipe: Recipe, ctx: BuildContext) -> str:
     """Return the content key of the recipe's tree without its series."""
     origin = source.source_of(recipe.source)

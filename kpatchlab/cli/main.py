@@ -82,6 +82,8 @@ class Verbs(Verb, click.Group):
         "compare",
         "history",
         "shell",
+        "bisect",
+        "bisect-step",
         "new",
         "doctor",
         "clean",

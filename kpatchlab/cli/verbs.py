@@ -27,7 +27,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for s
 
 def register(group: click.Group) -> None:
     """Hang every verb into the group."""
-    from kpatchlab.cli import measure
+    from kpatchlab.cli import bisect, measure
     from kpatchlab.cli import run as run_verbs
     from kpatchlab.cli.compare import compare
     from kpatchlab.cli.history import history
@@ -45,6 +45,7 @@ def register(group: click.Group) -> None:
         new,
         completion,
         *run_verbs.COMMANDS,
+        *bisect.COMMANDS,
     ):
         group.add_command(command)
 

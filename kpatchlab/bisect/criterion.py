@@ -1,0 +1,213 @@
+"""What counts as bad: from a build and the results of jobs to GOOD, BAD or SKIP. Pure.
+
+Whatever fails has signatures: a case, a splat's fingerprint, the file that does not compile. A commit is BAD only where
+it fails with one that is sought; one that fails otherwise cannot be told, and is SKIP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+from kpatchlab.bisect.loop import Verdict
+from kpatchlab.errors import UserError
+from kpatchlab.model import BuildResult, JobResult, Outcome
+
+LABS_OWN = ("job", "log: ")
+"""Cases that sum up others: a job's outcome, and a log with splats, which have signatures of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """What is searched for.
+
+    Attributes:
+        kind: "case" (of a scenario; any that fails, if none is named), "splat", "build", "boot" or "metric".
+        scenarios: words that choose them.
+        params: parameters that a job must have to be looked at.
+        case: the case's name.
+        fingerprint: of the splat that is sought; with kind "case", what a crash must show to be the one.
+        module: for "build": the module that does not compile; "": the kernel itself, or any module.
+        metric: for "metric": its name; `bound`: ratio to the good end from which on it is worse.
+        sought: signatures that the bad end showed, where nothing narrower was asked for.
+    """
+
+    kind: str
+    scenarios: tuple[str, ...] = ()
+    params: dict[str, str] = field(default_factory=dict)
+    case: str = ""
+    fingerprint: str = ""
+    module: str = ""
+    metric: str = ""
+    bound: float = 0.0
+    sought: tuple[str, ...] = ()
+
+    @property
+    def runs_guests(self) -> bool:
+        """Whether a verdict needs more than a build."""
+        return self.kind != "build"
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        where = " ".join([*self.scenarios, *(f"{k}={v}" for k, v in self.params.items())])
+        return {
+            "case": f"{where}: {self.case or 'any case'} fails",
+            "splat": f"{where}: splat {self.fingerprint}",
+            "build": f"{self.module or 'the kernel or a module'} does not compile",
+            "boot": "the kernel does not boot",
+            "metric": f"{where}: {self.metric} is worse by more than a factor of {self.bound:g}",
+        }[self.kind] + (f" [{', '.join(self.sought)}]" if self.sought else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict and what it rests on; `signatures` are those that the run failed with."""
+
+    verdict: Verdict
+    reason: str = ""
+    details: str = ""
+    signatures: tuple[str, ...] = ()
+
+
+def narrowed(criterion: Criterion, shown: Sequence[Sequence[str]]) -> Criterion:
+    """Return the criterion with what the bad end's failing runs have shown as what is sought.
+
+    A case or a fingerprint that was asked for stays the only one.
+    """
+    if criterion.case or criterion.fingerprint or criterion.module or criterion.kind in {"boot", "metric"}:
+        return criterion
+    return replace(criterion, sought=tuple(dict.fromkeys(s for signatures in shown for s in signatures)))
+
+
+def judge_build(criterion: Criterion, build: BuildResult) -> Judged | None:
+    """Judge a build; None where the verdict takes guests."""
+    wrong = _build_signatures(build)
+    if criterion.kind != "build":
+        if build.outcome is Outcome.PASS:
+            return None
+        kind = Verdict.INFRA if build.outcome is Outcome.INFRA else Verdict.SKIP
+        return Judged(kind, f"does not build: {_place(build)}", build.log_tail)
+    if build.outcome is Outcome.INFRA:
+        return Judged(Verdict.INFRA, build.error)
+    first = next(iter(build.module_failures), None)
+    details = first.log if first else build.log_tail
+    if criterion.module:
+        lost = {name for failure in build.module_failures for name in (failure.module, *failure.dependents)}
+        if criterion.module in lost:
+            return Judged(Verdict.BAD, f"module {criterion.module} does not compile", details, tuple(wrong))
+        if build.outcome is not Outcome.PASS:
+            return Judged(Verdict.SKIP, f"does not build: {_place(build)}", build.log_tail)
+        return Judged(Verdict.GOOD, "builds")
+    if not wrong:
+        return Judged(Verdict.GOOD, "builds")
+    hit = [words for name, words in wrong.items() if not criterion.sought or name in criterion.sought]
+    if hit:
+        return Judged(Verdict.BAD, hit[0], details, tuple(wrong))
+    return Judged(Verdict.SKIP, f"does not build, but otherwise: {next(iter(wrong.values()))}", details)
+
+
+def _place(build: BuildResult) -> str:
+    return (f"{build.error_file}:{build.error_line}: " if build.error_file else "") + build.error
+
+
+def _build_signatures(build: BuildResult) -> dict[str, str]:
+    if build.outcome is Outcome.BLOCKED:
+        return {f"build {build.error_file or build.error}": f"does not build: {_place(build)}"}
+    return {
+        f"build {failure.module}: {failure.source}": f"{failure.source}:{failure.line}: {failure.error}"
+        for failure in build.module_failures
+    }
+
+
+def judge_jobs(criterion: Criterion, jobs: Sequence[JobResult], base: Sequence[JobResult] = ()) -> Judged:
+    """Judge the jobs of one run on a commit's kernel; `base`: those of the good end beside them, for figures."""
+    if not jobs:
+        return Judged(Verdict.SKIP, "no job of the scenario has these parameters")
+    if lost := next((job for job in (*jobs, *base) if job.outcome is Outcome.INFRA), None):
+        return Judged(Verdict.INFRA, lost.message)
+    if criterion.kind == "metric":
+        return _judge_metric(criterion, jobs, base)
+    judged = [_judge_job(criterion, job) for job in jobs]
+    for verdict in (Verdict.BAD, Verdict.SKIP):
+        if found := next((one for one in judged if one.verdict is verdict), None):
+            return found
+    return judged[0]
+
+
+def _judge_job(criterion: Criterion, job: JobResult) -> Judged:
+    wrong = signatures(job)
+    details = "\n".join(splat.decoded or splat.text for splat in job.splats)
+    if criterion.kind == "splat":
+        if any(splat.fingerprint == criterion.fingerprint for splat in job.splats):
+            return Judged(Verdict.BAD, wrong[f"splat {criterion.fingerprint}"], details, tuple(wrong))
+        # A scenario can fail for other reasons beside; only one that broke before it got there tells nothing.
+        if job.outcome in {Outcome.PASS, Outcome.FAIL} and not job.splats:
+            return Judged(Verdict.GOOD, "no such splat")
+        return Judged(Verdict.SKIP, _otherwise(job), details)
+    if criterion.case and not criterion.case.startswith(LABS_OWN):
+        case = next((case for case in job.cases if case.name == criterion.case), None)
+        if case is not None and case.outcome is Outcome.PASS:
+            return Judged(Verdict.GOOD, f"{case.name} passes")
+        if case is not None and case.outcome.is_bad:
+            return Judged(Verdict.BAD, f"{case.name}: {case.message or 'fails'}", details or case.details, tuple(wrong))
+        return Judged(Verdict.SKIP, f"{criterion.case} did not run: {job.message or job.outcome.value}", details)
+    if job.outcome is Outcome.PASS:
+        return Judged(Verdict.GOOD, "passes")
+    sought = [f"splat {criterion.fingerprint}"] if criterion.fingerprint else criterion.sought
+    hit = [words for name, words in wrong.items() if not sought or name in sought]
+    if hit and (job.guests or sought):
+        return Judged(Verdict.BAD, hit[0], details, tuple(wrong))
+    cases = {f"{job.scenario}: {case.name}": case.outcome for case in job.cases}
+    if sought and not job.splats and all(cases.get(name) is Outcome.PASS for name in sought):
+        return Judged(Verdict.GOOD, f"passes what is sought; fails otherwise: {job.message}")
+    return Judged(Verdict.SKIP, _otherwise(job), details)
+
+
+def _otherwise(job: JobResult) -> str:
+    words = {
+        Outcome.SKIP: "cannot run",
+        Outcome.BLOCKED: "cannot run",
+        Outcome.PASS: "another splat",
+    }.get(job.outcome, "fails, but otherwise" if job.guests else "does not get so far")
+    return f"{words}: {job.message or next((s.title for s in job.splats), job.outcome.value)}"
+
+
+def signatures(job: JobResult) -> dict[str, str]:
+    """Return what a job failed with: signature -> one line of words."""
+    found = {f"splat {splat.fingerprint}": splat.title for splat in job.splats}
+    for case in job.cases:
+        if case.outcome.is_bad and not case.name.startswith(LABS_OWN):
+            found[f"{job.scenario}: {case.name}"] = f"{case.name}: {case.message or 'fails'}"
+    if not found and job.outcome.is_bad:
+        found[f"{job.scenario}: {job.outcome.value}"] = job.message or job.outcome.value
+    return found
+
+
+def _judge_metric(criterion: Criterion, jobs: Sequence[JobResult], base: Sequence[JobResult]) -> Judged:
+    ours, theirs = _figures(criterion.metric, jobs), _figures(criterion.metric, base)
+    if not ours or not theirs:
+        job = next((job for job in jobs if job.outcome is not Outcome.PASS), jobs[0])
+        return Judged(Verdict.SKIP, f"no figure {criterion.metric}: {job.message or job.outcome.value}")
+    direction = next(m.direction for job in jobs for m in job.metrics if m.name == criterion.metric)
+    value, other = median(ours), median(theirs)
+    if min(value, other) <= 0:
+        return Judged(Verdict.SKIP, f"{criterion.metric} is {value:g} and {other:g}: no ratio")
+    ratio = value / other if direction == "lower" else other / value
+    words = f"{criterion.metric} {value:g}, good end {other:g}: worse by a factor of {ratio:.3f}"
+    return Judged(Verdict.BAD if ratio > criterion.bound else Verdict.GOOD, words)
+
+
+def _figures(name: str, jobs: Sequence[JobResult]) -> list[float]:
+    return [metric.value for job in jobs for metric in job.metrics if metric.name == name]
+
+
+def check(criterion: Criterion, known: Mapping[str, object]) -> None:
+    """Raise UserError where a criterion says too little, or names a scenario that is not there (any more)."""
+    if criterion.kind in {"case", "splat", "metric"} and not criterion.scenarios:
+        raise UserError("which scenario shows it?", hint="--scenario NAME; or RUN CASE for what a run has shown")
+    for name in criterion.scenarios:
+        if not any(c in name for c in "*?[:!") and name not in known:
+            raise UserError(f"there is no scenario {name}", hint="was it renamed? --scenario gives its name of today")
+    if criterion.kind == "metric" and criterion.bound <= 1.0:
+        raise UserError(f"--bound {criterion.bound:g}: a factor above 1 is meant", hint="1.05 is five percent worse")

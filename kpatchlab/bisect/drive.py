@@ -1,0 +1,217 @@
+"""A search from its question to its report: asks the loop, has the prober run, and stores every run as it ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kpatchlab.bisect import gitlog, report, state
+from kpatchlab.bisect.criterion import Judged, narrowed
+from kpatchlab.bisect.history import History
+from kpatchlab.bisect.loop import Ask, EndsDoNotDiffer, Loop, Phase, Told, Verdict
+from kpatchlab.bisect.prober import Built, Prober
+from kpatchlab.bisect.search import FIGURES, Noise
+from kpatchlab.bisect.state import State
+from kpatchlab.build.context import BuildCancelled
+from kpatchlab.errors import UserError
+from kpatchlab.progress import Progress, clock
+from kpatchlab.store import write_atomic
+
+REPORT, MAIL, GIT_LOG = "report.txt", "mail.txt", "git-bisect.log"
+
+
+@dataclass(slots=True)
+class Drive:
+    """One search that is carried through.
+
+    Args:
+        folder: where the state and the reports are written.
+    """
+
+    state: State
+    folder: Path
+    history: History
+    prober: Prober
+    progress: Progress
+    cancel: threading.Event = field(default_factory=threading.Event)
+    loop: Loop = field(init=False)
+    _built: dict[str, Built] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        question = self.state.question
+        kind = question.criterion.kind
+        self.loop = Loop(
+            self.history,
+            FIGURES if kind == "metric" else Noise(),
+            question.confidence,
+            1 if kind == "build" else question.runs,
+            self.prober.space.parents,
+            list(self.state.told),
+        )
+        self._narrow()
+
+    def go(self) -> State:
+        """Search to the end.
+
+        Raises:
+            UserError: the ends do not differ; the report has the evidence.
+            BuildCancelled: the user ended it; what was run is stored.
+            LabError: the lab or the host failed; likewise.
+        """
+        if self.state.ended:
+            return self.state
+        try:
+            while (ask := self.loop.ask(self.cost)) is not None:
+                self._check_cancel()
+                self._step(ask)
+        except EndsDoNotDiffer as refused:
+            self.state.ended = "refused"
+            self._write(refused.message)
+            raise UserError(
+                f"nothing to search for: {refused.message}", hint=refused.hint, details=tuple(self._evidence())
+            ) from None
+        if self.loop.proven and not self.state.reverted:
+            self._check_cancel()
+            self.state.reverted = self._revert()
+        self.state.ended = "found" if self.loop.proven else "suspects"
+        self._write()
+        return self.state
+
+    def cost(self, commit: str) -> float:
+        """Return the seconds that a run on a commit takes now."""
+        guests = self.prober.times.run_s() if self.prober.criterion.runs_guests else 0.0
+        if commit in self.prober.kernels:
+            return guests + 0.1
+        return guests + self.prober.times.build_s(self._distance(commit))
+
+    def _distance(self, commit: str) -> int:
+        """Return how many commits lie between one and what the object directory holds."""
+        if not self.prober.at:
+            return len(self.history.commits)
+        return (self.history.mask(commit) ^ self.history.mask(self.prober.at)).bit_count()
+
+    def _check_cancel(self) -> None:
+        if self.cancel.is_set():
+            raise BuildCancelled("search stopped", hint=f"kpatchlab bisect --resume {self.state.id} goes on")
+
+    # --- one step
+
+    def _step(self, ask: Ask) -> None:
+        built = self.prober.built(ask.commit, self._distance(ask.commit))
+        self._check_cancel()
+        first = Told(
+            ask.commit, Verdict.SKIP, ask.phase, build_s=round(built.seconds, 1),
+            objects=built.result.objects_compiled if built.fresh else 0,
+        )  # fmt: skip
+        if judged := self.prober.judge_build(built):
+            self._tell(first, [judged])
+            return
+        if same := self._same(ask, built):
+            reason = f"built to the same objects as {same[:12]}"
+            self._told(replace(first, verdict=Verdict.GOOD, reason=reason, same_as=same))
+            return
+        good = self._good_end() if self.prober.criterion.kind == "metric" else None
+        judgements, run, seconds = self.prober.run(built, good, self._count(ask))
+        if self.cancel.is_set() and any(one.verdict is Verdict.INFRA for one in judgements):
+            self._check_cancel()
+        self._tell(replace(first, seconds=round(seconds, 1), run=run), judgements)
+
+    def _count(self, ask: Ask) -> int:
+        """Return how many runs to do side by side: one, where one settles it."""
+        if ask.phase is Phase.SEARCH and self.loop.search.deterministic > 0.5:
+            return 1
+        return max(1, min(self.prober.width(), self.loop.runs))
+
+    def _good_end(self) -> Built:
+        """Return the good end's kernel; figures are taken on it beside each step's."""
+        good = self.prober.built(self.history.good, self._distance(self.history.good))
+        if judged := self.prober.judge_build(good):
+            raise UserError(f"the good end cannot be tested: {judged.reason}")
+        return good
+
+    def _same(self, ask: Ask, built: Built) -> str:
+        if ask.phase is Phase.PROOF or any(one.commit == ask.commit and not one.same_as for one in self.loop.told):
+            return ""
+        tested = dict.fromkeys(one.commit for one in self.loop.told if one.verdict in {Verdict.GOOD, Verdict.BAD})
+        same = self.prober.same_objects(built, [c for c in tested if c != ask.commit])
+        if same and ask.phase is Phase.ENDS:
+            raise EndsDoNotDiffer(
+                "both ends are built to the same objects", "does the configuration have what the range changes?"
+            )
+        return same
+
+    def _tell(self, first: Told, judgements: Sequence[Judged]) -> None:
+        for number, judged in enumerate(judgements):
+            one = self._against_the_ends(first, judged)
+            told = replace(first, verdict=one.verdict, reason=one.reason, details=one.details[:20_000])
+            self._told(told if number == 0 else replace(told, build_s=0.0, objects=0), save=False)
+        self._save()
+
+    def _against_the_ends(self, first: Told, judged: Judged) -> Judged:
+        """Learn from the ends what is sought: all that the bad one shows and the good one does not."""
+        if first.phase is not Phase.ENDS or judged.verdict is not Verdict.BAD or self.prober.criterion.kind == "metric":
+            return judged
+        if first.commit == self.history.bad:
+            self.state.sought = tuple(dict.fromkeys((*self.state.sought, *judged.signatures)))
+        elif first.commit == self.history.good and self.state.question.criterion != self.prober.criterion:
+            left = tuple(name for name in self.state.sought if name not in judged.signatures)
+            if left:
+                self.state.sought = left
+                judged = Judged(Verdict.GOOD, f"fails as the bad end does, but not with {', '.join(left)}")
+        self._narrow()
+        return judged
+
+    def _narrow(self) -> None:
+        if self.state.sought:
+            self.prober.criterion = narrowed(self.state.question.criterion, [self.state.sought])
+
+    def _told(self, one: Told, *, save: bool = True) -> None:
+        self.loop.tell(one)
+        if save:
+            self._save()
+        self.progress.note(report.step_line(self.loop, one, self._left()))
+
+    def _left(self) -> str:
+        if not self.loop.search.counts:
+            return ""
+        proof_s = 2 * self.loop.runs * self.prober.times.run_s() if self.prober.criterion.runs_guests else 0.0
+        return f"about {clock(self.loop.search.remaining_s(self.cost, proof_s))} left"
+
+    def _save(self) -> None:
+        self.state.told = tuple(self.loop.told)
+        state.save(self.state, self.folder)
+
+    # --- the end
+
+    def _revert(self) -> str:
+        """Test the bad end with the culprit undone; returns what came of it."""
+        (culprit,), _ = self.loop.search.suspects()
+        self.progress.note(f"undoing {culprit[:12]} on top of the bad end")
+        commit = self.prober.space.revert(culprit, self.history.bad)
+        if not commit:
+            return "does not apply: later commits build on it"
+        built = self.prober.built(commit, self._distance(self.history.bad))
+        if judged := self.prober.judge_build(built):
+            return f"{judged.verdict.value}: {judged.reason}"
+        good = self._good_end() if self.prober.criterion.kind == "metric" else None
+        judgements, _, _ = self.prober.run(built, good, self.loop.runs)
+        self._check_cancel()
+        bad = sum(one.verdict is Verdict.BAD for one in judgements)
+        if lost := next((one for one in judgements if one.verdict in {Verdict.SKIP, Verdict.INFRA}), None):
+            return f"cannot be tested: {lost.reason}"
+        return f"failed in {bad} of {len(judgements)} runs" + ("" if bad else ": it is gone")
+
+    def _evidence(self) -> list[str]:
+        return [report.told_line(self.history, one) for one in self.loop.told]
+
+    def _write(self, refused: str = "") -> None:
+        """Write state, report, mail and git's log."""
+        self._save()
+        text = report.text(self.state, self.loop, self.prober.space, refused)
+        write_atomic(self.folder / REPORT, text.encode("utf-8", "replace"))
+        write_atomic(self.folder / GIT_LOG, gitlog.write(self.loop).encode("utf-8", "replace"))
+        if self.state.ended == "found":
+            mail = report.mail(self.state, self.loop, self.prober.space)
+            write_atomic(self.folder / MAIL, mail.encode("utf-8", "replace"))

@@ -1,0 +1,280 @@
+"""The order of a search: both ends first, then where most is learnt, then the proof. Pure: runs come from outside.
+
+The same code serves a search with guests, a search that goes on after a kill, and a simulation.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from kpatchlab.bisect.history import History
+from kpatchlab.bisect.search import Count, Noise, Search
+
+ENDS_AT_MOST = 12
+"""Runs of an end before it counts as one that does not show what is said of it: a fault that shows in one run of
+three is missed by so many in one search of 130."""
+MISSED = 0.05
+"""How likely a fault may have been missed where runs that show nothing are to prove something."""
+INFRA_TRIES = 2
+
+
+class Verdict(enum.StrEnum):
+    """What one run says about a commit."""
+
+    GOOD = "good"
+    BAD = "bad"
+    SKIP = "skip"  # it cannot be tested: not built, not booted, fails otherwise
+    INFRA = "infra"  # the lab's own fault: tried again, and then as SKIP
+
+
+class Phase(enum.StrEnum):
+    """What a run is for."""
+
+    ENDS = "ends"
+    SEARCH = "search"
+    PROOF = "proof"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One run: what was seen, in one line, and how long it took.
+
+    Attributes:
+        same_as: a tested commit that is built to the same objects: nothing was run then.
+        build_s: seconds from checkout to a kernel; objects: how many the compiler made. Both in a commit's first run.
+        run: folder of the run below the search's own, with consoles and all.
+        details: the splat or the compiler's words.
+    """
+
+    commit: str
+    verdict: Verdict
+    phase: Phase
+    reason: str = ""
+    seconds: float = 0.0
+    same_as: str = ""
+    build_s: float = 0.0
+    objects: int = 0
+    run: str = ""
+    details: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The next thing to do: `runs` runs of a commit."""
+
+    commit: str
+    runs: int
+    phase: Phase
+
+
+class EndsDoNotDiffer(Exception):
+    """The search has no ground; `message` says why, `hint` what can be done."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+
+@dataclass(slots=True)
+class Loop:
+    """Decides what is run, from all that was run so far.
+
+    Args:
+        runs: runs of each end, and of the culprit and its parents in the proof, at least.
+        parents: commit -> the commits that the proof holds it against; default: those of the history.
+
+    Attributes:
+        told: every run so far, in order.
+    """
+
+    history: History
+    noise: Noise = field(default_factory=Noise)
+    confidence: float = 0.95
+    runs: int = 3
+    parents: Callable[[str], tuple[str, ...]] | None = None
+    told: list[Told] = field(default_factory=list)
+    search: Search = field(init=False)
+    _infra: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.search = Search(self.history, self.noise, self.confidence)
+        earlier, self.told = self.told, []
+        for one in earlier:
+            self.tell(one)
+
+    def tell(self, one: Told) -> None:
+        """Take one run."""
+        self.told.append(one)
+        if one.same_as:
+            self.search.same(one.commit, one.same_as)
+        elif one.verdict is Verdict.INFRA:
+            self._infra[one.commit] = self._infra.get(one.commit, 0) + 1
+            if self._infra[one.commit] >= INFRA_TRIES:
+                self.search.skip(one.commit)
+        elif one.verdict is Verdict.SKIP:
+            self.search.skip(one.commit)
+        else:
+            bad = int(one.verdict is Verdict.BAD)
+            self.search.record(one.commit, bad=bad, good=1 - bad, mask=self._mask(one.commit))
+
+    def _mask(self, commit: str) -> int | None:
+        """Return the candidates in a parent that the range, limited to paths, does not have; None: it has it."""
+        if commit in self.history.contains or commit == self.history.good:
+            return None
+        for child in self.history.commits:
+            if commit in self._parents(child):
+                return self.history.mask(child) & ~(1 << self.history.index(child))
+        return None
+
+    def _parents(self, commit: str) -> tuple[str, ...]:
+        return (self.parents or (lambda c: self.history.parents.get(c, ())))(commit)
+
+    def ask(self, cost: Callable[[str], float] = lambda _: 1.0) -> Ask | None:
+        """Return what to do next, None where the search is over.
+
+        Raises:
+            EndsDoNotDiffer: the ends were tested, and there is nothing to find between them.
+        """
+        if ends := self._ends():
+            return ends
+        if not self.search.settled:
+            if commit := self.search.choose(cost):
+                return Ask(commit, 1, Phase.SEARCH)
+            return None
+        return self._proof()
+
+    @property
+    def steps(self) -> list[str]:
+        """The commits that were tested to find the culprit, each once: neither the ends nor the proof alone."""
+        found = [one.commit for one in self.told if one.phase is Phase.SEARCH]
+        return [c for c in dict.fromkeys(found) if c not in {self.history.good, self.history.bad}]
+
+    @property
+    def proven(self) -> bool:
+        """Whether what was found holds: settled, tested again, and probable enough."""
+        group, probability = self.search.suspects()
+        return len(group) == 1 and probability >= self.confidence and self.search.settled and self._proof() is None
+
+    def _count(self, commit: str, phase: Phase | None = None) -> Count:
+        count = Count()
+        for one in self.told:
+            if one.commit == commit and not one.same_as and phase in {None, one.phase}:
+                count.bad += one.verdict is Verdict.BAD
+                count.good += one.verdict is Verdict.GOOD
+        return count
+
+    # --- the ends
+
+    def _ends(self) -> Ask | None:
+        bad, good = self._count(self.history.bad, Phase.ENDS), self._count(self.history.good, Phase.ENDS)
+        self._check_testable()
+        if not bad.bad and bad.good < ENDS_AT_MOST:
+            # The good end is looked at before the bad one is run over and over: they may be swapped.
+            if bad.good >= self.runs and good.bad + good.good < self.runs:
+                return Ask(self.history.good, 1, Phase.ENDS)
+            if not (bad.good >= self.runs and good.bad > 0 and good.good == 0):
+                return Ask(self.history.bad, 1, Phase.ENDS)
+        if bad.bad + bad.good < self.runs and bad.bad:
+            return Ask(self.history.bad, 1, Phase.ENDS)
+        wanted = max(self.runs, min(ENDS_AT_MOST, enough(bad.bad / (bad.bad + bad.good)))) if bad.bad else self.runs
+        if good.bad + good.good < wanted:
+            return Ask(self.history.good, 1, Phase.ENDS)
+        if good.bad and self.noise.deterministic == 0 and bad.bad + bad.good < ENDS_AT_MOST:
+            return Ask(self.history.bad, 1, Phase.ENDS)
+        self._check_differ(bad, good)
+        return None
+
+    def _check_testable(self) -> None:
+        for end, name in ((self.history.bad, "bad"), (self.history.good, "good")):
+            if end in self.search.skipped:
+                reason = next(one.reason for one in reversed(self.told) if one.commit == end)
+                raise EndsDoNotDiffer(
+                    f"the {name} end {end[:12]} cannot be tested: {reason}",
+                    "choose an end that can; it need not be far",
+                )
+
+    def _check_differ(self, bad: Count, good: Count) -> None:
+        shows = f"bad end {told_count(bad)}, good end {told_count(good)}"
+        if not bad.bad and good.bad:
+            raise EndsDoNotDiffer(f"the good end fails and the bad end does not: {shows}", "are good and bad swapped?")
+        if not bad.bad:
+            raise EndsDoNotDiffer(
+                f"the bad end does not fail: {shows}", "does it fail on this machine, with this configuration?"
+            )
+        if good.bad and better(bad, good) < self.confidence:
+            raise EndsDoNotDiffer(f"both ends fail: {shows}", "choose an older good end, or a narrower criterion")
+
+    # --- the proof
+
+    def _proof(self) -> Ask | None:
+        """Return the next run of the culprit or of a parent of its; both were tested, and are tested again."""
+        group, _ = self.search.suspects()
+        if len(group) != 1:
+            return None
+        culprit = group[0]
+        wanted = enough(self.search.rate())
+        again = self._count(culprit, Phase.PROOF)
+        if culprit not in self.search.skipped and (
+            again.bad + again.good < self.runs or (not again.bad and again.good < max(self.runs, wanted))
+        ):
+            return Ask(culprit, 1, Phase.PROOF)
+        for parent in self._parents(culprit) or (self.history.good,):
+            count, fresh = self._count(parent), self._count(parent, Phase.PROOF)
+            if parent not in self.search.skipped and (
+                fresh.bad + fresh.good < self.runs or count.bad + count.good < min(ENDS_AT_MOST, wanted)
+            ):
+                return Ask(parent, 1, Phase.PROOF)
+        if self.search.suspects()[1] < self.confidence and (commit := self._doubt(culprit)):
+            return Ask(commit, 1, Phase.PROOF)
+        return None
+
+    def _doubt(self, culprit: str) -> str | None:
+        """Return where one more run raises a probability that is not high enough yet."""
+        sides = [c for c in (*self._parents(culprit), culprit) if c not in self.search.skipped]
+        counts = {c: self._count(c) for c in sides}
+        sides = [c for c in sides if counts[c].bad + counts[c].good < 4 * ENDS_AT_MOST]
+        return min(sides, key=lambda c: counts[c].bad + counts[c].good, default=None)
+
+
+def enough(rate: float) -> int:
+    """Return after how many runs without a failure one that fails at `rate` would have shown it.
+
+    >>> enough(1.0), enough(1 / 3)
+    (1, 8)
+    """
+    return 1 if rate >= 1 - MISSED else math.ceil(math.log(MISSED) / math.log(1 - max(rate, 0.01)))
+
+
+def better(bad: Count, good: Count, grid: int = 200) -> float:
+    """Return the probability that the bad end's failure rate is above the good end's, from uniform priors."""
+    points = [(n + 0.5) / grid for n in range(grid)]
+    high = [p**bad.bad * (1 - p) ** bad.good for p in points]
+    low = [p**good.bad * (1 - p) ** good.good for p in points]
+    below, won = 0.0, 0.0
+    for p, q in zip(high, low, strict=True):
+        won += p * (below + q / 2)
+        below += q
+    return won / (sum(high) * sum(low))
+
+
+def told_count(count: Count) -> str:
+    """Return a count in words."""
+    return f"failed in {count.bad} of {count.bad + count.good} runs"
+
+
+def simulate(loop: Loop, run: Callable[[str], Verdict], at_most: int = 10_000) -> Iterator[Told]:
+    """Carry a search through with a function in the place of guests; yields each run."""
+    for _ in range(at_most):
+        if (wanted := loop.ask()) is None:
+            return
+        one = Told(wanted.commit, run(wanted.commit), wanted.phase)
+        loop.tell(one)
+        yield one
+
+
+def summary(loop: Loop) -> Mapping[str, int]:
+    """Return how many runs each phase took."""
+    return {phase.value: sum(one.phase is phase for one in loop.told) for phase in Phase}

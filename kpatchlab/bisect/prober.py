@@ -1,0 +1,231 @@
+"""One step of a search with real kernels and guests: check out, build in place, run, judge."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from kpatchlab.bisect import objects
+from kpatchlab.bisect.criterion import Criterion, Judged, judge_build, judge_jobs
+from kpatchlab.bisect.loop import Verdict
+from kpatchlab.bisect.state import Kernel
+from kpatchlab.bisect.workspace import Workspace
+from kpatchlab.build import BuildContext, stored_kernel
+from kpatchlab.build import build_kernel as build_kernel_
+from kpatchlab.console import find_splats
+from kpatchlab.errors import GuestLost, UserError
+from kpatchlab.guest.vm import Boot, boot
+from kpatchlab.host import Host
+from kpatchlab.image import initrd, root_image
+from kpatchlab.lab import Lab, Matrix
+from kpatchlab.model import BuildResult, Outcome
+from kpatchlab.pipeline import Settings, execute, for_jobs
+from kpatchlab.plan import JobSpec, Plan, make_plan
+from kpatchlab.progress import Progress
+from kpatchlab.recipes import DirSource, KernelRecipe
+from kpatchlab.store import Store
+
+NAME, GOOD = "bisect", "good-end"
+"""What the two kernels are called in a step's runs."""
+BUILD_S, COMMIT_S, RUN_S = 60.0, 0.3, 30.0
+"""Seconds of an incremental build, more of it for each commit in between, and of a run, until some are measured."""
+COLD_S = 1200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A commit's kernel; `fresh`: it was built just now, in `seconds`."""
+
+    result: BuildResult
+    digest: str
+    seconds: float
+    fresh: bool
+
+
+@dataclass(slots=True)
+class Times:
+    """What steps took so far: (commits in between, seconds) of builds, and seconds of runs."""
+
+    builds: list[tuple[int, float]] = field(default_factory=list)
+    runs: list[float] = field(default_factory=list)
+
+    def build_s(self, distance: int) -> float:
+        """Return what a build is expected to take, so many commits away from the one that lies built."""
+        warm = sorted(seconds for _, seconds in self.builds)
+        least = warm[0] if warm else BUILD_S
+        slopes = [(seconds - least) / apart for apart, seconds in self.builds if apart]
+        return min(COLD_S, least + (median(slopes) if slopes else COMMIT_S) * distance)
+
+    def run_s(self) -> float:
+        """Return what a run is expected to take."""
+        return median(self.runs) if self.runs else RUN_S
+
+
+class Prober:
+    """Carries out the runs of one search.
+
+    Args:
+        recipe: the kernel's recipe; its configuration is used, its source and series are not.
+        placement: role -> kernel of the lab, for roles that do not run what is searched.
+        runs_root: where the runs of the steps are stored.
+        kernels: commit -> what was built of it before; grows.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        host: Host,
+        space: Workspace,
+        recipe: KernelRecipe,
+        criterion: Criterion,
+        runs_root: Path,
+        progress: Progress,
+        settings: Settings,
+        placement: dict[str, str] | None = None,
+        kernels: dict[str, Kernel] | None = None,
+    ) -> None:
+        own = recipe.model_copy(update={"source": DirSource(type="dir", path=str(space.path)), "series": ()})
+        self.recipe = own
+        self.lab = dataclasses.replace(lab, kernels={**lab.kernels, NAME: own, GOOD: own})
+        self.host, self.space, self.criterion = host, space, criterion
+        self.kernels = kernels if kernels is not None else {}
+        self.times = Times()
+        self.at = ""  # the commit that lies built in the object directory
+        self._placement = placement or {}
+        self._store = Store(runs_root)
+        self._progress, self._settings = progress, settings
+
+    # --- builds
+
+    def built(self, commit: str, distance: int = 0) -> Built:
+        """Return a commit's kernel, from the cache or built in place now.
+
+        Raises:
+            LabError: the lab or the host cannot build at all.
+        """
+        began = time.monotonic()
+        known = self.kernels.get(commit)
+        if known and (result := stored_kernel(known.key, NAME, self._context())):
+            return Built(result, known.digest, 0.0, fresh=False)
+        self.space.checkout(commit)
+        result = build_kernel_(self.recipe, NAME, self._context())
+        self.at = commit
+        self._progress.stage_done(NAME, "")
+        found = objects.digest(Path(result.path)) if result.outcome is Outcome.PASS else ""
+        seconds = time.monotonic() - began
+        if result.outcome is Outcome.PASS:
+            self.kernels[commit] = Kernel(result.key, found)
+            if not result.cached:
+                self.times.builds.append((distance, seconds))
+        return Built(result, found, seconds, fresh=not result.cached)
+
+    def judge_build(self, built: Built) -> Judged | None:
+        """Judge a kernel as built; None where guests must tell."""
+        return judge_build(self.criterion, built.result)
+
+    def same_objects(self, built: Built, tested: Sequence[str]) -> str:
+        """Return a tested commit whose kernel is the same to a guest, "" where there is none."""
+        if not built.digest or self.criterion.kind == "build":
+            return ""
+        return next((c for c in tested if c in self.kernels and self.kernels[c].digest == built.digest), "")
+
+    def _context(self) -> BuildContext:
+        return BuildContext(
+            cache=self.host.cache,
+            lab_root=self.lab.root,
+            mirror=self.lab.mirror,
+            jobs=self.host.build_jobs(self.lab.limits.build_jobs),
+            progress=lambda now: self._progress.stage(NAME, now.phase, now.done, now.total_estimate),
+            cancel=self._settings.cancel,
+            verbose=self._settings.verbose,
+        )
+
+    # --- runs
+
+    def width(self) -> int:
+        """Return how many runs of one commit are worth starting side by side."""
+        import os
+
+        from kpatchlab.executor import available_mib
+
+        jobs = self._jobs(1, metric=self.criterion.kind == "metric").jobs if self.criterion.kind != "boot" else ()
+        memory = sum(job.memory_mib for job in jobs) or 1024
+        cpus = sum(job.cpus for job in jobs) or 1
+        return max(1, min(len(os.sched_getaffinity(0)) // cpus, int(available_mib() * 0.75) // memory, 4))
+
+    def run(self, built: Built, good: Built | None, count: int) -> tuple[list[Judged], str, float]:
+        """Run the criterion on a kernel so many times; returns the verdicts, the run's folder and seconds of a run.
+
+        Args:
+            good: the good end's kernel, for figures, which are taken side by side.
+        """
+        began = time.monotonic()
+        if self.criterion.kind == "boot":
+            judged, folder = [self._boot(built) for _ in range(count)], ""
+        else:
+            judged, folder = self._scenario(built, good, count)
+        seconds = (time.monotonic() - began) / count
+        self.times.runs.append(seconds)
+        return judged, folder, seconds
+
+    def _scenario(self, built: Built, good: Built | None, count: int) -> tuple[list[Judged], str]:
+        plan = self._jobs(count, metric=good is not None)
+        kernels = {NAME: built.result} | ({GOOD: good.result} if good else {})
+        settings = dataclasses.replace(self._settings, built=kernels, trace=False)
+        title = f"{built.result.release} {built.result.key[:12]}"
+        run_dir = self._store.new_run(title, base=plan.base, columns=plan.columns, command=self._settings.command)
+        run = execute(self.lab, plan, self.host, run_dir, self._progress, settings)
+        judged = []
+        for repeat in range(1, count + 1):
+            ours = [job for job in run.jobs if job.repeat == repeat and NAME in job.placement.values()]
+            base = [job for job in run.jobs if job.repeat == repeat and NAME not in job.placement.values()]
+            judged.append(judge_jobs(self.criterion, ours, base))
+        return judged, run.id
+
+    def _jobs(self, count: int, *, metric: bool) -> Plan:
+        columns: list[str | dict[str, str]] = []
+        for name in self.lab.choose(self.criterion.scenarios):
+            for kernel in (NAME, GOOD)[: 1 + metric]:
+                roles = self.lab.scenarios[name].roles
+                columns.append({role: self._placement.get(role, kernel) for role in roles})
+        unique = [column for n, column in enumerate(columns) if column not in columns[:n]]
+        lab = dataclasses.replace(self.lab, matrix=Matrix(columns=tuple(unique)), base=NAME)
+        plan = make_plan(lab, choice=self.criterion.scenarios, repeat=count)
+        jobs = [job for job in plan.jobs if self._wanted(job)]
+        if not jobs:
+            raise UserError(
+                f"no job of {' '.join(self.criterion.scenarios)} has the parameters {self.criterion.params}",
+                hint="kpatchlab plan lists jobs and their parameters",
+            )
+        return for_jobs(plan, jobs)
+
+    def _wanted(self, job: JobSpec) -> bool:
+        return all(job.params.get(name) == value for name, value in self.criterion.params.items())
+
+    def _boot(self, built: Built) -> Judged:
+        """Boot the kernel to its agent, never from a saved guest."""
+        lab, context = self.lab, self._context()
+        artifact = Path(built.result.path)
+        spec = Boot(
+            vmlinuz=artifact / "vmlinuz",
+            initrd=initrd(artifact, context),
+            root_image=root_image(lab.rootfs_recipes[lab.rootfs], context),
+            modules_image=artifact / "modules.erofs",
+            machine=self.host.shape(lab.machines[lab.machine], None),
+            cmdline="",
+        )
+        console = self._store.root / f"boot-{built.result.key[:12]}.log"
+        console.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            guest = boot(spec, console_path=console)
+        except GuestLost as lost:
+            if self._settings.cancel.is_set() or lost.reason not in {"panic", "hang", "silence"}:
+                return Judged(Verdict.INFRA, str(lost))
+            splats = find_splats(console.read_bytes() if console.exists() else b"", died=True)
+            return Judged(Verdict.BAD, f"does not boot: {lost}", "\n".join(s.text for s in splats), ("boot",))
+        guest.close()
+        return Judged(Verdict.GOOD, "boots")

@@ -1,0 +1,158 @@
+"""What a search came to, in plain text: for the terminal, for the file, and a mail that is ready to send."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kpatchlab.bisect.criterion import narrowed
+from kpatchlab.bisect.history import History
+from kpatchlab.bisect.loop import Loop, Phase, Told, Verdict, told_count
+from kpatchlab.bisect.search import Count
+from kpatchlab.bisect.state import State
+from kpatchlab.progress import clock
+
+DIFF_LINES = 200
+DETAIL_LINES = 60
+
+
+class Shows(Protocol):
+    """Where a commit's text comes from."""
+
+    def show(self, commit: str, /) -> str:
+        """Return message, statistics and diff."""
+
+
+def name_of(history: History, commit: str) -> str:
+    """Return a commit as people read it."""
+    return f'{commit[:12]} ("{history.subjects[commit]}")' if commit in history.subjects else commit[:12]
+
+
+def told_line(history: History, one: Told) -> str:
+    """Return one line about a run."""
+    return f"{one.verdict.value.upper():5} {name_of(history, one.commit)}: {one.reason or one.phase.value}"
+
+
+def step_line(loop: Loop, one: Told, left: str) -> str:
+    """Return one line about a run, and how the search stands after it."""
+    words = [told_line(loop.history, one)]
+    took = [f"built in {clock(one.build_s)}, {one.objects} objects compiled"] if one.build_s else []
+    took += [f"run in {clock(one.seconds)}"] if one.seconds else []
+    if took:
+        words.append(f"       {'; '.join(took)}")
+    if one.phase is not Phase.ENDS:
+        words.append(f"       {standing(loop)}{'; ' + left if left else ''}")
+    return "\n".join(words)
+
+
+def standing(loop: Loop) -> str:
+    """Return how far a search is."""
+    search = loop.search
+    left = search.consistent()
+    if search.deterministic > 0.5 and left:
+        count = left.bit_count()
+        return f"{count} commit{'s' if count > 1 else ''} left"
+    group, probability = search.suspects()
+    return f"most probable: {group[0][:12]}, {probability:.0%}; fails in {search.rate():.0%} of runs"
+
+
+def text(state: State, loop: Loop, shows: Shows, refused: str = "") -> str:
+    """Return the whole report."""
+    question, history = state.question, loop.history
+    criterion = narrowed(question.criterion, [state.sought])
+    lines = [f"search {state.id}: {criterion}"]
+    lines += [f"good  {question.good_name} {name_of(history, history.good)}"]
+    lines += [f"bad   {question.bad_name} {name_of(history, history.bad)}", ""]
+    if refused:
+        lines += [f"refused: {refused}", ""]
+    else:
+        lines += _finding(state, loop, shows)
+    lines += ["", f"{len(loop.steps)} commits tested between the ends, {len(loop.told)} runs:"]
+    lines += [f"  {told_line(history, one)}" for one in loop.told]
+    lines += ["", f"lab: {question.lab}", f"command: {question.command}"]
+    return "\n".join(lines) + "\n"
+
+
+def headline(state: State, loop: Loop) -> list[str]:
+    """Return what was found in a few lines."""
+    history = loop.history
+    group, probability = loop.search.suspects()
+    if len(group) == 1:
+        culprit = group[0]
+        lines = [f"culprit: {name_of(history, culprit)}", f"probability: {_percent(probability)}"]
+        if not loop.proven:
+            lines[0] += " (not proven)"
+    else:
+        lines = [f"one of {len(group)} commits, no one of which can be told from the others (skipped):"]
+        lines += [f"  {name_of(history, commit)}" for commit in group]
+    counts = loop.search.counts
+    for commit, words in [(c, "culprit") for c in group[:1]] + [
+        (p, "parent") for p in history.parents.get(group[0], ())
+    ]:
+        if commit in counts:
+            lines.append(f"{words} {commit[:12]}: {told_count(counts[commit])}")
+    if state.reverted:
+        lines.append(f"bad end without it: {state.reverted}")
+    return lines
+
+
+def _percent(probability: float) -> str:
+    return f"{probability:.1%}" if probability < 0.9995 else "over 99.9 %"
+
+
+def _finding(state: State, loop: Loop, shows: Shows) -> list[str]:
+    lines = headline(state, loop)
+    group, _ = loop.search.suspects()
+    if details := _details(loop):
+        lines += ["", *details]
+    if len(group) == 1:
+        lines += ["", *_cut(shows.show(group[0]), DIFF_LINES)]
+    return lines
+
+
+def _details(loop: Loop) -> list[str]:
+    """Return the splat or the failure as the culprit showed it, else as the bad end did."""
+    group, _ = loop.search.suspects()
+    failing = [one for one in loop.told if one.verdict is Verdict.BAD and one.details]
+    own = [one for one in failing if one.commit in group] or failing
+    return _cut(own[0].details, DETAIL_LINES) if own else []
+
+
+def _cut(whole: str, limit: int) -> list[str]:
+    lines = whole.splitlines()
+    return lines if len(lines) <= limit else [*lines[:limit], f"[... {len(lines) - limit} more lines]"]
+
+
+def mail(state: State, loop: Loop, shows: Shows) -> str:
+    """Return a mail to the lists about a culprit that was found, as regressions are reported there."""
+    history, question = loop.history, state.question
+    (culprit,), probability = loop.search.suspects()
+    count = loop.search.counts.get(culprit, Count())
+    parents = [p for p in history.parents.get(culprit, ()) if p in loop.search.counts]
+    subject = history.subjects.get(culprit, culprit[:12])
+    first = next((one for one in loop.told if one.commit == culprit and one.verdict is Verdict.BAD), None)
+    lines = [
+        f"Subject: [REGRESSION] {subject}: {first.reason if first else question.criterion}"[:200],
+        "",
+        "Hi,",
+        "",
+        "a bisection has led to this commit:",
+        "",
+        f'  {culprit[:12]} ("{subject}")',
+        "",
+        f"What fails: {narrowed(question.criterion, [state.sought])}",
+        f"With the commit: {told_count(count)}.",
+        *(f"With its parent {p[:12]}: {told_count(loop.search.counts[p])}." for p in parents),
+        (
+            f"Probability that it is this commit: {_percent(probability)}"
+            f" ({len(loop.steps)} commits tested of {len(history.commits)} between {question.good_name} and"
+            f" {question.bad_name})."
+        ),
+    ]
+    if state.reverted:
+        lines.append(f"With it reverted on top of {question.bad_name}: {state.reverted}.")
+    if details := _details(loop):
+        lines += ["", *details]
+    stat = shows.show(culprit).split("\ndiff --git", 1)[0].splitlines()
+    lines += ["", "The commit:", "", *(f"  {line}".rstrip() for line in stat)]
+    lines += ["", f"#regzbot introduced: {culprit}", ""]
+    return "\n".join(lines)

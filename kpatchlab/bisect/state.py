@@ -1,0 +1,131 @@
+"""A search on disk: what is asked, and all that was run; written after every run, so that a kill costs one run.
+
+Layout: `results/bisect/ID/state.json`, and beside it `runs/` (a store of its own, one run a step, with consoles),
+`report.txt`, `mail.txt` and `git-bisect.log` at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kpatchlab.bisect.criterion import Criterion
+from kpatchlab.bisect.loop import Told
+from kpatchlab.errors import LabError, UserError
+from kpatchlab.model import from_json, to_json
+from kpatchlab.store import write_atomic
+
+FILE = "state.json"
+VERSION = 1
+LAST = "last"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is searched, and where; all names are resolved, so that a branch that moves does not matter.
+
+    Attributes:
+        kernel: the lab's kernel whose configuration (and series) is used.
+        repository: the git repository's path; "" for the patches of the kernel's series.
+        series: what stands in the place of the recipe's own series, as a recipe has it.
+        good / bad: commit ids; good_name / bad_name: as the user said them.
+        placement: role -> kernel of the lab, for roles that are not to run what is searched.
+        runs: of each end and of the proof, at least.
+        variant: of the lab's kernels.
+    """
+
+    kernel: str
+    criterion: Criterion
+    good: str = ""
+    bad: str = ""
+    good_name: str = ""
+    bad_name: str = ""
+    repository: str = ""
+    series: tuple[dict[str, str], ...] = ()
+    paths: tuple[str, ...] = ()
+    placement: dict[str, str] = field(default_factory=dict)
+    confidence: float = 0.95
+    runs: int = 3
+    lab: str = ""
+    variant: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A commit's kernel: its key in the cache, and the digest of its objects."""
+
+    key: str
+    digest: str = ""
+
+
+@dataclass(slots=True)
+class State:
+    """A search: `told` in the order of time; `outcome` is "" while it goes on.
+
+    Attributes:
+        kernels: commit -> its kernel.
+        reverted: the verdict on the bad end without the culprit, in words.
+        ended: "found", "suspects" or "refused"; what it means is in `report.txt`.
+    """
+
+    id: str
+    question: Question
+    told: tuple[Told, ...] = ()
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    sought: tuple[str, ...] = ()
+    reverted: str = ""
+    ended: str = ""
+    started: str = ""
+    version: int = VERSION
+
+
+class Searches:
+    """All searches below one results directory."""
+
+    def __init__(self, results: Path) -> None:
+        self.root = results / "bisect"
+
+    def new(self, question: Question) -> tuple[State, Path]:
+        """Make the folder of a new search."""
+        now = datetime.now(UTC)
+        state = State(
+            f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}", question, started=now.isoformat(timespec="seconds")
+        )
+        folder = self.root / state.id
+        save(state, folder)
+        return state, folder
+
+    def ids(self) -> list[str]:
+        """Return the ids of all searches, oldest first."""
+        return sorted(path.parent.name for path in self.root.glob(f"*/{FILE}"))
+
+    def open(self, wanted: str) -> tuple[State, Path]:
+        """Read a search: an id, the start or the end of one, or "last".
+
+        Raises:
+            UserError: none or several fit.
+            LabError: it cannot be read.
+        """
+        known = self.ids()
+        fits = known[-1:] if wanted == LAST else [n for n in known if n.startswith(wanted) or n.endswith(f"-{wanted}")]
+        if len(fits) != 1:
+            raise UserError(
+                f"{wanted!r} fits {len(fits)} searches", hint=f"there are {', '.join(known[-5:]) or 'none so far'}"
+            )
+        folder = self.root / fits[0]
+        try:
+            state = from_json(State, json.loads((folder / FILE).read_bytes()))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise LabError(f"cannot read {folder / FILE}: {error}") from None
+        if state.version > VERSION:
+            raise UserError(f"search {state.id} was made by a newer kpatchlab")
+        return state, folder
+
+
+def save(state: State, folder: Path) -> None:
+    """Write a search, atomically."""
+    write_atomic(folder / FILE, json.dumps(to_json(state), indent=1).encode() + b"\n")

@@ -1,0 +1,125 @@
+"""A lab whose kernels are really built, of the fake tree in a git repository, and whose guests look at the kernel."""
+
+from __future__ import annotations
+
+import functools
+import random
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from kpatchlab import executor, host, pipeline
+from kpatchlab.cli import main
+from kpatchlab.executor import LocalExecutor
+from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, Splat
+from tests import labdir
+from tests.build_fixtures import CONFIG, FAKE
+from tests.build_fixtures import Bench as Tree
+from tests.fake_stages import FakeHost
+
+KERNEL = """\
+source: {{type: git, path: {tree}, revision: good}}
+config: [config/all.config]
+"""
+FAULT = 'const char fault[] = "LAB_FAULT";\n'
+FILES = {"comment": "core/net.c", "printk": "core/main.c", "module": "drivers/delta.c"}
+
+
+class Lab:
+    """The lab, its repository, and what its guests say: `job(text)` gets the bytes of vmlinux."""
+
+    def __init__(self, root: Path, capfd, monkeypatch) -> None:
+        self.root, self._capfd, self._monkeypatch = root, capfd, monkeypatch
+        labdir.make(root)
+        tree = Tree.__new__(Tree)
+        tree.root, tree.tree = root, root / "linux"
+        shutil.copytree(FAKE, tree.tree)
+        self.tree = tree
+        tree.repository()
+        tree.git("tag", "good")
+        self.commits: list[str] = [tree.git("rev-parse", "HEAD")]
+        (root / "kernels/config/all.config").write_text(CONFIG)
+        for name in ("old", "new"):
+            (root / f"kernels/{name}.yaml").write_text(KERNEL.format(tree=tree.tree))
+        self.host = FakeHost(root)
+        self.jobs: list[str] = []
+        self.job = lambda text: Outcome.FAIL if b"LAB_FAULT" in text else Outcome.PASS
+        self.kill_after = 0
+
+    def commit(self, kind: str, text: str = "", file: str = "") -> str:
+        """Make a commit; kinds: comment, printk (changes vmlinux), module, fault, or text into a file."""
+        number = len(self.commits)
+        where = file or FILES.get(kind, f"core/{'net' if kind == 'fault' else 'main'}.c")
+        added = text or {
+            "comment": f"/* {number} */\n",
+            "printk": f'const char note{number}[] = "note {number}";\n',
+            "module": f"int delta_{number}(void);\nint delta_{number}(void)\n{{\n\treturn {number};\n}}\n",
+            "fault": FAULT,
+        }.get(kind, "")
+        path = self.tree.tree / where
+        before = path.read_text() if path.exists() else ""
+        if kind == "fault":  # not where others add theirs, so that it can be undone on top of them
+            path.write_text(before.replace("\nint", "\n" + added + "int", 1))
+        else:
+            path.write_text(before + added)
+        self.tree.git("add", "-A")
+        self.tree.git("commit", "-q", "-m", f"{kind} {number}")
+        self.commits.append(self.tree.git("rev-parse", "HEAD"))
+        return self.commits[-1]
+
+    def run_job(self, inputs) -> JobResult:
+        spec = inputs.spec
+        kernel = Path(inputs.kernels[next(iter(spec.placement.values()))].path)
+        text = (kernel / "vmlinux").read_bytes()
+        said = self.job(text)
+        self.jobs.append(spec.id)
+        metrics, splats, cases = (), (), ()
+        if isinstance(said, (int, float)):
+            metrics, said = (Metric("copied", float(said), "MB/s", "higher"),), Outcome.PASS
+        elif isinstance(said, Splat):
+            splats, said = (said,), Outcome.CRASH
+        if said in {Outcome.PASS, Outcome.FAIL}:
+            cases = (Case("data intact", said, "" if said is Outcome.PASS else "byte 4096 differs"),)
+        message = "" if said is Outcome.PASS else "data intact: byte 4096 differs"
+        return JobResult(
+            spec.id, spec.scenario, dict(spec.params), spec.column, dict(spec.placement), spec.repeat, said,
+            message, (Case("job", said, message), *cases), metrics, splats,
+            guests=(GuestLog("main", "bisect", "console"),), duration_s=0.1,
+        )  # fmt: skip
+
+    def call(self, *words: str):
+        """Run the program; returns (status, stdout, stderr)."""
+        self._monkeypatch.setattr(sys, "argv", ["kpatchlab", *words])
+        with pytest.raises(SystemExit) as ended:
+            main(list(words))
+        sys.stdout.flush()
+        out, err = self._capfd.readouterr()
+        return ended.value.code or 0, out, err
+
+    def untouched(self):
+        """Return all of the user's repository that a search could change."""
+        git = self.tree.git
+        names = sorted(str(p) for p in (self.tree.tree / ".git").rglob("*") if p.is_file())
+        return git("status", "--porcelain"), git("for-each-ref"), git("rev-parse", "HEAD"), self.tree.snapshot(), names
+
+    def flaky(self, rate: float, seed: int = 1):
+        """Let the fault show in some of the runs only."""
+        dice = random.Random(seed)
+        self.job = lambda t: Outcome.FAIL if b"LAB_FAULT" in t and dice.random() < rate else Outcome.PASS
+
+
+@pytest.fixture
+def lab(tmp_path, capfd, monkeypatch):
+    found = Lab(tmp_path, capfd, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KPATCHLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(host, "Host", lambda *_: found.host)
+    monkeypatch.setattr("kpatchlab.build.context.BuildContext.check_space", lambda _: None)
+    monkeypatch.setattr(pipeline, "root_image", lambda *_: tmp_path / "root.erofs")
+    monkeypatch.setattr(pipeline, "initrd", lambda *_: tmp_path / "initrd")
+    monkeypatch.setattr(pipeline, "packages_in", lambda _: frozenset({"python3"}))
+    monkeypatch.setattr(executor, "available_mib", lambda: 64_000)
+    monkeypatch.setitem(pipeline.EXECUTORS, "local", functools.partial(LocalExecutor, call=found.run_job))
+    return found

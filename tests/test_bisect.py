@@ -1,0 +1,204 @@
+"""`bisect` as a user has it: real git, real (small) builds of commits of our own making, guests that are fakes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kpatchlab.model import Outcome, Splat
+from tests.bisect_support import lab
+
+__all__ = ["lab"]  # a fixture
+KINDS = ["printk", "comment", "module", "printk", "fault", "comment", "printk", "module"]
+
+
+@pytest.fixture
+def history(lab):
+    for kind in KINDS:
+        lab.commit(kind)
+    return lab
+
+
+def search(lab, *words):
+    where = ["--tree", str(lab.tree.tree), "--good", "good", "--bad", "main"]
+    return lab.call("bisect", *where, "--scenario", "solo", *words)
+
+
+def states(lab):
+    return [json.loads(p.read_text()) for p in sorted((lab.root / "results/bisect").glob("*/state.json"))]
+
+
+def test_the_commit_is_found_and_the_user_s_repository_is_as_it_was(history):
+    before = history.untouched()
+    status, out, err = search(history)
+    assert status == 0, out + err
+    culprit = history.commits[1 + KINDS.index("fault")]
+    assert f'culprit: {culprit[:12]} ("fault 5")' in out
+    assert "bad end without it: failed in 0 of 3 runs: it is gone" in out
+    assert '+const char fault[] = "LAB_FAULT";' in out
+    assert history.untouched() == before
+    (state,) = states(history)
+    assert state["ended"] == "found"
+    folder = history.root / "results/bisect" / state["id"]
+    mail = (folder / "mail.txt").read_text()
+    assert mail.startswith("Subject: [REGRESSION] fault 5: data intact: byte 4096 differs\n")
+    assert f"#regzbot introduced: {culprit}" in mail
+    steps = {one["commit"] for one in state["told"] if one["phase"] == "search"}
+    assert len(steps) <= 3  # of eight commits
+
+
+def test_swapped_ends_and_unknown_revisions_are_refused(history):
+    where = ["bisect", "--tree", str(history.tree.tree), "--scenario", "solo"]
+    status, _, err = history.call(*where, "--good", "main", "--bad", "good")
+    assert status == 2
+    assert "good and bad are swapped" in err
+    status, _, err = history.call(*where, "--good", "good", "--bad", "nowhere")
+    assert status == 2
+    assert "has no revision 'nowhere'" in err
+    history.tree.git("checkout", "-q", "-b", "side", "good")
+    side = history.commit("printk")
+    status, _, err = history.call(*where, "--good", side, "--bad", "main")
+    assert status == 2
+    assert f"they part at {history.commits[0][:12]}" in err
+    status, _, err = history.call("bisect", "--tree", str(history.root), "--good", "a", "--bad", "b", "--build")
+    assert (status, "not a git repository" in err) == (2, True)
+    assert not states(history)
+
+
+def test_a_shallow_clone_is_told_as_the_reason(history, tmp_path):
+    history.tree.git("clone", "-q", "--depth", "2", f"file://{history.tree.tree}", str(tmp_path / "clone"))
+    where = ["--tree", str(tmp_path / "clone"), "--scenario", "solo", "--bad", "HEAD"]
+    status, _, err = history.call("bisect", *where, "--good", history.commits[0])
+    assert status == 2
+    assert "fetch --unshallow" in err
+
+
+def test_ends_that_do_not_differ_are_refused_with_the_evidence(lab):
+    lab.commit("printk")
+    status, _, err = search(lab)
+    assert status == 2
+    assert "the bad end does not fail: bad end failed in 0 of 12 runs" in err
+    assert err.count("GOOD") == 15
+    assert states(lab)[0]["ended"] == "refused"
+
+
+def test_a_build_error_is_skipped_where_it_is_not_sought_and_found_where_it_is(lab):
+    for kind in ("printk", "fault", "printk"):
+        lab.commit(kind)
+    broken = lab.commit("break", "this is no C\n", "core/main.c")
+    lab.commit("comment")
+    lab.tree.git("revert", "--no-edit", broken)
+    lab.commits.append(lab.tree.git("rev-parse", "HEAD"))
+    status, out, err = search(lab)
+    assert status == 0, out + err
+    assert f"culprit: {lab.commits[2][:12]}" in out
+    assert "SKIP" not in out or "does not build: core/main.c" in out
+    lab.jobs.clear()
+    where = ["--tree", str(lab.tree.tree), "--good", "good", "--bad", "HEAD~1", "--build"]
+    status, out, err = lab.call("bisect", *where)
+    assert status == 0, out + err
+    assert f"culprit: {broken[:12]}" in out
+    assert not lab.jobs  # no guest is needed to see that
+
+
+def test_a_flaky_fault_is_found_and_a_killed_search_goes_on(history, monkeypatch):
+    history.flaky(0.5)
+    run, count = history.run_job, []
+
+    def killed(inputs):
+        count.append(1)
+        if len(count) == 9:
+            raise KeyboardInterrupt  # in a job's thread: the search ends where it is
+        return run(inputs)
+
+    import functools
+
+    from kpatchlab import executor, pipeline
+    from kpatchlab.executor import LocalExecutor
+
+    monkeypatch.setitem(pipeline.EXECUTORS, "local", functools.partial(LocalExecutor, call=killed))
+    assert executor
+    history.call("bisect", "--tree", str(history.tree.tree), "--good", "good", "--bad", "main", "--scenario", "solo")
+    (state,) = states(history)
+    assert not state["ended"]
+    before = len(state["told"])
+    assert before > 0
+    status, out, err = history.call("bisect", "--resume", "last")
+    assert status == 0, out + err
+    assert f"culprit: {history.commits[1 + KINDS.index('fault')][:12]}" in out
+    (state,) = states(history)
+    assert len(state["told"]) > before
+
+
+def test_the_patches_of_a_series_are_searched(history):
+    (history.root / "mine.mbox").write_text(history.tree.git("format-patch", "--stdout", "good..main") + "\n")
+    status, out, err = history.call("bisect", "--series", "mine.mbox", "--scenario", "solo")
+    assert status == 0, out + err
+    assert '("fault 5")' in out
+    assert "good  patch 0" in out
+    assert "bad   patch 8" in out
+
+
+def test_a_patch_that_does_not_apply_is_named_with_what_can_be_searched(history):
+    text = history.tree.git("format-patch", "--stdout", "good..main").replace("\n int core_send", "\n int core_sent")
+    (history.root / "mine.mbox").write_text(text + "\n")
+    status, _, err = history.call("bisect", "--series", "mine.mbox", "--scenario", "solo")
+    assert status == 2
+    assert "does not apply" in err
+    assert "--bad 4" in err
+
+
+def test_gits_log_is_written_and_read(history):
+    status, out, err = search(history)
+    assert status == 0, out + err
+    status, log, _ = history.call("bisect", "--log", "last")
+    assert status == 0
+    lines = log.splitlines()
+    assert lines[0] == "git bisect start"
+    assert lines[-1] == f"# first bad commit: [{history.commits[5]}] fault 5"
+    (history.root / "log").write_text(log)
+    clone = history.root / "clone"
+    history.tree.git("clone", "-q", str(history.tree.tree), str(clone))
+    history.tree.git("-C", str(clone), "bisect", "replay", str(history.root / "log"))
+    assert history.tree.git("-C", str(clone), "rev-parse", "refs/bisect/bad") == history.commits[5]
+    jobs = len(history.jobs)
+    status, out, err = history.call(
+        "bisect", "--tree", str(history.tree.tree), "--replay", str(history.root / "log"), "--scenario", "solo"
+    )
+    assert status == 0, out + err
+    assert f"culprit: {history.commits[5][:12]}" in out
+    assert len(history.jobs) - jobs <= 15  # the ends, the proof and the revert: nothing was searched again
+
+
+def test_a_step_for_git_bisect_run(history):
+    tree = ["--tree", str(history.tree.tree)]
+    assert history.call("bisect-step", *tree, "--scenario", "solo")[0] == 1
+    history.tree.git("checkout", "-q", "good")
+    assert history.call("bisect-step", *tree, "--scenario", "solo")[0] == 0
+    history.job = lambda _: Outcome.INFRA
+    assert history.call("bisect-step", *tree, "--scenario", "solo")[0] == 125
+    assert history.call("bisect-step", *tree, "--scenario", "sole")[0] == 128
+    assert history.call("bisect-step", *tree, "--nonsense")[0] == 128
+    history.tree.sub("core/main.c", "return 42;", "return 42")
+    assert history.call("bisect-step", *tree, "--scenario", "solo")[0] == 125
+    assert history.call("bisect-step", *tree, "--build")[0] == 1
+
+
+def test_another_splat_is_not_the_one_that_is_sought(history):
+    one, other = Splat("oops", "BUG: one", "a" * 12, "one"), Splat("oops", "BUG: other", "b" * 12, "other")
+    history.job = lambda t: one if b"LAB_FAULT" in t else other if b"note1" in t else Outcome.PASS
+    status, out, err = search(history, "--splat", "a" * 12)
+    assert "another splat" in out or "otherwise: " in out
+    assert "culprit" in out or "one of" in out
+    assert '("fault 5")' in out
+    assert "BAD" not in [line.split()[0] for line in out.splitlines() if "other" in line.split("BUG")[-1:][0]]
+    assert (status, err) in {(0, ""), (1, "")}
+
+
+def test_a_figure_beyond_a_bound(history):
+    history.job = lambda t: 100.0 if b"LAB_FAULT" not in t else 80.0
+    status, out, err = search(history, "--metric", "copied", "--bound", "1.1")
+    assert status == 0, out + err
+    assert '("fault 5")' in out
+    assert "worse by a factor of 1.250" in out
