@@ -1,0 +1,129 @@
+"""Verdicts: what makes a commit a bad one, and what must never; what a stored run says about a failure."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from kpatchlab.bisect import from_run, gitlog
+from kpatchlab.bisect.criterion import Criterion, check, judge_build, judge_jobs, narrowed
+from kpatchlab.bisect.loop import Verdict
+from kpatchlab.errors import UserError
+from kpatchlab.model import BuildResult, Metric, ModuleFailure, Outcome
+from tests import sample_run
+
+P, F = Outcome.PASS, Outcome.FAIL
+CASE = Criterion("case", ("nfs",), case="read back whole")
+BROKEN = BuildResult("k", P, module_failures=(ModuleFailure("siw", "drivers/siw.c", 3, "error: no", "log", ("rdma",)),))
+BLOCKED = BuildResult("k", Outcome.BLOCKED, error="expected ';'", error_file="net/core/skbuff.c", error_line=7)
+
+
+def job(cases, **more):
+    return sample_run.job("nfs", "bisect", cases, **more)
+
+
+@pytest.mark.parametrize(
+    ("made", "verdict"),
+    [
+        (job({"read back whole": P}), Verdict.GOOD),
+        (job({"read back whole": F}), Verdict.BAD),
+        (job({"read back whole": P, "write": F}), Verdict.GOOD),  # another case is not the one that is sought
+        (job({"write": P}), Verdict.SKIP),  # it did not get there
+        (job({"write": P}, outcome=Outcome.CRASH, splats=(sample_run.SPLAT,)), Verdict.SKIP),
+        (job({"read back whole": Outcome.SKIP}), Verdict.SKIP),
+        (job({}, outcome=Outcome.BLOCKED, message="module siw did not build"), Verdict.SKIP),
+        (job({"read back whole": F}, outcome=Outcome.INFRA, message="no QEMU"), Verdict.INFRA),
+    ],
+)
+def test_a_case_that_is_sought(made, verdict):
+    assert judge_jobs(CASE, [made]).verdict is verdict
+
+
+@pytest.mark.parametrize("outcome", [o for o in Outcome if not o.is_bad])
+def test_what_is_no_kernels_fault_is_never_bad(outcome):
+    for kind in ("case", "splat"):
+        criterion = Criterion(kind, ("nfs",), fingerprint="a" * 12 if kind == "splat" else "")
+        assert judge_jobs(criterion, [job({}, outcome=outcome)]).verdict is not Verdict.BAD
+
+
+def test_a_splat_is_bad_by_its_fingerprint_alone():
+    crashed = job({"write": P}, outcome=Outcome.CRASH, splats=(sample_run.SPLAT,), message="oops")
+    sought = Criterion("splat", ("nfs",), fingerprint=sample_run.SPLAT.fingerprint)
+    judged = judge_jobs(sought, [crashed])
+    assert (judged.verdict, judged.reason) == (Verdict.BAD, sample_run.SPLAT.title)
+    assert judged.details == sample_run.SPLAT.decoded
+    other = dataclasses.replace(sought, fingerprint=sample_run.HUNG.fingerprint)
+    assert judge_jobs(other, [crashed]).verdict is Verdict.SKIP
+    assert judge_jobs(sought, [job({"write": F})]).verdict is Verdict.GOOD
+
+
+def test_what_the_bad_end_showed_is_what_is_sought():
+    shown = judge_jobs(Criterion("case", ("nfs",)), [job({"write": F, "mount": P})])
+    criterion = narrowed(Criterion("case", ("nfs",)), [shown.signatures])
+    assert judge_jobs(criterion, [job({"write": F, "mount": F})]).verdict is Verdict.BAD
+    assert judge_jobs(criterion, [job({"write": P, "mount": F})]).verdict is Verdict.GOOD
+    assert judge_jobs(criterion, [job({"mount": F})]).verdict is Verdict.SKIP
+
+
+def test_a_build_that_fails_is_bad_only_where_it_is_sought():
+    assert judge_build(CASE, BLOCKED).verdict is Verdict.SKIP
+    assert judge_build(CASE, BROKEN) is None
+    any_build = Criterion("build")
+    first = judge_build(any_build, BROKEN)
+    assert (first.verdict, first.reason) == (Verdict.BAD, "drivers/siw.c:3: error: no")
+    sought = narrowed(any_build, [first.signatures])
+    assert judge_build(sought, BLOCKED).verdict is Verdict.SKIP
+    assert judge_build(sought, BuildResult("k", P)).verdict is Verdict.GOOD
+    module = Criterion("build", module="rdma")
+    assert judge_build(module, BROKEN).verdict is Verdict.BAD
+    assert judge_build(module, BLOCKED).verdict is Verdict.SKIP
+    assert judge_build(any_build, BuildResult("k", Outcome.INFRA, error="disk full")).verdict is Verdict.INFRA
+
+
+@pytest.mark.parametrize(("direction", "value", "bad"), [("higher", 80, 1), ("lower", 80, 0), ("lower", 125, 1)])
+def test_a_figure_is_held_against_the_good_end_beside_it(direction, value, bad):
+    criterion = Criterion("metric", ("nfs",), metric="speed", bound=1.1)
+    made = [job({"write": P}, metrics=(Metric("speed", v, "MB/s", direction),)) for v in (value, 100)]
+    assert judge_jobs(criterion, made[:1], made[1:]).verdict is (Verdict.BAD if bad else Verdict.GOOD)
+    assert judge_jobs(criterion, [job({"write": F})], made[1:]).verdict is Verdict.SKIP
+
+
+def test_criteria_that_say_too_little_are_refused():
+    with pytest.raises(UserError, match="which scenario"):
+        check(Criterion("case"), {})
+    with pytest.raises(UserError, match="there is no scenario old") as caught:
+        check(Criterion("case", ("old",)), {"new": 1})
+    assert "renamed" in caught.value.hint
+    with pytest.raises(UserError, match="a factor above 1"):
+        check(Criterion("metric", ("new",), metric="speed", bound=0.9), {"new": 1})
+
+
+def test_a_stored_run_fills_in_the_question():
+    found = from_run.find(sample_run.sample(), "nfs: O_DIRECT read at odd offset")
+    assert (found.kernel, found.base, found.placement) == ("with", "without", {})
+    assert found.criterion == Criterion(
+        "case", ("nfs",), {"transport": "tcp", "vers": "4.2"}, "O_DIRECT read at odd offset"
+    )
+    crash = from_run.find(sample_run.sample(), "cifs-ksmbd")
+    assert (crash.criterion.case, crash.criterion.fingerprint) == ("", sample_run.SPLAT.fingerprint)
+
+
+def test_what_a_stored_run_does_not_show_is_refused():
+    with pytest.raises(UserError, match=r"nothing in run .* that fails is 'nothing'") as caught:
+        from_run.find(sample_run.sample(), "nothing")
+    assert "nfs: O_DIRECT read at odd offset" in caught.value.hint
+    with pytest.raises(UserError, match="on the base without as well"):
+        from_run.find(sample_run.sample(), "splice with MSG_MORE")
+    with pytest.raises(UserError, match="on the base without as well"):
+        from_run.find(sample_run.sample(), "af-alg")
+
+
+def test_a_log_of_gits_is_read_with_its_faults_named():
+    text = "git bisect start '--first-parent' 'b1' 'g1' -- 'net' 'mm'\n# good: [x] y\ngit bisect skip s1 s2\n"
+    read = gitlog.read(text, "log")
+    assert (read.bad, read.good, read.skip, read.paths) == (("b1",), ("g1",), ("s1", "s2"), ("net", "mm"))
+    with pytest.raises(UserError, match="log:2: not a line"):
+        gitlog.read("git bisect start\nhello\n", "log")
+    with pytest.raises(UserError, match="names no good or no bad"):
+        gitlog.read("git bisect start\n", "log")
