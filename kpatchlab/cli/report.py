@@ -16,7 +16,7 @@ from kpatchlab.errors import HostError, UserError
 if TYPE_CHECKING:
     from kpatchlab.model import Run
 
-FORMATS = "text, html, junit, json, systems, reach"
+FORMATS = "text, html, markdown, junit, json, systems, reach"
 """The names in `report.WRITERS`, which `--help` need not import."""
 
 
