@@ -276,8 +276,29 @@ class SystemFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Thread:
+    """The mails that a kernel's series came by, as far as a reply needs them; `sender` wrote it.
+
+    Attributes:
+        message_id: of the cover letter, else of the first patch, without angle brackets.
+        sender, to, cc: addresses, "Name <address>".
+    """
+
+    kernel: str
+    subject: str
+    message_id: str
+    sender: str = ""
+    to: tuple[str, ...] = ()
+    cc: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
-    """One finished (or interrupted) run, whole: every report is a view of it."""
+    """One finished (or interrupted) run, whole: every report is a view of it.
+
+    Attributes:
+        touches: scenario -> source files and folders of the kernel that it is about.
+    """
 
     id: str
     title: str
@@ -292,6 +313,8 @@ class Run:
     host: dict[str, str] = field(default_factory=dict)
     systems: tuple[SystemFacts, ...] = ()
     patches: tuple[PatchFacts, ...] = ()
+    threads: tuple[Thread, ...] = ()
+    touches: dict[str, tuple[str, ...]] = field(default_factory=dict)
     command: str = ""
     version: str = ""
     schema: int = SCHEMA_VERSION

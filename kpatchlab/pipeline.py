@@ -15,11 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kpatchlab import __version__, proc
+from kpatchlab import __version__, maintainers, proc
 from kpatchlab.build import BuildContext, BuildProgress, base_key, build_kernel, series_changes, traceable
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import Built, build_foreign
 from kpatchlab.build.series import DoesNotApplyError
+from kpatchlab.build.thread import thread_of
 from kpatchlab.cache import Cache, prunable
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.executor import EXECUTORS, Executor, Weight, infra, told
@@ -27,12 +28,14 @@ from kpatchlab.guest.vm import Boot, MachineShape
 from kpatchlab.host import Host
 from kpatchlab.image import initrd, packages_in, root_image, root_key
 from kpatchlab.lab import Lab
-from kpatchlab.model import BuildResult, JobResult, KernelFacts, Outcome, PatchFacts, Run, SystemFacts
+from kpatchlab.model import BuildResult, JobResult, KernelFacts, Outcome, PatchFacts, Run, SystemFacts, Thread
 from kpatchlab.plan import JobSpec, Plan, longest_first
 from kpatchlab.progress import Progress, built, clock
 from kpatchlab.report import FILES, WRITERS
+from kpatchlab.report.digest import concerned_files
 from kpatchlab.seats import JobInputs
 from kpatchlab.store import RunDir
+from kpatchlab.systems import files_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,10 +275,16 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
         host=host.facts() | {"peak_memory_mib": str(peak.mib)} if began_with else before.host,
         systems=system_facts(lab),
         patches=_patches(before, stages),
+        threads=_threads(lab, plan, stages),
+        touches={
+            name: tuple(files_of(lab.scenarios[name], lab.systems))
+            for name in sorted({job.scenario for job in plan.jobs})
+        },
         command=before.command or settings.command,
         version=__version__,
     )
     run_dir.finish(run)
+    _keep_maintainers(run, run_dir, builds)
     _keep_within(host.cache, lab.limits.disk_gib, time.time() - (time.monotonic() - began))
     for name in ("junit", "html"):
         run_dir.write(FILES[name], WRITERS[name](run, run_dir.path))
@@ -351,6 +360,23 @@ def _patches(before: Run, stages: Stages) -> tuple[PatchFacts, ...]:
     """Return the patches of all kernels with a series; those of kernels that were done in an earlier part stay."""
     earlier = tuple(patch for patch in before.patches if patch.kernel not in stages.patches)
     return earlier + tuple(patch for patches in stages.patches.values() for patch in patches)
+
+
+def _threads(lab: Lab, plan: Plan, stages: Stages) -> tuple[Thread, ...]:
+    """Return the mails that the kernels' series came by, for those that came by mail."""
+    recipes = {step.name: lab.kernels[step.name] for step in plan.kernels}
+    found = [thread_of(name, recipe.series, stages.context(name)) for name, recipe in recipes.items() if recipe.series]
+    return tuple(thread for thread in found if thread)
+
+
+def _keep_maintainers(run: Run, run_dir: RunDir, builds: Mapping[str, BuildResult]) -> None:
+    """Put the parts of the tree's MAINTAINERS that the run is about into its folder: the cache is pruned, runs stay."""
+    for build in reversed(list(builds.values())):
+        path = Path(build.path) / maintainers.NAME
+        if build.path and path.exists():
+            sections = maintainers.concerned(maintainers.parse(path.read_bytes()), concerned_files(run))
+            run_dir.write(maintainers.NAME, maintainers.written(sections))
+            return
 
 
 def _finished(stages: Stages) -> tuple[dict[str, BuildResult], list[BaseException]]:

@@ -43,9 +43,13 @@ def touches(scenario: Scenario, systems: Mapping[str, System], path: str) -> boo
     Args:
         path: a file, or a folder, which stands for all below it; as it stands in the kernel's tree.
     """
+    return any(_within(path, file) or _within(file, path) for file in files_of(scenario, systems))
+
+
+def files_of(scenario: Scenario, systems: Mapping[str, System]) -> list[str]:
+    """Return the files and folders of the kernel that a scenario is about, by its own words and by its systems'."""
     rows = [systems[name] for name in scenario.systems if name in systems]
-    files = [*scenario.touches.files, *(file for row in rows for file in row.files)]
-    return any(_within(path, file) or _within(file, path) for file in files)
+    return list(dict.fromkeys([*scenario.touches.files, *(file for row in rows for file in row.files)]))
 
 
 def _within(path: str, folder: str) -> bool:

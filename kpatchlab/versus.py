@@ -105,6 +105,8 @@ def versus(first: Side, second: Side) -> tuple[Run, Path]:
         host={name: _either(one.host.get(name, ""), two.host.get(name, "")) for name in one.host | two.host},
         systems=tuple({system.name: system for system in (*one.systems, *two.systems)}.values()),
         patches=tuple(dict.fromkeys(patch for patch in (*one.patches, *two.patches) if patch.kernel in shown)),
+        threads=tuple(dict.fromkeys(thread for thread in (*one.threads, *two.threads) if thread.kernel in shown)),
+        touches=one.touches | two.touches,
         command=f"kpatchlab compare {_word(first)} {_word(second)}",
         version=two.version,
     )
@@ -149,6 +151,7 @@ def _marked(side: Side, mark: str, top: Path) -> Run:
         kernels=tuple(replace(facts, name=f"{mark}:{facts.name}") for facts in side.run.kernels),
         builds=tuple(replace(build, kernel=f"{mark}:{build.kernel}") for build in side.run.builds),
         patches=tuple(replace(patch, kernel=f"{mark}:{patch.kernel}") for patch in side.run.patches),
+        threads=tuple(replace(thread, kernel=f"{mark}:{thread.kernel}") for thread in side.run.threads),
     )
 
 

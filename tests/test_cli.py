@@ -553,6 +553,24 @@ def test_report_takes_a_run_by_its_folder(faked, tmp_path):
     assert (status, err) == (2, f"kpatchlab: {moved}: not a run's folder, there is no run.json in it\n")
 
 
+def test_mails_are_files_in_a_folder(faked, tmp_path):
+    faked("run", "solo")
+    status, out, err = faked("report", "--format", "mail", "-o", "letters/")
+    assert status == 0
+    assert (faked.bench.root / "letters/thread.txt").read_text().startswith("Subject: small: ")
+    assert "--maintainers FILE names that of a kernel tree" in err
+    tree = tmp_path / "MAINTAINERS"
+    tree.write_text("UNIX\nM:\tA <a@example.org>\nF:\tnet/unix/\n")
+    words = ("report", "--format", "mail", "--maintainers", str(tree))
+    status, out, _ = faked(*words, "--for", "unix")
+    assert (status, out.splitlines()[0]) == (0, "To: A <a@example.org>")
+    status, _, err = faked(*words, "--for", "UNIXX")
+    assert (status, "did you mean 'UNIX'?" in err) == (2, True)
+    tree.write_text("nothing")
+    assert faked(*words, "-o", "letters/")[0] == 2
+    assert faked("report", "--for", "UNIX")[::2] == (2, "kpatchlab: --for is for --format mail\n")
+
+
 def test_compare(faked):
     faked("run", "solo")
     faked("run")

@@ -15,6 +15,7 @@ from kpatchlab.build import artifact, changes, config, failures, make, series, s
 from kpatchlab.build.context import BuildContext, BuildProgress, Recipe
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.maintainers import NAME as MAINTAINERS
 from kpatchlab.model import BuildResult, ConfigMiss, ModuleFailure, Outcome, from_json
 
 VERSION = 1
@@ -325,6 +326,8 @@ def _install(
         artifact.link_or_copy(job.obj / kept, work / target)
     artifact.keep_lists(folder, work)
     artifact.pack_modules(root, work / "modules.erofs", work / "config")
+    if (job.tree / MAINTAINERS).exists():  # the tree itself is not kept
+        shutil.copyfile(job.tree / MAINTAINERS, work / MAINTAINERS)
     return missing
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -35,7 +34,7 @@ def _side(options: Options, word: str) -> Side:
 @format_option()
 @output_option
 @click.pass_obj
-def compare(options: Options, first: str, second: str, form: str, output: Path | None) -> None:
+def compare(options: Options, first: str, second: str, form: str, output: str | None) -> None:
     """Hold a past run against an earlier one: the same verdicts, for any two runs of any kernels.
 
     The second run's columns are held against the first's of the same name; RUN:COLUMN names one. RUN is what

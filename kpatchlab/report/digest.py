@@ -126,14 +126,15 @@ def _checks(cases: Sequence[str]) -> str:
 
 
 def standing(comparison: Comparison) -> list[Line]:
-    """Return what fails and is no regression: on the base too, or on the base alone."""
+    """Return what fails and is no regression: the base fails there too, in whatever way, or it alone does."""
     told = {(f.first.group.name, f.first.column) for f in faults(comparison)}
     told |= {(change.group.name, change.column) for f in faults(comparison) for change in f.others}
     alike: dict[tuple[str, str], dict[str, str]] = {}
     for group in comparison.groups:
         for column, jobs in group.jobs.items():
             bad = next((job for job in jobs if job.outcome.is_bad), None)
-            if bad and (group.name, column) not in told:
+            outcome, _ = group.outcome(column) or (Outcome.PASS, False)  # what is only flaky is told as that
+            if bad and outcome.is_bad and (group.name, column) not in told:
                 found = splats(jobs)
                 text = line(found[0].title if found else bad.message or _first_bad(bad), 200)
                 alike.setdefault((str(bad.outcome), text), {})[f"{group.name} on {column}"] = group.scenario
@@ -201,12 +202,12 @@ class Figures:
 
     Attributes:
         told: each of them, FASTER and SLOWER first.
-        lacking: a line for each metric that one side lacks.
+        lacking: scenario and a line, for each metric that one side lacks.
         against_itself: how the base compares with itself, "" where it ran once.
     """
 
     told: tuple[Told, ...]
-    lacking: tuple[str, ...]
+    lacking: tuple[tuple[str, str], ...]
     against_itself: str
 
     @property
@@ -241,7 +242,11 @@ def figures(comparison: Comparison) -> Figures:
     ]
     rank = {speed: number for number, speed in enumerate((Speed.SLOWER, Speed.FASTER, Speed.SAME, Speed.UNKNOWN))}
     found.sort(key=lambda told: rank[told.figure.speed or Speed.UNKNOWN])
-    lacking = [f"{row.group.name}: {row.name}: no figure on {some(list(row.lacking))}" for row in rows if row.lacking]
+    lacking = [
+        (row.group.scenario, f"{row.group.name}: {row.name}: no figure on {some(list(row.lacking))}")
+        for row in rows
+        if row.lacking
+    ]
     itself = again(rows)
     return Figures(tuple(found), tuple(lacking), str(itself) if itself else "")
 
@@ -257,8 +262,7 @@ def uncovered(run: Run, comparison: Comparison) -> list[str]:
         for reason, jobs in reasons(comparison, outcome).items():
             found.append(f"{_count(len(jobs), 'job')} {word}: {reason} ({some(jobs, 4)})")
     found += _systems(run, comparison)
-    found += _patches(run)
-    return found
+    return found + [words for _, words in patches_left(run)]
 
 
 def _count(count: int, what: str) -> str:
@@ -285,15 +289,16 @@ def _systems(run: Run, comparison: Comparison) -> Iterator[str]:
         yield f"{_count(len(titles), 'system')} without a result, {reason}: {some(titles, 40)}"
 
 
-def _patches(run: Run) -> Iterator[str]:
-    """Yield the patches whose functions no scenario reached, or whose calls are not known."""
+def patches_left(run: Run) -> list[tuple[int, str]]:
+    """Return (number, words) of each patch whose functions no scenario reached, or whose calls are not known."""
     rows = [(row.patch, row.whole) for row in patch_rows(run)]
-    left = [(patch, whole) for patch, whole in rows if not whole.ran and whole.word != NO_FUNCTION]
     if rows and not any(job.patched for job in run.jobs):
-        yield "Calls of the functions that the patches change were not counted in this run."
-        return
-    for patch, whole in left:
-        yield f"patch {patch.number} ({line(patch.title, 100)}): its functions: {whole.word}"
+        return [(rows[0][0].number, "Calls of the functions that the patches change were not counted in this run.")]
+    return [
+        (patch.number, f"patch {patch.number} ({line(patch.title, 100)}): its functions: {whole.word}")
+        for patch, whole in rows
+        if not whole.ran and whole.word != NO_FUNCTION
+    ]
 
 
 # --- what was tested ----------------------------------------------------------------------------------------------
@@ -334,3 +339,13 @@ def files(jobs: Iterable[JobResult]) -> list[str]:
         for place in trace[:4]:
             found |= {match.removeprefix("./"): None for match in _PLACE.findall(place)}
     return list(found)
+
+
+def concerned_files(run: Run) -> list[str]:
+    """Return every file and folder of the kernel that the run says something about."""
+    found = [file for patch in run.patches for file in patch.files]
+    found += [file for name in {job.scenario for job in run.jobs} for file in run.touches.get(name, ())]
+    found += files(run.jobs)
+    for build in run.builds:
+        found += [failure.source for failure in build.module_failures] + [build.error_file]
+    return sorted({file for file in found if file})

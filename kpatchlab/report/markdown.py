@@ -76,7 +76,7 @@ def _lines(run: Run, comparison: Comparison) -> Iterator[str]:
     other = news(comparison, [Verdict.CHANGED, Verdict.FLAKY, Verdict.GONE, Verdict.NEW])
     yield from _folded(f"{len(other)} changed, flaky, gone or new", _news(other))
     alike = standing(comparison)
-    yield from _folded(f"{len(alike)} not the series' doing: on the base too, or there alone", _news(alike))
+    yield from _folded(f"{len(alike)} failing and no regression: the base fails there too", _news(alike))
     yield from _figures(measured)
     left = uncovered(run, comparison)
     yield from _folded(f"Not covered: {len(left)}", [f"* {text(what)}" for what in left])
@@ -177,7 +177,7 @@ def _figures(measured: Figures) -> Iterator[str]:
         body += _table(["figure", "mean", "ratio (95 % interval)", "", "counts", ""], rows[: 3 * MAX_ROWS])
     if measured.once:
         body.append(f"* {measured.once} measured too seldom for an interval: run with --repeat 5 or more")
-    body += [f"* {text(what)}" for what in measured.lacking]
+    body += [f"* {text(what)}" for _, what in measured.lacking]
     if body:
         news_first = bool(measured.of(Speed.SLOWER))
         yield from _folded(f"Figures: {measured.counts or 'none has a base'}", body, is_open=news_first)

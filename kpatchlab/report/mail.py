@@ -1,0 +1,296 @@
+"""A reply for the series' thread, and one for the maintainers of each subsystem; plain text, and nothing is sent.
+
+A letter is what a mail program takes as a draft: headers, an empty line, the body in UTF-8. Prose is wrapped at 72
+columns; what begins with four blanks (commands, the kernel's log, the compiler's words) is verbatim and is not.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kpatchlab.cache import Cache
+from kpatchlab.compare import compare
+from kpatchlab.judgement import BuildCheck, Comparison
+from kpatchlab.maintainers import NAME, Section, concerned, parse
+from kpatchlab.model import Outcome, Run, Thread, Verdict
+from kpatchlab.ratios import Speed
+from kpatchlab.report import digest
+from kpatchlab.report.common import line
+from kpatchlab.textclean import printable
+
+WIDTH = 72
+"""Columns, as Documentation/process/email-clients.rst and the netiquette of the lists have it."""
+MAX_FAULTS = 10
+"""So many faults are told with their call trace; the others in a line each."""
+MAX_LINES = 30
+THREAD = "thread.txt"
+_HEADS = ("To", "Cc", "Subject", "In-Reply-To", "References")
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One mail: whom it goes to, what it is an answer to, and its body."""
+
+    subject: str
+    to: tuple[str, ...]
+    cc: tuple[str, ...]
+    answers: str
+    body: str
+
+    def __bytes__(self) -> bytes:
+        """Return it as a mail program takes it."""
+        answers = f"<{self.answers}>" if self.answers else ""
+        values = ((*self.to,), (*self.cc,), (self.subject,), (answers,), (answers,))
+        heads = [
+            f"{name}: " + ",\n ".join(line(value, 900) for value in value_list)
+            for name, value_list in zip(_HEADS, values, strict=True)
+            if any(value_list)
+        ]
+        heads += ["MIME-Version: 1.0", "Content-Type: text/plain; charset=UTF-8", "Content-Transfer-Encoding: 8bit"]
+        return ("\n".join(heads) + "\n\n" + self.body).encode("utf-8", "replace")
+
+
+def render(run: Run, run_dir: Path) -> bytes:
+    """Return the reply for the thread."""
+    return bytes(_to_thread(run, sections_of(run, run_dir)))
+
+
+def letters(run: Run, sections: Sequence[Section]) -> dict[str, bytes]:
+    """Return file name -> mail: the thread's, then one for each subsystem that the run has something to tell.
+
+    Args:
+        sections: of the tree's MAINTAINERS, see `sections_of`.
+
+    That is one whose files the series changes, or one in whose files something regressed.
+    """
+    found = {THREAD: bytes(_to_thread(run, sections))}
+    for section in subsystems(run, sections):
+        found[f"{file_name(section.title)}.txt"] = bytes(to_subsystem(run, section))
+    return found
+
+
+def subsystems(run: Run, sections: Sequence[Section]) -> tuple[Section, ...]:
+    """Return the sections that get a letter of their own."""
+    changed = [file for patch in run.patches for file in patch.files]
+    blamed = [file for fault in digest.faults(compare(run)) for file in _blamed(fault)]
+    broken = [failure.source for build in run.builds for failure in build.module_failures]
+    return concerned(sections, [*changed, *blamed, *broken])
+
+
+def sections_of(run: Run, run_dir: Path) -> tuple[Section, ...]:
+    """Return what is known of the tree's MAINTAINERS: from the run's folder, else from its kernels; () if nothing."""
+    places = [run_dir / NAME, *(Cache().path("kernel", build.key) / NAME for build in run.builds if build.key)]
+    for path in places:
+        try:
+            return parse(path.read_bytes())
+        except OSError:
+            continue
+    return ()
+
+
+def file_name(title: str) -> str:
+    """Return a subsystem's title as a file name: "networking-general"."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "subsystem"
+
+
+def _to_thread(run: Run, sections: Sequence[Section]) -> Letter:
+    thread = _thread(run)
+    changed = [file for patch in run.patches for file in patch.files]
+    lists = [name for section in concerned(sections, changed) for name in section.lists]
+    cc = (*thread.to, *thread.cc) or tuple(dict.fromkeys(lists))
+    to = (thread.sender,) if thread.sender else ()
+    return Letter(_subject(run, thread), to, _without(cc, to), thread.message_id, _body(run, None))
+
+
+def to_subsystem(run: Run, section: Section) -> Letter:
+    """Return the letter to one subsystem's maintainers: what of the run is about their files."""
+    thread = _thread(run)
+    cc = (*section.reviewers, *section.lists, *((thread.sender,) if thread.sender else ()))
+    return Letter(
+        _subject(run, thread),
+        section.maintainers or section.lists,
+        _without(cc, section.maintainers or section.lists),
+        thread.message_id,
+        _body(run, section),
+    )
+
+
+def _without(found: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
+    taken = set(others)
+    return tuple(name for name in dict.fromkeys(found) if name not in taken)
+
+
+def _thread(run: Run) -> Thread:
+    """Return the thread; a run that was stored without one may still name it in words."""
+    if run.threads:
+        return run.threads[-1]
+    for build in run.builds:
+        if match := re.search(r"message-id (\S+@[^\s;]+)", build.series):
+            return Thread(build.kernel, "", match[1].strip("<>"))
+    return Thread("", "", "")
+
+
+def _subject(run: Run, thread: Thread) -> str:
+    if thread.subject:
+        return thread.subject if thread.subject.lower().startswith("re:") else f"Re: {thread.subject}"
+    return f"Re: {run.title}" if thread.message_id else f"{run.title or 'kpatchlab'}: {compare(run).headline}"
+
+
+# --- the body -----------------------------------------------------------------------------------------------------
+
+
+def _blamed(fault: digest.Fault) -> list[str]:
+    return digest.files(job for change in (fault.first, *fault.others) for job in change.jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What of the run belongs into a letter: all of it, or what is about a subsystem's files."""
+
+    run: Run
+    section: Section | None
+
+    def scenario(self, name: str) -> bool:
+        return self.section is None or any(self.section.has(file) for file in self.run.touches.get(name, ()))
+
+    def fault(self, fault: digest.Fault) -> bool:
+        blamed = _blamed(fault)
+        if self.section is None or any(self.section.has(file) for file in blamed):
+            return True
+        return not blamed and any(self.scenario(c.group.scenario) for c in (fault.first, *fault.others))
+
+    def build(self, run: Run, check: BuildCheck) -> bool:
+        if self.section is None:
+            return True
+        build = next(build for build in run.builds if build.kernel == check.kernel)
+        sources = {f"module {f.module}": f.source for f in build.module_failures} | {"kernel": build.error_file}
+        return bool(sources.get(check.step)) and self.section.has(sources[check.step])
+
+
+def _body(run: Run, section: Section | None) -> str:
+    comparison, scope = compare(run), _Scope(run, section)
+    out = _prose(f"{run.title or 'kpatchlab'}: {comparison.headline}.")
+    out += _prose(comparison.basis + ("" if run.complete else " The run did not end: jobs are missing."))
+    if section:
+        out += ["", *_prose(f"Below is what is about {section.title}; the reply to the thread has the rest.")]
+        if run.touches and not any(scope.scenario(name) for name in {job.scenario for job in run.jobs}):
+            out += _prose("No scenario of this run names a file of this subsystem as what it tests.")
+    out += ["", *_prose("Lines that begin with four blanks are verbatim and not wrapped.")]
+    faults = [fault for fault in digest.faults(comparison) if scope.fault(fault)]
+    out += _part("What was tested", _tested(run, comparison))
+    out += _part("Builds that failed", _builds(run, comparison, scope))
+    out += _part("What went wrong" if not comparison.compares else "Regressed", _faults(faults))
+    fixed = digest.news(comparison, [Verdict.FIXED])
+    out += _part("Fixed", _news(fixed, scope))
+    other = digest.news(comparison, [Verdict.CHANGED, Verdict.FLAKY, Verdict.GONE, Verdict.NEW])
+    out += _part("Changed, flaky, gone or new", _news(other, scope))
+    out += _part("Failing, and no regression: the base fails there too", _news(digest.standing(comparison), scope))
+    out += _part("Figures", _figures(digest.figures(comparison), scope))
+    out += _part("Not covered", _uncovered(run, comparison, section))
+    out += _part("How the kernels were built", _built(run))
+    return "\n".join(out) + "\n"
+
+
+def _part(title: str, body: Iterable[str]) -> list[str]:
+    lines = list(body)
+    return ["", title, "-" * len(title), *lines] if lines else []
+
+
+def _prose(words: str, lead: str = "", rest: str = "") -> list[str]:
+    return textwrap.wrap(
+        line(words, 2000), WIDTH, initial_indent=lead, subsequent_indent=rest, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _item(words: str) -> list[str]:
+    return _prose(words, "* ", "  ")
+
+
+def _verbatim(lines: Iterable[str]) -> list[str]:
+    return [f"    {words}".rstrip() for words in printable("\n".join(lines)).splitlines()]
+
+
+def _items(found: Sequence[str]) -> list[str]:
+    more = [f"* and {len(found) - MAX_LINES} more"] if len(found) > MAX_LINES else []
+    return [row for words in found[:MAX_LINES] for row in _item(words)] + more
+
+
+def _tested(run: Run, comparison: Comparison) -> list[str]:
+    return [row for name, words in digest.tested(run, comparison) for row in _item(f"{name}: {words}")]
+
+
+def _builds(run: Run, comparison: Comparison, scope: _Scope) -> Iterator[str]:
+    logs = {(b.kernel, f"module {f.module}"): f.log for b in run.builds for f in b.module_failures}
+    logs |= {(b.kernel, "kernel"): b.log_tail for b in run.builds}
+    for check in comparison.builds:
+        if check.outcome is not Outcome.PASS and scope.build(run, check):
+            word = check.verdict or check.outcome.upper()
+            yield from _item(f"{word}: {check.kernel}, {check.step}: {check.message or check.reason}")
+            yield from _verbatim(logs.get((check.kernel, check.step), "").splitlines()[-12:])
+
+
+def _faults(found: Sequence[digest.Fault]) -> Iterator[str]:
+    for number, fault in enumerate(found):
+        if number:
+            yield ""
+        yield from _item(f"{fault.word}: {fault.title}")
+        change = fault.first
+        yield from _prose(f"{digest.where([change])}, check: {change.row.case}", "  ", "  ")
+        yield from _prose(digest.outcomes(change), "  ", "  ")
+        if fault.others:
+            yield from _prose(f"also in: {digest.where(fault.others)}", "  ", "  ")
+        if change.cell.reason:
+            yield from _prose(f"reason: {change.cell.reason}", "  ", "  ")
+        if change.not_reached:
+            yield from _prose(f"not reached: {len(change.not_reached)} of {len(change.group.rows)} checks", "  ", "  ")
+        if fault.splat and number < MAX_FAULTS:
+            yield ""
+            yield from _verbatim(digest.excerpt(fault.splat))
+        if change.reproduce:
+            yield ""
+            yield "  to reproduce:"
+            yield from _verbatim([line(change.reproduce, 2000)])
+
+
+def _news(found: Iterable[digest.Line], scope: _Scope) -> list[str]:
+    return _items([f"{item.word}: {item.text}" for item in found if any(map(scope.scenario, item.scenarios))])
+
+
+def _figures(found: digest.Figures, scope: _Scope) -> list[str]:
+    own = [told for told in found.told if scope.scenario(told.row.group.scenario)]
+    lacking = [words for name, words in found.lacking if scope.scenario(name)]
+    if not own and not lacking:
+        return []
+    telling = [told for told in own if told.figure.speed in {Speed.FASTER, Speed.SLOWER}]
+    counts = [(speed, sum(told.figure.speed is speed for told in own)) for speed in Speed]
+    whole = ", ".join(f"{count} {speed}" for speed, count in counts if count) or "no figure has a base"
+    out = _items([f"{t.speed}: {t.name}: {_mean(t)}, {t.ratio}, {t.row.mode or 'mode not stored'}" for t in telling])
+    out += _item(f"all: {whole}; they count {found.modes}" if found.told else whole)
+    if once := sum(told.figure.low is None for told in own):
+        out += _item(f"{once} measured too seldom for an interval: nothing is said of them")
+    out += _item(found.against_itself) if found.against_itself else []
+    return out + _items(lacking)
+
+
+def _mean(told: digest.Told) -> str:
+    better = {"higher": "more is better", "lower": "less is better"}.get(told.row.direction, "")
+    return f"{told.figure.mean:.5g} {digest.unit(told.row)}{f' ({better})' if better else ''}"
+
+
+def _uncovered(run: Run, comparison: Comparison, section: Section | None) -> list[str]:
+    if section is None:
+        return _items(digest.uncovered(run, comparison))
+    own = [patch for patch in run.patches if any(section.has(file) for file in patch.files)]
+    return _items([words for number, words in digest.patches_left(run) if number in {p.number for p in own}])
+
+
+def _built(run: Run) -> Iterator[str]:
+    for build in run.builds:
+        if build.reproduce:
+            yield f"* {line(build.kernel)}:"
+            yield from _verbatim([line(build.reproduce, 4000)])
