@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import sys
 from pathlib import Path
 
 from kpatchlab.model import (
     BuildResult,
     Case,
+    ChangedFunction,
     ConfigMiss,
     GuestLog,
     JobResult,
@@ -16,10 +18,13 @@ from kpatchlab.model import (
     Metric,
     ModuleFailure,
     Outcome,
+    PatchFacts,
     ReachCount,
     Run,
     Splat,
+    SystemFacts,
 )
+from kpatchlab.ratios import AGAIN
 
 P, F, S, C, T, B, I = (  # noqa: E741
     Outcome.PASS,
@@ -303,6 +308,93 @@ def sample() -> Run:
     )
 
 
+PATCHES = (
+    ("net: Declare MSG_SPLICE_PAGES internal sendmsg() flag", ("include/linux/socket.h",), ()),
+    ("tcp: Support MSG_SPLICE_PAGES", ("net/ipv4/tcp.c",), (("tcp_sendmsg_locked", ""),)),
+    ("tcp: Make sendpage actually use sendmsg", ("net/ipv4/tcp.c",), (("do_tcp_sendpages", ""), ("tcp_sendpage", ""))),
+    ("ip, udp: Support MSG_SPLICE_PAGES", ("net/ipv4/ip_output.c", "net/ipv6/ip6_output.c"),
+     (("__ip_append_data", ""), ("__ip6_append_data", ""), ("skb_splice_from_iter", "inlined"))),
+    ("af_unix: Support MSG_SPLICE_PAGES", ("net/unix/af_unix.c",),
+     (("unix_stream_sendmsg", ""), ("maybe_init_creds", "inlined"))),
+    ("crypto: af_alg: Support MSG_SPLICE_PAGES", ("crypto/af_alg.c",), (("af_alg_sendmsg", ""),)),
+    ("rxrpc: Use MSG_SPLICE_PAGES", ("net/rxrpc/output.c",), (("rxrpc_fill_out_ack", "gone"),)),
+    ("siw: Use MSG_SPLICE_PAGES", ("drivers/infiniband/sw/siw/siw_qp_tx.c",),
+     (("siw_tcp_sendpages", ""), ("siw_tx_hdt", ""))),
+)  # fmt: skip
+CALLS = {
+    "unix-splice": {"unix_stream_sendmsg": 4133},
+    "udp-cork": {"__ip_append_data": 9000, "__ip6_append_data": 0},
+    "nfs": {"tcp_sendmsg_locked": 812, "do_tcp_sendpages": 0, "tcp_sendpage": 0},
+    "af-alg": {"af_alg_sendmsg": -1},
+    "bench-tcp": {},
+}
+SYSTEMS = (
+    SystemFacts("af-unix", "AF_UNIX streams", ("unix-splice",)),
+    SystemFacts("nfs", "NFS, client and server", ("nfs", "bench-tcp")),
+    SystemFacts("cifs", "SMB", ("cifs-ksmbd",)),
+    SystemFacts("udp", "UDP and UDPLITE", ("udp-cork",)),
+    SystemFacts("tcp", "TCP", ("bench-tcp",)),
+    SystemFacts("dlm", "Distributed lock manager", ("dlm",)),
+)
+
+
+def patches(kernel: str) -> tuple[PatchFacts, ...]:
+    """Return eight patches: some that change functions, one that does not, some whose functions cannot be traced."""
+    return tuple(
+        PatchFacts(kernel, number, title, files, tuple(ChangedFunction(n, files[0], trace) for n, trace in functions))
+        for number, (title, files, functions) in enumerate(PATCHES, 1)
+    )
+
+
+def bench_jobs(name="bench-tcp", repeats=5, seed=1) -> list[JobResult]:
+    """Return a benchmark on the base, on the base again and on the other kernel, with figures of every kind."""
+    source = random.Random(seed)
+    shifts = {"4 KiB": 0.93, "64 KiB": 1.0, "1 MiB": 1.004, "noisy": 1.02}
+    spread = {"noisy": 0.2}
+    jobs = []
+    for repeat in range(1, repeats + 1):
+        for column in ("without", f"without{AGAIN}", "with"):
+            here = column == "with"
+            made = [
+                Metric(f"send {size}", 1e6 * (shift if here else 1) * source.gauss(1, spread.get(size, 0.0007)),
+                       "instructions/call", "lower")
+                for size, shift in shifts.items()
+            ]  # fmt: skip
+            made += [Metric("no unit", 3.0, "", "higher"), Metric("no number", float("nan"), "s", "lower")]
+            made += [Metric("on one side", 2.0, "MB/s", "higher")] if here else []
+            jobs.append(
+                job(name, column, {"job": P, "figures": P}, repeat=repeat, roles=("client",), metrics=tuple(made),
+                    mode="instructions")
+            )  # fmt: skip
+    return jobs
+
+
+def full() -> Run:
+    """Return the sample with systems, patches and benchmarks: everything that a report can show."""
+    run = sample()
+    made = []
+    for one in (*run.jobs, *bench_jobs()):
+        calls = CALLS.get(one.scenario, {}) if one.column == "with" else {}
+        made.append(dataclasses.replace(one, patched=tuple(ReachCount("client", n, c) for n, c in calls.items())))
+    columns = (*run.columns, f"without{AGAIN}")
+    return dataclasses.replace(run, jobs=tuple(made), systems=SYSTEMS, patches=patches("with"), columns=columns)
+
+
+def huge(count: int = 2000) -> Run:
+    """Return `large` spread over 100 scenarios of 25 systems, with patches and benchmarks: a whole night's run."""
+    run = full()
+    bench = [made for i in range(count // 40) for made in bench_jobs(f"bench-{i}", repeats=5, seed=i)][: count // 4]
+    functions = [(p.title, f) for p in run.patches for f in p.functions]
+    made = []
+    for number, one in enumerate(large(count - len(bench)).jobs):
+        calls = tuple(ReachCount("client", f.name, number * i % 3) for i, (_, f) in enumerate(functions) if not f.trace)
+        made.append(dataclasses.replace(one, scenario=f"scenario-{number // 4 % 100}", patched=calls))
+    names = list(dict.fromkeys(one.scenario for one in (*made, *bench)))
+    systems = tuple(SystemFacts(f"system-{i}", f"The {i}th system", tuple(names[i::25])) for i in range(25))
+    more = tuple(dataclasses.replace(p, number=p.number + 8 * i) for i in range(4) for p in run.patches)
+    return dataclasses.replace(run, jobs=(*made, *bench), systems=systems, patches=more)
+
+
 def large(count: int = 2000, tail_bytes: int = 1 << 16) -> Run:
     """Return a run with `count` jobs in four columns, one in twenty bad, each with consoles of `tail_bytes`."""
     jobs: list[JobResult] = []
@@ -329,5 +421,5 @@ def large(count: int = 2000, tail_bytes: int = 1 << 16) -> Run:
 if __name__ == "__main__":  # sample_run.py FORMAT FILE [JOBS]: render one for the eye
     from kpatchlab.report import WRITERS
 
-    run = large(int(sys.argv[3])) if len(sys.argv) > 3 else sample()
+    run = huge(int(sys.argv[3])) if len(sys.argv) > 3 else full()
     Path(sys.argv[2]).write_bytes(WRITERS[sys.argv[1]](run, Path(sys.argv[2]).parent))
