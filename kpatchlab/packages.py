@@ -19,10 +19,12 @@ from kpatchlab.errors import HostError, UserError
 
 STAGES = ("fetch", "build", "image", "guest")
 OPTIONAL = ("bpf",)
+TESTS = ("test",)
 """fetch: sources and packages, build: compile kernels, image: make roots, guest: boot. `build` is not needed where
 all kernels are Debian's own images.
 `OPTIONAL` are those that only some scenarios ask for, which are skipped without; bpf: compile BPF programs of the
-kernel's selftests."""
+kernel's selftests.
+`TESTS` are what only the lab's own tests need."""
 INSTALL_TIMEOUT_S = 3600.0
 
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -106,6 +108,7 @@ HOST_PACKAGES = (
     Need("mmdebstrap", "makes roots", ("image",), ("mmdebstrap",)),
     Need("uidmap", "makes roots without being root", ("image",), ("newuidmap", "newgidmap"), non_root=True),
     Need("qemu-system-x86", "runs guests", ("guest",), ("qemu-system-x86_64",)),
+    Need("chromium", "opens the web page, to test it", TESTS, ("chromium",)),
 )
 
 
@@ -115,8 +118,9 @@ def missing(stages: Sequence[str] = STAGES) -> list[Missing]:
     Raises:
         UserError: a stage is not known.
     """
-    if unknown := sorted(set(stages) - {*STAGES, *OPTIONAL}):
-        raise UserError(f"no such stage: {', '.join(unknown)}", hint=f"one of {', '.join((*STAGES, *OPTIONAL))}")
+    if unknown := sorted(set(stages) - {*STAGES, *OPTIONAL, *TESTS}):
+        known = ", ".join((*STAGES, *OPTIONAL, *TESTS))
+        raise UserError(f"no such stage: {', '.join(unknown)}", hint=f"one of {known}")
     return [
         Missing(need.package, need.purpose, touched)
         for need in HOST_PACKAGES

@@ -158,16 +158,18 @@ def table(rows: list[dict[str, Any]]) -> None:
 @click.command(cls=Verb, epilog="\b\nExamples:\n  kpatchlab doctor\n  kpatchlab doctor --install")
 @click.option("--install", is_flag=True, help="Install the Debian packages that are missing.")
 @click.option("--packages", "only_packages", is_flag=True, help="Look at the Debian packages only.")
+@click.option("--tests", is_flag=True, help="Also at those that only the lab's own tests need.")
 @as_json
 @pass_options
-def doctor(options: Options, install: bool, only_packages: bool, as_json: bool) -> None:
+def doctor(options: Options, install: bool, only_packages: bool, tests: bool, as_json: bool) -> None:
     """Say what this host can do, and the remedy for what it cannot."""
     from kpatchlab import packages
 
-    if install and (lacking := packages.missing(packages.STAGES)):
+    stages = (*packages.STAGES, *packages.TESTS) if tests else packages.STAGES
+    if install and (lacking := packages.missing(stages)):
         packages.install(lacking, lambda text: click.echo(text, err=True))
     if only_packages:
-        packages.require(packages.STAGES)
+        packages.require(stages)
         return
     from kpatchlab.cache import Cache
     from kpatchlab.host import Host, examine
