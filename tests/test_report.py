@@ -17,7 +17,7 @@ from kpatchlab.model import GuestLog, KernelFacts, Metric, ReachCount, Run, Syst
 from kpatchlab.ratios import bootstrap, metric_rows
 from kpatchlab.report import FILES, WRITERS
 from kpatchlab.report.common import frames, line, tail
-from kpatchlab.report.html import highlight, href
+from kpatchlab.report.markup import highlight, href
 from kpatchlab.report.text import show
 from kpatchlab.textclean import printable
 
@@ -179,7 +179,7 @@ def test_page_says_it_all():
     assert "<b>opinfo_put</b><i> (./arch/x86/include/asm/atomic.h:95 fs/ksmbd/oplock.c:196)</i> ksmbd" in page
     assert page.count("Same splat as") == 1
     assert "not traceable" in page
-    assert "1.860 to 1.872" in page
+    assert "+86.0 % to +87.2 %" in page
     assert "no such symbol in this tree" in page
     assert "siw_user, rdma_siw_test" in page
     assert "prefers-color-scheme: dark" in page

@@ -1,25 +1,26 @@
 """The web page: one file, no network, works from a disk, in print and without scripts.
 
-Everything foreign goes through jinja2's autoescape; the only markup made here is `highlight`, over escaped text.
-The page is bounded: consoles share a budget among the jobs that went wrong, and the whole files lie beside it.
+Everything foreign goes through jinja2's autoescape; what markup is made in Python is made in `markup`, over escaped
+text. The page is bounded: consoles share a budget among the jobs that went wrong, the whole files lie beside it.
 """
 
 from __future__ import annotations
 
-import re
+import base64
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import jinja2
-from markupsafe import Markup, escape
 
+from kpatchlab import __version__
 from kpatchlab.compare import compare
 from kpatchlab.judgement import HEADLINE_ORDER, Comparison, Group
-from kpatchlab.model import BuildResult, GuestLog, JobResult, Outcome, Run, Verdict
-from kpatchlab.ratios import metric_rows
+from kpatchlab.model import SCHEMA_VERSION, BuildResult, GuestLog, JobResult, Outcome, Run, Splat, Verdict
+from kpatchlab.ratios import AGAIN, metric_rows
+from kpatchlab.report import markup, matrix, patches, sentence, speed
 from kpatchlab.report.common import Change, changes, duration, line, reach_rows, reasons, tail
 from kpatchlab.textclean import printable
 
@@ -32,52 +33,35 @@ BUDGET_BYTES = 3 << 19
 MAX_CHANGES = 200
 MAX_MESSAGES = 1000
 """With more loud checks than this, their messages are told under Changes only."""
-
-_FRAME = re.compile(r"^(\s*(?:\? )?)([A-Za-z_][\w.]*)(\+0x[0-9a-f]+/0x[0-9a-f]+)?( \([^)]*:\d+[^)]*\))?(.*)$")
-_STAMP = re.compile(r"^((?:&lt;\d+&gt;)?\[\s*\d+\.\d+\](?:\[[^\]]*\])?\s?)?(.*)$")
-_LOUD = re.compile(
-    r"\b(BUG|WARNING|KASAN|UBSAN|KCSAN|Oops|Kernel panic|general protection fault|INFO: task|rcu: INFO)\b"
-)
+FIRST = 6
+"""So many of what changed are named below the verdict."""
+PARTS = Path(__file__).parent / "page"
 
 
 def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments
     """Return the page, UTF-8; its links are relative to the run's folder."""
-    comparison = compare(run)
     env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(PARTS),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {"printable": printable, "line": line, "duration": duration, "highlight": highlight, "href": href}
-    page = env.get_template("page.html.j2").render(**_context(run, comparison))
+    env.filters |= {
+        "printable": printable,
+        "line": line,
+        "duration": duration,
+        "highlight": markup.highlight,
+        "console": markup.console,
+        "href": markup.href,
+        "counted": sentence.counted,
+        "listed": sentence.listed,
+    }
+    script = (PARTS / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # Only this script runs: what a guest printed could not, were it ever taken for one.
+    page = env.get_template("page.html.j2").render(script=script, script_hash=f"sha256-{digest}", **_context(run))
     return page.encode("utf-8", "replace")
-
-
-def href(path: str) -> str:
-    """Return a link to a file of the run's folder; whatever the path says, it stays a relative one."""
-    parts = [part for part in path.split("/") if part not in {"", ".", ".."}]
-    return "./" + quote("/".join(parts), safe="/=,+@", errors="replace")
-
-
-def highlight(text: str) -> Markup:
-    """Return a splat or a console as markup: what alarms, functions, file:line; all of it escaped first."""
-    return Markup("\n").join(_highlight(text) for text in printable(text).rstrip("\n").split("\n"))
-
-
-def _highlight(text: str) -> Markup:
-    found = _STAMP.match(str(escape(text)))
-    assert found  # both parts may be empty
-    stamp, rest = found[1] or "", found[2]
-    if _LOUD.search(rest):
-        rest = f"<b class=loud>{rest}</b>"
-    elif (frame := _FRAME.match(rest)) and (frame[3] or frame[4]):
-        lead, name, offset, where, tail = (part or "" for part in frame.groups())
-        rest = f"{lead}<b>{name}</b>{offset}{f'<i>{where}</i>' if where else ''}{tail}"
-        if "? " in lead:
-            rest = f"<s>{rest}</s>"
-    return Markup(f"<u>{stamp}</u>{rest}" if stamp else rest)  # noqa: S704 - made of escaped text above
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,46 +80,130 @@ def _tails(job: JobResult, share: int) -> Tails:
     return Tails(tuple((guest, tail(guest.console_tail, each)) for guest in job.guests), stdout, stderr)
 
 
-def _context(run: Run, comparison: Comparison) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What changed alike in one scenario on one column: one verdict, one or more checks."""
+
+    changes: tuple[Change, ...]
+
+    @property
+    def first(self) -> Change:
+        """The change that stands for all where they do not differ."""
+        return self.changes[0]
+
+    @property
+    def splats(self) -> tuple[Splat, ...]:
+        """Their splats, one of each fingerprint."""
+        return tuple({s.fingerprint: s for change in self.changes for s in change.splats}.values())
+
+
+def _clusters(found: Iterable[Change]) -> list[Cluster]:
+    """Return the changes of one word, scenario and column together, in the order of their first ones."""
+    by_place: dict[tuple[str, int, str], list[Change]] = {}
+    for change in found:
+        by_place.setdefault((change.word, id(change.group), change.column), []).append(change)
+    return [Cluster(tuple(alike)) for alike in by_place.values()]
+
+
+def _context(run: Run) -> dict[str, Any]:
+    comparison = compare(run)
     found = [change for change in changes(comparison) if change.cell.verdict is not Verdict.BLOCKED]
-    bad = [job for job in run.jobs if job.outcome.is_bad or job.outcome is Outcome.INFRA]
+    clusters = _clusters(found)
+    bad = [job for job in run.jobs if job.outcome.is_bad or job.outcome is Outcome.INFRA or job.splats]
     share = min(TAIL_BYTES, max(LEAST_BYTES, BUDGET_BYTES // max(1, len(bad))))
     messages = sum(not row.quiet for group in comparison.groups for row in group.rows)
+    systems, missing_systems = matrix.systems(run, comparison)
     return {
         "run": run,
         "comparison": comparison,
-        "columns": comparison.columns,
-        "changes": found[:MAX_CHANGES],
-        "more_changes": len(found) - MAX_CHANGES,
-        "first_splat": _first_splats(found[:MAX_CHANGES]),
+        "columns": matrix.shown_columns(comparison, AGAIN),
+        "word": sentence.word(comparison),
+        "sentence": sentence.sentence(comparison),
+        "counts": _counts(comparison),
+        "remarks": _remarks(run),
+        "systems": systems,
+        "missing_systems": missing_systems,
+        "number": {id(group): number for number, group in enumerate(comparison.groups)},
+        "id": id,
+        "clusters": clusters[:MAX_CHANGES],
+        "first": FIRST,
+        "more_changes": len(clusters) - MAX_CHANGES,
+        "splats": _seen_splats(comparison),
+        "first_splat": _first_splats(clusters[:MAX_CHANGES]),
         "tails": {job.job: _tails(job, share) for job in bad[: BUDGET_BYTES // share]},
         "message_limit": 240 if messages <= MAX_MESSAGES else 0,
         "splat_limit": 24 << 10,
         "log_limit": 32 << 10,
-        "reach": [(group, list(reach_rows(group))) for group in comparison.groups if _has_reach(group)],
-        "metrics": list(metric_rows(comparison)),
+        "reach": {id(group): list(reach_rows(group)) for group in comparison.groups},
+        "patches": _patches(run),
+        "patch_words": patches.WORDS,
+        "function_word": patches.function_word,
+        "speed": speed.tables(comparison, metric_rows(comparison)),
         "skipped": reasons(comparison, Outcome.SKIP),
         "blocked": reasons(comparison, Outcome.BLOCKED),
         "lost": reasons(comparison, Outcome.INFRA),
         "checks": {(check.kernel, check.step): check for check in comparison.builds},
         "kernels": {kernel.name: kernel for kernel in run.kernels},
-        "counts": _counts(comparison),
         "broken": [build for build in run.builds if _broken(build)],
         "timings": _timings(run),
     }
 
 
-def _first_splats(found: Iterable[Change]) -> dict[str, int]:
-    """Return fingerprint -> number of the change that shows it whole; the others link there."""
+def _remarks(run: Run) -> list[str]:
+    """Return what is odd about how the run is stored, in words."""
+    found = []
+    if run.schema < SCHEMA_VERSION:
+        found.append(f"An older kpatchlab stored this run (format {run.schema}; {SCHEMA_VERSION} is today's).")
+    if run.version and run.version != __version__:
+        found.append(f"kpatchlab {line(run.version, 40)} ran it, kpatchlab {__version__} made this page.")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSplat:
+    """A splat with the jobs that showed it."""
+
+    splat: Splat
+    on_base: bool
+    where: tuple[str, ...]
+
+
+def _seen_splats(comparison: Comparison) -> list[SeenSplat]:
+    """Return the run's splats, one of each fingerprint, those that the base never showed first."""
+    seen: dict[str, tuple[Splat, list[tuple[Group, str]]]] = {}
+    for group in comparison.groups:
+        for column, jobs in group.jobs.items():
+            for splat in {s.fingerprint: s for job in jobs for s in job.splats}.values():
+                seen.setdefault(splat.fingerprint, (splat, []))[1].append((group, column))
+    made = [
+        SeenSplat(
+            splat,
+            any(column == comparison.base for _, column in places),
+            tuple(f"{group.name} on {column}" for group, column in places),
+        )
+        for splat, places in seen.values()
+    ]
+    return sorted(made, key=lambda item: item.on_base)
+
+
+def _first_splats(clusters: Iterable[Cluster]) -> dict[str, int]:
+    """Return fingerprint -> number of the cluster that shows it whole; the others link there."""
     first: dict[str, int] = {}
-    for number, change in enumerate(found):
-        for splat in change.splats:
+    for number, cluster in enumerate(clusters):
+        for splat in cluster.splats:
             first.setdefault(splat.fingerprint, number)
     return first
 
 
-def _has_reach(group: Group) -> bool:
-    return any(job.reach for jobs in group.jobs.values() for job in jobs)
+def _patches(run: Run) -> dict[str, tuple[list[str], list[patches.PatchRow]]]:
+    """Return kernel -> (scenarios that counted something, its patches)."""
+    rows = list(patches.patch_rows(run))
+    found = {}
+    for kernel in dict.fromkeys(row.patch.kernel for row in rows):
+        mine = [row for row in rows if row.patch.kernel == kernel]
+        every = list(mine[0].cells)
+        found[kernel] = ([name for name in every if any(row.cells[name].counts for row in mine)], mine)
+    return found
 
 
 def _broken(build: BuildResult) -> bool:

@@ -1,0 +1,125 @@
+"""A run's outcome in one word and one sentence, for a reader who reads nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from kpatchlab.judgement import Comparison
+from kpatchlab.model import Outcome, Verdict
+from kpatchlab.report.common import changes, line
+
+NAMED = 4
+"""At most so many scenarios are named in a sentence."""
+
+
+def word(comparison: Comparison) -> str:
+    """Return REGRESSED, FAILED, NOT TESTED, INCOMPLETE, NO REGRESSION or PASSED, as the exit code has it."""
+    if comparison.exit_code == 1:
+        return "REGRESSED" if comparison.compares else "FAILED"
+    if not comparison.judged:
+        return "NOT TESTED"
+    if comparison.exit_code:
+        return "INCOMPLETE"
+    return "NO REGRESSION" if comparison.compares else "PASSED"
+
+
+def sentence(comparison: Comparison) -> str:
+    """Return what the run found, for people: who broke what, or that nothing is broken, and what is not known."""
+    if not comparison.judged:
+        said = "Nothing was tested: every job was skipped, blocked or lost"
+    elif not comparison.compares:
+        said = _alone(comparison)
+    elif comparison.regressed:
+        said = _regressed(comparison)
+    else:
+        said = _held(comparison)
+    doubts = _doubts(comparison)
+    text = "; ".join([said, doubts] if doubts else [said]) + "."
+    if not comparison.complete:
+        return f"The run did not end; so far {text[0].lower()}{text[1:]}"
+    return f"{text[0].upper()}{text[1:]}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 check`, `2 checks`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Iterable[str], most: int = NAMED) -> str:
+    """Return `a, b and c`, or `a, b, c, d and 3 more`; each name once."""
+    clean = [line(name, 60) for name in dict.fromkeys(names)]
+    if len(clean) > most + 1:
+        clean[most:] = [f"{len(clean) - most} more"]
+    return clean[0] if len(clean) == 1 else f"{', '.join(clean[:-1])} and {clean[-1]}" if clean else ""
+
+
+def _regressed(comparison: Comparison) -> str:
+    steps = [check for check in comparison.builds if check.verdict is Verdict.REGRESSED]
+    scenarios = _scenarios(comparison, [Verdict.REGRESSED])
+    checks = comparison.regressed - len(steps)
+    parts = [f"{counted(checks, 'check')} in {listed(scenarios)}"] if checks else []
+    kernels = [f"“{line(check.kernel, 60)}”" for check in steps if check.step == "kernel"]
+    modules = [check.step.removeprefix("module ") for check in steps if check.step != "kernel"]
+    for noun, names in (("kernel", kernels), ("module", modules)):
+        parts += [f"the build of {noun}{'' if len(names) == 1 else 's'} {listed(names)}"] if names else []
+    what = ", and ".join(parts)
+    if comparison.same_base:
+        said = f"The series breaks {what}"
+    else:
+        one = len(parts) == 1 and (checks == 1 or not checks)
+        said = f"{what} {'regresses' if one else 'regress'} against “{line(comparison.base, 60)}”"
+    return f"{said}; {counted(comparison.fixed, 'check')} fixed" if comparison.fixed else said
+
+
+def _held(comparison: Comparison) -> str:
+    same = comparison.verdicts.get(Verdict.SAME, 0)
+    news = []
+    if comparison.fixed:
+        where = _scenarios(comparison, [Verdict.FIXED])
+        news.append(f"{counted(comparison.fixed, 'check')}{f' in {listed(where)}' if where else ''} fixed")
+    if changed := comparison.verdicts.get(Verdict.CHANGED, 0):
+        news.append(f"{counted(changed, 'recorded answer')} changed")
+    if new := comparison.verdicts.get(Verdict.NEW, 0):
+        news.append(f"{counted(new, 'check')} new")
+    if news:
+        return f"Nothing regressed: {', '.join(news)}, {same} the same"
+    if not same:
+        return "Nothing compared"
+    return f"Nothing changed: {counted(same, 'check')} came out the same on every kernel"
+
+
+def _alone(comparison: Comparison) -> str:
+    bad = [change.group.scenario for change in changes(comparison) if change.cell.outcome.is_bad]
+    good = sum(group.count(column)[0] for group in comparison.groups for column in group.jobs)
+    broken = [
+        f"kernel {build.kernel}" if build.step == "kernel" else build.step
+        for build in comparison.builds
+        if build.outcome.is_bad or build.outcome is Outcome.BLOCKED
+    ]
+    where = f"on “{line(comparison.base, 60)}”, with no other kernel to compare"
+    if not bad and not broken:
+        return f"All {counted(good, 'check')} passed {where}" if good != 1 else f"The one check passed {where}"
+    parts = [f"{len(bad)} of {counted(len(bad) + good, 'check')} failed, in {listed(bad)}"] if bad else []
+    parts += [f"{listed(broken)} did not build"] if broken else []
+    return f"{' and '.join(parts)}, {where}"
+
+
+def _doubts(comparison: Comparison) -> str:
+    count = comparison.verdicts.get
+    parts = [f"{count(Verdict.FLAKY, 0)} flaky"] if count(Verdict.FLAKY) else []
+    parts += [f"{count(Verdict.GONE, 0)} gone"] if count(Verdict.GONE) else []
+    unknown = count(Verdict.BLOCKED, 0) + count(Verdict.UNKNOWN, 0)
+    parts += [f"{unknown} could not be compared"] if unknown else []
+    lost = len(comparison.lost)
+    parts += [f"{lost} lost by the lab itself"] if lost else []
+    return ", ".join(parts)
+
+
+def _scenarios(comparison: Comparison, verdicts: Sequence[Verdict]) -> list[str]:
+    return [
+        group.scenario
+        for group in comparison.groups
+        for row in group.rows
+        for cell in row.cells.values()
+        if cell.verdict in verdicts and not cell.follows
+    ]
