@@ -19,6 +19,16 @@ STRESSOR_S = 3
 """After so many seconds a stressor ends, whatever it has done; that is a pass."""
 LATE_S = 60 * SCALE
 
+ON_FILES = {
+    "hdd": "--hdd-ops 100 --hdd-bytes 16M",
+    "seek": "--seek-ops 200 --seek-size 16M",
+    "readahead": "--readahead-ops 200 --readahead-bytes 16M",
+    "revio": "--revio-ops 100 --revio-bytes 16M",
+    "fallocate": "--fallocate-ops 20 --fallocate-bytes 16M",
+    "sendfile": "--sendfile-ops 100",
+    "splice": "--splice-ops 200",
+}
+
 _SKIPPED = re.compile(r"skipped: [1-9]")
 
 
@@ -52,3 +62,8 @@ def run(stressors, folder="/tmp", broken=None):
             ktap.check(name, _check, name, options, folder, faults.get(name))
         except subprocess.TimeoutExpired:
             ktap.not_ok(name, f"still running after {LATE_S:.0f} s")
+
+
+def run_on_mount(folder):
+    """Run stressors of files on a file system."""
+    run(ON_FILES, folder, broken={"sendfile": "sendfile:error=EIO", "hdd": "write:error=EIO:when=20+"})

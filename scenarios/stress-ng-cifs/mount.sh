@@ -1,0 +1,2 @@
+#!/bin/sh
+exec "$LAB_LIB/cifs-mount.sh"

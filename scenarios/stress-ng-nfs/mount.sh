@@ -1,0 +1,2 @@
+#!/bin/sh
+LAB_VERS=4.2 exec "$LAB_LIB/nfs-mount.sh"
