@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Self
 
 from kpatchlab.bisect import objects
 from kpatchlab.bisect.criterion import Criterion, Judged, judge_build, judge_jobs
@@ -22,7 +23,7 @@ from kpatchlab.guest.vm import Boot, boot
 from kpatchlab.host import Host
 from kpatchlab.image import initrd, root_image
 from kpatchlab.lab import Lab, Matrix
-from kpatchlab.model import BuildResult, Outcome
+from kpatchlab.model import BuildResult, JobResult, Outcome
 from kpatchlab.pipeline import Settings, execute, for_jobs
 from kpatchlab.plan import JobSpec, Plan, make_plan
 from kpatchlab.progress import Progress
@@ -63,6 +64,40 @@ class Times:
     def run_s(self) -> float:
         """Return what a run is expected to take."""
         return median(self.runs) if self.runs else RUN_S
+
+
+class _OneLine:
+    """What a step's run tells, as one stage of the search: the search has its own words for what came of it."""
+
+    total_jobs = 0
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        """Leave it out."""
+
+    def stage(self, name: str, phase: str, done: int = 0, total: int = 0) -> None:
+        """Show it."""
+        self._progress.stage(name, phase, done, total)
+
+    def stage_done(self, name: str, text: str) -> None:  # noqa: ARG002
+        """Take it away."""
+        self._progress.stage_done(name, "")
+
+    def job_started(self, job: str) -> None:
+        """Show it as a stage."""
+        self._progress.stage(job, "guest")
+
+    def job_done(self, result: JobResult) -> None:
+        """Take it away."""
+        self._progress.stage_done(result.job, "")
 
 
 class Prober:
@@ -178,7 +213,7 @@ class Prober:
         settings = dataclasses.replace(self._settings, built=kernels, trace=False)
         title = f"{built.result.release} {built.result.key[:12]}"
         run_dir = self._store.new_run(title, base=plan.base, columns=plan.columns, command=self._settings.command)
-        run = execute(self.lab, plan, self.host, run_dir, self._progress, settings)
+        run = execute(self.lab, plan, self.host, run_dir, _OneLine(self._progress), settings)
         judged = []
         for repeat in range(1, count + 1):
             ours = [job for job in run.jobs if job.repeat == repeat and NAME in job.placement.values()]
