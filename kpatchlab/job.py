@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kpatchlab import debug, results_in, waits, warm
+from kpatchlab import coverage, debug, results_in, waits, warm
 from kpatchlab.console import find_splats
 from kpatchlab.decode import Decoder
 from kpatchlab.errors import GuestLost, UserError
@@ -150,6 +150,8 @@ def _play(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
                 assert seat.guest is not None
                 if seat.kernel in inputs.debug:
                     debug.forget_leaks(seat.guest)
+                if seat.kernel in inputs.covered:
+                    coverage.reset(seat.guest)
                 counter.start(seat.guest)
             if _steps(inputs, seats, record, "setup"):
                 _run(inputs, seats, record)
@@ -162,6 +164,8 @@ def _play(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
                 record.patched += patched
                 record.cases += cases
                 _attachments(inputs, seat, record)
+                if seat.kernel in inputs.covered and (data := coverage.fetch(seat.guest)):
+                    (inputs.folder / coverage.DATA.format(role=seat.role)).write_bytes(data)
             _leaks(inputs, seats, record)
             _settle(seats, settled)
     except warm.PrepareFailed as failed:
@@ -316,7 +320,7 @@ def _run(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
     _keep_output(inputs.folder, f"{seat.role}-run", done)
     parsed = results_in.parse(done.stdout, exit_status=None if done.timed_out or done.signal else done.status)
     record.cases += parsed.cases
-    if not inputs.debug:  # a figure from a kernel with debugging says nothing
+    if not inputs.debug and not inputs.covered:  # a figure from such a kernel says nothing
         record.metrics = parsed.metrics
     for case in parsed.cases:
         if case.outcome.is_bad:

@@ -63,8 +63,8 @@ class Settings:
     broken: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
     more: Callable[[Mapping[str, JobResult]], Sequence[JobSpec]] = lambda done: ()  # noqa: ARG005
-    trace: bool = True
     built: Mapping[str, BuildResult] = field(default_factory=dict)
+    trace: bool = False
 
 
 class Stages:
@@ -476,6 +476,7 @@ def gather(lab: Lab, job: JobSpec, host: Host, stages: Stages, out: Path, folder
         folder=folder,
         console_bytes=int(lab.limits.console_mib * (1 << 20)),
         debug=frozenset(name for name in kernels if lab.kernels[name].debug),
+        covered=frozenset(name for name in kernels if lab.kernels[name].coverage),
         foreign={pair: stages.foreign[pair].result() for pair in _foreign(job)},
     )
 

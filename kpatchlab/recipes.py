@@ -158,6 +158,10 @@ class KernelRecipe(FileModel):
     debug: bool = Field(
         default=False, description="true for a kernel with sanitizers or other slow checks: no figures are taken on it"
     )
+    coverage: bool = Field(
+        default=False,
+        description="true: the C files that the series changes are compiled for gcov, as `coverage` does it by itself",
+    )
 
     @model_validator(mode="after")
     def _nothing_to_build(self) -> Self:

@@ -48,6 +48,7 @@ class JobInputs:
         debug: those of the kernels that are ones with debugging.
         broken: the scenario is told to send something wrong, which it then has to see.
         foreign: (kernel, name) -> the tests of others that the job needs, built for that kernel.
+        covered: those of the kernels that are built for gcov.
         patched: kernel -> functions of its series whose calls are counted, as `reach start` takes them.
     """
 
@@ -67,6 +68,7 @@ class JobInputs:
     broken: bool = False
     debug: frozenset[str] = frozenset()
     foreign: Mapping[tuple[str, str], Built] = field(default_factory=dict)
+    covered: frozenset[str] = frozenset()
     patched: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property

@@ -22,6 +22,8 @@ BOOT_MODULES = (
     *("erofs", "overlay", "pvpanic-pci", "pvpanic-mmio", "i6300esb", "af_packet"),
 )
 """What a guest's initramfs needs of a distribution's kernel, where it is not built in."""
+NOTES = "gcno"
+"""The folder of a kernel that was built for gcov."""
 SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 
@@ -67,6 +69,14 @@ def pack_modules(root: Path, image: Path, config: Path) -> None:
     compress = ["-zlz4hc"] if "CONFIG_EROFS_FS_ZIP=y" in config.read_text() else []
     words = [_sbin("mkfs.erofs"), "--quiet", "--all-root", "-T0", "-U00000000-0000-0000-0000-000000000000", *compress]
     proc.run([*words, str(image), str(root / "lib/modules")], timeout_s=PACK_S)
+
+
+def keep_notes(obj: Path, work: Path) -> None:
+    """Keep what gcov needs to read a guest's counters: each object's .gcno, and where the object directory was."""
+    for path in obj.rglob("*.gcno"):
+        link_or_copy(path, work / NOTES / path.relative_to(obj))
+    (work / NOTES).mkdir(exist_ok=True)
+    (work / NOTES / "objects").write_text(f"{obj}\n")
 
 
 def _sbin(program: str) -> str:

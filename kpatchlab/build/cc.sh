@@ -5,6 +5,7 @@
 # that takes one file for each object that failed: object, source, module and kind on four lines, then the
 # compiler's output. An object of a module (-DMODULE) that fails is replaced by an empty one, so that make goes on;
 # `kpatchlab.build.failures` takes the module out of the tree afterwards. Built-in code fails as ever.
+# KPATCHLAB_COVER, where set: a file that names sources of the tree, one a line, which are compiled for gcov.
 
 compiler=${KPATCHLAB_CC:-gcc}
 
@@ -25,6 +26,11 @@ done
 if [ -z "$compile" ] || [ -z "$name" ] || [ -z "$KPATCHLAB_FAILURES" ]; then
 	# shellcheck disable=SC2086
 	exec $compiler "$@"
+fi
+
+# The kernel's own CFLAGS_GCOV (Makefile); objects lie in a folder of the tree, so sources begin with ../
+if [ -n "$KPATCHLAB_COVER" ] && grep -qxF -e "${source#../}" "$KPATCHLAB_COVER"; then
+	set -- "$@" -fprofile-arcs -ftest-coverage -fno-tree-loop-im
 fi
 
 exec 3>&1

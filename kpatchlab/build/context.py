@@ -52,6 +52,10 @@ class Recipe(Protocol):
     def config_set(self) -> Any:
         """Single symbols on top of the fragments: name -> y, m, n or a value."""
 
+    @property
+    def coverage(self) -> bool:
+        """Whether the sources that the series changes are compiled for gcov."""
+
 
 @dataclass(frozen=True, slots=True)
 class BuildProgress:

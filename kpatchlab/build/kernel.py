@@ -20,6 +20,8 @@ from kpatchlab.model import BuildResult, ConfigMiss, ModuleFailure, Outcome, fro
 
 VERSION = 1
 """Part of every key: raise it when the same inputs are to give another artifact."""
+COVERAGE_VERSION = 1
+"""The same, for kernels that are built for gcov."""
 TAIL_LINES = 60
 
 
@@ -66,6 +68,7 @@ def _plan(recipe: Recipe, ctx: BuildContext) -> _Plan:
     parts = [VERSION, ctx.arch, plan.base_key]
     if not prebuilt:
         parts += [series.series_key(patches), config.key(asked), plan.compiler]
+        parts += ["coverage", COVERAGE_VERSION] if recipe.coverage else []
     plan.key = content_key(parts)
     return plan
 
@@ -194,7 +197,8 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
     """Make the artifact from source; `work` may hold what an earlier, killed try left."""
     tree, obj = _tree(plan, name, work, ctx)
     ctx.progress(BuildProgress(name, "config"))
-    job = make.Job(name, tree, obj, work, ctx)
+    covered = _covered(plan, work, ctx)
+    job = make.Job(name, tree, obj, work, ctx, covered)
     if not (work / "configured").exists():
         plan.misses = config.configure(tree, obj, plan.asked, ctx, job.env)
         (work / "configured").touch()
@@ -227,6 +231,8 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
         raise UserError(f"{tree} changed while it was being built", hint="run it again: only what changed is compiled")
     ctx.progress(BuildProgress(name, "package", outcome.total, outcome.total))
     missing = _install(job, outcome.records, result.release, work, ctx)
+    if covered:
+        artifact.keep_notes(obj, work)
     failures.forget(outcome.records, obj)
     if not plan.in_place:
         ctx.discard(tree)
@@ -277,6 +283,21 @@ def _apply(plan: _Plan, tree: Path, ctx: BuildContext) -> changes.Changes:
     found = replay.run(changes.reader(tree))
     ctx.cache.get("changes", key, lambda work: changes.write(found, work), label=f"changes of {_label(plan, ctx)}")
     return found
+
+
+def _covered(plan: _Plan, work: Path, ctx: BuildContext) -> Path | None:
+    """Write and return the list of sources that are compiled for gcov: those that the series changes."""
+    if not plan.recipe.coverage:
+        return None
+    sources = series_changes(plan.recipe, ctx).sources
+    if not sources:
+        raise UserError(
+            f"coverage of {plan.recipe.description or 'this kernel'}: its series leaves no C file with a changed line",
+            hint="`coverage` is about the lines that a series changes: is there a series?",
+        )
+    path = work / "covered"
+    path.write_text("".join(f"{name}\n" for name in sources))
+    return path
 
 
 def series_changes(recipe: Recipe, ctx: BuildContext) -> changes.Changes:

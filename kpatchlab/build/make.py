@@ -98,14 +98,19 @@ class Job:
         tree: the source, series applied; never written to.
         obj: the object directory, configured.
         work: where records and logs go.
+        covered: a file that names the sources which are compiled for gcov, one a line.
     """
 
-    def __init__(self, name: str, tree: Path, obj: Path, work: Path, ctx: BuildContext) -> None:
+    def __init__(
+        self, name: str, tree: Path, obj: Path, work: Path, ctx: BuildContext, covered: Path | None = None
+    ) -> None:
         self.name, self.tree, self.obj, self.work, self.ctx = name, tree, obj, work, ctx
         self.jobs = ctx.jobs or os.cpu_count() or 1
         self._records = work / "failures"
         self._stats = work / "ccache-stats.log"
         self.env: Mapping[str, str] = build_environment(ctx, self._records, self._stats)
+        if covered:
+            self.env = {**self.env, "KPATCHLAB_COVER": str(covered)}
         for path in (tree, obj):
             if re.search(r"[\s:]", str(path)):
                 raise HostError(

@@ -81,6 +81,7 @@ class Verbs(Verb, click.Group):
         "report",
         "compare",
         "history",
+        "coverage",
         "shell",
         "bisect",
         "bisect-step",

@@ -181,7 +181,7 @@ def run(
 
     store = Store(lab.root / "results")
     plan, run_dir = (
-        _begin(store, lab, plan, guest, variant, broken=broken) if plan else _go_on(store, lab, resume or "", guest)
+        begin(store, lab, plan, guest, variant, broken=broken) if plan else _go_on(store, lab, resume or "", guest)
     )
     broken = broken or bool((run_dir.load_plan() or {}).get("broken"))
     how = (
@@ -250,7 +250,7 @@ def _go_on(store: Store, lab: Lab, resume: str, guest: str) -> tuple[Plan, RunDi
     return dataclasses.replace(plan, base=run_dir.header.base, columns=run_dir.header.columns), run_dir
 
 
-def _begin(store: Store, lab: Lab, plan: Plan, guest: str, variant: str | None, *, broken: bool) -> tuple[Plan, RunDir]:
+def begin(store: Store, lab: Lab, plan: Plan, guest: str, variant: str | None, *, broken: bool) -> tuple[Plan, RunDir]:
     """Return a new run's folder with its plan in it."""
     from kpatchlab.pipeline import kernel_facts
 

@@ -31,6 +31,7 @@ def register(group: click.Group) -> None:
     from kpatchlab.cli import run as run_verbs
     from kpatchlab.cli.compare import compare
     from kpatchlab.cli.history import history
+    from kpatchlab.cli.coverage import coverage
     from kpatchlab.cli.report import report
 
     for command in (
@@ -40,6 +41,7 @@ def register(group: click.Group) -> None:
         report,
         compare,
         history,
+        coverage,
         doctor,
         clean,
         new,

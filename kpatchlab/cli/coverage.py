@@ -1,0 +1,125 @@
+"""The verb `coverage`: run scenarios on kernels that are built for gcov, and say which changed lines ran."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kpatchlab.cli import complete
+from kpatchlab.cli.choosing import CHOICE_HELP, choosing
+from kpatchlab.cli.main import Options, Verb
+from kpatchlab.cli.run import begin, interruptible, kernel_option, make, progress_for, start
+from kpatchlab.cli.verbs import as_json, dump, load_lab, pass_options
+from kpatchlab.errors import UserError
+
+if TYPE_CHECKING:
+    from kpatchlab.build.changes import Changes
+    from kpatchlab.coverage import Coverage
+    from kpatchlab.host import Host
+    from kpatchlab.lab import Lab
+    from kpatchlab.model import Run
+    from kpatchlab.store import RunDir, Store
+
+
+@click.command(
+    cls=Verb,
+    epilog=f"{CHOICE_HELP}\n\n\b\nExamples:\n  kpatchlab coverage\n  kpatchlab coverage 'unix-*' --lcov series.info\n"
+    "  kpatchlab coverage --of last --cobertura coverage.xml",
+)
+@choosing
+@kernel_option
+@click.option("--of", "stored", metavar="RUN", shell_complete=complete.runs, help="Of a run that has it; run nothing.")
+@click.option("--lcov", type=click.Path(path_type=Path, dir_okay=False), help="Write LCOV's tracefile too.")
+@click.option("--cobertura", type=click.Path(path_type=Path, dir_okay=False), help="Write Cobertura's XML too.")
+@as_json
+@pass_options
+def coverage(
+    options: Options,
+    choice: tuple[str, ...],
+    kernels: tuple[str, ...],
+    stored: str | None,
+    lcov: Path | None,
+    cobertura: Path | None,
+    as_json: bool,
+) -> None:
+    """Say which of the lines that a series changes ran, in which scenario, and which never did."""
+    from kpatchlab import coverage as measured
+    from kpatchlab.model import to_json
+    from kpatchlab.report import coverage as report
+    from kpatchlab.store import Store, write_atomic
+
+    if stored and (choice or kernels):
+        raise UserError("--of shows a stored run: leave the other choices out")
+    store = Store(options.lab_file().parent / "results")
+    status = 0
+    if stored:
+        found = measured.load(store.root / store.resolve(stored))
+    else:
+        lab = measured.variant(load_lab(options, choice), kernels)
+        found, status = _run(options, lab, choice, store, quiet=as_json)
+    for path, data in ((lcov, report.lcov(found)), (cobertura, report.cobertura(found, int(time.time())))):
+        if path:
+            write_atomic(path.absolute(), data)
+            click.echo(f"{path}: {len(data)} bytes", err=True)
+    if as_json:
+        dump(to_json(tuple(found)))
+    else:
+        click.echo("\n\n".join("\n".join(report.lines(item)) for item in found))
+    sys.exit(status)
+
+
+def _run(
+    options: Options, lab: Lab, choice: tuple[str, ...], store: Store, *, quiet: bool
+) -> tuple[list[Coverage], int]:
+    """Run the scenarios, and store what ran with the run; returns that, and the exit status."""
+    from kpatchlab import coverage as measured
+    from kpatchlab.cache import Cache
+    from kpatchlab.host import Host
+    from kpatchlab.pipeline import Settings, execute
+
+    plan = make(lab, choice, (), 1)
+    start(options, plan)
+    settings = Settings(
+        command=shlex.join(sys.argv),
+        reproduce=lambda job: options.again(f"coverage {shlex.quote(job.scenario)}"),
+        verbose=(lambda text: click.echo(f"+ {text}", err=True)) if options.verbose else (lambda _: None),
+        trace=False,  # the compiler's counters say more, and cost less
+    )
+    plan, run_dir = begin(store, lab, plan, "fork", None, broken=False)
+    host = Host(Cache(), lab.mirror, lab.qemu)
+    with progress_for(to_stderr=quiet) as progress, interruptible(settings):
+        result = execute(lab, plan, host, run_dir, progress, settings)
+        found = measured.collect(result, run_dir.path, _artifacts(lab, result, host))
+    measured.save(found, run_dir.path)
+    for build in result.builds:
+        if build.error:
+            click.echo(f"{build.kernel}: {build.error_file}:{build.error_line}: {build.error}", err=True)
+    return found, 130 if settings.cancel.is_set() else _status(found, run_dir)
+
+
+def _artifacts(lab: Lab, result: Run, host: Host) -> dict[str, tuple[Path, str, Changes]]:
+    """Return what is needed to read the counters of each kernel that was built."""
+    from kpatchlab.build import BuildContext, cached_kernel, series_changes
+    from kpatchlab.build.series import read_series, series_key
+
+    context = BuildContext(host.cache, lab.root, lab.mirror)
+    found = {}
+    for build in result.builds:
+        recipe = lab.kernels[build.kernel]
+        if (kernel := cached_kernel(recipe, build.kernel, context)) is not None:
+            key = series_key(read_series(recipe.series, context))
+            found[build.kernel] = (Path(kernel.path), key, series_changes(recipe, context))
+    return found
+
+
+def _status(found: list[Coverage], run_dir: RunDir) -> int:
+    """Return 1, and say why, where there is nothing to show: no kernel, or no job that left counters."""
+    if any(item.scenarios for item in found):
+        return 0
+    click.echo(f"no job left counters; the run says why: kpatchlab report {run_dir.id}", err=True)
+    return 1
