@@ -12,6 +12,7 @@ from kpatchlab.cli import complete
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
+    from kpatchlab.coverage import Coverage
     from kpatchlab.lab import Lab
 
 CHOICE_HELP = (
@@ -48,7 +49,12 @@ def choosing(verb: Callable[..., None]) -> Callable[..., None]:
         metavar="FILE",
         help="Scenarios about this file or folder of the kernel, as in net/unix/af_unix.c.",
     )
-    @click.option("--changed", is_flag=True, help="Scenarios about the files that the lab's series change.")
+    @click.option(
+        "--changed",
+        is_flag=True,
+        help="Scenarios that ran a line which the lab's series change, by the last coverage; without one, those about "
+        "the files.",
+    )
     @functools.wraps(verb)
     def wrapper(
         *args: Any, tags: Iterable[str], systems: Iterable[str], files: Iterable[str], changed: bool, **named: Any
@@ -69,26 +75,50 @@ def choosing(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _changed(lab: Lab) -> list[str]:
-    """Return the words for the files that the series of a lab's kernels change, and name those that nothing tests.
+    """Return the words for what the series of a lab's kernels change, and say what they rest on.
 
     Raises:
         UserError: no kernel has a series, or no scenario is about any of its files.
     """
+    from kpatchlab import coverage
     from kpatchlab.build import BuildContext
-    from kpatchlab.build.series import changed_files, read_series
+    from kpatchlab.build.series import changed_files, read_series, series_key
     from kpatchlab.cache import Cache
+    from kpatchlab.store import Store
     from kpatchlab.systems import touches
 
     context = BuildContext(Cache(), lab.root, lab.mirror)
-    items = [item for recipe in lab.kernels.values() for item in recipe.series]
-    if not items:
+    series = [read_series(recipe.series, context) for recipe in lab.kernels.values() if recipe.series]
+    if not series:
         raise UserError(
             "--changed: no kernel of this lab has a series", hint="--touching FILE names what changed by hand"
         )
-    files = changed_files(read_series(list(dict.fromkeys(items)), context))
-    known = [f for f in files if any(touches(scenario, lab.systems, f) for scenario in lab.scenarios.values())]
-    if unknown := [file for file in files if file not in known]:
+    files = changed_files([patch for patches in series for patch in patches])
+    about = {file: {s.name for s in lab.scenarios.values() if touches(s, lab.systems, file)} for file in files}
+    if unknown := [file for file, names in about.items() if not names]:
         click.echo(f"changed, and no scenario is about it: {', '.join(unknown)}", err=True)
-    if not known:
+    if last := coverage.last(Store(lab.root / "results"), {series_key(patches) for patches in series}):
+        return _by_coverage(lab, *last, set().union(*about.values()))
+    if not any(about.values()):
         raise UserError("--changed: no scenario is about a file that the series change")
-    return [f"touching:{file}" for file in known]
+    return [f"touching:{file}" for file, names in about.items() if names]
+
+
+def _by_coverage(lab: Lab, run: str, found: list[Coverage], about: set[str]) -> list[str]:
+    """Return the scenarios that ran changed lines; where the coverage did not run one, what it is about decides."""
+    from kpatchlab.coverage import runners
+
+    tried = {name for item in found for name in item.scenarios}
+    ran = runners(found) & set(lab.scenarios)
+    others = about - tried
+    click.echo(
+        f"--changed: {len(ran)} scenarios that ran changed lines, of {len(tried)} in the coverage of run {run}"
+        + (f"; {len(others)} by the files that they are about, not in that coverage" if others else ""),
+        err=True,
+    )
+    if not ran | others:
+        raise UserError(
+            f"--changed: by the coverage of run {run} no scenario runs a changed line",
+            hint="kpatchlab coverage --of last lists the lines; --touching FILE chooses by file",
+        )
+    return sorted(ran | others)

@@ -95,12 +95,12 @@ def cobertura(every: Sequence[Coverage], timestamp: int) -> bytes:
             found = ET.SubElement(classes, "class", given)
             ET.SubElement(found, "methods")
             rows = ET.SubElement(found, "lines")
-            for number, hits in sorted(files[name].items()):
-                ET.SubElement(rows, "line", {"number": str(number), "hits": str(hits), "branch": "false"})
+            for number, ran in sorted(files[name].items()):
+                ET.SubElement(rows, "line", {"number": str(number), "hits": str(ran), "branch": "false"})
     ET.indent(root)
     head = '<?xml version="1.0" encoding="UTF-8"?>\n'
     head += '<!DOCTYPE coverage SYSTEM "http://cobertura.sourceforge.net/xml/coverage-04.dtd">\n'
-    return head.encode() + ET.tostring(root, encoding="utf-8") + b"\n"
+    return f"{head}{ET.tostring(root, encoding='unicode')}\n".encode()
 
 
 def _rates(hits: Sequence[int]) -> dict[str, str]:
