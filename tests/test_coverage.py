@@ -190,6 +190,7 @@ def test_the_variant_has_the_kernels_with_a_series_and_no_others(tmp_path):
     labdir.write(
         tmp_path / "kernels/new.yaml", labdir.KERNEL + "series: [{type: patches, path: p}]\nconfig_set: {A: y}\n"
     )
+    (tmp_path / "kernels/p").mkdir()
     made = coverage.variant(load(tmp_path / "lab.yaml"))
     assert list(made.kernels) == ["with-coverage"] == [made.base]
     recipe = made.kernels["with-coverage"]

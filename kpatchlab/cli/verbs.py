@@ -30,8 +30,8 @@ def register(group: click.Group) -> None:
     from kpatchlab.cli import bisect, measure
     from kpatchlab.cli import run as run_verbs
     from kpatchlab.cli.compare import compare
-    from kpatchlab.cli.history import history
     from kpatchlab.cli.coverage import coverage
+    from kpatchlab.cli.history import history
     from kpatchlab.cli.report import report
 
     for command in (
