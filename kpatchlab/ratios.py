@@ -18,7 +18,7 @@ import random
 import statistics
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kpatchlab.judgement import Comparison, Group
@@ -127,9 +127,20 @@ def metric_rows(comparison: Comparison) -> Iterator[MetricRow]:
             held = {column: values for column, values in by_column.items() if values}
             base = held.get(comparison.base, {})
             figures = {c: _figure(v, None if c == comparison.base else base, mode, direction) for c, v in held.items()}
+            second = figures.get(comparison.base + AGAIN)
+            if second is not None:
+                figures = {c: f if f is second else _held_against(f, second) for c, f in figures.items()}
             yield MetricRow(
                 group, name, unit, direction, figures, mode, tuple(c for c in group.jobs if c not in figures)
             )
+
+
+def _held_against(figure: Figure, second: Figure) -> Figure:
+    """Return a figure that is no better known than the base's own: what is within the base's own noise is UNKNOWN."""
+    noise = abs(second.ratio - 1) if second.ratio is not None and second.speed is not Speed.SAME else 0.0
+    if figure.speed not in {Speed.FASTER, Speed.SLOWER} or figure.low is None or figure.high is None:
+        return figure
+    return figure if figure.low > 1 + noise or figure.high < 1 - noise else replace(figure, speed=Speed.UNKNOWN)
 
 
 def _figure(values: Values, base: Values | None, mode: str, direction: str) -> Figure:

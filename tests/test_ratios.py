@@ -128,6 +128,17 @@ def test_pairs_take_out_what_both_sides_share():
     assert low < 1 < high
 
 
+def test_what_is_within_the_bases_own_noise_is_not_known():
+    base = [100, 101, 99, 100, 100]
+    noisy = {"a": base, "b": [80, 81, 79, 80, 80], f"a{AGAIN}": [78, 79, 77, 78, 78]}
+    (row,) = rows_of(noisy, TIME)
+    assert (row.figures["b"].speed, row.figures[f"a{AGAIN}"].speed) == (Speed.UNKNOWN, Speed.SLOWER)
+    (row,) = rows_of({**noisy, "b": [50, 51, 49, 50, 50]}, TIME)
+    assert row.figures["b"].speed is Speed.SLOWER
+    (row,) = rows_of({**noisy, f"a{AGAIN}": base}, TIME)
+    assert row.figures["b"].speed is Speed.SLOWER
+
+
 def test_margins_are_stated_for_each_mode():
     assert margin("instructions") < margin("time (KVM)") < margin("time (TCG)")
 
