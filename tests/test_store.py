@@ -3,13 +3,17 @@
 import dataclasses
 import json
 import os
+import shutil
 import sqlite3
+from pathlib import Path
 
 import pytest
 from sample_run import P, builds, job, large, sample
 
+from kpatchlab.compare import compare
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.model import Run
+from kpatchlab.report import WRITERS
 from kpatchlab.store import Store, safe_name, write_atomic
 
 
@@ -217,3 +221,39 @@ def test_empty_run(store):
     run_dir = store.new_run("x")
     run_dir.finish(dataclasses.replace(run_dir.header, complete=True))
     assert isinstance(store.load("last")[0], Run)
+
+
+# --- runs of earlier versions
+
+EARLIER = Path(__file__).parent / "data" / "runs"
+"""A run as the first version stored it: without answers, modes, systems, patches, threads."""
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    shutil.copytree(EARLIER, tmp_path / "results")
+    return Store(tmp_path / "results")
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_run_of_an_earlier_version_is_shown_in_every_format(earlier, form):
+    run, folder = earlier.load("last")
+    assert not {"mode", "patched", "reported"} & json.loads((folder / "jobs/0.json").read_bytes()).keys()
+    assert (len(run.jobs), len(run.builds)) == (8, 2)
+    assert WRITERS[form](run, folder)
+
+
+def test_a_run_of_an_earlier_version_is_judged_as_it_was(earlier):
+    assert compare(earlier.load("last")[0]).headline.startswith("3 REGRESSED, 1 FIXED")
+    assert earlier.list()[0].problem == ""
+
+
+def test_a_half_deleted_run_is_told_in_one_line(earlier):
+    run, folder = earlier.load("last")
+    (folder / "jobs/3.json").write_text("")
+    with pytest.raises(LabError, match=r"cannot read .*jobs/3\.json") as caught:
+        earlier.load(run.id)
+    assert "\n" not in caught.value.message
+    (folder / "run.json").unlink()
+    with pytest.raises(UserError, match="no runs in"):
+        earlier.load("last")

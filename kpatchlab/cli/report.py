@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kpatchlab.model import Run
     from kpatchlab.report.mail import Letter
 
-FORMATS = "text, html, markdown, mail, junit, json, systems, reach"
+FORMATS = "text, html, markdown, mail, junit, kcidb, json, systems, reach"
 """The names in `report.WRITERS`, which `--help` need not import."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,17 @@ def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has
     """Return `{"schema", "run", "comparison"}`; `run` is what `model.from_json` reads back."""
     jobs = tuple(replace(job, guests=tuple(replace(g, console_tail="") for g in job.guests)) for job in run.jobs)
     document = {"schema": run.schema, "run": to_json(replace(run, jobs=jobs)), "comparison": _comparison(compare(run))}
-    return json.dumps(document, indent=1, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n"
+    text = json.dumps(_finite(document), indent=1, ensure_ascii=False, default=str, allow_nan=False)
+    return text.encode("utf-8", "replace") + b"\n"
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with null for each figure that is no number: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:

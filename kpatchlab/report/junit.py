@@ -9,7 +9,7 @@ did not run is no failure, and no pass either. A flaky check is a failure, as on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -19,6 +19,7 @@ from junit_xml import TestCase, TestSuite
 from kpatchlab.compare import compare
 from kpatchlab.judgement import BuildCheck, Cell, Comparison, Group, Row
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
+from kpatchlab.ratios import metric_rows
 from kpatchlab.report.common import line, splats, tail
 from kpatchlab.textclean import printable
 
@@ -105,6 +106,7 @@ def _column_suite(run: Run, comparison: Comparison, column: str) -> TestSuite:
     facts["run"] = run.id
     facts["complete"] = "yes" if run.complete else "no"
     facts |= {f"host {name}": value for name, value in run.host.items()}
+    facts |= dict(_metrics(comparison, column))
     facts |= {f"verdict {verdict}": str(count) for verdict, count in comparison.by_column[column].items()}
     bad = sum(job.outcome.is_bad for job in run.jobs)
     limits = _Limits(min(TAIL_BYTES, BUDGET_BYTES // max(1, bad)), _detail_bytes(comparison))
@@ -114,6 +116,22 @@ def _column_suite(run: Run, comparison: Comparison, column: str) -> TestSuite:
         first_bad = next((row for row in rows if _is_bad(row.cells[column]) and not row.cells[column].implied), None)
         cases += [_row_case(group, row, column, limits, with_tail=row is first_bad) for row in rows]
     return _suite(run, column, cases, facts)
+
+
+def _metrics(comparison: Comparison, column: str) -> Iterator[tuple[str, str]]:
+    """Yield each figure of a column as a property; a metric that this column lacks says so."""
+    for row in metric_rows(comparison):
+        name = printable(f"metric {row.group.name}: {row.name}")
+        mode = f", {row.mode}" if row.mode else ""
+        if column in row.lacking:
+            yield name, "no figure"
+        elif figure := row.figures.get(column):
+            value = f"{figure.mean:.6g} {row.unit or '(no unit)'}, mean of {len(figure.values)}{mode}"
+            if figure.speed:
+                ratio = "no figure on the base" if figure.ratio is None else f"{figure.ratio:.4f} of the base"
+                bounds = "" if figure.low is None else f" ({figure.low:.4f} to {figure.high:.4f})"
+                value += f", {ratio}{bounds}, {figure.speed}"
+            yield name, printable(value)
 
 
 def _suite(run: Run, name: str, cases: list[TestCase], properties: dict[str, str]) -> TestSuite:

@@ -1,0 +1,228 @@
+"""KCIDB: the report format of KernelCI's database, version 5.3 of its schema (kcidb-io); written, never submitted.
+
+A kernel is a checkout (its base and series) and a build of it; every check of every job is a test, and so is every
+figure. On a mixed pair a test belongs to the build that is not the base's, and its environment names both. Outcomes:
+
+    PASS     pass
+    FAIL     fail, crash, timeout: the kernel is to blame
+    ERROR    the scenario's own report is broken, and no check of it failed
+    MISS     infra: the lab lost it
+    DONE     a figure
+    SKIP     skip, and blocked: what it needs did not build, which the build's own status tells
+
+What the schema has no word for (verdict, repeat, answer, ratio) is in `misc`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from kpatchlab.compare import compare
+from kpatchlab.judgement import JOB_CASE, Comparison, Group
+from kpatchlab.model import BuildResult, Case, JobResult, Outcome, Run
+from kpatchlab.ratios import Figure, MetricRow, metric_rows
+from kpatchlab.report.common import line, splats, tail
+from kpatchlab.textclean import printable
+
+ORIGIN = "kpatchlab"
+VERSION = {"major": 5, "minor": 3}
+EXCERPT = 16_384
+"""What the schema allows for an excerpt of a log, in characters."""
+STATUS = {
+    Outcome.PASS: "PASS",
+    Outcome.FAIL: "FAIL",
+    Outcome.CRASH: "FAIL",
+    Outcome.TIMEOUT: "FAIL",
+    Outcome.SKIP: "SKIP",
+    Outcome.BLOCKED: "SKIP",
+    Outcome.INFRA: "MISS",
+}
+
+
+def render(run: Run, run_dir: Path) -> bytes:
+    """Return the run as one KCIDB document, UTF-8."""
+    comparison = compare(run)
+    document = {
+        "version": VERSION,
+        "checkouts": [_checkout(run, build) for build in run.builds],
+        "builds": [_build(run, build) for build in run.builds],
+        "tests": [*_tests(run, comparison, run_dir.absolute()), *_figures(run, comparison)],
+    }
+    return (
+        json.dumps(_clean(document), indent=1, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n"
+    )
+
+
+def _id(run: Run, *parts: str) -> str:
+    return ":".join([ORIGIN, run.id, *parts])
+
+
+def _clean(value: Any) -> Any:
+    """Return the value without what the format does not know: empty entries, control characters, NaN."""
+    if isinstance(value, dict):
+        return {printable(str(k)): c for k, v in value.items() if (c := _clean(v)) not in ("", None, {}, [])}
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return printable(value) if isinstance(value, str) else value
+
+
+def _checkout(run: Run, build: BuildResult) -> dict[str, Any]:
+    thread = next((thread for thread in run.threads if thread.kernel == build.kernel), None)
+    return {
+        "id": _id(run, build.kernel),
+        "origin": ORIGIN,
+        "comment": line(", ".join(part for part in (build.base, build.series) if part)),
+        "message_id": thread.message_id if thread else "",
+        "start_time": run.started,
+        "valid": bool(build.key) or build.outcome is Outcome.PASS,  # a series that does not apply leads to no key
+        "misc": {"base_key": build.base_key, "subject": thread.subject if thread else ""},
+    }
+
+
+def _build(run: Run, build: BuildResult) -> dict[str, Any]:
+    # A kernel that came out without some of its modules did not build as a whole.
+    status = {Outcome.PASS: "PASS", Outcome.INFRA: "MISS"}.get(build.outcome, "FAIL")
+    log = build.log_tail + "".join(failure.log for failure in build.module_failures)
+    return {
+        "id": _id(run, build.kernel),
+        "checkout_id": _id(run, build.kernel),
+        "origin": ORIGIN,
+        "comment": line(build.error),
+        "start_time": run.started,
+        "duration": build.duration_s,
+        "command": line(build.reproduce, 4000),
+        "compiler": line(build.compiler),
+        "log_excerpt": tail(log, EXCERPT),
+        "status": "FAIL" if build.module_failures and status == "PASS" else status,
+        "misc": {
+            "key": build.key,
+            "release": build.release,
+            "cached": build.cached,
+            "module_failures": [
+                {"module": f.module, "source": f.source, "line": f.line, "error": f.error, "dependents": f.dependents}
+                for f in build.module_failures
+            ],
+            "config_misses": [
+                {"symbol": m.symbol, "asked": m.asked, "got": m.got, "reason": m.reason} for m in build.config_misses
+            ],
+        },
+    }
+
+
+def _tests(run: Run, comparison: Comparison, run_dir: Path) -> Iterator[dict[str, Any]]:
+    for group in comparison.groups:
+        rows = {row.case: row for row in group.rows}
+        for column, jobs in group.jobs.items():
+            for job in jobs:
+                own = any(case.name == JOB_CASE for case in job.cases)
+                cases = job.cases if own else (Case(JOB_CASE, job.outcome, job.message), *job.cases)
+                for number, case in enumerate(cases):
+                    cell = rows[case.name].cells.get(column) if case.name in rows else None
+                    verdict = str(cell.verdict) if cell and cell.verdict else ""
+                    yield _test(run, comparison, group, job, case, number, verdict, run_dir)
+
+
+def _test(
+    run: Run, comparison: Comparison, group: Group, job: JobResult, case: Case, number: int, verdict: str, run_dir: Path
+) -> dict[str, Any]:
+    whole = case.name == JOB_CASE
+    log = "\n\n".join(splat.decoded or splat.text for splat in splats([job])) if whole else case.details
+    files = [guest.console for guest in job.guests if guest.console] + list(job.attachments) if whole else []
+    return {
+        **_head(run, comparison, job, f"{job.job}:{number}", _path(group, case.name)),
+        "comment": line(f"{case.name}: {case.message}" if case.message else case.name),
+        "status": _status(job, case),
+        "log_excerpt": printable(log)[:EXCERPT],
+        "duration": job.duration_s if whole else case.duration_s,
+        "output_files": [{"name": _file(name), "url": _url(run_dir / name)} for name in files],
+        "misc": {
+            "outcome": str(case.outcome),
+            "verdict": verdict,
+            "repeat": job.repeat,
+            "params": job.params,
+            "answer": case.answer,
+            "reproduce": job.reproduce if whole else "",
+            "splats": [{"title": s.title, "kind": s.kind, "fingerprint": s.fingerprint} for s in job.splats]
+            if whole
+            else [],
+        },
+    }
+
+
+def _status(job: JobResult, case: Case) -> str:
+    checks = [other for other in job.cases if other.name != JOB_CASE]
+    broken = case.outcome is Outcome.FAIL and not job.reported and not any(other.outcome.is_bad for other in checks)
+    return "ERROR" if case.name == JOB_CASE and broken else STATUS[case.outcome]
+
+
+def _head(run: Run, comparison: Comparison, job: JobResult, name: str, path: str) -> dict[str, Any]:
+    base = next((kernel.name for kernel in run.kernels if kernel.role == "base"), comparison.base)
+    kernels = list(dict.fromkeys(job.placement.values()))
+    kernel = next((name for name in kernels if name != base), kernels[0] if kernels else job.column)
+    told = {name: run.host[name] for name in ("cpu", "cpus", "qemu", "accel") if run.host.get(name)}
+    return {
+        "id": _id(run, name),
+        "build_id": _id(run, kernel),
+        "origin": ORIGIN,
+        "path": path,
+        "environment": {
+            "comment": line(f"QEMU guests, column {job.column}"),
+            "misc": {"column": job.column, "placement": job.placement, **told},
+        },
+        "start_time": job.started,
+    }
+
+
+def _path(group: Group, name: str) -> str:
+    """Return the path in the tree of tests; names that differ stay apart, whatever letters they are made of."""
+    parts = [group.scenario, *(f"{key}_{value}" for key, value in sorted(group.params.items())), name]
+    return ".".join([ORIGIN, *map(_word, parts)])
+
+
+def _word(name: str) -> str:
+    word = re.sub(r"[^a-zA-Z0-9_-]+", "_", name).strip("_")[:80]
+    return word if word == name else f"{word}-{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:6]}"
+
+
+def _url(path: Path) -> str:
+    return "file://" + quote(str(path), errors="replace")
+
+
+def _file(name: str) -> str:
+    return re.sub(r"[/\0]", "_", name.rpartition("/")[2]) or "file"
+
+
+def _figures(run: Run, comparison: Comparison) -> Iterator[dict[str, Any]]:
+    rows = {(id(row.group), row.name, row.unit, row.direction, row.mode): row for row in metric_rows(comparison)}
+    for group in comparison.groups:
+        for column, jobs in group.jobs.items():
+            for job in jobs:
+                for number, metric in enumerate(job.metrics):
+                    row = rows[id(group), metric.name, metric.unit, metric.direction, job.mode]
+                    figure = row.figures.get(column)
+                    value = metric.value if math.isfinite(metric.value) else None
+                    yield {
+                        **_head(
+                            run, comparison, job, f"{job.job}:metric:{number}", _path(group, f"metric {metric.name}")
+                        ),
+                        "comment": line(metric.name) if value is not None else line(f"{metric.name}: no number"),
+                        "status": "DONE" if value is not None else "ERROR",
+                        "number": {} if value is None else {"value": value, "unit": line(metric.unit, 60)},
+                        "misc": _ratio(row, figure) | {"repeat": job.repeat},
+                    }
+
+
+def _ratio(row: MetricRow, figure: Figure | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"mode": row.mode, "better": row.direction}
+    if figure and figure.speed:
+        found |= {"speed": str(figure.speed), "ratio": figure.ratio, "low": figure.low, "high": figure.high}
+    return found

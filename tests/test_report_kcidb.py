@@ -1,0 +1,118 @@
+"""KCIDB: valid by KernelCI's own library, with the right status words, and nothing that a document cannot hold."""
+
+import dataclasses
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from kcidb_io.schema import V5_3
+from sample_run import I, P, job, large, sample
+
+from kpatchlab.model import Metric, Run
+from kpatchlab.report import WRITERS
+from tests.test_report import hostile
+from tests.test_report_mail import full
+
+
+def kcidb(run):
+    return json.loads(WRITERS["kcidb"](run, Path("/results/run")))
+
+
+@pytest.mark.parametrize(
+    "run", [sample(), full(), hostile(), large(8, 100), Run("r", "", "", 0, False, "", (), (), (), ())]
+)
+def test_valid_by_kernelcis_own_library(run):
+    V5_3.validate(kcidb(run))  # raises what is wrong
+
+
+def test_ids_are_unique_and_lead_to_each_other():
+    found = kcidb(full())
+    for kind in ("checkouts", "builds", "tests"):
+        ids = [item["id"] for item in found[kind]]
+        assert len(set(ids)) == len(ids) > 1
+        assert all(name.startswith("kpatchlab:") for name in ids)
+    builds = {build["id"] for build in found["builds"]}
+    assert {test["build_id"] for test in found["tests"]} <= builds
+    assert found["checkouts"][1]["message_id"] == "20230316152618.711970-1-dhowells@example.org"
+
+
+def statuses(run, name):
+    return {t["comment"]: t["status"] for t in kcidb(run)["tests"] if t["id"].startswith(f"kpatchlab:{run.id}:{name}")}
+
+
+def test_status_words():
+    run = sample()
+    found = statuses(run, "cifs-ksmbd.with.0")
+    assert found["job: KASAN: slab-use-after-free in opinfo_put"] == "FAIL"
+    assert found["mount"] == "PASS"
+    assert set(statuses(run, "smc.with.0").values()) == {"SKIP"}
+    assert set(statuses(run, "nfs[transport=siw,vers=4.2].with.0").values()) == {"SKIP"}
+    assert [build["status"] for build in kcidb(run)["builds"]] == ["PASS", "FAIL"]
+    lost = dataclasses.replace(run, jobs=(job("s", "with", {}, outcome=I, message="no room"),))
+    assert set(statuses(lost, "s.").values()) == {"MISS"}
+    broken = job("s", "with", {"x": P}, outcome=P)
+    broken = dataclasses.replace(
+        broken,
+        outcome=run.jobs[0].outcome.FAIL,
+        cases=(dataclasses.replace(broken.cases[0], name="x"),),
+        message="no plan",
+    )
+    assert statuses(dataclasses.replace(run, jobs=(broken,)), "s.") == {"job: no plan": "ERROR", "x": "PASS"}
+
+
+def test_files_and_evidence():
+    test = next(t for t in kcidb(sample())["tests"] if t["comment"].startswith("job: KASAN"))
+    assert test["output_files"][0]["url"].startswith("file:///results/run/jobs/cifs-ksmbd.with.0/")
+    assert "opinfo_put" in test["log_excerpt"]
+    assert test["misc"]["verdict"] == "REGRESSED"
+    assert test["path"] == "kpatchlab.cifs-ksmbd.job"
+
+
+def with_metrics():
+    made = {
+        "without": (Metric("a", 1.0, "MB/s", "higher"), Metric("gone", 2.0, "s", "lower")),
+        "with": (
+            Metric("a", 2.0, "MB/s", "higher"),
+            Metric("bare", 3.0, "", "lower"),
+            Metric("n", float("nan"), "s", "lower"),
+        ),
+    }
+    jobs = tuple(
+        job("s", c, {"job": P}, repeat=i, metrics=m, mode="instructions", roles=("client",))
+        for c, m in made.items()
+        for i in range(5)
+    )
+    return dataclasses.replace(sample(), jobs=jobs, columns=("without", "with"))
+
+
+def test_figures_are_done_and_carry_ratio_and_mode():
+    run = with_metrics()
+    V5_3.validate(kcidb(run))
+    figures = [
+        t for t in kcidb(run)["tests"] if ":metric:" in t["id"] and t["id"].startswith(f"kpatchlab:{run.id}:s.with.0")
+    ]
+    assert [(t["status"], t.get("number")) for t in figures] == [
+        ("DONE", {"value": 2.0, "unit": "MB/s"}),
+        ("DONE", {"value": 3.0}),
+        ("ERROR", None),
+    ]
+    assert figures[0]["misc"] == {
+        "mode": "instructions", "better": "higher", "speed": "FASTER", "ratio": 2.0, "low": 2.0, "high": 2.0, "repeat": 0,
+    }  # fmt: skip
+
+
+def test_json_has_no_nan():
+    def refuse(word):
+        raise AssertionError(word)
+
+    json.loads(WRITERS["json"](with_metrics(), Path()), parse_constant=refuse)
+
+
+def test_junit_has_figures_as_properties():
+    root = ET.fromstring(WRITERS["junit"](with_metrics(), Path()))
+    facts = {p.get("name"): p.get("value") for p in root[2].iter("property")}
+    assert facts["metric s: a"] == "2 MB/s, mean of 5, instructions, 2.0000 of the base (2.0000 to 2.0000), FASTER"
+    assert facts["metric s: bare"] == "3 (no unit), mean of 5, instructions, no figure on the base, UNKNOWN"
+    assert facts["metric s: gone"] == "no figure"
+    assert facts["metric s: n"] == "no figure"
