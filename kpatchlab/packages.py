@@ -18,12 +18,12 @@ from kpatchlab import proc
 from kpatchlab.errors import HostError, UserError
 
 STAGES = ("fetch", "build", "image", "guest")
-OPTIONAL = ("bpf",)
+OPTIONAL = ("bpf", "sparse")
 TESTS = ("test",)
 """fetch: sources and packages, build: compile kernels, image: make roots, guest: boot. `build` is not needed where
 all kernels are Debian's own images.
 `OPTIONAL` are those that only some scenarios ask for, which are skipped without; bpf: compile BPF programs of the
-kernel's selftests.
+kernel's selftests; and sparse: what `series` looks at patches with, besides.
 `TESTS` are what only the lab's own tests need."""
 INSTALL_TIMEOUT_S = 3600.0
 
@@ -95,6 +95,7 @@ HOST_PACKAGES = (
         files=("/usr/include/gelf.h",),
     ),
     Need("clang", "compiles BPF programs of the kernel's selftests", ("bpf",), ("clang",)),
+    Need("sparse", "static checks of a series, patch by patch", ("sparse",), ("sparse",)),
     Need("zlib1g-dev", "libbpf of the kernel's selftests", ("bpf",), files=("/usr/include/zlib.h",)),
     Need(
         "libssl-dev",

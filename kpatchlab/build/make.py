@@ -82,6 +82,7 @@ class Compiled:
         compiled: objects that the compiler really made; what ccache handed out is not among them.
         total: objects there are.
         log: make's output, its head and its tail.
+        rebuilt: objects that make had compiled, by the compiler or out of its cache.
     """
 
     fault: failures.Fault | None
@@ -89,6 +90,7 @@ class Compiled:
     compiled: int
     total: int
     log: str
+    rebuilt: int = 0
 
 
 class Job:
@@ -118,8 +120,11 @@ class Job:
                     hint="set KPATCHLAB_CACHE, or move the tree",
                 )
 
-    def run(self) -> Compiled:
+    def run(self, *, keep_going: bool = False) -> Compiled:
         """Run make to its end.
+
+        Args:
+            keep_going: try every object, also after one of built-in code has failed.
 
         Raises:
             HostError: the disk is full, memory ran out, make is missing.
@@ -134,7 +139,7 @@ class Job:
         seen = _Seen(self.name, self.ctx, self._estimate(), sum(1 for _ in self._objects()))
         result = proc.run(
             # KBUILD_MODPOST_WARN: a symbol that a stub should export is missing; `missing_modules` sorts that out
-            [*self._make(), f"-j{self.jobs}", "KBUILD_MODPOST_WARN=1", "all"],
+            [*self._make(), f"-j{self.jobs}", *(["-k"] if keep_going else []), "KBUILD_MODPOST_WARN=1", "all"],
             timeout_s=MAKE_S,
             check=False,
             cwd=self.tree,
@@ -150,7 +155,7 @@ class Job:
             raise HostError(f"{self.name}: make did not end in {MAKE_S / 3600:.0f} hours")
         fault = self._fault(result, records) if result.status != 0 else None
         total = sum(1 for _ in self._objects())
-        return Compiled(fault, records, self._compiled(seen.fresh), total, log)
+        return Compiled(fault, records, self._compiled(seen.fresh), total, log, seen.fresh)
 
     def release(self) -> str:
         """Return `uname -r` of the kernel, "" where make did not come that far."""

@@ -32,12 +32,16 @@ _HUNK = re.compile(r"^@@ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """One patch: `name` says where it is from (file, or n/m of a mailbox), `strip` is the N of `patch -pN`."""
+    """One patch: `name` says where it is from (file, or n/m of a mailbox), `strip` is the N of `patch -pN`.
+
+    `mail` is the whole of it, text and diff, decoded, for checks that read both; b"" where there is a diff alone.
+    """
 
     name: str
     subject: str
     data: bytes
     strip: int = 1
+    mail: bytes = b""
 
     def __str__(self) -> str:
         """Return name and subject, for messages."""
@@ -99,28 +103,44 @@ def apply_series(patches: Sequence[Patch], tree: Path, ctx: BuildContext) -> Non
     Raises:
         DoesNotApplyError: names the first patch that does not apply, and each file, hunk and line where it does not.
     """
+    for number, patch in enumerate(patches, 1):
+        ctx.check_cancel()
+        ctx.verbose(f"applying {patch}")
+        apply_patch(patch, tree, number, len(patches))
+
+
+def apply_patch(patch: Patch, tree: Path, number: int = 1, total: int = 1, *, fuzz: int = 0) -> str:
+    """Apply one patch to the plain tree at `tree`, all of it or nothing; returns what git says of each hunk.
+
+    Args:
+        fuzz: lines of context, of the usual three on either side, that need not match.
+
+    Raises:
+        DoesNotApplyError: with each file, hunk and line.
+    """
     env = git.environment(
         GIT_CEILING_DIRECTORIES=str(tree.parent),  # a repository around the cache must not catch the paths
         GIT_CONFIG_GLOBAL="/dev/null",
         GIT_CONFIG_NOSYSTEM="1",
     )
-    for number, patch in enumerate(patches, 1):
-        ctx.check_cancel()
-        ctx.verbose(f"applying {patch}")
-        words = ["git", "apply", f"-p{patch.strip}", "--whitespace=nowarn", "-"]
-        result = proc.run(words, timeout_s=APPLY_S, check=False, cwd=tree, env=env, input_bytes=patch.data)
-        if result.status != 0:
-            undone = proc.run(
-                [*words[:-1], "--reverse", "--check", "-"],
-                timeout_s=APPLY_S, check=False, cwd=tree, env=env, input_bytes=patch.data,
-            )  # fmt: skip
-            raise _failure(patch, number, len(patches), result.stderr, already=undone.status == 0)
+    words = ["git", "apply", "--verbose", f"-p{patch.strip}", "--whitespace=nowarn"]
+    words += [f"-C{3 - fuzz}"] if fuzz else []
+    result = proc.run([*words, "-"], timeout_s=APPLY_S, check=False, cwd=tree, env=env, input_bytes=patch.data)
+    if result.status != 0:
+        undone = proc.run(
+            [*words, "--reverse", "--check", "-"],
+            timeout_s=APPLY_S, check=False, cwd=tree, env=env, input_bytes=patch.data,
+        )  # fmt: skip
+        raise _failure(patch, number, total, result.stderr, already=undone.status == 0)
+    return result.stderr
 
 
 def _failure(patch: Patch, number: int, total: int, stderr: str, *, already: bool) -> DoesNotApplyError:
     text = patch.data.decode("utf-8", "replace")
     details = []
     for line in stderr.splitlines():
+        if line == "error: while searching for:":  # with --verbose; what was looked for follows, and is in the patch
+            continue
         if match := re.match(r"error: patch failed: (.+):(\d+)$", line):
             details.append(_hunk(text, match[1], int(match[2])))
         elif line.startswith("error: ") and not line.endswith("patch does not apply"):
@@ -206,14 +226,17 @@ def _mail(mail: Path, folder: Path, name: str) -> Patch | None:
         return None
     title = re.sub(r"^(\[[^\]]*\]\s*)+", "", subject)
     tag = _NUMBERED.search(subject)
-    return Patch(f"{name} [{tag[1]}/{tag[2]}]" if tag else name, title, diff.read_bytes())
+    author = f"{head.get('Author', '')} <{head.get('Email', '')}>"
+    lines = f"From: {author}\nDate: {head.get('Date', '')}\nSubject: {subject}\n"
+    whole = lines.encode() + b"\n" + message.read_bytes() + b"---\n" + diff.read_bytes()
+    return Patch(f"{name} [{tag[1]}/{tag[2]}]" if tag else name, title, diff.read_bytes(), mail=whole)
 
 
 def _from_file(path: Path, strip: int = 1) -> list[Patch]:
     """Return what one file holds: mails where it starts like one, else a plain diff (its first line is its title)."""
     data = _read(path)
     if re.match(rb"(\x1f\x8b|From |From:|Return-Path:|Received:|Message-I[Dd]:|Date:|Subject:)", data):
-        return [Patch(path.name, patch.subject, patch.data, strip) for patch in split_mbox(data, path.name)]
+        return [Patch(path.name, p.subject, p.data, strip, p.mail) for p in split_mbox(data, path.name)]
     if not _DIFF.search(data):
         return []
     head = data[: len(data) - len(diff_of(data))].decode("utf-8", "replace").strip().splitlines()

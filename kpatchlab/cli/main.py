@@ -82,6 +82,7 @@ class Verbs(Verb, click.Group):
         "compare",
         "history",
         "coverage",
+        "series",
         "shell",
         "bisect",
         "bisect-step",

@@ -33,6 +33,7 @@ def register(group: click.Group) -> None:
     from kpatchlab.cli.coverage import coverage
     from kpatchlab.cli.history import history
     from kpatchlab.cli.report import report
+    from kpatchlab.cli.series import series
 
     for command in (
         measure.measure,
@@ -42,6 +43,7 @@ def register(group: click.Group) -> None:
         compare,
         history,
         coverage,
+        series,
         doctor,
         clean,
         new,

@@ -1,0 +1,160 @@
+"""The verb `series`: a series patch by patch."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kpatchlab.cli import complete
+from kpatchlab.cli.main import Options, Verb, drop_output
+from kpatchlab.cli.run import interruptible, progress_for, start
+from kpatchlab.cli.verbs import load_lab, pass_options
+from kpatchlab.errors import UserError
+
+if TYPE_CHECKING:
+    from kpatchlab.lab import Lab
+    from kpatchlab.series.judge import Table
+    from kpatchlab.series.values import PatchFacts
+
+FORMATS = ("text", "html", "junit", "json")
+
+
+@click.command(
+    cls=Verb,
+    epilog="\b\nExamples:\n  kpatchlab series\n  kpatchlab series with --allmodconfig --coccicheck\n"
+    "  kpatchlab series with --format junit -o junit.xml\n\n"
+    "A walk that was stopped or killed goes on where it was; what is known of a patch on top of the same patches "
+    "is not looked at again (--fresh does).",
+)
+@click.argument("kernel", required=False, shell_complete=complete.kernels)
+@click.option("--allmodconfig", is_flag=True, help="Also compile the folders that each patch touches, all as modules.")
+@click.option("--coccicheck", is_flag=True, help="Also run the tree's semantic patches on the files touched: slow.")
+@click.option("--fresh", is_flag=True, help="Look at every patch again.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", help="What to print; default: text.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead of standard output.")
+@pass_options
+def series(
+    options: Options,
+    kernel: str | None,
+    allmodconfig: bool,
+    coccicheck: bool,
+    fresh: bool,
+    form: str,
+    output: Path | None,
+) -> None:
+    """Look at a kernel's series patch by patch: applies, builds, new warnings, sparse, checkpatch, modules."""
+    from kpatchlab.build import BuildContext, BuildProgress
+    from kpatchlab.cache import Cache
+    from kpatchlab.host import Host
+    from kpatchlab.pipeline import Settings
+    from kpatchlab.series import Wanted, judge, walk
+    from kpatchlab.series.views import FILES, VIEWS
+    from kpatchlab.series.walk import ALWAYS
+    from kpatchlab.store import write_atomic
+
+    lab = load_lab(options)
+    name = kernel or _only_one(lab)
+    if name not in lab.kernels:
+        from kpatchlab.yamlfile import suggest
+
+        raise UserError(
+            f"no such kernel: {name}{suggest(name, lab.kernels)}", hint=f"there are {', '.join(lab.kernels)}"
+        )
+    start(options)
+    _get_sparse(options)
+    more = [word for word, on in (("allmodconfig", allmodconfig), ("coccicheck", coccicheck)) if on]
+    wanted = Wanted((*ALWAYS, *more), fresh)
+    settings = Settings()
+    cache = Cache()
+    with progress_for(to_stderr=True) as progress, interruptible(settings):
+
+        def stage(now: BuildProgress) -> None:
+            progress.stage(f"series {name}", now.phase, now.done, now.total_estimate)
+
+        def tell(facts: PatchFacts) -> None:
+            progress.note(_line(facts))
+
+        context = BuildContext(
+            cache, lab.root, lab.mirror, Host(cache, lab.mirror, lab.qemu).build_jobs(lab.limits.build_jobs),
+            progress=stage, cancel=settings.cancel,
+            verbose=(lambda text: click.echo(f"+ {text}", err=True)) if options.verbose else (lambda text: None),  # noqa: ARG005
+        )  # fmt: skip
+        done, folder = walk(lab.kernels[name], name, context, lab.root / "results", wanted, tell)
+        progress.stage_done(f"series {name}", "")
+    if not done.patches:
+        sys.exit(130)
+    table = judge(dataclasses.replace(done, command=shlex.join(sys.argv)))
+    for view, file in FILES.items():
+        write_atomic(folder / file, VIEWS[view](table))
+    _print(table, form, output)
+    click.echo(f"\nresults: {folder}/index.html, junit.xml, series.json", err=form != "text" or output is not None)
+    if not done.complete:
+        click.echo(f"stopped; to go on: {options.again(shlex.join(['series', name]))}", err=True)
+        sys.exit(130)
+    sys.exit(table.exit_code)
+
+
+def _only_one(lab: Lab) -> str:
+    """Return the kernel that has a series.
+
+    Raises:
+        UserError: none has, or several have.
+    """
+    names = [name for name, recipe in lab.kernels.items() if recipe.series]
+    if len(names) != 1:
+        found = (
+            f"{len(names)} kernels have a series: {', '.join(names)}" if names else "no kernel of this lab has a series"
+        )
+        raise UserError(
+            found, hint="kpatchlab series KERNEL" if names else "`series` in a kernel's recipe names the patches"
+        )
+    return names[0]
+
+
+def _get_sparse(options: Options) -> None:
+    """Have sparse where it may be installed; without it that check is skipped, with the reason."""
+    from kpatchlab import packages
+    from kpatchlab.errors import HostError
+
+    if options.install and (lacking := packages.missing(["sparse"])):
+        try:
+            packages.install(lacking, lambda text: click.echo(text, err=True))
+        except HostError as error:
+            click.echo(f"{error.message}: sparse is skipped", err=True)
+
+
+def _line(facts: PatchFacts) -> str:
+    if not facts.number:
+        return f"without patches: {facts.built.error or 'builds' if facts.built else ''}"
+    words = [facts.applied.how if facts.applied.how != "strict" else ""]
+    if facts.built and not facts.stored:
+        words.append(f"{facts.built.rebuilt} objects")
+    words += [facts.built.error] if facts.built and facts.built.error else []
+    words += ["known"] if facts.stored else []
+    return f"patch {facts.number}: {facts.title}: " + ", ".join(word for word in words if word)
+
+
+def _print(table: Table, form: str, output: Path | None) -> None:
+    import shutil
+
+    from kpatchlab.series.views import VIEWS, text
+    from kpatchlab.store import write_atomic
+
+    terminal = sys.stdout.isatty() and output is None
+    if form == "text" and terminal:
+        data = text(table, width=shutil.get_terminal_size().columns, colour=True)
+    else:
+        data = VIEWS[form](table)
+    if output:
+        write_atomic(output, data)
+        return
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()

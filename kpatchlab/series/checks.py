@@ -1,0 +1,433 @@
+"""The checks that a patch is looked at with; each compares the tree before the patch with the tree that it leaves.
+
+Compilers are asked for the same objects before and after, in an object directory of their own, where every object
+keeps what the compiler said when it was last made. So neither a header that recompiles half the kernel nor a
+configuration that differs is taken for the patch's warnings.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kpatchlab import proc
+from kpatchlab.build import config, failures, git, make
+from kpatchlab.build.context import BuildContext
+from kpatchlab.build.series import Patch
+from kpatchlab.errors import HostError
+from kpatchlab.series import warnings
+from kpatchlab.series.tree import State, Tree, put
+from kpatchlab.series.values import Finding, Looked
+
+CHECK_S = 3600.0
+CHECKPATCH_S = 300.0
+COCCI_S = 1800.0
+INCLUDERS = 8
+"""Objects that a changed header is looked at in, the nearest ones: its own warnings are the same in all others."""
+_CODE = (".c", ".S")
+_NOT_KERNEL = ("tools", "scripts", "samples", "Documentation")
+_COMPILED = re.compile(r"^  (?:CC|AS)\s+(?:\[M\]\s+)?(\S+\.o)$")
+
+
+def sparse_version() -> str:
+    """Return the version of sparse on this host, "" where it is not installed."""
+    if not shutil.which("sparse"):
+        return ""
+    return proc.run(["sparse", "--version"], timeout_s=60, check=False).stdout.strip() or "sparse"
+
+
+def folders_of(files: Iterable[str], tree: Path) -> list[str]:
+    """Return the folders that kbuild can be asked for, with a trailing slash, for files of the kernel proper."""
+    folders = {Path(file).parent for file in files if file.endswith((*_CODE, ".h"))}
+    return sorted(
+        f"{folder}/"
+        for folder in folders
+        if folder.parts and folder.parts[0] not in _NOT_KERNEL and _is_built(tree / folder)
+    )
+
+
+def _is_built(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("Makefile", "Kbuild"))
+
+
+def objects_of(files: Iterable[str], obj: Path) -> tuple[list[str], list[str], list[str]]:
+    """Return the objects that `files` go into, as an object directory has them, the files that go into none, and notes.
+
+    A file without an object of its own (a header, a .c that others include) is followed to what includes it:
+    to its `INCLUDERS` nearest.
+    """
+    found: dict[str, None] = {}
+    lost, notes = [], []
+    others = []
+    for file in files:
+        own = f"{os.path.splitext(file)[0]}.o"
+        if file.endswith(_CODE) and _command_file(obj / own).exists():
+            found[own] = None
+        elif file.endswith((*_CODE, ".h")):
+            others.append(file)
+    for file, users in _includers(others, obj).items():
+        if not users:
+            lost.append(file)
+        near = sorted(users, key=lambda user: (user not in found, -_shared(user, file), user))
+        found |= dict.fromkeys(near[:INCLUDERS])
+        if len(users) > INCLUDERS:
+            notes.append(f"{file} was looked at in {INCLUDERS} of {len(users)} objects that include it")
+    return list(found), lost, notes
+
+
+def _command_file(target: Path) -> Path:
+    return target.with_name(f".{target.name}.cmd")
+
+
+def _shared(one: str, other: str) -> int:
+    pairs = zip(one.split("/"), other.split("/"), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _includers(files: Sequence[str], obj: Path) -> dict[str, list[str]]:
+    """Return file -> objects that were compiled from it, by the dependencies that kbuild keeps of each."""
+    users: dict[str, list[str]] = {file: [] for file in files}
+    if not files:
+        return users
+    names = {os.fsencode(file): file for file in files}
+    search = re.compile(rb"\s(?:\.\./)?(" + b"|".join(map(re.escape, names)) + rb")(?=\s)")
+    for folder, subfolders, there in os.walk(obj):
+        if folder == str(obj):
+            subfolders[:] = [name for name in subfolders if name not in {"scripts", "tools", "include", "usr"}]
+        for name in there:
+            if name.startswith(".") and name.endswith(".o.cmd") and not name.endswith(".mod.o.cmd"):
+                path = os.path.join(folder, name)
+                target = os.path.relpath(os.path.join(folder, name[1:-4]), obj)
+                with open(path, "rb") as handle:
+                    for hit in set(search.findall(handle.read())):
+                        users[names[hit]].append(target)
+    return users
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the compiler (or sparse) said of some objects; `failed` are those that did not compile."""
+
+    warnings: Mapping[str, list[Finding]]
+    sparse: Mapping[str, list[Finding]]
+    failed: Mapping[str, str]
+    compiled: int
+
+    def without(self, objects: Collection[str]) -> Said:
+        """Return what is said of the other objects."""
+        return replace(
+            self,
+            warnings={name: said for name, said in self.warnings.items() if name not in objects},
+            sparse={name: said for name, said in self.sparse.items() if name not in objects},
+        )
+
+
+class Bench:
+    """An object directory of one tree in which objects are compiled with extra warnings, some at a time.
+
+    Args:
+        words: make's variables, as in W=1.
+        sparse: whether sparse looks at each object too.
+    """
+
+    def __init__(self, tree: Tree, name: str, ctx: BuildContext, words: Sequence[str] = (), *, sparse: bool) -> None:
+        self.tree, self.obj, self.ctx = tree, tree.path / name, ctx
+        self._records = self.obj / "kpatchlab-records"
+        self._sparse = sparse
+        arch = config.source_arch(ctx.arch)
+        self._words = [f"O={name}", f"ARCH={arch}", f"CC={self.obj / 'warn.sh'}", "LOCALVERSION=", *words]
+        if sparse:
+            self._words += ["C=1", f"CHECK={self.obj / 'check.sh'}"]
+        self._env = make.build_environment(ctx, self._records, self.obj / "ccache-stats.log")
+        self._env["KPATCHLAB_RECORDS"] = str(self._records)
+
+    def configure(self, source: Path) -> None:
+        """Take over a configuration; one that is the same leaves every object as it is."""
+        self._lay()
+        target = self.obj / ".config"
+        if not target.exists() or target.read_bytes() != source.read_bytes():
+            shutil.copyfile(source, target)
+
+    def allmodconfig(self, stamp: str) -> None:
+        """Have everything that there is as a module; once for each `stamp`, which stands for the Kconfig files.
+
+        Raises:
+            HostError: the tree cannot be configured so.
+        """
+        self._lay()
+        mark = self.obj / "kpatchlab-stamp"
+        if mark.exists() and mark.read_text() == stamp:
+            return
+        done = self._make(["allmodconfig"])
+        if done.status:
+            last = (done.stderr.strip().splitlines() or ["no reason"])[-1]
+            raise HostError(f"make allmodconfig: {last}", hint="leave --allmodconfig out")
+        mark.write_text(stamp)
+
+    def _lay(self) -> None:
+        self._records.mkdir(parents=True, exist_ok=True)
+        for name in ("warn.sh", "check.sh"):
+            shutil.copy(Path(__file__).with_name(name), self.obj / name)
+            (self.obj / name).chmod(0o755)
+
+    def _make(self, targets: Sequence[str]) -> proc.Result:
+        jobs = self.ctx.jobs or os.cpu_count() or 1
+        result = proc.run(
+            ["make", *self._words, "-k", f"-j{jobs}", *targets],
+            timeout_s=CHECK_S, check=False, cwd=self.tree.path, env=self._env, nice=make.NICE, cancel=self.ctx.cancel,
+            on_line=self.ctx.verbose,
+        )  # fmt: skip
+        self.ctx.check_cancel()
+        if result.status:
+            failures.check_host(result.stdout + result.stderr, "with extra warnings")
+        return result
+
+    def say(self, targets: Sequence[str]) -> Said:
+        """Bring objects (or folders of them, "net/unix/") up to date; return all that was said of them."""
+        if not targets:
+            return Said({}, {}, {}, 0)
+        result = self._make(targets)
+        compiled = sum(1 for line in result.stdout.splitlines() if _COMPILED.match(line))
+        names = self._recorded(targets)
+        if self._sparse:  # a kill between compiler and sparse leaves an object that nobody has looked at
+            blind = [name for name in names if name.endswith(".o") and not self._record(name, "sparse").exists()]
+            again = [name for name in blind if self._c_object(name)]
+            for name in again:
+                (self.obj / name).unlink(missing_ok=True)
+            if again:
+                self._make(again)
+        said: dict[str, dict[str, str]] = {kind: {} for kind in ("warnings", "sparse", "failed")}
+        for name in names:
+            for kind, texts in said.items():
+                if (path := self._record(name, kind)).exists():
+                    texts[name] = path.read_text(encoding="utf-8", errors="replace")
+        return Said(
+            {name: warnings.parse(text) for name, text in said["warnings"].items()},
+            {name: warnings.parse(text) for name, text in said["sparse"].items()},
+            said["failed"],
+            compiled,
+        )
+
+    def forget(self, objects: Iterable[str]) -> None:
+        """Have objects compiled again whatever their times say."""
+        for name in objects:
+            (self.obj / name).unlink(missing_ok=True)
+
+    def _record(self, name: str, kind: str) -> Path:
+        return self._records / f"{name.replace('/', '%')}.{kind}"
+
+    def _c_object(self, name: str) -> bool:
+        return (self.tree.path / f"{name[:-2]}.c").exists() and (self.obj / name).exists()
+
+    def _recorded(self, targets: Sequence[str]) -> list[str]:
+        folders = tuple(target for target in targets if target.endswith("/"))
+        names = {target for target in targets if not target.endswith("/")}
+        if folders:
+            stems = {path.name.rpartition(".")[0].replace("%", "/") for path in self._records.glob("*%*")}
+            names |= {name for name in stems if name.startswith(folders)}
+        # What a patch deletes leaves its record behind.
+        return sorted(n for n in names if any((self.tree.path / f"{n[:-2]}{end}").exists() for end in _CODE))
+
+
+# ---------------------------------------------------------------------------------------------- one patch
+
+
+@dataclass(slots=True)
+class Before:
+    """What is known of the tree before a patch."""
+
+    objects: list[str]
+    said: Said
+    texts: dict[str, State]
+    kernel_doc: dict[str, list[Finding]]
+    config: bytes
+    duration_s: float
+
+
+def before(bench: Bench, files: Sequence[str], obj: Path) -> Before:
+    """Look at the tree as it stands before a patch of `files`; `obj` is where the whole kernel is built."""
+    began = time.monotonic()
+    bench.configure(obj / ".config")
+    objects, _, _ = objects_of(files, obj)
+    texts = {file: bench.tree.state(file) for file in files}
+    docs, said = kernel_doc(bench.tree.path, files), bench.say(objects)
+    return Before(objects, said, texts, docs, (obj / ".config").read_bytes(), time.monotonic() - began)
+
+
+def after(
+    bench: Bench, earlier: Before, files: Sequence[str], renamed: Mapping[str, str], obj: Path
+) -> tuple[Looked, Looked]:
+    """Look at the tree with the patch; returns what W=1 and sparse say."""
+    began = time.monotonic()
+    bench.configure(obj / ".config")
+    there, _, notes = objects_of(files, obj)
+    objects = [name for name in dict.fromkeys([*earlier.objects, *there]) if _source(bench.tree.path, name)]
+    told = _as_before(bench, earlier, objects, moved=(obj / ".config").read_bytes() != earlier.config)
+    now = bench.say(objects)
+    docs = kernel_doc(bench.tree.path, files)
+    compared = []
+    for name in objects:
+        if name in now.failed or (name not in now.warnings and name in told.warnings):
+            notes.append(f"{name} does not compile, and could not be looked at")
+        elif name in told.failed and name not in told.warnings:
+            notes.append(f"{name} did not compile before the patch: what it says cannot be told apart")
+        elif name in now.warnings:
+            compared.append(name)
+    if not objects:
+        code = any(file.endswith((*_CODE, ".h")) for file in files)
+        notes.append("none of its files is compiled in this configuration" if code else "it changes no code")
+    one = {name: told.warnings.get(name, []) for name in {*compared, *_renamed_objects(renamed, earlier)}}
+    two = {name: now.warnings[name] for name in compared}
+    new, gone = warnings.difference({**one, "": _flat(earlier.kernel_doc)}, {**two, "": _flat(docs)}, files, renamed)
+    compiled = told.compiled + now.compiled
+    seconds = earlier.duration_s + time.monotonic() - began
+    blind = "" if compared or new else "; ".join(notes)
+    extra = Looked("W=1", tuple(new), tuple(gone), blind, tuple(notes), compiled, seconds)
+    if not shutil.which("sparse"):
+        return extra, Looked("sparse", skipped="sparse is not installed (Debian package sparse)")
+    if blind:
+        return extra, Looked("sparse", skipped=blind)
+    one = {name: told.sparse.get(name, []) for name in one}
+    new, gone = warnings.difference(one, {name: now.sparse.get(name, []) for name in compared}, files, renamed)
+    return extra, Looked("sparse", tuple(new), tuple(gone), "", tuple(notes))
+
+
+def _as_before(bench: Bench, earlier: Before, objects: Sequence[str], *, moved: bool) -> Said:
+    """Return what was said before the patch, under the configuration of after it.
+
+    An object that is compiled for the first time, or under another configuration, is held against the old text of its
+    source: what the configuration brings to light is not the patch's doing.
+    """
+    tree = bench.tree.path
+    again = [name for name in objects if moved or name not in earlier.objects]
+    again = [name for name in again if earlier.texts.get(_source(tree, name))]
+    if not again:
+        return earlier.said
+    old, told = _old_text(bench, earlier, again), earlier.said.without(again)
+    return Said(
+        {**told.warnings, **old.warnings},
+        {**told.sparse, **old.sparse},
+        {**{name: text for name, text in told.failed.items() if name not in again}, **old.failed},
+        told.compiled + old.compiled,
+    )
+
+
+def _renamed_objects(renamed: Mapping[str, str], earlier: Before) -> list[str]:
+    old = {f"{os.path.splitext(file)[0]}.o" for file in renamed.values()}
+    return [name for name in earlier.objects if name in old]
+
+
+def _flat(findings: Mapping[str, list[Finding]]) -> list[Finding]:
+    return [finding for those in findings.values() for finding in those]
+
+
+def _source(tree: Path, name: str) -> str:
+    return next((f"{name[:-2]}{end}" for end in _CODE if (tree / f"{name[:-2]}{end}").exists()), "")
+
+
+def _old_text(bench: Bench, earlier: Before, objects: Sequence[str]) -> Said:
+    """Compile the text that sources had before the patch, with everything else as it is now."""
+    now: dict[Path, tuple[State, os.stat_result]] = {}
+    for name in objects:
+        file = _source(bench.tree.path, name)
+        path = bench.tree.path / file
+        now[path] = bench.tree.state(file), path.stat()
+        put(path, earlier.texts[file])
+    bench.forget(objects)
+    try:
+        return bench.say(objects)
+    finally:
+        for path, (state, stat) in now.items():
+            put(path, state)
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the other object directories have seen it
+        bench.forget(objects)
+
+
+def kernel_doc(tree: Path, files: Iterable[str]) -> dict[str, list[Finding]]:
+    """Return what the tree's own kernel-doc says of the comments in each file, as W=1 has it do."""
+    script = tree / "scripts/kernel-doc"
+    found: dict[str, list[Finding]] = {}
+    if not script.exists():
+        return found
+    for file in files:
+        if file.endswith((".c", ".h")) and (tree / file).exists():
+            result = proc.run([script, "-none", file], timeout_s=CHECKPATCH_S, check=False, cwd=tree)
+            found[file] = [replace(f, text=f"{f.text} [kernel-doc]") for f in warnings.parse(result.stderr)]
+    return found
+
+
+def checkpatch(tree: Path, patch: Patch) -> Looked:
+    """Run the tree's own checkpatch.pl on a patch; its errors and warnings are the findings."""
+    began = time.monotonic()
+    script = tree / "scripts/checkpatch.pl"
+    if not script.exists():
+        return Looked("checkpatch", skipped="this tree has no scripts/checkpatch.pl")
+    words = [
+        "perl",
+        str(script),
+        f"--root={tree}",
+        "--terse",
+        "--showfile",
+        "--show-types",
+        "--no-summary",
+        "--color=never",
+    ]
+    words += [] if patch.mail else ["--no-signoff"]
+    env = git.environment(GIT_CEILING_DIRECTORIES=str(tree.parent))
+    text = patch.mail or patch.data
+    result = proc.run([*words, "-"], timeout_s=CHECKPATCH_S, check=False, cwd=tree, env=env, input_bytes=text)
+    if result.timed_out or (result.status not in {0, 1}):
+        last = (result.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        return Looked("checkpatch", skipped=f"checkpatch.pl broke: {last}")
+    found = []
+    for line in result.stdout.splitlines():
+        if match := re.match(
+            r"^(?:(?P<file>[^\s:]+):)?(?P<line>\d+)?:? ?(?P<kind>ERROR|WARNING|CHECK):(?P<text>.+)$", line
+        ):
+            inside = match["file"] not in {None, "-"}
+            file, number = (match["file"], int(match["line"] or 0)) if inside else ("", 0)
+            found.append(Finding(match["text"].strip(), file, number, match["kind"].lower()))
+    return Looked("checkpatch", tuple(found), duration_s=time.monotonic() - began)
+
+
+def whole_folders(earlier: Said, now: Said, files: Sequence[str], renamed: Mapping[str, str], tree: Path) -> Looked:
+    """Compare all objects of some folders: those that no longer compile, and new warnings in `files`."""
+    broken = [_not_compiled(name, now.failed[name], tree) for name in sorted(set(now.failed) - set(earlier.failed))]
+    mended = [_not_compiled(n, earlier.failed[n], tree) for n in sorted(set(earlier.failed) - set(now.failed))]
+    both = {name: said for name, said in now.warnings.items() if name not in now.failed}
+    new, gone = warnings.difference(earlier.warnings, both, files, renamed)
+    gone = [] if now.failed else gone
+    return Looked("allmodconfig", (*broken, *new), (*mended, *gone), objects=earlier.compiled + now.compiled)
+
+
+def _not_compiled(name: str, output: str, tree: Path) -> Finding:
+    fault = failures.first_fault(output, tree)
+    return Finding(fault.text, fault.file or _source(tree, name), fault.line, "error")
+
+
+def no_coccicheck(tree: Path) -> str:
+    """Return why semantic patches cannot be run, "" where they can."""
+    if not shutil.which("spatch"):
+        return "spatch is not installed (Debian package coccinelle)"
+    return "" if (tree / "scripts/coccicheck").exists() else "this tree has no scripts/coccicheck"
+
+
+def coccicheck(tree: Path, files: Iterable[str], ctx: BuildContext) -> dict[str, list[Finding]]:
+    """Return what the tree's own semantic patches say of each file (scripts/coccicheck, one file at a time)."""
+    found: dict[str, list[Finding]] = {}
+    includes = f"-I arch/{config.source_arch(ctx.arch)}/include -I include"
+    given = {"C": "1", "MODE": "report", "srctree": ".", "LINUXINCLUDE": includes, "V": "0", "LC_ALL": "C.UTF-8"}
+    env = {**os.environ, **given}
+    for file in files:
+        if file.endswith(".c") and (tree / file).exists():
+            words = ["bash", "scripts/coccicheck", file]
+            result = proc.run(words, timeout_s=COCCI_S, check=False, cwd=tree, env=env, cancel=ctx.cancel)
+            ctx.check_cancel()
+            found[file] = warnings.parse(result.stdout, plain=True)
+    return found

@@ -1,0 +1,273 @@
+"""From the facts of a walk to the table patch x check, and the first bad patch of each failure. Pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from kpatchlab.model import ModuleFailure
+from kpatchlab.series import warnings
+from kpatchlab.series.values import Built, Finding, Looked, PatchFacts, Walk
+
+BUILDS = ("apply", "build", "modules")
+
+
+class State(enum.StrEnum):
+    """What one check says of one patch."""
+
+    OK = "ok"
+    WARN = "warn"  # to be looked at; does not make the series bad
+    FAIL = "fail"  # this patch's doing
+    STILL = "still"  # as bad as before the patch
+    SKIP = "skip"  # could not be looked at
+    UNTRIED = "untried"  # a patch before it does not apply
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One check of one patch; `text` is short enough for a table, `lines` are what a reader wants next."""
+
+    state: State
+    text: str
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One patch with a cell for each column of the table."""
+
+    facts: PatchFacts
+    cells: dict[str, Cell]
+
+    @property
+    def bad(self) -> bool:
+        """Whether the patch itself did something wrong."""
+        return any(cell.state is State.FAIL for cell in self.cells.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One thing that went wrong: since which patch, and which later one mended it (0: none did)."""
+
+    check: str
+    what: str
+    first: int
+    mended: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The whole walk, judged.
+
+    Attributes:
+        columns: the checks, in their order.
+        base: the tree without patches; its failures are nobody's in the series.
+        failures: by first bad patch.
+        rebuilt: objects that make compiled for all patches, the first build of the tree left out.
+        looked: objects compiled besides, to compare warnings.
+        clean: objects that as many clean builds would compile.
+    """
+
+    walk: Walk
+    columns: tuple[str, ...]
+    base: Row
+    rows: tuple[Row, ...]
+    failures: tuple[Failure, ...]
+    rebuilt: int
+    looked: int
+    clean: int
+
+    @property
+    def exit_code(self) -> int:
+        """0 where no patch did anything wrong, else 1."""
+        return int(any(row.bad for row in self.rows))
+
+
+def judge(walk: Walk) -> Table:
+    """Return the table of a walk, finished or not."""
+    scenarios = any(facts.scenarios for facts in walk.patches)
+    columns = (*BUILDS, *walk.checks, *(["scenarios"] if scenarios else []))
+    track = _Track()
+    rows = []
+    for facts in walk.patches:
+        cells = {
+            "apply": _apply(facts, track),
+            "build": _build(facts, track),
+            "modules": _modules(facts, track),
+            **{check: _check(facts, check, track) for check in walk.checks if facts.number},
+        }
+        if scenarios:
+            cells["scenarios"] = _scenarios(facts, track)
+        rows.append(Row(facts, cells))
+    built = [facts.built for facts in walk.patches[1:] if facts.built]
+    return Table(
+        walk=walk,
+        columns=columns,
+        base=rows[0],
+        rows=tuple(rows[1:]),
+        failures=tuple(sorted(track.failures.values(), key=lambda failure: failure.first)),
+        rebuilt=sum(one.rebuilt for one in built),
+        looked=sum(look.objects for facts in walk.patches for look in facts.looked),
+        clean=sum(one.total for one in built),
+    )
+
+
+class _Track:
+    """What is broken so far, and since when."""
+
+    def __init__(self) -> None:
+        self.failures: dict[tuple[object, ...], Failure] = {}
+        self.built: Built | None = None
+        self.modules: dict[str, int] = {}
+        self.build_since = -1
+        self.scenarios: dict[str, str] = {}
+
+    def broke(self, key: tuple[object, ...], failure: Failure) -> None:
+        """Note a failure; one that came again after it was mended counts from its first patch on."""
+        known = self.failures.get(key)
+        self.failures[key] = Failure(failure.check, failure.what, known.first if known else failure.first)
+
+    def mended(self, key: tuple[object, ...], number: int) -> None:
+        """Note that a failure is gone."""
+        if (known := self.failures.get(key)) and not known.mended:
+            self.failures[key] = Failure(known.check, known.what, known.first, number)
+
+
+def _since(number: int) -> str:
+    return f"since {number}" if number else "before the series"
+
+
+def _apply(facts: PatchFacts, track: _Track) -> Cell:
+    applied = facts.applied
+    moved = (f"{applied.offsets} hunk{'s' if applied.offsets > 1 else ''} at an offset",) if applied.offsets else ()
+    if applied.how == "strict":
+        return Cell(State.OK, "ok", moved)
+    if applied.how == "fuzz":
+        return Cell(State.WARN, f"fuzz {applied.fuzz}", (f"applies only with fuzz {applied.fuzz}", *moved))
+    if applied.how == "no":
+        track.broke(("apply",), Failure("apply", applied.error, facts.number))
+        return Cell(State.FAIL, "no", (applied.error, *applied.details))
+    return Cell(State.UNTRIED, "not tried")
+
+
+def _build(facts: PatchFacts, track: _Track) -> Cell:
+    built = facts.built
+    if not built:
+        return Cell(State.UNTRIED, "-")
+    before, track.built = track.built, built
+    more = tuple(f"configuration: {line}" for line in built.config[:20]) if facts.number else ()
+    more += tuple(f"{file} is not compiled in this configuration" for file in built.unseen)
+    if built.error:
+        place = f"{built.place}: " if built.error_file else ""
+        if before and (before.error, before.place) == (built.error, built.place):
+            return Cell(State.STILL, _since(track.build_since), (f"{place}{built.error}",))
+        if before and before.error:
+            track.mended(("build", before.error, before.place), facts.number)
+        track.build_since = facts.number
+        if facts.number:
+            what = f"{place}{built.error}"
+            track.broke(("build", built.error, built.place), Failure("build", what, facts.number))
+        return Cell(State.FAIL, "no", (f"{place}{built.error}", *more))
+    if before and before.error:
+        track.mended(("build", before.error, before.place), facts.number)
+        return Cell(State.OK, "mended", more)
+    code = [file for file in facts.files if file.endswith((".c", ".h", ".S"))]
+    if code and len(built.unseen) == len(code):
+        return Cell(State.SKIP, "not compiled", more)
+    return Cell(State.OK, "ok" if not built.unseen else f"ok, {len(built.unseen)} unseen", more)
+
+
+def _lost(built: Built) -> dict[str, tuple[ModuleFailure, bool]]:
+    """Return module -> why it cannot be used, and whether it is itself at fault."""
+    lost = {name: (failure, False) for failure in built.modules for name in failure.dependents}
+    return lost | {failure.module: (failure, True) for failure in built.modules}
+
+
+def _modules(facts: PatchFacts, track: _Track) -> Cell:
+    built = facts.built
+    if not built:
+        return Cell(State.UNTRIED, "-")
+    lost = _lost(built)
+    new = sorted(set(lost) - set(track.modules))
+    # Where built-in code does not compile, modules are not linked: those that needed a broken one stay unknown.
+    mended = [] if built.error else sorted(set(track.modules) - set(lost))
+    lines = []
+    for name in new:
+        failure, own = lost[name]
+        place = f"{failure.source}:{failure.line}: " if failure.line else f"{failure.source}: "
+        what = f"{name}: {place}{failure.error}" if own else f"{name}: needs {failure.module}, which is broken"
+        lines.append(what)
+        track.modules[name] = facts.number
+        if facts.number:
+            track.broke(("modules", name), Failure("modules", what, facts.number))
+    for name in mended:
+        lines.append(f"{name}: mended, was broken {_since(track.modules.pop(name))}")
+        track.mended(("modules", name), facts.number)
+    old = [name for name in track.modules if name not in new]
+    lines += [f"{name}: broken {_since(track.modules[name])}" for name in sorted(old)]
+    if new:
+        return Cell(State.FAIL, f"{len(new)} broken", tuple(lines))
+    if old:
+        first = min(track.modules[name] for name in old)
+        return Cell(State.STILL, f"{len(old)} {_since(first)}", tuple(lines))
+    return Cell(State.OK, f"{len(mended)} mended" if mended else "ok", tuple(lines))
+
+
+def _check(facts: PatchFacts, check: str, track: _Track) -> Cell:
+    look = facts.look(check)
+    if not look:
+        return Cell(State.UNTRIED, "-")
+    if look.skipped:
+        return Cell(State.SKIP, "skipped", (look.skipped,))
+    for finding in look.gone:
+        track.mended((check, *warnings.key(finding)), facts.number)
+    if check == "checkpatch":
+        return _mail(facts, look, track)
+    for finding in look.new:
+        track.broke((check, *warnings.key(finding)), Failure(check, str(finding), facts.number))
+    lines = (*map(str, look.new), *(f"gone: {finding}" for finding in look.gone), *look.notes)
+    if look.new:
+        return Cell(State.FAIL, f"{len(look.new)} new", lines)
+    return Cell(State.OK, f"{len(look.gone)} gone" if look.gone else "ok", lines)
+
+
+def _mail(facts: PatchFacts, look: Looked, track: _Track) -> Cell:
+    errors = [finding for finding in look.new if finding.severity == "error"]
+    others = len(look.new) - len(errors)
+    for finding in errors:
+        track.broke(("checkpatch", facts.number, str(finding)), Failure("checkpatch", str(finding), facts.number))
+    lines = tuple(map(str, sorted(look.new, key=_errors_first)))
+    words = [
+        f"{count} {word}{'s' if count > 1 else ''}"
+        for count, word in ((len(errors), "error"), (others, "warning"))
+        if count
+    ]
+    return Cell(State.FAIL if errors else State.WARN if others else State.OK, ", ".join(words) or "ok", lines)
+
+
+def _errors_first(finding: Finding) -> bool:
+    return finding.severity != "error"
+
+
+def _scenarios(facts: PatchFacts, track: _Track) -> Cell:
+    if not facts.scenarios:
+        return Cell(State.UNTRIED, "-")
+    worse, lines = [], []
+    for name, outcome in facts.scenarios.items():
+        before = track.scenarios.get(name, "pass")
+        if outcome in {"fail", "crash", "timeout"}:
+            if outcome != before:
+                worse.append(name)
+                if facts.number:
+                    track.broke(("scenarios", name), Failure("scenarios", f"{name}: {outcome}", facts.number))
+            lines.append(f"{name}: {outcome}")
+        elif outcome == "pass":
+            track.mended(("scenarios", name), facts.number)
+        else:
+            lines.append(f"{name}: {outcome}")
+        track.scenarios[name] = outcome
+    passed = sum(outcome == "pass" for outcome in facts.scenarios.values())
+    text = f"{passed} of {len(facts.scenarios)} pass"
+    bad = any(outcome in {"fail", "crash", "timeout"} for outcome in facts.scenarios.values())
+    state = State.FAIL if worse else State.STILL if bad else State.OK if passed == len(facts.scenarios) else State.SKIP
+    return Cell(state, text, tuple(lines))

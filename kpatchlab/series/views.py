@@ -1,0 +1,175 @@
+"""Views of a judged walk: terminal, JUnit, JSON; the page is in `page`. Each is Table -> bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from xml.etree import ElementTree as ET
+
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from kpatchlab.model import to_json
+from kpatchlab.progress import clock
+from kpatchlab.series import page
+from kpatchlab.series.judge import Cell, Row, State, Table
+from kpatchlab.textclean import one_line, printable
+
+WIDE = 200
+"""Columns of a table that goes to a file or a pipe."""
+TITLE = 60
+MAX_LINES = 6
+"""Lines of one cell in the terminal; the other views have them all."""
+_COLOUR = {
+    State.OK: "green", State.WARN: "yellow", State.FAIL: "bold red", State.STILL: "red", State.SKIP: "dim",
+    State.UNTRIED: "dim",
+}  # fmt: skip
+
+
+def text(table: Table, *, width: int = WIDE, colour: bool = False) -> bytes:
+    """Return the table for a terminal: every patch, then what each bad one did, then the first bad patches."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=colour, no_color=not colour, highlight=False)
+    walk = table.walk
+    console.print(Text(f"{walk.kernel}: {walk.series}", style="bold"))
+    console.print(Text(f"on {walk.base}; {walk.compiler.split(';')[0]}"))
+    for note in walk.notes:
+        console.print(Text(f"note: {note}", style="yellow"))
+    if any(cell.state is not State.OK for cell in table.base.cells.values()):
+        console.print(Text("the tree without any patch:", style="yellow"))
+        _details(console, table.base, {State.FAIL, State.STILL})
+    console.print(_grid(table, width))
+    for row in table.rows:
+        if any(cell.state in {State.FAIL, State.WARN} for cell in row.cells.values()):
+            console.print(Text(f"\n{row.facts.number}. {one_line(row.facts.title, 100)}", style="bold"))
+            _details(console, row, {State.FAIL, State.WARN})
+    console.print()
+    for line in conclusion(table):
+        console.print(Text(line))
+    return stream.getvalue().encode("utf-8", "replace")
+
+
+def _grid(table: Table, width: int) -> Grid:
+    grid = Grid(box=None, pad_edge=False, header_style="bold")
+    grid.add_column("#", justify="right")
+    others = sum(max(len(name), *(len(row.cells[name].text) for row in table.rows)) + 2 for name in table.columns)
+    grid.add_column("patch", no_wrap=True, overflow="ellipsis", max_width=max(16, min(TITLE, width - others - 26)))
+    for name in table.columns:
+        grid.add_column(name, no_wrap=True)
+    grid.add_column("objects", justify="right")
+    grid.add_column("time", justify="right", no_wrap=True)
+    for row in table.rows:
+        built = row.facts.built
+        cells = [Text(cell.text, style=_COLOUR[cell.state]) for cell in (row.cells[name] for name in table.columns)]
+        count = str(built.rebuilt) if built else "-"
+        took = clock(row.facts.duration_s) if built else "-"
+        grid.add_row(str(row.facts.number), Text(one_line(row.facts.title)), *cells, count, took)
+    return grid
+
+
+def _details(console: Console, row: Row, states: set[State]) -> None:
+    for name, cell in row.cells.items():
+        if cell.state in states:
+            for line in cell.lines[:MAX_LINES]:
+                console.print(Text(f"   {name}: {printable(line)}", style=_COLOUR[cell.state]), soft_wrap=True)
+            if len(cell.lines) > MAX_LINES:
+                console.print(Text(f"   {name}: and {len(cell.lines) - MAX_LINES} more lines"))
+
+
+def conclusion(table: Table) -> list[str]:
+    """Return the first bad patch of each failure, what could not be looked at, and what it cost."""
+    lines = [f"first bad patch of {len(table.failures)} failures:" if table.failures else "no patch broke anything"]
+    for failure in table.failures:
+        end = f", mended by {failure.mended}" if failure.mended else ""
+        lines.append(f"  {failure.first:4}{end}  {failure.check}: {one_line(failure.what, 160)}")
+    lines += [f"{name}: {count} patches: {why}" for (name, why), count in _skipped(table).items()]
+    walk = table.walk
+    tried = sum(row.facts.built is not None for row in table.rows)
+    if untried := [row for row in table.rows if row.facts.applied.how == "untried"]:
+        lines.append(f"{len(untried)} patches were not tried: one before them does not apply")
+    if not walk.complete:
+        lines.append("stopped before the last patch; the same command goes on there")
+    known = sum(row.facts.stored for row in table.rows)
+    seconds = clock(sum(row.facts.duration_s for row in table.rows))
+    lines.append(f"{tried} patches, {seconds}" + (f" ({known} known from before)" if known else ""))
+    lines.append(
+        f"objects compiled: {table.rebuilt} for the patches ({table.rebuilt / max(1, tried):.1f} each), "
+        f"{table.looked} more to compare warnings; {tried} clean builds would compile {table.clean}"
+    )
+    return lines
+
+
+def _skipped(table: Table) -> dict[tuple[str, str], int]:
+    found: dict[tuple[str, str], int] = {}
+    for row in table.rows:
+        for name, cell in row.cells.items():
+            if cell.state is State.SKIP and cell.lines:
+                why = cell.lines[0] if cell.text == "skipped" else "touch only files that are not compiled here"
+                found[name, why] = found.get((name, why), 0) + 1
+    return found
+
+
+def junit(table: Table) -> bytes:
+    """Return JUnit XML: a suite for each check, a case for each patch, named by its number and title.
+
+    What is as bad as before a patch is not the patch's failure: it passes, and its output says since when.
+    """
+    root = ET.Element("testsuites", {"name": printable(f"kpatchlab series {table.walk.kernel}")})
+    for name in table.columns:
+        suite = ET.SubElement(root, "testsuite", {"name": name, "timestamp": table.walk.started.partition("+")[0]})
+        for row in table.rows:
+            _case(suite, name, row, row.cells[name])
+        for word, tags in (("failures", "failure"), ("skipped", "skipped")):
+            suite.set(word, str(len(suite.findall(f"testcase/{tags}"))))
+        suite.set("tests", str(len(table.rows)))
+        suite.set("errors", "0")
+    for word in ("tests", "failures", "errors"):
+        root.set(word, str(sum(int(suite.get(word, "0")) for suite in root)))
+    ET.indent(root)
+    return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
+
+
+def _case(suite: ET.Element, name: str, row: Row, cell: Cell) -> None:
+    facts = row.facts
+    look = facts.look(name)
+    seconds = look.duration_s if look else facts.built.duration_s if facts.built and name == "build" else 0.0
+    case = ET.SubElement(
+        suite,
+        "testcase",
+        {
+            "classname": name.replace(".", "_"),
+            "name": printable(f"{facts.number:04d} {facts.title}"),
+            "time": f"{seconds:.3f}",
+        },
+    )
+    lines = printable("\n".join(cell.lines))
+    if cell.state is State.FAIL:
+        message = printable(f"{cell.text}: {cell.lines[0]}" if cell.lines else cell.text)
+        ET.SubElement(case, "failure", {"message": one_line(message), "type": name}).text = lines
+    elif cell.state in {State.SKIP, State.UNTRIED}:
+        ET.SubElement(case, "skipped", {"message": one_line(cell.lines[0] if cell.lines else cell.text)})
+    elif cell.state is not State.OK or lines:
+        ET.SubElement(case, "system-out").text = f"{cell.text}\n{lines}"
+
+
+def data(table: Table) -> bytes:
+    """Return JSON: the walk's facts, each patch with its cells, and the failures."""
+    value = {
+        "walk": to_json(table.walk),
+        "columns": table.columns,
+        "patches": [
+            {"number": row.facts.number, "title": row.facts.title, "cells": to_json(row.cells)} for row in table.rows
+        ],
+        "failures": to_json(table.failures),
+        "objects": {"patches": table.rebuilt, "checks": table.looked, "clean_builds": table.clean},
+        "exit_code": table.exit_code,
+    }
+    return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+VIEWS: dict[str, Callable[[Table], bytes]] = {"text": text, "html": page.render, "junit": junit, "json": data}
+"""Format -> its writer."""
+FILES = {"html": "index.html", "junit": "junit.xml", "json": "series.json"}
+"""What a walk leaves in its folder, below results/."""

@@ -1,0 +1,352 @@
+"""The walk: patch after patch on one warm tree, each result stored as it comes in.
+
+What was stored is found again by the content of the patches so far, so a walk that was killed goes on with the patch
+it was at, and an edited series is looked at from the first patch that differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kpatchlab import __version__
+from kpatchlab.build import config, failures, git, make, series, source
+from kpatchlab.build.context import BuildCancelled, BuildContext, BuildProgress, Recipe
+from kpatchlab.cache import content_key
+from kpatchlab.errors import HostError, UserError
+from kpatchlab.model import from_json, to_json
+from kpatchlab.series import checks, warnings
+from kpatchlab.series.tree import Tree, files_of, renames_of
+from kpatchlab.series.values import Applied, Built, Looked, PatchFacts, Walk
+from kpatchlab.store import write_atomic
+
+VERSION = 1
+"""Part of every key: raise it when the same patches are to be looked at again."""
+KIND = "series-tree"
+LOG_BYTES = 8 << 10
+"""How much of a compiler's output a stored module failure keeps."""
+CHECKS = ("W=1", "sparse", "checkpatch", "allmodconfig", "coccicheck")
+ALWAYS = ("W=1", "sparse", "checkpatch")
+KCONFIG = r"(^|/)Kconfig[^/]*$"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a walk is to do besides applying and building.
+
+    Attributes:
+        checks: those of `CHECKS` that are asked for.
+        fresh: look at every patch again, whatever is stored.
+    """
+
+    checks: tuple[str, ...] = ALWAYS
+    fresh: bool = False
+
+
+def walk(
+    recipe: Recipe, name: str, ctx: BuildContext, results: Path, wanted: Wanted, tell: Callable[[PatchFacts], None]
+) -> tuple[Walk, Path]:
+    """Look at each patch of a recipe's series on top of those before it.
+
+    Args:
+        results: the lab's results folder; what is found goes to a folder of this tree and configuration below it.
+        tell: called with each patch as it is done.
+
+    Returns:
+        What was found (not complete where `ctx.cancel` was set meanwhile), and the folder.
+
+    Raises:
+        UserError: no series, no patches in it, or a kernel that is not built here.
+        HostError: no compiler, no room.
+    """
+    began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+    plan = _plan(recipe, name, ctx)
+    out = results / "series" / f"{name}-{plan.key[:12]}"
+    done: list[PatchFacts] = []
+    with ctx.cache.lock(f"{KIND}-{plan.key[:16]}"), _room(ctx), contextlib.suppress(BuildCancelled):
+        walker = _Walker(plan, name, ctx, out, wanted)
+        for facts in walker.patches():
+            done.append(facts)
+            tell(facts)
+    found = Walk(
+        kernel=name, base=plan.base, series=series.describe(recipe.series, plan.patches), compiler=plan.compiler,
+        checks=wanted.checks, patches=tuple(done), started=started, duration_s=time.monotonic() - began,
+        complete=len(done) == len(plan.patches) + 1, notes=plan.notes, version=__version__,
+    )  # fmt: skip
+    return found, out
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    recipe: Recipe
+    origin: source.Source
+    source_key: dict[str, str]
+    patches: list[series.Patch]
+    asked: dict[str, config.Asked]
+    compiler: str
+    base: str
+    key: str
+    notes: tuple[str, ...]
+
+
+def _plan(recipe: Recipe, name: str, ctx: BuildContext) -> _Plan:
+    origin = source.source_of(recipe.source)
+    if getattr(origin, "prebuilt", False):
+        raise UserError(
+            f"kernel {name} is built already: there is nothing to look at patch by patch",
+            hint="a kernel whose recipe has a source tree and a series",
+        )
+    if not recipe.series:
+        raise UserError(f"kernel {name} has no series", hint="`series` in its recipe names the patches")
+    source_key = origin.key(recipe.source, ctx)
+    patches = series.read_series(recipe.series, ctx)
+    asked, compiler = config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch)
+    key = content_key(VERSION, ctx.arch, recipe.source.type, source_key, config.key(asked), compiler)
+    base = origin.describe(recipe.source, source_key, ctx)
+    return _Plan(recipe, origin, source_key, patches, asked, compiler, base, key, tuple(_merges(recipe, ctx)))
+
+
+def _merges(recipe: Recipe, ctx: BuildContext) -> Iterator[str]:
+    """Yield what must be said of ranges with merges in them: a merge is no patch."""
+    for item in recipe.series:
+        if item.type == "git" and not getattr(item, "url", None):
+            repository = git.open_local(ctx.path(item.path))
+            count = int(repository.git("rev-list", "--merges", "--count", item.range).stdout.strip() or "0")
+            if count:
+                yield (
+                    f"{item.range} has {count} merge{'s' if count > 1 else ''}: a merge is no patch, so what was "
+                    "changed to settle conflicts is missing, and patches of both sides stand in one line"
+                )
+
+
+@contextlib.contextmanager
+def _room(ctx: BuildContext) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            hint = "kpatchlab clean frees cached artifacts; what is done is kept"
+            raise HostError(f"no space left below {ctx.cache.root}", hint=hint) from error
+        raise
+
+
+class _Walker:
+    def __init__(self, plan: _Plan, name: str, ctx: BuildContext, out: Path, wanted: Wanted) -> None:
+        self.plan, self.name, self.ctx, self.out, self.wanted = plan, name, ctx, out, wanted
+        self.folder = ctx.cache.path(KIND, plan.key[:16])
+        ctx.check_space()
+        self._unpack()
+        self.tree = Tree(self.folder, plan.patches)
+        self.obj = self.tree.path / "obj"
+        self.job = make.Job(name, self.tree.path, self.obj, self.folder, ctx)
+        sparse = bool(checks.sparse_version())
+        self.bench = checks.Bench(self.tree, "obj-checks", ctx, ["W=1"], sparse=sparse)
+        self.allmod = checks.Bench(self.tree, "obj-allmod", ctx, ["W=1"], sparse=False)
+        self._at = -1
+
+    def _unpack(self) -> None:
+        tree = self.folder / "tree"
+        if (self.folder / "unpacked").exists():
+            return
+        self.ctx.progress(BuildProgress(self.name, "source"))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        tree.mkdir(parents=True)
+        self.plan.origin.unpack(self.plan.recipe.source, self.plan.source_key, self.ctx, tree)
+        self.ctx.check_cancel()
+        (self.folder / "unpacked").touch()
+        self.ctx.note(self.folder, f"tree for series of {self.plan.base}")
+
+    # ------------------------------------------------------------------------------------------ in order
+
+    def patches(self) -> Iterator[PatchFacts]:
+        """Yield the tree without patches, then each patch; ends early where the walk is cancelled."""
+        facts = self._one(0, Applied("strict"))
+        yield facts
+        for number in range(1, len(self.plan.patches) + 1):
+            if self.ctx.cancel.is_set():
+                return
+            previous, applied = facts, self.tree.apply()
+            facts = self._one(number, applied, previous)
+            yield facts
+        self.ctx.note(self.folder, f"tree for series of {self.plan.base}")
+
+    def _one(self, number: int, applied: Applied, previous: PatchFacts | None = None) -> PatchFacts:
+        """Return what is known of patch `number`; what is not stored is found out now."""
+        patch = self.plan.patches[number - 1] if number else series.Patch("", "the tree without any patch", b"")
+        key = content_key(self.plan.key, series.series_key(self.plan.patches[:number]))
+        facts = PatchFacts(number, patch.subject, patch.name, key, applied, tuple(files_of(patch)))
+        if (stored := self._stored(number, key)) and not self.wanted.fresh:
+            looked = tuple(look for look in stored.looked if self._holds(look, number, patch))
+            facts = replace(facts, built=stored.built, looked=looked, stored=True)
+        todo = [check for check in self.wanted.checks if number and not facts.look(check)]
+        if "checkpatch" in todo:
+            self._say(number, "checkpatch")
+            facts = replace(facts, looked=(*facts.looked, checks.checkpatch(self.tree.path, patch)), stored=False)
+            todo.remove("checkpatch")
+        if applied.how in {"strict", "fuzz"} and (todo or not facts.built):
+            facts = self._build_and_look(facts, previous, todo)
+        if not facts.stored:
+            order = {check: place for place, check in enumerate(CHECKS)}
+            facts = replace(facts, looked=tuple(sorted(facts.looked, key=lambda look: order[look.check])))
+            self._save(number, facts, patch)
+        return facts
+
+    def _holds(self, look: Looked, number: int, patch: series.Patch) -> bool:
+        """Whether what is stored is what would come out now: programs get installed, mails are reworded."""
+        if look.check == "sparse" and look.skipped and checks.sparse_version():
+            return False
+        if look.check == "coccicheck" and look.skipped and shutil.which("spatch"):
+            return False
+        path = self.out / "patches" / f"{number:04d}.mail"
+        return look.check != "checkpatch" or (path.exists() and path.read_bytes() == (patch.mail or patch.data))
+
+    def _say(self, number: int, what: str) -> None:
+        self.ctx.progress(BuildProgress(self.name, f"patch {number}: {what}"))
+
+    def _file(self, number: int, key: str) -> Path:
+        return self.out / "patches" / f"{number:04d}-{key[:12]}.json"
+
+    def _stored(self, number: int, key: str) -> PatchFacts | None:
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            found = from_json(PatchFacts, json.loads(self._file(number, key).read_bytes()))
+            return found if found.key == key else None
+        return None
+
+    def _save(self, number: int, facts: PatchFacts, patch: series.Patch) -> None:
+        write_atomic(self._file(number, facts.key), json.dumps(to_json(facts), indent=1).encode() + b"\n")
+        write_atomic(self.out / "patches" / f"{number:04d}.mail", patch.mail or patch.data)
+
+    # ------------------------------------------------------------------------------------------ one patch
+
+    def _build_and_look(self, facts: PatchFacts, previous: PatchFacts | None, todo: Sequence[str]) -> PatchFacts:
+        """Build with the patch, and compare what compilers and checkers say with it and without it."""
+        number = facts.number
+        if previous and self._at != number - 1:
+            self._stand_before(number)
+        afters = []
+        if {"W=1", "sparse"} & set(todo):
+            self._say(number, "W=1 before")
+            afters.append(self._extra(facts))
+        if "allmodconfig" in todo:
+            self._say(number, "allmodconfig before")
+            afters.append(self._allmodconfig(facts))
+        if "coccicheck" in todo:
+            self._say(number, "coccicheck before")
+            afters.append(self._coccicheck(facts))
+        self.tree.settle()
+        self._say(number, "make")
+        built = self._build(facts.files)
+        self._at = number
+        found = [look for finish in afters for look in finish()]
+        kept = [look for look in facts.looked if look.check not in {new.check for new in found}]
+        found = [look for look in found if look.check in self.wanted.checks]
+        return replace(facts, built=facts.built or built, looked=(*kept, *found), stored=False)
+
+    def _extra(self, facts: PatchFacts) -> Callable[[], tuple[Looked, ...]]:
+        earlier = checks.before(self.bench, facts.files, self.obj)
+
+        def finish() -> tuple[Looked, ...]:
+            self._say(facts.number, "W=1")
+            return checks.after(self.bench, earlier, facts.files, self._renamed(facts), self.obj)
+
+        return finish
+
+    def _renamed(self, facts: PatchFacts) -> dict[str, str]:
+        return renames_of(self.plan.patches[facts.number - 1])
+
+    def _allmodconfig(self, facts: PatchFacts) -> Callable[[], tuple[Looked, ...]]:
+        began = time.monotonic()
+        folders = checks.folders_of(facts.files, self.tree.path)
+        if folders:
+            self.allmod.allmodconfig(self.tree.digest(KCONFIG))
+        earlier = self.allmod.say(folders)
+
+        def finish() -> tuple[Looked, ...]:
+            if not folders:
+                return (Looked("allmodconfig", skipped="it changes no folder that is compiled"),)
+            self._say(facts.number, "allmodconfig")
+            self.allmod.allmodconfig(self.tree.digest(KCONFIG))
+            now = self.allmod.say([name for name in folders if (self.tree.path / name).is_dir()])
+            look = checks.whole_folders(earlier, now, facts.files, self._renamed(facts), self.tree.path)
+            return (replace(look, duration_s=time.monotonic() - began),)
+
+        return finish
+
+    def _coccicheck(self, facts: PatchFacts) -> Callable[[], tuple[Looked, ...]]:
+        began, tree = time.monotonic(), self.tree.path
+        if lacking := checks.no_coccicheck(tree):
+            return lambda: (Looked("coccicheck", skipped=lacking),)
+        earlier = checks.coccicheck(tree, facts.files, self.ctx)
+
+        def finish() -> tuple[Looked, ...]:
+            self._say(facts.number, "coccicheck")
+            now = checks.coccicheck(tree, facts.files, self.ctx)
+            new, gone = warnings.difference(earlier, now, facts.files, self._renamed(facts))
+            return (Looked("coccicheck", tuple(new), tuple(gone), duration_s=time.monotonic() - began),)
+
+        return finish
+
+    def _stand_before(self, number: int) -> None:
+        """Bring tree and objects to the patch before `number`, after patches that needed no build."""
+        fresh = Tree(self.folder, self.plan.patches)
+        for _ in range(number - 1):
+            fresh.apply()
+        fresh.settle()
+        self._build(())
+        # The walk's own tree has the next patch applied beside it; its files come with the next settle.
+        self.tree = self.bench.tree = self.allmod.tree = Tree(self.folder, self.plan.patches)
+        for _ in range(number):
+            self.tree.apply()
+
+    def _build(self, files: Sequence[str]) -> Built:
+        began = time.monotonic()
+        values = self._configure()
+        if isinstance(values, UserError):
+            return Built(values.message, duration_s=time.monotonic() - began)
+        outcome = self.job.run(keep_going=True)
+        fault = outcome.fault
+        if fault:
+            modules = failures.module_failures(outcome.records, self.tree.path)
+        else:
+            modules = self.job.missing_modules(outcome.records, self.job.built_modules())
+        now = config.read_config(self.obj / ".config")
+        changed = [
+            f"{symbol}={now.get(symbol, 'n')}, was {values.get(symbol, 'n')}"
+            for symbol in sorted({*now, *values})
+            if now.get(symbol) != values.get(symbol)
+        ]
+        unseen = checks.objects_of([file for file in files if self.tree.state(file)], self.obj)[1]
+        return Built(
+            error=fault.text if fault else "",
+            error_file=fault.file if fault else "",
+            error_line=fault.line if fault else 0,
+            modules=tuple(replace(module, log=module.log[:LOG_BYTES]) for module in modules),
+            rebuilt=outcome.rebuilt,
+            compiled=outcome.compiled,
+            total=outcome.total,
+            duration_s=time.monotonic() - began,
+            config=tuple(changed),
+            unseen=tuple(unseen),
+        )
+
+    def _configure(self) -> dict[str, str] | UserError:
+        """Configure again where a Kconfig file is another one than last time; returns what was set before."""
+        stamp, now = self.folder / "configured", self.tree.digest(KCONFIG)
+        path = self.obj / ".config"
+        values = config.read_config(path) if path.exists() else {}
+        if not stamp.exists() or stamp.read_text() != now:
+            stamp.unlink(missing_ok=True)
+            try:
+                config.configure(self.tree.path, self.obj, self.plan.asked, self.ctx, self.job.env)
+            except UserError as error:
+                return error
+            stamp.write_text(now)
+            values = values or config.read_config(path)
+        return values
