@@ -383,7 +383,8 @@ def _read(kind: Any, data: Any) -> Any:
         inner = typing.get_args(kind)[1]
         return {k: _read(inner, v) for k, v in data.items()}
     if origin in {typing.Union, types.UnionType}:
-        return data
+        inner = [one for one in typing.get_args(kind) if one is not types.NoneType]
+        return _read(inner[0], data) if len(inner) == 1 and data is not None else data
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = _hints(kind)
         known = {f.name for f in dataclasses.fields(kind) if f.init}

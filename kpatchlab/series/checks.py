@@ -30,6 +30,8 @@ CHECKPATCH_S = 300.0
 COCCI_S = 1800.0
 INCLUDERS = 8
 """Objects that a changed header is looked at in, the nearest ones: its own warnings are the same in all others."""
+NO_SPARSE = "sparse is not installed (Debian package sparse)"
+NO_SPATCH = "spatch is not installed (Debian package coccinelle)"
 _CODE = (".c", ".S")
 _NOT_KERNEL = ("tools", "scripts", "samples", "Documentation")
 _COMPILED = re.compile(r"^  (?:CC|AS)\s+(?:\[M\]\s+)?(\S+\.o)$")
@@ -290,7 +292,7 @@ def after(
     blind = "" if compared or new else "; ".join(notes)
     extra = Looked("W=1", tuple(new), tuple(gone), blind, tuple(notes), compiled, seconds)
     if not shutil.which("sparse"):
-        return extra, Looked("sparse", skipped="sparse is not installed (Debian package sparse)")
+        return extra, Looked("sparse", skipped=NO_SPARSE)
     if blind:
         return extra, Looked("sparse", skipped=blind)
     one = {name: told.sparse.get(name, []) for name in one}
@@ -414,7 +416,7 @@ def _not_compiled(name: str, output: str, tree: Path) -> Finding:
 def no_coccicheck(tree: Path) -> str:
     """Return why semantic patches cannot be run, "" where they can."""
     if not shutil.which("spatch"):
-        return "spatch is not installed (Debian package coccinelle)"
+        return NO_SPATCH
     return "" if (tree / "scripts/coccicheck").exists() else "this tree has no scripts/coccicheck"
 
 

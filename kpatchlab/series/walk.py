@@ -200,10 +200,8 @@ class _Walker:
 
     def _holds(self, look: Looked, number: int, patch: series.Patch) -> bool:
         """Whether what is stored is what would come out now: programs get installed, mails are reworded."""
-        if look.check == "sparse" and look.skipped and checks.sparse_version():
-            return False
-        if look.check == "coccicheck" and look.skipped and shutil.which("spatch"):
-            return False
+        if look.skipped in {checks.NO_SPARSE, checks.NO_SPATCH}:
+            return not shutil.which("sparse" if look.skipped == checks.NO_SPARSE else "spatch")
         path = self.out / "patches" / f"{number:04d}.mail"
         return look.check != "checkpatch" or (path.exists() and path.read_bytes() == (patch.mail or patch.data))
 
