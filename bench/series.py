@@ -22,7 +22,7 @@ from kpatchlab.cache import Cache
 from kpatchlab.host import Host
 from kpatchlab.recipes import KernelRecipe
 from kpatchlab.series import Wanted, judge, walk
-from kpatchlab.series.values import PatchFacts
+from kpatchlab.series.values import PatchResult
 from kpatchlab.series.views import FILES, VIEWS
 
 HEADS = {
@@ -87,7 +87,7 @@ def main() -> None:
     )
 
 
-def tell(facts: PatchFacts) -> None:
+def tell(facts: PatchResult) -> None:
     """Print a line about a patch that is done."""
     objects = facts.built.rebuilt if facts.built else 0
     say(f"patch {facts.number}: {facts.title}: {objects} objects, {facts.duration_s:.1f} s")

@@ -9,7 +9,7 @@ from pathlib import Path
 from build_fixtures import Bench
 
 from kpatchlab.series import Table, Wanted, judge, walk
-from kpatchlab.series.values import PatchFacts
+from kpatchlab.series.values import PatchResult
 
 
 class SeriesBench(Bench):
@@ -22,7 +22,7 @@ class SeriesBench(Bench):
         self.results = root / "results"
         self.patches = root / "patches"
         self.patches.mkdir()
-        self.told: list[PatchFacts] = []
+        self.told: list[PatchResult] = []
 
     def folders(self, *names: str) -> None:
         """Let folders look like kbuild's."""
@@ -43,7 +43,7 @@ class SeriesBench(Bench):
         target.write_text(self.git("format-patch", "-1", "--stdout", "--no-signature") + "\n")
         return target
 
-    def walk(self, *checks: str, tell: Callable[[PatchFacts], None] | None = None, fresh: bool = False) -> Table:
+    def walk(self, *checks: str, tell: Callable[[PatchResult], None] | None = None, fresh: bool = False) -> Table:
         """Go over the patches from the first commit on."""
         first = self.git("rev-list", "--max-parents=0", "HEAD")
         source = {"type": "git", "path": str(self.tree), "revision": first}

@@ -12,14 +12,14 @@ import click
 
 from kpatchlab.cli import complete
 from kpatchlab.cli.main import Options, Verb, drop_output
-from kpatchlab.cli.run import interruptible, progress_for, start
+from kpatchlab.cli.run import interruptible, make, progress_for, start
 from kpatchlab.cli.verbs import load_lab, pass_options
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
     from kpatchlab.lab import Lab
     from kpatchlab.series.judge import Table
-    from kpatchlab.series.values import PatchFacts
+    from kpatchlab.series.values import PatchResult
 
 FORMATS = ("text", "html", "junit", "json")
 
@@ -27,6 +27,7 @@ FORMATS = ("text", "html", "junit", "json")
 @click.command(
     cls=Verb,
     epilog="\b\nExamples:\n  kpatchlab series\n  kpatchlab series with --allmodconfig --coccicheck\n"
+    "  kpatchlab series with --run unix-splice --run 'tag:tcp'\n"
     "  kpatchlab series with --format junit -o junit.xml\n\n"
     "A walk that was stopped or killed goes on where it was; what is known of a patch on top of the same patches "
     "is not looked at again (--fresh does).",
@@ -34,6 +35,14 @@ FORMATS = ("text", "html", "junit", "json")
 @click.argument("kernel", required=False, shell_complete=complete.kernels)
 @click.option("--allmodconfig", is_flag=True, help="Also compile the folders that each patch touches, all as modules.")
 @click.option("--coccicheck", is_flag=True, help="Also run the tree's semantic patches on the files touched: slow.")
+@click.option(
+    "--run",
+    "choice",
+    multiple=True,
+    metavar="SCENARIO",
+    shell_complete=complete.scenarios,
+    help="Also run this scenario (or tag:NAME, ...) on the kernel with each patch; may be repeated.",
+)
 @click.option("--fresh", is_flag=True, help="Look at every patch again.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", help="What to print; default: text.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead of standard output.")
@@ -43,6 +52,7 @@ def series(
     kernel: str | None,
     allmodconfig: bool,
     coccicheck: bool,
+    choice: tuple[str, ...],
     fresh: bool,
     form: str,
     output: Path | None,
@@ -53,6 +63,7 @@ def series(
     from kpatchlab.host import Host
     from kpatchlab.pipeline import Settings
     from kpatchlab.series import Wanted, judge, walk
+    from kpatchlab.series.scenarios import runner
     from kpatchlab.series.views import FILES, VIEWS
     from kpatchlab.series.walk import ALWAYS
     from kpatchlab.store import write_atomic
@@ -68,22 +79,26 @@ def series(
     start(options)
     _get_sparse(options)
     more = [word for word, on in (("allmodconfig", allmodconfig), ("coccicheck", coccicheck)) if on]
-    wanted = Wanted((*ALWAYS, *more), fresh)
-    settings = Settings()
+    again = options.again(shlex.join(["series", name, *(f"--run={word}" for word in choice)]))
+    settings = Settings(command=shlex.join(sys.argv), reproduce=lambda _: again)
     cache = Cache()
+    host = Host(cache, lab.mirror, lab.qemu)
     with progress_for(to_stderr=True) as progress, interruptible(settings):
 
         def stage(now: BuildProgress) -> None:
             progress.stage(f"series {name}", now.phase, now.done, now.total_estimate)
 
-        def tell(facts: PatchFacts) -> None:
+        def tell(facts: PatchResult) -> None:
             progress.note(_line(facts))
 
         context = BuildContext(
-            cache, lab.root, lab.mirror, Host(cache, lab.mirror, lab.qemu).build_jobs(lab.limits.build_jobs),
+            cache, lab.root, lab.mirror, host.build_jobs(lab.limits.build_jobs),
             progress=stage, cancel=settings.cancel,
             verbose=(lambda text: click.echo(f"+ {text}", err=True)) if options.verbose else (lambda text: None),  # noqa: ARG005
         )  # fmt: skip
+        run = runner(lab, name, choice, host, progress, settings) if choice else None
+        names = tuple({job.scenario: None for job in make(lab, choice, (name,), None).jobs}) if choice else ()
+        wanted = Wanted((*ALWAYS, *more), fresh, names, run)
         done, folder = walk(lab.kernels[name], name, context, lab.root / "results", wanted, tell)
         progress.stage_done(f"series {name}", "")
     if not done.patches:
@@ -94,7 +109,7 @@ def series(
     _print(table, form, output)
     click.echo(f"\nresults: {folder}/index.html, junit.xml, series.json", err=form != "text" or output is not None)
     if not done.complete:
-        click.echo(f"stopped; to go on: {options.again(shlex.join(['series', name]))}", err=True)
+        click.echo(f"stopped; to go on: {again}", err=True)
         sys.exit(130)
     sys.exit(table.exit_code)
 
@@ -128,7 +143,7 @@ def _get_sparse(options: Options) -> None:
             click.echo(f"{error.message}: sparse is skipped", err=True)
 
 
-def _line(facts: PatchFacts) -> str:
+def _line(facts: PatchResult) -> str:
     if not facts.number:
         return f"without patches: {facts.built.error or 'builds' if facts.built else ''}"
     words = [facts.applied.how if facts.applied.how != "strict" else ""]

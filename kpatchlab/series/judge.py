@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kpatchlab.model import ModuleFailure
 from kpatchlab.series import warnings
-from kpatchlab.series.values import Built, Finding, Looked, PatchFacts, Walk
+from kpatchlab.series.values import Built, Finding, Looked, PatchResult, Walk
 
 BUILDS = ("apply", "build", "modules")
 
@@ -36,7 +36,7 @@ class Cell:
 class Row:
     """One patch with a cell for each column of the table."""
 
-    facts: PatchFacts
+    facts: PatchResult
     cells: dict[str, Cell]
 
     @property
@@ -137,7 +137,7 @@ def _since(number: int) -> str:
     return f"since {number}" if number else "before the series"
 
 
-def _apply(facts: PatchFacts, track: _Track) -> Cell:
+def _apply(facts: PatchResult, track: _Track) -> Cell:
     applied = facts.applied
     moved = (f"{applied.offsets} hunk{'s' if applied.offsets > 1 else ''} at an offset",) if applied.offsets else ()
     if applied.how == "strict":
@@ -145,12 +145,12 @@ def _apply(facts: PatchFacts, track: _Track) -> Cell:
     if applied.how == "fuzz":
         return Cell(State.WARN, f"fuzz {applied.fuzz}", (f"applies only with fuzz {applied.fuzz}", *moved))
     if applied.how == "no":
-        track.broke(("apply",), Failure("apply", applied.error, facts.number))
-        return Cell(State.FAIL, "no", (applied.error, *applied.details))
+        track.broke(("apply",), Failure("apply", f"does not apply: {applied.error}", facts.number))
+        return Cell(State.FAIL, "no", applied.details or (applied.error,))
     return Cell(State.UNTRIED, "not tried")
 
 
-def _build(facts: PatchFacts, track: _Track) -> Cell:
+def _build(facts: PatchResult, track: _Track) -> Cell:
     built = facts.built
     if not built:
         return Cell(State.UNTRIED, "-")
@@ -183,7 +183,7 @@ def _lost(built: Built) -> dict[str, tuple[ModuleFailure, bool]]:
     return lost | {failure.module: (failure, True) for failure in built.modules}
 
 
-def _modules(facts: PatchFacts, track: _Track) -> Cell:
+def _modules(facts: PatchResult, track: _Track) -> Cell:
     built = facts.built
     if not built:
         return Cell(State.UNTRIED, "-")
@@ -213,7 +213,7 @@ def _modules(facts: PatchFacts, track: _Track) -> Cell:
     return Cell(State.OK, f"{len(mended)} mended" if mended else "ok", tuple(lines))
 
 
-def _check(facts: PatchFacts, check: str, track: _Track) -> Cell:
+def _check(facts: PatchResult, check: str, track: _Track) -> Cell:
     look = facts.look(check)
     if not look:
         return Cell(State.UNTRIED, "-")
@@ -231,7 +231,7 @@ def _check(facts: PatchFacts, check: str, track: _Track) -> Cell:
     return Cell(State.OK, f"{len(look.gone)} gone" if look.gone else "ok", lines)
 
 
-def _mail(facts: PatchFacts, look: Looked, track: _Track) -> Cell:
+def _mail(facts: PatchResult, look: Looked, track: _Track) -> Cell:
     errors = [finding for finding in look.new if finding.severity == "error"]
     others = len(look.new) - len(errors)
     for finding in errors:
@@ -249,7 +249,7 @@ def _errors_first(finding: Finding) -> bool:
     return finding.severity != "error"
 
 
-def _scenarios(facts: PatchFacts, track: _Track) -> Cell:
+def _scenarios(facts: PatchResult, track: _Track) -> Cell:
     if not facts.scenarios:
         return Cell(State.UNTRIED, "-")
     worse, lines = [], []

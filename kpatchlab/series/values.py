@@ -99,7 +99,7 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
-class PatchFacts:
+class PatchResult:
     """One patch; number 0 is the tree without any.
 
     Attributes:
@@ -146,7 +146,7 @@ class Walk:
     series: str
     compiler: str
     checks: tuple[str, ...]
-    patches: tuple[PatchFacts, ...]
+    patches: tuple[PatchResult, ...]
     started: str
     duration_s: float
     complete: bool

@@ -34,7 +34,7 @@ def text(table: Table, *, width: int = WIDE, colour: bool = False) -> bytes:
     console = Console(file=stream, width=width, force_terminal=colour, no_color=not colour, highlight=False)
     walk = table.walk
     console.print(Text(f"{walk.kernel}: {walk.series}", style="bold"))
-    console.print(Text(f"on {walk.base}; {walk.compiler.split(';')[0]}"))
+    console.print(Text(f"on {walk.base}; {walk.compiler.split(';')[0]}"), soft_wrap=True)
     for note in walk.notes:
         console.print(Text(f"note: {note}", style="yellow"))
     if any(cell.state is not State.OK for cell in table.base.cells.values()):
@@ -47,7 +47,7 @@ def text(table: Table, *, width: int = WIDE, colour: bool = False) -> bytes:
             _details(console, row, {State.FAIL, State.WARN})
     console.print()
     for line in conclusion(table):
-        console.print(Text(line))
+        console.print(Text(line), soft_wrap=True)
     return stream.getvalue().encode("utf-8", "replace")
 
 
@@ -73,32 +73,39 @@ def _details(console: Console, row: Row, states: set[State]) -> None:
     for name, cell in row.cells.items():
         if cell.state in states:
             for line in cell.lines[:MAX_LINES]:
-                console.print(Text(f"   {name}: {printable(line)}", style=_COLOUR[cell.state]), soft_wrap=True)
+                text = printable(line).replace("\n", "\n      ")
+                console.print(Text(f"   {name}: {text}", style=_COLOUR[cell.state]), soft_wrap=True)
             if len(cell.lines) > MAX_LINES:
                 console.print(Text(f"   {name}: and {len(cell.lines) - MAX_LINES} more lines"))
 
 
 def conclusion(table: Table) -> list[str]:
     """Return the first bad patch of each failure, what could not be looked at, and what it cost."""
-    lines = [f"first bad patch of {len(table.failures)} failures:" if table.failures else "no patch broke anything"]
+    lines = ["first bad patch of each failure:" if table.failures else "no patch broke anything"]
     for failure in table.failures:
         end = f", mended by {failure.mended}" if failure.mended else ""
         lines.append(f"  {failure.first:4}{end}  {failure.check}: {one_line(failure.what, 160)}")
-    lines += [f"{name}: {count} patches: {why}" for (name, why), count in _skipped(table).items()]
+    lines += [f"{name}: not looked at in {_patches(count)}: {why}" for (name, why), count in _skipped(table).items()]
     walk = table.walk
     tried = sum(row.facts.built is not None for row in table.rows)
     if untried := [row for row in table.rows if row.facts.applied.how == "untried"]:
-        lines.append(f"{len(untried)} patches were not tried: one before them does not apply")
+        lines.append(f"{_patches(len(untried))} not tried: one before does not apply")
     if not walk.complete:
         lines.append("stopped before the last patch; the same command goes on there")
     known = sum(row.facts.stored for row in table.rows)
     seconds = clock(sum(row.facts.duration_s for row in table.rows))
-    lines.append(f"{tried} patches, {seconds}" + (f" ({known} known from before)" if known else ""))
+    lines.append(
+        f"{_patches(tried)} built and looked at in {seconds}" + (f" ({known} known from before)" if known else "")
+    )
     lines.append(
         f"objects compiled: {table.rebuilt} for the patches ({table.rebuilt / max(1, tried):.1f} each), "
         f"{table.looked} more to compare warnings; {tried} clean builds would compile {table.clean}"
     )
     return lines
+
+
+def _patches(count: int) -> str:
+    return f"{count} patch{'' if count == 1 else 'es'}"
 
 
 def _skipped(table: Table) -> dict[tuple[str, str], int]:

@@ -24,7 +24,7 @@ from kpatchlab.errors import HostError, UserError
 from kpatchlab.model import from_json, to_json
 from kpatchlab.series import checks, warnings
 from kpatchlab.series.tree import Tree, files_of, renames_of
-from kpatchlab.series.values import Applied, Built, Looked, PatchFacts, Walk
+from kpatchlab.series.values import Applied, Built, Looked, PatchResult, Walk
 from kpatchlab.store import write_atomic
 
 VERSION = 1
@@ -44,14 +44,18 @@ class Wanted:
     Attributes:
         checks: those of `CHECKS` that are asked for.
         fresh: look at every patch again, whatever is stored.
+        scenarios: names of scenarios to run with each patch that builds, through `run_scenarios`, which takes a title
+            and the patches so far, and returns scenario -> outcome, or nothing where it was stopped.
     """
 
     checks: tuple[str, ...] = ALWAYS
     fresh: bool = False
+    scenarios: tuple[str, ...] = ()
+    run_scenarios: Callable[[str, Sequence[series.Patch]], dict[str, str]] | None = None
 
 
 def walk(
-    recipe: Recipe, name: str, ctx: BuildContext, results: Path, wanted: Wanted, tell: Callable[[PatchFacts], None]
+    recipe: Recipe, name: str, ctx: BuildContext, results: Path, wanted: Wanted, tell: Callable[[PatchResult], None]
 ) -> tuple[Walk, Path]:
     """Look at each patch of a recipe's series on top of those before it.
 
@@ -69,7 +73,7 @@ def walk(
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     plan = _plan(recipe, name, ctx)
     out = results / "series" / f"{name}-{plan.key[:12]}"
-    done: list[PatchFacts] = []
+    done: list[PatchResult] = []
     with ctx.cache.lock(f"{KIND}-{plan.key[:16]}"), _room(ctx), contextlib.suppress(BuildCancelled):
         walker = _Walker(plan, name, ctx, out, wanted)
         for facts in walker.patches():
@@ -165,7 +169,7 @@ class _Walker:
 
     # ------------------------------------------------------------------------------------------ in order
 
-    def patches(self) -> Iterator[PatchFacts]:
+    def patches(self) -> Iterator[PatchResult]:
         """Yield the tree without patches, then each patch; ends early where the walk is cancelled."""
         facts = self._one(0, Applied("strict"))
         yield facts
@@ -177,14 +181,14 @@ class _Walker:
             yield facts
         self.ctx.note(self.folder, f"tree for series of {self.plan.base}")
 
-    def _one(self, number: int, applied: Applied, previous: PatchFacts | None = None) -> PatchFacts:
+    def _one(self, number: int, applied: Applied, previous: PatchResult | None = None) -> PatchResult:
         """Return what is known of patch `number`; what is not stored is found out now."""
         patch = self.plan.patches[number - 1] if number else series.Patch("", "the tree without any patch", b"")
         key = content_key(self.plan.key, series.series_key(self.plan.patches[:number]))
-        facts = PatchFacts(number, patch.subject, patch.name, key, applied, tuple(files_of(patch)))
+        facts = PatchResult(number, patch.subject, patch.name, key, applied, tuple(files_of(patch)))
         if (stored := self._stored(number, key)) and not self.wanted.fresh:
             looked = tuple(look for look in stored.looked if self._holds(look, number, patch))
-            facts = replace(facts, built=stored.built, looked=looked, stored=True)
+            facts = replace(facts, built=stored.built, looked=looked, scenarios=stored.scenarios, stored=True)
         todo = [check for check in self.wanted.checks if number and not facts.look(check)]
         if "checkpatch" in todo:
             self._say(number, "checkpatch")
@@ -192,6 +196,12 @@ class _Walker:
             todo.remove("checkpatch")
         if applied.how in {"strict", "fuzz"} and (todo or not facts.built):
             facts = self._build_and_look(facts, previous, todo)
+        if self.wanted.run_scenarios and facts.built and set(self.wanted.scenarios) - set(facts.scenarios):
+            if not facts.stored:
+                self._save(number, facts, patch)  # a kill during the run costs the run alone
+            title = f"{self.name}, patch {number}: {patch.subject}"
+            ran = self.wanted.run_scenarios(title, self.plan.patches[:number])
+            facts = replace(facts, scenarios={**facts.scenarios, **ran}, stored=facts.stored and not ran)
         if not facts.stored:
             order = {check: place for place, check in enumerate(CHECKS)}
             facts = replace(facts, looked=tuple(sorted(facts.looked, key=lambda look: order[look.check])))
@@ -211,19 +221,19 @@ class _Walker:
     def _file(self, number: int, key: str) -> Path:
         return self.out / "patches" / f"{number:04d}-{key[:12]}.json"
 
-    def _stored(self, number: int, key: str) -> PatchFacts | None:
+    def _stored(self, number: int, key: str) -> PatchResult | None:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            found = from_json(PatchFacts, json.loads(self._file(number, key).read_bytes()))
+            found = from_json(PatchResult, json.loads(self._file(number, key).read_bytes()))
             return found if found.key == key else None
         return None
 
-    def _save(self, number: int, facts: PatchFacts, patch: series.Patch) -> None:
+    def _save(self, number: int, facts: PatchResult, patch: series.Patch) -> None:
         write_atomic(self._file(number, facts.key), json.dumps(to_json(facts), indent=1).encode() + b"\n")
         write_atomic(self.out / "patches" / f"{number:04d}.mail", patch.mail or patch.data)
 
     # ------------------------------------------------------------------------------------------ one patch
 
-    def _build_and_look(self, facts: PatchFacts, previous: PatchFacts | None, todo: Sequence[str]) -> PatchFacts:
+    def _build_and_look(self, facts: PatchResult, previous: PatchResult | None, todo: Sequence[str]) -> PatchResult:
         """Build with the patch, and compare what compilers and checkers say with it and without it."""
         number = facts.number
         if previous and self._at != number - 1:
@@ -247,7 +257,7 @@ class _Walker:
         found = [look for look in found if look.check in self.wanted.checks]
         return replace(facts, built=facts.built or built, looked=(*kept, *found), stored=False)
 
-    def _extra(self, facts: PatchFacts) -> Callable[[], tuple[Looked, ...]]:
+    def _extra(self, facts: PatchResult) -> Callable[[], tuple[Looked, ...]]:
         earlier = checks.before(self.bench, facts.files, self.obj)
 
         def finish() -> tuple[Looked, ...]:
@@ -256,10 +266,10 @@ class _Walker:
 
         return finish
 
-    def _renamed(self, facts: PatchFacts) -> dict[str, str]:
+    def _renamed(self, facts: PatchResult) -> dict[str, str]:
         return renames_of(self.plan.patches[facts.number - 1])
 
-    def _allmodconfig(self, facts: PatchFacts) -> Callable[[], tuple[Looked, ...]]:
+    def _allmodconfig(self, facts: PatchResult) -> Callable[[], tuple[Looked, ...]]:
         began = time.monotonic()
         folders = checks.folders_of(facts.files, self.tree.path)
         if folders:
@@ -277,7 +287,7 @@ class _Walker:
 
         return finish
 
-    def _coccicheck(self, facts: PatchFacts) -> Callable[[], tuple[Looked, ...]]:
+    def _coccicheck(self, facts: PatchResult) -> Callable[[], tuple[Looked, ...]]:
         began, tree = time.monotonic(), self.tree.path
         if lacking := checks.no_coccicheck(tree):
             return lambda: (Looked("coccicheck", skipped=lacking),)

@@ -1,0 +1,72 @@
+"""Scenarios on a kernel with the first patches of a series, through the ordinary pipeline: a run of its own each."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from kpatchlab import __version__
+from kpatchlab.build.series import Patch
+from kpatchlab.host import Host
+from kpatchlab.lab import Lab, Matrix
+from kpatchlab.model import JobResult, Outcome, Run
+from kpatchlab.pipeline import Settings, execute, kernel_facts
+from kpatchlab.plan import make_plan
+from kpatchlab.progress import Progress
+from kpatchlab.recipes import QuiltSeries
+from kpatchlab.store import Store
+
+_WORST = (Outcome.CRASH, Outcome.TIMEOUT, Outcome.FAIL, Outcome.BLOCKED, Outcome.INFRA, Outcome.SKIP, Outcome.PASS)
+
+
+def runner(
+    lab: Lab, kernel: str, choice: Sequence[str], host: Host, progress: Progress, settings: Settings
+) -> Callable[[str, Sequence[Patch]], dict[str, str]]:
+    """Return a function that runs the chosen scenarios on the first patches of `kernel`'s series.
+
+    It takes a title and the patches, and returns scenario -> outcome of its worst job. The kernels are those that
+    `lab build` would make of the same patches, so the last one is the lab's own, by content key.
+    """
+
+    def run(title: str, patches: Sequence[Patch]) -> dict[str, str]:
+        folder = host.cache.root / "tmp" / f"series-{kernel}-{len(patches)}"
+        shutil.rmtree(folder, ignore_errors=True)
+        _write(folder, patches)
+        recipe = lab.kernels[kernel].model_copy(
+            update={"series": (QuiltSeries(type="quilt", path=str(folder)),) if patches else ()}
+        )
+        name = f"patch-{len(patches)}"
+        one = dataclasses.replace(
+            lab, title=title, base=name, kernels={name: recipe}, matrix=Matrix(columns=("kernels",))
+        )
+        try:
+            plan = make_plan(one, choice=tuple(choice))
+            run_dir = Store(lab.root / "results").new_run(
+                title, base=plan.base, columns=plan.columns, kernels=kernel_facts(one, plan), command=settings.command,
+                version=__version__,
+            )  # fmt: skip
+            return outcomes(execute(one, plan, host, run_dir, progress, settings))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    return run
+
+
+def outcomes(run: Run) -> dict[str, str]:
+    """Return scenario -> outcome of its worst job; {} where the run was stopped."""
+    found: dict[str, list[JobResult]] = {}
+    for job in run.jobs if run.complete else ():
+        found.setdefault(job.scenario, []).append(job)
+    return {name: str(min((job.outcome for job in jobs), key=_WORST.index)) for name, jobs in found.items()}
+
+
+def _write(folder: Path, patches: Sequence[Patch]) -> None:
+    """Write patches as a quilt directory."""
+    folder.mkdir(parents=True)
+    names = []
+    for number, patch in enumerate(patches, 1):
+        names.append(f"{number:04d}.patch -p{patch.strip}\n")
+        (folder / f"{number:04d}.patch").write_bytes(patch.data)
+    (folder / "series").write_text("".join(names))

@@ -1,0 +1,51 @@
+"""Scenarios with each patch: an ordinary run of the lab's own kernel, with a shorter series."""
+
+from __future__ import annotations
+
+from kpatchlab import pipeline
+from kpatchlab.build.series import Patch
+from kpatchlab.model import Outcome
+from kpatchlab.progress import PlainProgress
+from kpatchlab.series.judge import judge
+from kpatchlab.series.scenarios import runner
+from kpatchlab.series.values import Applied, Built, PatchResult, Walk
+from tests.fake_stages import bench
+
+__all__ = ["bench"]  # a fixture
+
+
+def test_each_patch_is_an_ordinary_run_of_the_patches_so_far(bench, monkeypatch):
+    seen = []
+
+    def kernel(recipe, name, ctx):
+        folder = ctx.path(recipe.series[0].path) if recipe.series else None
+        seen.append((name, (folder / "series").read_text().split() if folder else []))
+        return bench.artifact(name)
+
+    monkeypatch.setattr(pipeline, "build_kernel", kernel)
+    bench.job = lambda inputs: Outcome.FAIL
+    run = runner(bench.lab, "with", ("solo",), bench.host, PlainProgress(bench.out), bench.settings)
+    patches = [Patch("one", "", b"--- a/x\n", 1), Patch("two", "", b"--- x\n", 0)]
+    assert run("with, patch 2: two", patches) == {"solo": "fail"}
+    assert run("with, patch 0", []) == {"solo": "fail"}
+    assert seen == [("patch-2", ["0001.patch", "-p1", "0002.patch", "-p0"]), ("patch-0", [])]
+    assert bench.store.load("last")[0].title == "with, patch 0"
+    assert not list((bench.host.cache.root / "tmp").glob("series-*"))
+
+
+def test_the_first_patch_that_breaks_a_scenario_is_named():
+    ways = [
+        {"a": "pass", "b": "fail"},
+        {"a": "fail", "b": "fail"},
+        {"a": "fail", "b": "pass"},
+        {"a": "pass", "b": "skip"},
+    ]
+    results = tuple(
+        PatchResult(n, f"patch {n}", "", "", Applied("strict"), built=Built(), scenarios=way)
+        for n, way in enumerate(ways)
+    )
+    table = judge(Walk("with", "", "", "", (), results, "", 0.0, complete=True))
+    cells = [(str(row.cells["scenarios"].state), row.cells["scenarios"].text) for row in table.rows]
+    assert cells == [("fail", "0 of 2 pass"), ("still", "1 of 2 pass"), ("skip", "1 of 2 pass")]
+    (failure,) = table.failures
+    assert (failure.what, failure.first, failure.mended) == ("a: fail", 1, 3)
