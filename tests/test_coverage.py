@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -201,3 +202,17 @@ def test_the_variant_has_the_kernels_with_a_series_and_no_others(tmp_path):
 def test_a_series_without_counters_says_so():
     text = list(lines(Coverage("with", "k", CHANGES)))
     assert text[0] == "with: no code of the changed lines with code ran, in 0 scenarios"
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_the_compilers_wrapper_instruments_what_is_listed_and_nothing_else(tmp_path, listed):
+    tree = tmp_path / "tree"
+    labdir.write(tree / TREE_FILE, "int f(void) { return 1; }\n")
+    (tree / "obj/net").mkdir(parents=True)
+    names = labdir.write(tmp_path / "covered", f"{TREE_FILE if listed else 'lib/net/a.c'}\nnet/aXc\n")
+    wrapper = Path(coverage.__file__).parent / "build/cc.sh"
+    words = ["sh", str(wrapper), "-DKBUILD_MODNAME=a", "-c", "-o", "net/a.o", f"../{TREE_FILE}"]
+    env = {**os.environ, "KPATCHLAB_CC": "gcc", "KPATCHLAB_FAILURES": str(tmp_path), "KPATCHLAB_COVER": str(names)}
+    subprocess.run(words, cwd=tree / "obj", env=env, check=True)
+    assert (tree / "obj/net/a.o").exists()
+    assert (tree / "obj/net/a.gcno").exists() is listed

@@ -91,10 +91,10 @@ def test_reach_counts_with_the_profiler(trace):
 
 def test_reach_waits_for_a_module_and_counts_nothing_else_meanwhile(trace):
     """A module that is not loaded is named to ftrace; the filter holds more than that, or all would be counted."""
-    assert trace("start", "siw_tx_hdt:mod:siw", "later:mod:tls").returncode == 0
-    assert (trace.tracing / "set_ftrace_filter").read_text().split() == ["1", "3", "later:mod:tls"]
+    assert trace("start", "siw_tx_hdt:mod:siw", "later:mod:tls", "other:mod:tls").returncode == 0
+    assert (trace.tracing / "set_ftrace_filter").read_text().split() == ["1", "3", "*:mod:tls"]
     (trace.tracing / "trace_stat" / "function0").write_text("  later                           3\n")
-    assert trace("read").stdout == "siw_tx_hdt 0\nlater 3\n"
+    assert trace("read").stdout == "siw_tx_hdt 0\nlater 3\nother 0\n"
 
 
 def test_reach_does_not_guess_which_of_two_names_was_cut_off(trace):
