@@ -15,7 +15,8 @@ from pydantic import Discriminator, Field, PlainValidator, Tag, WithJsonSchema
 
 from kpatchlab.choice import select
 from kpatchlab.errors import UserError
-from kpatchlab.recipes import KernelRecipe, Name, Needed, RootRecipe, locate
+from kpatchlab.nightly.settings import Nightly
+from kpatchlab.recipes import GitSource, KernelRecipe, Name, Needed, RootRecipe, locate
 from kpatchlab.scenario import FILE as SCENARIO_FILE
 from kpatchlab.scenario import Scenario, load_scenario
 from kpatchlab.systems import System, load_systems
@@ -127,6 +128,7 @@ class LabFile(FileModel):
         default="auto",
         description="host's QEMU, Debian's (unpacked, not installed), or auto: host's where there is one",
     )
+    nightly: Nightly = Field(default=Nightly(), description="what the verb `nightly` runs, keeps and tells")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ class Lab:
     variants: Mapping[str, tuple[str, ...]]
     mirror: str
     qemu: Literal["auto", "host", "debian"]
+    nightly: Nightly = field(default_factory=Nightly)
 
     def choose(self, choice: Sequence[str]) -> tuple[str, ...]:
         """Return the scenarios that `choice` (of a command line) means, sorted.
@@ -278,11 +281,13 @@ class _Loader:
             variants=file.variants,
             mirror=file.mirror,
             qemu=file.qemu,
+            nightly=file.nightly,
         )
         _known(document, ["base"], base, file.kernels, "kernel")
         _known(document, ["machine"], file.machine, machines, "machine")
         _known(document, ["rootfs"], file.rootfs, roots, "root file system")
         self._columns(file, document)
+        _nightly(lab, document)
         for name, scenario in self.scenarios.items():
             own = self._documents[name]
             if scenario.machine:
@@ -389,3 +394,18 @@ def _known(document: Document, loc: Loc, word: str, names: Collection[str], kind
     if word not in names:
         more = suggest(word, names) or f"; there are {', '.join(names) or 'none'}"
         document.add(loc, f"there is no {kind} '{word}'{more}")
+
+
+def _nightly(lab: Lab, document: Document) -> None:
+    """Note every word of the section `nightly` that leads nowhere."""
+    wanted = lab.nightly
+    for part, named in (("branches", wanted.branches), ("series", wanted.series)):
+        for name, kernels in named.items():
+            for kernel in kernels:
+                loc = ["nightly", part, name, kernel]
+                if kernel not in lab.kernels:
+                    _known(document, loc, kernel, lab.kernels, "kernel")
+                elif part == "branches" and not isinstance(lab.kernels[kernel].source, GitSource):
+                    document.add(loc, f"kernel {kernel} has no git source, so it has no branches")
+    for index, variant in enumerate(wanted.variants):
+        _known(document, ["nightly", "variants", index], variant, lab.variants, "variant")

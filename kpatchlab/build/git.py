@@ -101,8 +101,11 @@ def open_url(url: str, ctx: BuildContext) -> Repository:
     return repository
 
 
-def resolve_url(repository: Repository, revision: str) -> str:
+def resolve_url(repository: Repository, revision: str, *, offline: bool = True) -> str:
     """Return the commit id of a tag, branch or full id; asks the server unless it is a full id.
+
+    Args:
+        offline: take what was fetched last time where the server cannot be reached.
 
     Raises:
         UserError: the server has no such ref.
@@ -113,7 +116,7 @@ def resolve_url(repository: Repository, revision: str) -> str:
     pattern = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
     result = repository.git("ls-remote", repository.url, pattern, f"{pattern}^{{}}", timeout_s=QUICK_S, check=False)
     if result.status != 0 or result.timed_out:
-        if known := repository.commit(f"refs/kpatchlab/{pattern}"):
+        if offline and (known := repository.commit(f"refs/kpatchlab/{pattern}")):
             return known  # no network: what was fetched last time
         raise _unreachable(repository, result)
     rows = (line.partition("\t") for line in result.stdout.splitlines())

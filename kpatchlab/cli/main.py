@@ -80,6 +80,7 @@ class Verbs(Verb, click.Group):
         "check",
         "report",
         "compare",
+        "nightly",
         "history",
         "coverage",
         "series",

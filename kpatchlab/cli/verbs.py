@@ -32,6 +32,7 @@ def register(group: click.Group) -> None:
     from kpatchlab.cli.compare import compare
     from kpatchlab.cli.coverage import coverage
     from kpatchlab.cli.history import history
+    from kpatchlab.cli.nightly import nightly
     from kpatchlab.cli.report import report
     from kpatchlab.cli.series import series
 
@@ -42,6 +43,7 @@ def register(group: click.Group) -> None:
         report,
         compare,
         history,
+        nightly,
         coverage,
         series,
         doctor,

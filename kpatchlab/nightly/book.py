@@ -1,0 +1,66 @@
+"""The book of nights in the store's database: what a night was to do, and what it came to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from kpatchlab.history import database
+from kpatchlab.history.query import Entry, History
+from kpatchlab.store import Store
+
+RUNNING = "running"
+DONE = "done"
+LOST = "lost"
+
+
+def begin(store: Store, plan: Mapping[str, Any]) -> str:
+    """Enter a night that begins now; its id, which is unique also where the clock has jumped back."""
+    now = datetime.now(UTC)
+    with store.database() as connection, database.transaction(connection):
+        known = {row[0] for row in connection.execute("SELECT id FROM nights")}
+        name = stem = f"{now:%Y%m%d-%H%M%S}"
+        number = 2
+        while name in known:
+            name, number = f"{stem}-{number}", number + 1
+        values = (name, now.isoformat(timespec="seconds"), "", RUNNING, 3, json.dumps(plan), "{}")
+        connection.execute("INSERT INTO nights VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    return name
+
+
+def save(store: Store, night: str, plan: Mapping[str, Any]) -> None:
+    """Store what a night has got to."""
+    with store.database() as connection, database.transaction(connection):
+        connection.execute("UPDATE nights SET plan = ? WHERE id = ?", (json.dumps(plan), night))
+
+
+def end(store: Store, night: str, state: str, exit_code: int, report: Mapping[str, Any]) -> None:
+    """Close a night."""
+    stamp = datetime.now(UTC).isoformat(timespec="seconds")
+    with store.database() as connection, database.transaction(connection):
+        connection.execute(
+            "UPDATE nights SET ended = ?, state = ?, exit_code = ?, report = ? WHERE id = ?",
+            (stamp, state, exit_code, json.dumps(report), night),
+        )
+
+
+def open_night(store: Store) -> dict[str, Any] | None:
+    """Return the night that was killed, if one was."""
+    with store.database() as connection:
+        nights = [n for n in History(connection).nights() if n["state"] == RUNNING]
+    return nights[-1] if nights else None
+
+
+def last_whole(store: Store, lane: str) -> Entry | None:
+    """Return the last run of a lane of which nothing was lost."""
+    with store.database() as connection:
+        entries = [entry for entry in History(connection).entries(lane) if entry.usable]
+    return entries[-1] if entries else None
+
+
+def entry_of(store: Store, run: str) -> Entry | None:
+    """Return what the history has of a run."""
+    with store.database() as connection:
+        return next((entry for entry in History(connection).entries() if entry.run == run), None)

@@ -1,0 +1,165 @@
+"""Lanes: each branch with each series, plain and in each variant; what of them is new tonight.
+
+A lane is pinned before anything runs: every branch becomes the commit that it names now, so that a night that is
+killed goes on with the same trees, and a branch that moves meanwhile is the next night's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kpatchlab import debug
+from kpatchlab.build import BuildContext, git, kernel_key
+from kpatchlab.cache import content_key, tree_digest
+from kpatchlab.errors import LabError, UserError
+from kpatchlab.lab import Lab
+from kpatchlab.recipes import GitSeries, GitSource
+
+DEFAULT = "nightly"
+"""Name of the lane of a lab that has only one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One thing that is run every night; `name` says which branch, series and variant."""
+
+    name: str
+    lab: Lab
+    variant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A lane with its trees fixed.
+
+    Attributes:
+        heads: kernel -> {"source", "commit", "revision", "key"}: what it is made of, for people and for ranges.
+        ranges: kernel -> the ranges of its git series, fixed; "" for series of other kinds.
+        digest: of all that goes into the lane's run.
+    """
+
+    lane: Lane
+    heads: Mapping[str, Mapping[str, str]]
+    ranges: Mapping[str, tuple[str, ...]]
+    digest: str
+
+    def plan(self) -> dict[str, Any]:
+        """Return what `again` needs, as JSON."""
+        return {"lane": self.lane.name, "heads": self.heads, "ranges": self.ranges, "digest": self.digest}
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A lane whose trees cannot be had tonight."""
+
+    lane: str
+    message: str
+    hint: str = ""
+    details: tuple[str, ...] = field(default=())
+
+
+def lanes(lab: Lab) -> Iterator[Lane]:
+    """Yield the lanes of a lab."""
+    wanted = lab.nightly
+    if wanted.scenarios:
+        lab = dataclasses.replace(lab, selected=lab.choose(wanted.scenarios))
+    for branch, series, variant in itertools.product(
+        wanted.branches or [""], wanted.series or [""], ("", *wanted.variants)
+    ):
+        kernels = dict(lab.kernels)
+        for kernel, revision in wanted.branches.get(branch, {}).items():
+            source = kernels[kernel].source.model_copy(update={"revision": revision})
+            kernels[kernel] = kernels[kernel].model_copy(update={"source": source})
+        for kernel, items in wanted.series.get(series, {}).items():
+            kernels[kernel] = kernels[kernel].model_copy(update={"series": items})
+        made = dataclasses.replace(lab, kernels=kernels)
+        name = "+".join(word for word in (branch, series, variant) if word) or DEFAULT
+        yield Lane(name, debug.variant(made, variant) if variant else made, variant)
+
+
+def pin(lane: Lane, context: BuildContext) -> Pinned:
+    """Ask where every branch is now; nothing is written.
+
+    Raises:
+        UserError: there is no such revision.
+        HostError: a server cannot be reached.
+    """
+    heads: dict[str, dict[str, str]] = {}
+    ranges: dict[str, tuple[str, ...]] = {}
+    for name, recipe in lane.lab.kernels.items():
+        source = recipe.source
+        head = {"source": str(source.type)}
+        if isinstance(source, GitSource):
+            where = source.url or str(context.path(source.path))
+            head = {"source": where, "revision": source.revision, "commit": _commit(source, source.revision, context)}
+        heads[name] = head
+        ranges[name] = tuple(
+            "..".join(_commit(item, end, context) for end in item.range.split("..", 1))
+            if isinstance(item, GitSeries)
+            else ""
+            for item in recipe.series
+        )
+    fixed = again(lane, {"heads": heads, "ranges": ranges})
+    for name, recipe in fixed.lab.kernels.items():
+        heads[name]["key"] = kernel_key(recipe, context)
+    files = [tree_digest(lane.lab.root / part) for part in ("scenarios", "rootfs") if (lane.lab.root / part).is_dir()]
+    keys = {name: head["key"] for name, head in heads.items()}
+    chosen = [lane.name, lane.lab.base, lane.lab.selected, lane.lab.repeat, repr(lane.lab.matrix)]
+    return Pinned(lane, heads, ranges, content_key([keys, files, chosen]))
+
+
+def again(lane: Lane, plan: Mapping[str, Any]) -> Lane:
+    """Return the lane with the trees that a plan (`Pinned.plan`) fixed."""
+    kernels = {}
+    for name, recipe in lane.lab.kernels.items():
+        head, ranges = plan["heads"].get(name, {}), plan["ranges"].get(name, ())
+        source = recipe.source
+        if isinstance(source, GitSource) and head.get("commit"):
+            source = source.model_copy(update={"revision": head["commit"]})
+        series = tuple(
+            item.model_copy(update={"range": ranges[index]}) if index < len(ranges) and ranges[index] else item
+            for index, item in enumerate(recipe.series)
+        )
+        kernels[name] = recipe.model_copy(update={"source": source, "series": series})
+    return dataclasses.replace(lane, lab=dataclasses.replace(lane.lab, kernels=kernels))
+
+
+def look(lab: Lab, context: BuildContext) -> tuple[list[Pinned], list[Trouble]]:
+    """Pin every lane; one whose trees cannot be had is no reason not to run the others."""
+    found, troubles = [], []
+    for lane in lanes(lab):
+        try:
+            found.append(pin(lane, context))
+        except LabError as error:
+            troubles.append(Trouble(lane.name, error.message, error.hint, error.details))
+    return found, troubles
+
+
+def _commit(place: GitSource | GitSeries, revision: str, context: BuildContext) -> str:
+    if place.url:
+        return git.resolve_url(git.open_url(place.url, context), revision, offline=False)
+    repository = git.open_local(context.path(place.path))
+    commit = repository.commit(revision)
+    if not commit:
+        raise UserError(f"{repository.path} has no revision {revision!r}", hint="was the branch renamed?")
+    return commit
+
+
+def forced(old: Mapping[str, str], new: Mapping[str, str], context: BuildContext) -> bool:
+    """Whether a branch was pushed over: the old head is no ancestor of the new one, as far as that is known here."""
+    if (
+        not old.get("commit")
+        or not new.get("commit")
+        or old["commit"] == new["commit"]
+        or old.get("source") != new["source"]
+    ):
+        return False
+    place = context.path(new["source"])
+    if not place.is_dir():
+        return False
+    repository = git.open_local(place)
+    return repository.git("merge-base", "--is-ancestor", old["commit"], new["commit"], check=False).status != 0

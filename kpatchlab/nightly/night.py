@@ -1,0 +1,332 @@
+"""One night from its first look at the branches to its report; killed at any moment, the next one goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kpatchlab import __version__
+from kpatchlab.build import BuildContext
+from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.history import database
+from kpatchlab.history.known import Known, load_known
+from kpatchlab.history.news import ALARMS, Kind, News, doubtful, news
+from kpatchlab.history.query import Entry, History
+from kpatchlab.history.text import commit_range
+from kpatchlab.lab import Lab
+from kpatchlab.model import Run, to_json
+from kpatchlab.nightly import book
+from kpatchlab.nightly.lanes import Lane, Pinned, Trouble, again, forced, lanes, look
+from kpatchlab.nightly.prune import prune
+from kpatchlab.pipeline import Settings, kernel_facts
+from kpatchlab.plan import JobSpec, Plan, make_plan
+from kpatchlab.store import INDEX, RunDir, Store
+
+Execute = Callable[[Lab, Plan, RunDir, Settings], Run]
+"""Runs a plan into a run's folder: `pipeline.execute` with a host and a progress."""
+CALM = frozenset({Kind.OLD_FAILURE, Kind.KNOWN})
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a night came to; `to_json` of it is what is stored, posted and shown.
+
+    Attributes:
+        state: "nothing new", "done", "lost" or "stopped".
+        runs: lane -> run.
+        moved: lane -> kernel -> `OLD..NEW`.
+        notes: what else there is to say, one line each.
+        pruned: runs whose folders went.
+    """
+
+    night: str
+    state: str
+    exit_code: int
+    news: tuple[News, ...] = ()
+    runs: Mapping[str, str] = field(default_factory=dict)
+    moved: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    troubles: tuple[Trouble, ...] = ()
+    notes: tuple[str, ...] = ()
+    pruned: tuple[str, ...] = ()
+    title: str = ""
+    version: str = __version__
+
+    @property
+    def headline(self) -> str:
+        """Return `1 new failure, 2 flakes, 3 known`, or what there is instead."""
+        counts = {kind: sum(item.kind is kind for item in self.news) for kind in Kind}
+        words = [f"{n} {kind}{'s' if n > 1 and kind in PLURAL else ''}" for kind, n in counts.items() if n]
+        return ", ".join(words) or ("all as it was" if self.state == "done" else self.state)
+
+
+PLURAL = frozenset({Kind.NEW_SPLAT, Kind.NEW_FAILURE, Kind.FLAKE, Kind.OLD_FAILURE, Kind.DRIFT})
+
+
+@dataclass(slots=True)
+class Night:
+    """What a night needs.
+
+    Attributes:
+        execute: see `Execute`.
+        again: words of a verb -> the command line that the user would type.
+        say: takes each line for people.
+        bisect: runs a command line of `bisect` within so many seconds, and returns what it said; None: not wanted.
+        force: run though nothing is new.
+    """
+
+    lab: Lab
+    store: Store
+    context: BuildContext
+    settings: Settings
+    execute: Execute
+    again: Callable[[str], str]
+    say: Callable[[str], None]
+    bisect: Callable[[str, float], str] | None = None
+    force: bool = False
+
+    def run(self) -> Report:
+        """Do what there is to do; the caller holds the lock.
+
+        Raises:
+            UserError: known.yaml has errors.
+            HostError: the store cannot be written.
+        """
+        known = load_known(self.lab.root, dt.datetime.now(dt.UTC).date())
+        old = book.open_night(self.store)
+        if old:
+            self.say(f"going on with night {old['id']}, which was stopped")
+            return self._finish(old["id"], old["plan"], known)
+        pinned, troubles = look(self.lab, self.context)
+        for trouble in troubles:
+            self.say(f"{trouble.lane}: {trouble.message}")
+        new = [lane for lane in pinned if self.force or self._is_new(lane)]
+        if not new:
+            state, code = ("lost", 3) if troubles else ("nothing new", 0)
+            return Report("", state, code, troubles=tuple(troubles), title=self.lab.title)
+        plan = {"lanes": [lane.plan() | {"run": ""} for lane in new], "troubles": to_json(troubles)}
+        return self._finish(book.begin(self.store, plan), plan, known)
+
+    def _is_new(self, lane: Pinned) -> bool:
+        last = book.last_whole(self.store, lane.lane.name)
+        return last is None or last.digest != lane.digest
+
+    def _finish(self, night: str, plan: dict[str, Any], known: Known) -> Report:
+        """Run what is left of a night, judge it, close it."""
+        by_name = {lane.name: lane for lane in lanes(self.lab)}
+        troubles = [Trouble(t["lane"], t["message"], t["hint"], tuple(t["details"])) for t in plan["troubles"]]
+        for item in plan["lanes"]:
+            if item["lane"] not in by_name:
+                troubles.append(Trouble(item["lane"], "lab.yaml has no such lane any more"))
+                continue
+            try:
+                self._lane(night, plan, item, again(by_name[item["lane"]], item))
+            except LabError as error:
+                self.say(f"{item['lane']}: {error.message}")
+                troubles.append(Trouble(item["lane"], error.message, error.hint, error.details))
+            if self.settings.cancel.is_set():
+                return Report(night, "stopped", 130, title=self.lab.title)
+        return self._close(night, plan, known, troubles)
+
+    def _lane(self, night: str, plan: dict[str, Any], item: dict[str, Any], lane: Lane) -> None:
+        """Run one lane, and what was good and is bad once more."""
+        made = make_plan(lane.lab)
+        entry = book.entry_of(self.store, item["run"]) if item["run"] else None
+        if entry is None or not entry.complete:
+            run_dir = self._folder(night, plan, item, lane, made)
+            if self.execute(lane.lab, made, run_dir, self.settings).complete:
+                entry = book.entry_of(self.store, item["run"])
+        if entry and not self.settings.cancel.is_set():
+            self._once_more(lane, entry, made)
+
+    def _folder(self, night: str, plan: dict[str, Any], item: dict[str, Any], lane: Lane, made: Plan) -> RunDir:
+        """Return the folder of a lane's run: the one that it began with, or a new one."""
+        if item["run"] in self.store.ids():
+            try:
+                run_dir = self.store.open_run(item["run"])
+            except LabError as error:
+                self.say(f"{item['lane']}: {error.message}; its run begins anew")
+            else:
+                self.say(f"{lane.name}: going on with run {run_dir.id}")
+                return run_dir
+        elif item["run"]:
+            self.say(f"{item['lane']}: the folder of run {item['run']} is gone; it begins anew")
+        run_dir = self.store.new_run(
+            f"{self.lab.title}, {lane.name}".lstrip(", "),
+            base=made.base,
+            columns=made.columns,
+            kernels=kernel_facts(lane.lab, made),
+            command=shlex.join(sys.argv),
+            version=__version__,
+        )
+        origin = {"lane": lane.name, "night": night, "digest": item["digest"], "heads": item["heads"]}
+        jobs = [job.id for job in made.jobs]
+        run_dir.save_plan({"jobs": jobs, "guest": "fork", "variant": lane.variant, "broken": False, "origin": origin})
+        item["run"] = run_dir.id
+        book.save(self.store, night, plan)
+        self.say(f"{lane.name}: run {run_dir.id}")
+        return run_dir
+
+    def _once_more(self, lane: Lane, entry: Entry, made: Plan) -> None:
+        """Run again what was good last night and is bad now, on its column and on the base, into the same run."""
+        with self.store.database() as connection:
+            wanted = doubtful(History(connection), entry)
+        count = self.lab.nightly.again
+        if not wanted or not count or entry.run not in self.store.ids():
+            return
+        base = made.base
+        repeated = make_plan(lane.lab, repeat=lane.lab.repeat + count)
+        subjects = {subject for subject, _ in wanted}
+        columns = {*wanted, *((subject, base) for subject in subjects)}
+        extra = [
+            job for job in repeated.jobs if job.repeat > lane.lab.repeat and (_subject(job), job.column) in columns
+        ]
+        if not extra:
+            return
+        self.say(f"{lane.name}: {len(wanted)} bad or odd since last night, run {count} times more")
+        run_dir = self.store.open_run(entry.run)
+        self.execute(lane.lab, dataclasses.replace(made, jobs=(*made.jobs, *extra)), run_dir, self.settings)
+
+    def _close(self, night: str, plan: dict[str, Any], known: Known, troubles: list[Trouble]) -> Report:
+        """Say what the night brought, store it, and prune."""
+        found: list[News] = []
+        runs: dict[str, str] = {}
+        moved: dict[str, Mapping[str, str]] = {}
+        codes = [3] if troubles else []
+        notes = [f"known issue expired: {issue.case or issue.splat} ({issue.reason})" for issue in known.expired]
+        with self.store.database() as connection:
+            history = History(connection)
+            entries = {entry.run: entry for entry in history.entries()}
+            for item in plan["lanes"]:
+                entry = entries.get(item["run"])
+                if entry is None or not entry.complete:
+                    codes.append(3)
+                    continue
+                before = [e for e in entries.values() if e.lane == entry.lane and e.id < entry.id and e.usable]
+                runs[entry.lane] = entry.run
+                moved[entry.lane] = commit_range(before[-1] if before else None, entry)
+                notes += self._forced(before[-1] if before else None, entry)
+                items = [self._with_command(n, entries) for n in news(history, entry, known)]
+                found += items
+                codes.append(_exit_code(items, entry, first=not before))
+        report = Report(
+            night, "done" if runs else "lost", 1 if 1 in codes else max(codes, default=0), tuple(found), runs, moved,
+            tuple(troubles), tuple(notes), title=self.lab.title,
+        )  # fmt: skip
+        report = dataclasses.replace(report, notes=(*report.notes, *self._bisected(found)))
+        book.end(self.store, night, report.state, report.exit_code, to_json(report) | {"headline": report.headline})
+        gone = prune(self.store, self.lab.nightly.keep, dt.datetime.now(dt.UTC))
+        database.backup(self.store.root / INDEX)
+        return dataclasses.replace(report, pruned=tuple(gone))
+
+    def _forced(self, before: Entry | None, entry: Entry) -> Iterable[str]:
+        for kernel, head in entry.heads.items():
+            old = before.heads.get(kernel, {}) if before else {}
+            if forced(old, head, self.context):
+                yield (
+                    f"{entry.lane}: {kernel}'s branch {head['revision']} was pushed over:"
+                    f" {old['commit'][:12]} is no ancestor of {head['commit'][:12]}"
+                )
+
+    def _with_command(self, item: News, entries: Mapping[str, Entry]) -> News:
+        """Return the news with the command that looks for the commit, where a branch has moved between the two runs."""
+        since, good = entries.get(item.since) or _newest(item.lane, entries), entries.get(item.good)
+        if item.kind not in ALARMS or not since or not good:
+            return item
+        kernel = item.column if item.column in since.heads else [*since.heads, ""][-2 if since.heads else -1]
+        old, new = good.heads.get(kernel, {}), since.heads.get(kernel, {})
+        if not old.get("commit") or not new.get("commit") or old["commit"] == new["commit"]:
+            return item
+        subject, _, name = item.subject.partition(": ")
+        words = ["bisect", "--tree", new["source"], "--good", old["commit"][:12], "--bad", new["commit"][:12]]
+        words += ["--scenario", subject.partition("[")[0], "--kernel", kernel]
+        for pair in subject.partition("[")[2].rstrip("]").split(","):
+            words += ["--param", pair] if pair else []
+        if item.kind is Kind.NEW_SPLAT:
+            words += ["--splat", item.text.split()[1].rstrip(":")]
+        elif item.kind is Kind.NEW_FAILURE:
+            words += ["--case", name] if subject != "build" else ["--build"]
+        else:
+            words += ["--metric", name]
+        return dataclasses.replace(item, bisect=self.again(shlex.join(words)))
+
+    def _bisected(self, found: Iterable[News]) -> Iterable[str]:
+        """Look for the commits of what is new, one after another, within the night's time for it."""
+        if self.bisect is None:
+            return
+        end = time.monotonic() + self.lab.nightly.bisect_minutes * 60
+        for command in dict.fromkeys(item.bisect for item in found if item.bisect):
+            left = end - time.monotonic()
+            if left <= 0:
+                yield f"no time left to bisect: {command}"
+                continue
+            try:
+                yield f"{command}: {self.bisect(command, left)}"
+            except LabError as error:
+                yield f"{command}: {error.message}"
+
+
+def _newest(lane: str, entries: Mapping[str, Entry]) -> Entry | None:
+    return max((e for e in entries.values() if e.lane == lane), key=lambda e: e.id, default=None)
+
+
+def _subject(job: JobSpec) -> str:
+    words = ",".join(f"{name}={value}" for name, value in sorted(job.params.items()))
+    return f"{job.scenario}[{words}]" if words else job.scenario
+
+
+def _exit_code(items: Iterable[News], entry: Entry, *, first: bool) -> int:
+    """Return what one lane's run says: the first one stands for itself, later ones are held against history."""
+    if first:
+        return entry.exit_code
+    found = {item.kind for item in items}
+    return 1 if found & ALARMS else 3 if Kind.LOST in found else 0
+
+
+def lines(report: Report) -> Iterable[str]:
+    """Yield the report for people."""
+    if report.state == "nothing new":
+        yield "nothing new: every branch is where the last night left it"
+        return
+    yield f"night {report.night}: {report.headline}" if report.night else f"no night: {report.headline}"
+    for lane, run in report.runs.items():
+        spans = ", ".join(f"{kernel} {span}" for kernel, span in report.moved.get(lane, {}).items())
+        yield f"  {lane}: run {run}{f' ({spans})' if spans else ''}"
+    for item in report.news:
+        where = f"{item.lane}, {item.column}" if item.column else item.lane
+        yield f"{item.kind.upper()}  {item.subject} on {where}: {item.text}"
+        more = [f"since {item.since}" if item.since else "", f"last good {item.good}" if item.good else ""]
+        more += [f"known: {item.reason}" if item.kind is Kind.KNOWN else item.reason, item.link]
+        if text := ", ".join(word for word in more if word):
+            yield f"    {text}"
+        if item.bisect:
+            yield f"    {item.bisect}"
+    for trouble in report.troubles:
+        yield f"NOT RUN  {trouble.lane}: {trouble.message}"
+        if trouble.hint:
+            yield f"    hint: {trouble.hint}"
+    yield from report.notes
+    if report.pruned:
+        yield f"pruned {len(report.pruned)} old runs; the history keeps what they were"
+
+
+def bisect_by(command: str, seconds: float) -> str:
+    """Run a command line of `bisect` (its words after the program's name), and return its last line.
+
+    Raises:
+        HostError: there is no such verb here, or it did not end in time.
+    """
+    from kpatchlab import proc
+
+    result = proc.run([sys.executable, "-m", "kpatchlab", *shlex.split(command)[1:]], timeout_s=seconds, check=False)
+    if result.timed_out:
+        raise HostError(f"not found within {seconds / 60:.0f} minutes; it can go on: kpatchlab bisect --resume last")
+    said = (result.stdout.strip() or result.stderr.strip()).splitlines() or ["it said nothing"]
+    if result.status not in {0, 1}:
+        raise UserError(said[0])
+    return said[-1]

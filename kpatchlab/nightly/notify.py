@@ -1,0 +1,99 @@
+"""Telling people of a night: by mail and by a webhook, both off unless lab.yaml asks for them.
+
+Secrets (the webhook's URL, the SMTP password) come from files or the environment, and are never printed: what goes
+wrong is told by the kind of error and the server's status alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import smtplib
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from email.message import EmailMessage
+from pathlib import Path
+
+from kpatchlab import proc
+from kpatchlab.errors import LabError, UserError
+from kpatchlab.history.news import ALARMS, Kind
+from kpatchlab.lab import Lab
+from kpatchlab.model import to_json
+from kpatchlab.nightly.night import Report, lines
+from kpatchlab.nightly.settings import Mail, Webhook
+
+TIMEOUT_S = 30.0
+
+
+def notify(lab: Lab, report: Report) -> Iterator[str]:
+    """Tell whom lab.yaml names; yield one line for each that was told or could not be."""
+    wanted = lab.nightly.notify
+    news = any(item.kind in ALARMS or item.kind is Kind.LOST for item in report.news) or bool(report.troubles)
+    if not (news or wanted.always):
+        return
+    ways: list[tuple[str, Callable[[], None]]] = []
+    if mail := wanted.mail:
+        ways.append(("mail", lambda: _mail(mail, lab, report)))
+    if webhook := wanted.webhook:
+        ways.append(("webhook", lambda: _webhook(webhook, lab, report)))
+    for name, tell in ways:
+        try:
+            tell()
+        except (LabError, OSError, smtplib.SMTPException, ValueError) as error:
+            # The message of an error can hold the URL or the password; its kind and status cannot.
+            status = getattr(error, "code", None) or getattr(error, "smtp_code", "")
+            words = error.message if isinstance(error, UserError) else f"{type(error).__name__} {status}".rstrip()
+            yield f"{name}: not sent: {words}"
+        else:
+            yield f"{name}: sent"
+
+
+def body(report: Report) -> dict[str, object]:
+    """Return the webhook's JSON body, see docs/nightly.md."""
+    return {"schema": 1, **to_json(report), "headline": report.headline, "text": "\n".join(lines(report))}
+
+
+def _secret(file: str, variable: str, lab: Lab) -> str:
+    if not file:
+        if variable not in os.environ:
+            raise UserError(f"{variable} is not in the environment")
+        return os.environ[variable]
+    path = lab.root / Path(file).expanduser()
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _webhook(settings: Webhook, lab: Lab, report: Report) -> None:
+    url = _secret(settings.url_file, "KPATCHLAB_WEBHOOK_URL", lab)
+    if not url.startswith(("https://", "http://")):
+        raise UserError("the webhook's URL is neither https nor http")
+    data = json.dumps(body(report)).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - checked above
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+        answer.read(1024)
+
+
+def message(settings: Mail, report: Report) -> EmailMessage:
+    """Return the mail of a night."""
+    mail = EmailMessage()
+    mail["Subject"] = " ".join(f"[kpatchlab] {report.title}: {report.headline}".split())
+    mail["From"], mail["To"] = settings.sender, ", ".join(settings.to)
+    mail.set_content("\n".join(lines(report)) + "\n")
+    return mail
+
+
+def _mail(settings: Mail, lab: Lab, report: Report) -> None:
+    mail = message(settings, report)
+    if not settings.smtp:
+        proc.run(["sendmail", "-t", "-i"], input_bytes=mail.as_bytes(), timeout_s=TIMEOUT_S)
+        return
+    host, _, port = settings.smtp.partition(":")
+    with smtplib.SMTP(host, int(port or 25), timeout=TIMEOUT_S) as server:
+        if settings.user:
+            server.starttls(context=ssl.create_default_context())
+            server.login(settings.user, _secret(settings.password_file, "KPATCHLAB_SMTP_PASSWORD", lab))
+        server.send_message(mail)

@@ -1,0 +1,62 @@
+"""The `nightly:` section of lab.yaml."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from kpatchlab.recipes import Name, Needed, Series
+from kpatchlab.yamlfile import FileModel
+
+
+class Keep(FileModel):
+    """Which nights keep their folders; the history keeps what they were."""
+
+    days: float = Field(default=90, gt=0, description="nights older than this lose their folders")
+    gib: float = Field(
+        default=20, gt=0, description="the oldest lose theirs until what is left takes no more than this"
+    )
+
+
+class Mail(FileModel):
+    """Mail after each night that has something to tell."""
+
+    to: tuple[Needed, ...] = Field(min_length=1, description="addresses")
+    sender: str = Field(default="kpatchlab", description="the address in From")
+    smtp: str = Field(default="", description="HOST or HOST:PORT; empty: the host's own sendmail")
+    user: str = Field(default="", description="account at the SMTP server; empty: none")
+    password_file: str = Field(
+        default="", description="file with its password; empty: the environment's KPATCHLAB_SMTP_PASSWORD"
+    )
+
+
+class Webhook(FileModel):
+    """A POST of the night's report as JSON, see docs/nightly.md."""
+
+    url_file: str = Field(
+        default="", description="file with the URL, which is a secret; empty: the environment's KPATCHLAB_WEBHOOK_URL"
+    )
+
+
+class Notify(FileModel):
+    """Who is told; nobody by default."""
+
+    always: bool = Field(default=False, description="true: also of nights on which nothing got worse")
+    mail: Mail | None = Field(default=None, description="by mail")
+    webhook: Webhook | None = Field(default=None, description="by a webhook")
+
+
+class Nightly(FileModel):
+    """What `nightly` runs: every branch with every series, plain and in every variant."""
+
+    branches: dict[Name, dict[Name, Needed]] = Field(
+        default={}, description="name -> kernel -> revision that stands in its git source's place; none: as it is"
+    )
+    series: dict[Name, dict[Name, tuple[Series, ...]]] = Field(
+        default={}, description="name -> kernel -> series that stand in its own series' place; none: as they are"
+    )
+    variants: tuple[Name, ...] = Field(default=(), description="variants that are run as well, such as `debug`")
+    scenarios: tuple[Needed, ...] = Field(default=(), description="choice of scenarios; none: the lab's own")
+    again: int = Field(default=3, ge=0, le=20, description="how often what was good and is bad is run again")
+    bisect_minutes: float = Field(default=120, gt=0, description="time that `--bisect` may take in a night")
+    keep: Keep = Field(default=Keep(), description="what is pruned")
+    notify: Notify = Field(default=Notify(), description="who is told; nobody by default")

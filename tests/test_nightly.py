@@ -1,0 +1,447 @@
+"""The night: what is new is run, held against history, and nothing that happens to it loses data."""
+
+import dataclasses
+import functools
+import http.server
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+
+import pytest
+
+from kpatchlab import lab as lab_file
+from kpatchlab import pipeline
+from kpatchlab.build import BuildContext
+from kpatchlab.cache import content_key
+from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.executor import LocalExecutor
+from kpatchlab.history.news import ALARMS, Kind
+from kpatchlab.history.query import History
+from kpatchlab.model import Case, JobResult, Metric, Outcome
+from kpatchlab.nightly import lanes as lanes_room
+from kpatchlab.nightly.lanes import lanes
+from kpatchlab.nightly.lock import held
+from kpatchlab.nightly.night import Night, lines
+from kpatchlab.nightly.notify import notify
+from kpatchlab.progress import PlainProgress
+from tests import labdir
+from tests.fake_stages import bench
+
+__all__ = ["bench"]  # a fixture
+
+LAB = """\
+title: nights
+kernels:
+  without: {source: {type: git, path: %s, revision: v1}}
+  with: {source: {type: git, path: %s, revision: main}}
+scenarios: [solo]
+"""
+
+
+def git(repo, *words):
+    who = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
+    done = subprocess.run(
+        ["git", "-C", repo, *words], check=True, capture_output=True, text=True, env={**os.environ, **who}
+    )
+    return done.stdout.strip()
+
+
+def hand_in(cases, metrics=(), outcome=Outcome.PASS):
+    """Return what an executor calls for a job: `cases(spec)` -> {name: outcome}."""
+
+    def run_job(inputs):
+        spec = inputs.spec
+        named = cases(spec)
+        worst = outcome if outcome is not Outcome.PASS else max(named.values(), key=lambda o: o.is_bad)
+        made = (Case("job", worst), *(Case(name, value, "x" if value.is_bad else "") for name, value in named.items()))
+        return JobResult(
+            spec.id, spec.scenario, dict(spec.params), spec.column, dict(spec.placement), spec.repeat, worst,
+            cases=made, metrics=tuple(metrics(spec)) if metrics else (), duration_s=1.0, reported=True,
+        )  # fmt: skip
+
+    return run_job
+
+
+class Nights:
+    """A lab with a git tree whose branch moves, and nights of it."""
+
+    def __init__(self, bench, monkeypatch, more=""):
+        self.bench, self.patch = bench, monkeypatch
+        self.repo = bench.root / "tree"
+        self.repo.mkdir()
+        git(self.repo, "init", "-q", "-b", "main")
+        git(self.repo, "commit", "-q", "--allow-empty", "-m", "base")
+        git(self.repo, "tag", "v1")
+        labdir.write(bench.root / "lab.yaml", LAB % (self.repo, self.repo) + more)
+        self.lab = lab_file.load(bench.root / "lab.yaml")
+        monkeypatch.setattr(lanes_room, "kernel_key", lambda recipe, _: content_key(recipe.model_dump_json()))
+        monkeypatch.setitem(pipeline.WRITERS, "html", lambda run, folder: b"")  # tested elsewhere, and slow
+        self.said = []
+        self.job(lambda spec: {"a": Outcome.PASS})
+
+    def job(self, cases, metrics=(), outcome=Outcome.PASS):
+        call = functools.partial(LocalExecutor, call=hand_in(cases, metrics, outcome))
+        self.patch.setitem(pipeline.EXECUTORS, "local", call)
+
+    def push(self, message="x"):
+        git(self.repo, "commit", "-q", "--allow-empty", "-m", message)
+        return git(self.repo, "rev-parse", "HEAD")
+
+    def night(self, **more):
+        bench = self.bench
+        settings = dataclasses.replace(bench.settings, cancel=threading.Event())
+
+        def execute(lab, plan, run_dir, settings):
+            return pipeline.execute(lab, plan, bench.host, run_dir, PlainProgress(bench.out), settings)
+
+        context = BuildContext(bench.host.cache, self.lab.root)
+        night = Night(
+            self.lab,
+            bench.store,
+            context,
+            settings,
+            execute,
+            lambda words: f"kpatchlab {words}",
+            self.said.append,
+            **more,
+        )
+        with held(bench.store.root):
+            return night.run()
+
+    @property
+    def columns(self):
+        return "with"
+
+
+@pytest.fixture
+def nights(bench, monkeypatch):
+    return Nights(bench, monkeypatch)
+
+
+def bad_on_with(*names):
+    return lambda spec: {"a": Outcome.FAIL if spec.column == "with" and "a" in names else Outcome.PASS}
+
+
+def files(root):
+    return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in root.rglob("*") if p.is_file()}
+
+
+def test_nothing_new_says_so_and_writes_nothing(nights):
+    assert nights.night().exit_code == 0
+    before = files(nights.bench.root)
+    begin = time.monotonic()
+    report = nights.night()
+    assert time.monotonic() - begin < 2
+    assert (report.state, report.exit_code) == ("nothing new", 0)
+    assert list(lines(report)) == ["nothing new: every branch is where the last night left it"]
+    assert files(nights.bench.root) == before
+    nights.push()
+    assert nights.night().state == "done"
+    labdir.write(nights.bench.root / "scenarios" / "solo" / "run.sh", "#!/bin/sh\nfalse\n", 0o755)
+    assert nights.night().state == "done", "a changed scenario is something new"
+    assert nights.night(force=True).state == "done"
+
+
+def test_new_failure_is_run_again_and_has_a_command(nights):
+    nights.night()
+    old, new = git(nights.repo, "rev-parse", "HEAD"), nights.push()
+    nights.job(bad_on_with("a"))
+    report = nights.night()
+    assert report.exit_code == 1
+    (item,) = report.news
+    assert (item.kind, item.subject, item.column) == (Kind.NEW_FAILURE, "solo: a", "with")
+    assert item.bisect == (
+        f"kpatchlab bisect --tree {nights.repo} --good {old[:12]} --bad {new[:12]} --scenario solo --kernel with --case a"
+    )
+    run, _ = nights.bench.store.load(report.runs["nightly"])
+    assert sorted((job.column, job.repeat) for job in run.jobs) == [
+        (c, n) for c in ("with", "without") for n in (1, 2, 3, 4)
+    ]
+    assert report.moved == {"nightly": {"with": f"{old[:12]}..{new[:12]}"}}
+    nights.push()
+    report = nights.night()
+    assert (report.exit_code, [i.kind for i in report.news]) == (0, [Kind.OLD_FAILURE])
+
+
+def test_bisect_within_its_time(nights):
+    nights.night()
+    nights.push()
+    nights.job(bad_on_with("a"))
+    asked = []
+    report = nights.night(bisect=lambda command, left: asked.append((command, left)) or "abc is the first bad one")
+    assert asked[0][0] == report.news[0].bisect
+    assert 7100 < asked[0][1] <= 7200
+    assert report.notes[-1].endswith(": abc is the first bad one")
+
+
+def test_lanes(nights):
+    more = (
+        "nightly:\n  branches:\n    stable: {with: v1}\n    tip: {with: main}\n"
+        f"  series:\n    v2: {{with: [{{type: git, path: {nights.repo}, range: v1..main}}]}}\n  variants: [debug]\n"
+    )
+    labdir.write(nights.bench.root / "lab.yaml", LAB % (nights.repo, nights.repo) + more)
+    labdir.write(nights.bench.root / "kernels/config/debug.config", "CONFIG_KASAN=y\n")
+    nights.lab = lab_file.load(nights.bench.root / "lab.yaml")
+    names = [lane.name for lane in lanes(nights.lab)]
+    assert names == ["stable+v2", "stable+v2+debug", "tip+v2", "tip+v2+debug"]
+    assert list(nights.night().runs) == names
+    head = nights.push()
+    report = nights.night()
+    assert list(report.runs) == names, "the series of each has the branch's new commit"
+    assert report.moved["tip+v2"]["with"].endswith(head[:12])
+
+
+def test_errors_in_the_section_all_at_once(nights):
+    more = "nightly:\n  branches: {x: {wth: main}}\n  variants: [debgu]\n  keep: {dys: 3}\n"
+    labdir.write(nights.bench.root / "bad.yaml", LAB % (nights.repo, nights.repo) + more)
+    with pytest.raises(UserError) as caught:
+        lab_file.load(nights.bench.root / "bad.yaml")
+    assert "bad.yaml:9: nightly.keep.dys" in "\n".join(caught.value.details)
+    labdir.write(
+        nights.bench.root / "bad.yaml", (LAB % (nights.repo, nights.repo) + more).replace("  keep: {dys: 3}\n", "")
+    )
+    with pytest.raises(UserError) as caught:
+        lab_file.load(nights.bench.root / "bad.yaml")
+    text = "\n".join(caught.value.details)
+    assert "did you mean 'with'" in text
+    assert "did you mean 'debug'" in text
+
+
+def test_second_night_is_told_who_holds_the_lock(nights):
+    nights.bench.store.root.mkdir(exist_ok=True)
+    script = (
+        "import sys, time; from pathlib import Path; from kpatchlab.nightly.lock import held\n"
+        "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([os.sys.executable, "-c", script, nights.bench.store.root], stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        with pytest.raises(UserError, match=f"process {other.pid} of user {os.getuid()}, since 20") as caught:
+            nights.night()
+        assert "another night is running" in caught.value.message
+    finally:
+        other.kill()
+        other.wait()
+    assert nights.night().state == "done", "a killed night holds nothing"
+
+
+def killed(nights, when):
+    """Let a night be killed with SIGKILL; `when(spec)` says in which job."""
+    child = os.fork()
+    if child == 0:
+
+        def cases(spec):
+            if when(spec):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return {"a": Outcome.PASS}
+
+        try:
+            nights.job(cases)
+            nights.night()
+        finally:
+            os._exit(9)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+
+
+def test_killed_night_goes_on_with_the_same_trees(nights):
+    nights.night()
+    head = nights.push()
+    killed(nights, lambda spec: spec.column == "with")
+    nights.push("later")
+    ran = []
+    nights.job(lambda spec: ran.append(spec.column) or {"a": Outcome.PASS})
+    report = nights.night()
+    assert report.state == "done"
+    assert report.moved["nightly"]["with"].endswith(head[:12])
+    assert any(line.startswith("going on with night") for line in nights.said)
+    assert ran in (["with"], ["without", "with"], ["with", "without"])
+    assert nights.night().moved["nightly"]["with"].startswith(head[:12]), "the branch that moved is the next night's"
+
+
+@pytest.mark.parametrize("harm", ["folder", "half", "header"])
+def test_killed_night_whose_folder_is_hurt(nights, harm):
+    nights.night()
+    nights.push()
+    killed(nights, lambda spec: spec.column == "with")
+    run = max(nights.bench.store.ids())
+    folder = nights.bench.store.root / run
+    if harm == "folder":
+        shutil.rmtree(folder)
+    elif harm == "half":
+        shutil.rmtree(folder / "jobs", ignore_errors=True)
+    else:
+        (folder / "run.json").write_bytes(b"{")
+    nights.job(lambda spec: {"a": Outcome.PASS})
+    report = nights.night()
+    assert (report.state, report.exit_code) == ("done", 0)
+
+
+def test_unreachable_remote_costs_its_lane_alone(nights):
+    more = "nightly:\n  branches:\n    gone: {with: nosuch}\n    main: {with: main}\n"
+    labdir.write(nights.bench.root / "lab.yaml", LAB % (nights.repo, nights.repo) + more)
+    nights.lab = lab_file.load(nights.bench.root / "lab.yaml")
+    report = nights.night()
+    assert (list(report.runs), report.exit_code) == (["main"], 3)
+    assert "NOT RUN  gone: " in "\n".join(lines(report))
+    assert nights.night().exit_code == 3, "nothing new elsewhere, and still not well"
+
+
+def test_unreachable_url_is_told(nights):
+    url = f"file://{nights.bench.root}/nowhere"
+    text = LAB.replace("type: git, path: %s, revision: main", f"type: git, url: '{url}', revision: main")
+    labdir.write(nights.bench.root / "lab.yaml", text % nights.repo)
+    nights.lab = lab_file.load(nights.bench.root / "lab.yaml")
+    report = nights.night()
+    assert (report.state, report.exit_code) == ("lost", 3)
+    assert "cannot fetch from" in report.troubles[0].message
+
+
+def test_pushed_over_branch_is_told(nights):
+    nights.push()
+    nights.night()
+    git(nights.repo, "reset", "-q", "--hard", "v1")
+    nights.push("another")
+    report = nights.night()
+    assert any("was pushed over" in note for note in report.notes)
+
+
+def test_prune_keeps_pinned_runs_and_the_last(nights):
+    for _ in range(5):
+        nights.push()
+        nights.night()
+    store = nights.bench.store
+    first, second, *_ = sorted(store.ids())
+    store.pin(first)
+    nights.lab = dataclasses.replace(
+        nights.lab,
+        nightly=nights.lab.nightly.model_copy(
+            update={"keep": nights.lab.nightly.keep.model_copy(update={"gib": 1e-9})}
+        ),
+    )
+    nights.push()
+    report = nights.night()
+    assert second in report.pruned
+    assert first in store.ids()
+    assert report.runs["nightly"] in store.ids()
+    assert len(store.ids()) == 3
+    with store.database() as connection:
+        assert len(History(connection).entries()) == 6, "the history keeps what they were"
+
+
+def test_webhook_gets_the_documented_body_and_no_secret_is_told(nights, monkeypatch):
+    got = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200 if len(got) == 1 else 500)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("KPATCHLAB_WEBHOOK_URL", f"http://127.0.0.1:{server.server_port}/secret-token")
+    nights.night()
+    nights.push()
+    nights.job(bad_on_with("a"))
+    report = nights.night()
+    assert list(notify(nights.lab, report)) == [], "off by default"
+    more = "nightly: {notify: {webhook: {}, mail: {to: [x@y], smtp: 'localhost:1'}}}\n"
+    labdir.write(nights.bench.root / "lab.yaml", LAB % (nights.repo, nights.repo) + more)
+    lab = lab_file.load(nights.bench.root / "lab.yaml")
+    said = list(notify(lab, report))
+    assert said == ["mail: not sent: ConnectionRefusedError", "webhook: sent"]
+    assert got[0]["schema"] == 1
+    assert got[0]["news"][0]["subject"] == "solo: a"
+    assert {"night", "state", "exit_code", "headline", "text", "runs", "moved", "troubles"} <= set(got[0])
+    said = "\n".join(notify(lab, report))
+    assert "not sent: HTTPError 500" in said
+    assert "secret-token" not in said
+    server.shutdown()
+
+
+# --- thirty nights --------------------------------------------------------------------------------------------
+
+REGRESSION, MENDED, STEP, DRIFT, LOST, FULL, KILLED = 5, 9, 20, 11, 14, 17, 24
+
+
+class Story:
+    """What the kernel under test does each night; the seed makes it the same in every run."""
+
+    def __init__(self):
+        self.now = 0
+        self.source = random.Random(20)
+
+    def cases(self, spec):
+        new = spec.column == "with"
+        return {
+            "steady": Outcome.PASS,
+            "broken": Outcome.FAIL if new and REGRESSION <= self.now < MENDED else Outcome.PASS,
+            "flaky": Outcome.FAIL if new and self.source.random() < 0.2 else Outcome.PASS,
+        }
+
+    def metrics(self, spec):
+        new = spec.column == "with"
+        step = 0.95 if new and self.now >= STEP else 1.0
+        drift = 0.99 ** max(0, self.now - DRIFT + 1) if new else 1.0
+        for name, factor in (("calm", 1.0), ("stepping", step), ("drifting", drift)):
+            yield Metric(name, 1000 * factor * self.source.gauss(1, 0.004), "MB/s", "higher")
+
+
+def test_thirty_nights_each_event_on_its_night_under_its_name(nights, monkeypatch):
+    story = Story()
+    alarms, flakes, quiet = {}, {}, []
+    for story.now in range(1, 31):
+        nights.push(f"night {story.now}")
+        nights.job(story.cases, story.metrics, Outcome.INFRA if story.now == LOST else Outcome.PASS)
+        if story.now == KILLED:
+            killed(nights, lambda spec: spec.column == "with")
+            continue
+        if story.now == FULL:
+            with monkeypatch.context() as full:
+                full.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+                with pytest.raises(HostError, match="No space left"):
+                    nights.night()
+            continue
+        report = nights.night()
+        found = [(item.kind, item.subject) for item in report.news if item.kind in ALARMS]
+        alarms |= {story.now: found} if found else {}
+        flakes |= {story.now: [i.subject for i in report.news if i.kind is Kind.FLAKE]}
+        if story.now == LOST:
+            assert [item.kind for item in report.news] == [Kind.LOST]
+            assert report.exit_code == 3
+        else:
+            assert report.exit_code == (1 if found else 0), (story.now, list(lines(report)))
+        if story.now == MENDED:
+            assert (Kind.FIXED, "solo: broken") in [(i.kind, i.subject) for i in report.news]
+        if not found:
+            quiet.append(story.now)
+    drift = [night for night, found in alarms.items() if found == [(Kind.DRIFT, "solo: drifting")]]
+    assert alarms[REGRESSION] == [(Kind.NEW_FAILURE, "solo: broken")]
+    assert alarms[STEP] == [(Kind.SLOWER, "solo: stepping")]
+    assert len(drift) == 1
+    assert DRIFT + 3 <= drift[0] <= DRIFT + 7, alarms
+    assert set(alarms) == {REGRESSION, STEP, drift[0]}, "no false alarm"
+    assert {name for found in flakes.values() for name in found} == {"solo: flaky"}
+    assert len(quiet) == 30 - 3 - 2
+
+
+def test_night_on_a_full_disk_is_no_less_when_there_is_room(nights, monkeypatch):
+    nights.night()
+    nights.push()
+    with monkeypatch.context() as full:
+        full.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(LabError, match="No space left"):
+            nights.night()
+    with sqlite3.connect(nights.bench.store.root / "index.db") as index:
+        assert index.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert nights.night().state == "done"
