@@ -84,6 +84,8 @@ class Verbs(Verb, click.Group):
         "history",
         "coverage",
         "series",
+        "site",
+        "serve",
         "shell",
         "bisect",
         "bisect-step",

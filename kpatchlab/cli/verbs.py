@@ -35,6 +35,7 @@ def register(group: click.Group) -> None:
     from kpatchlab.cli.nightly import nightly
     from kpatchlab.cli.report import report
     from kpatchlab.cli.series import series
+    from kpatchlab.cli.site import serve, site
 
     for command in (
         measure.measure,
@@ -46,6 +47,8 @@ def register(group: click.Group) -> None:
         nightly,
         coverage,
         series,
+        site,
+        serve,
         doctor,
         clean,
         new,

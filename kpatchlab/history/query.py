@@ -210,12 +210,12 @@ class History:
         where = " WHERE lane = coalesce(?, lane) ORDER BY id"
         return [MetricName(*row) for row in self.connection.execute(words + where, (lane,))]
 
-    def check(self, check: CheckName, until: int | None = None) -> CheckHistory:
-        """Return what a check was in every run; `until`: up to this entry."""
+    def check(self, check: CheckName, until: int | None = None, *, since: int = 0) -> CheckHistory:
+        """Return what a check was in every run; `until`, `since`: up to and from this entry."""
         rows = self.connection.execute(
             "SELECT entry, outcome, good, runs, coalesce(text, '') FROM results LEFT JOIN texts ON texts.id = message"
-            " WHERE check_id = ? AND entry <= ? ORDER BY entry",
-            (check.id, until if until is not None else 1 << 62),
+            " WHERE check_id = ? AND entry BETWEEN ? AND ? ORDER BY entry",
+            (check.id, since, until if until is not None else 1 << 62),
         )
         return CheckHistory(check, tuple(Point(row[0], OUTCOMES[row[1]], *row[2:]) for row in rows))
 

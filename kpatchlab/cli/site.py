@@ -1,0 +1,47 @@
+"""The verbs `site` and `serve`: the nights as files, and a look at them on the loopback interface."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import click
+
+from kpatchlab.cli.main import Options, Verb
+from kpatchlab.cli.verbs import load_lab, pass_options
+from kpatchlab.errors import UserError
+
+
+@click.command(cls=Verb, epilog="\b\nExamples:\n  kpatchlab site\n  kpatchlab site -o /srv/www/nights")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write to; default: results/site.")
+@pass_options
+def site(options: Options, output: Path | None) -> None:
+    """Write a static site of all nights: an index, a page each, every check's history, trends, badges."""
+    from kpatchlab.site.make import FOLDER, make_site
+    from kpatchlab.store import Store
+
+    lab = load_lab(options)
+    store = Store(lab.root / "results")
+    folder = output or store.root / FOLDER
+    made = make_site(store, folder, lab.title)
+    click.echo(f"{folder}/index.html: {made.pages} pages, {made.written} written")
+
+
+@click.command(cls=Verb, epilog="\b\nExample:\n  kpatchlab site && kpatchlab serve")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any that is free.")
+@pass_options
+def serve(options: Options, port: int) -> None:
+    """Serve the results, with the site of the nights, on the loopback interface; Ctrl-C ends it."""
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    root = options.lab_file().parent / "results"
+    if not (root / "site" / "index.html").exists():
+        raise UserError(f"there is no site in {root}", hint="kpatchlab site makes it")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(root))
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError as error:
+        raise UserError(f"cannot serve on port {port}: {error.strerror}", hint="--port chooses another") from None
+    click.echo(f"http://127.0.0.1:{server.server_port}/site/")
+    with server:
+        server.serve_forever()

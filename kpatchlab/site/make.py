@@ -1,0 +1,175 @@
+"""From the history to the site's pages; what did not change is not written again.
+
+index.html         the lanes as they are, and the nights, newest first
+nights/NIGHT.html  what a night brought
+checks/ID.html     one check, run by run
+trends.html        every metric with its changes
+badge.svg, badge-LANE.svg
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from kpatchlab.history.news import ALARMS
+from kpatchlab.history.query import CheckHistory, Entry, History
+from kpatchlab.history.text import change, letter
+from kpatchlab.history.trends import Trend, trends
+from kpatchlab.store import Store, write_atomic
+
+RECENT = 200
+"""Runs of a check, and of a metric, that its page goes back."""
+LISTED = 400
+"""Nights on the first page."""
+FOLDER = "site"
+EMPTY: dict[str, Any] = {"headline": "", "news": (), "runs": {}, "moved": {}, "troubles": (), "notes": ()}
+"""Report of a night that has not ended."""
+WORDS = {0: "pass", 1: "worse", 3: "lost"}
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """How many pages a site has, and how many of them were written now."""
+
+    pages: int
+    written: int
+
+
+def make_site(store: Store, folder: Path, title: str) -> Made:
+    """Write the site of a store's nights into a folder.
+
+    Raises:
+        UserError, HostError: the store cannot be read, or the folder not be written.
+    """
+    with store.database() as connection:
+        pages = list(_pages(store, History(connection), folder, title))
+    written = 0
+    for name, data in pages:
+        path = folder / name
+        if data is not None and (not path.exists() or path.read_bytes() != data):
+            write_atomic(path, data)
+            written += 1
+    return Made(len(pages), written)
+
+
+def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator[tuple[str, bytes | None]]:
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.globals |= {"title": title, "alarms": sorted(ALARMS), "words": WORDS}
+    entries = {entry.id: entry for entry in history.entries()}
+    nights = [night | {"report": EMPTY | night["report"]} for night in history.nights()]
+    there = set(store.ids())
+    lanes = [_lane(lane, entries) for lane in history.lanes()]
+    env.globals |= {"entries": entries, "there": there}
+
+    def page(template: str, root: str, **values: Any) -> bytes:
+        return env.get_template(template).render(root=root, **values).encode("utf-8", "replace")
+
+    yield "style.css", (Path(__file__).parent / "style.css").read_bytes()
+    checks = list(_checks(history, entries))
+    yield "index.html", page(
+        "index.html.j2", "", nights=nights[: -LISTED - 1 : -1], more=max(0, len(nights) - LISTED), lanes=lanes,
+        loud=[c for c in checks if c["now"] not in {"pass", "skip"} or c["flake_rate"]][:200], checks=checks,
+    )  # fmt: skip
+    for place, night in enumerate(nights):
+        name = f"nights/{night['id']}.html"
+        # An old night changes no more, but the newest two: the one before the last learns of its successor.
+        settled = place < len(nights) - 2 and night["state"] != "running" and (folder / name).exists()
+        before, after = nights[place - 1] if place else None, nights[place + 1] if place + 1 < len(nights) else None
+        yield name, None if settled else page("night.html.j2", "../", night=night, before=before, after=after)
+    for check in checks:
+        yield f"checks/{check['id']}.html", page("check.html.j2", "../", check=check)
+    yield "trends.html", page("trends.html.j2", "", metrics=list(_metrics(history, entries)))
+    states = {lane["name"]: lane["state"] for lane in lanes}
+    worst = next((s for s in ("worse", "lost", "pass") if s in states.values()), "none")
+    for name, state in {"": worst, **states}.items():
+        yield f"badge{f'-{name}' if name else ''}.svg", _badge(name or "nightly", state)
+
+
+def _lane(name: str, entries: dict[int, Entry]) -> dict[str, Any]:
+    own = [entry for entry in entries.values() if entry.lane == name]
+    last = own[-1]
+    state = "lost" if not last.usable else WORDS.get(last.exit_code, "lost")
+    return {"name": name, "runs": len(own), "last": last, "state": state}
+
+
+def _checks(history: History, entries: dict[int, Entry]) -> Iterator[dict[str, Any]]:
+    first = dict(history.connection.execute("SELECT check_id, min(entry) FROM results GROUP BY check_id"))
+    recent = sorted(entries)[-RECENT:]
+    for check in history.checks():
+        found = history.check(check, since=recent[0])
+        points = found.points
+        if not points or check.id not in first:
+            continue
+        good, since = found.last_good, found.bad_since
+        yield {
+            "id": check.id, "lane": check.lane, "text": check.text, "column": check.column,
+            "now": "flaky" if points[-1].flaky else str(points[-1].outcome), "message": points[-1].message,
+            "first": entries[first[check.id]], "good": entries[good.entry] if good else None,
+            "since": entries[since.entry] if since else None, "flake_rate": found.flake_rate,
+            "strip": [(p, letter(p)) for p in points], "turns": list(_turns(found, entries))[::-1][:100],
+        }  # fmt: skip
+
+
+def _turns(found: CheckHistory, entries: dict[int, Entry]) -> Iterator[dict[str, Any]]:
+    """Yield the runs in which a check was not what it was in the run before."""
+    was = None
+    for point in found.points:
+        now = "flaky" if point.flaky else str(point.outcome)
+        if now != was:
+            yield {"now": now, "entry": entries[point.entry], "message": point.message}
+        was = now
+
+
+def _metrics(history: History, entries: dict[int, Entry]) -> Iterator[dict[str, Any]]:
+    for metric in history.metrics():
+        found = history.metric(metric)
+        found = type(found)(metric, found.points[-RECENT:])
+        values = found.values
+        changes = trends(values)
+        yield {
+            "metric": metric, "unit": "times the base" if found.is_ratio else metric.unit, "now": values[-1],
+            "runs": len(values), "plot": _plot(values, changes, metric.direction),
+            "changes": [change(found, trend, entries) for trend in changes][::-1],
+        }  # fmt: skip
+
+
+def _plot(
+    values: list[float], changes: list[Trend], direction: str, width: int = 600, height: int = 80
+) -> dict[str, Any]:
+    """Return a polyline's points, and where the changes are, in a box of width x height."""
+    low, high = min(values), max(values)
+    span = (high - low) or abs(high) or 1.0
+    step = width / max(1, len(values) - 1)
+
+    def y(value: float) -> float:
+        return round(height - 4 - (value - low) / span * (height - 8), 1)
+
+    return {
+        "width": width, "height": height, "low": low, "high": high,
+        "points": " ".join(f"{i * step:.1f},{y(v)}" for i, v in enumerate(values)),
+        "marks": [(round(t.at * step, 1), "bad" if t.worse(direction) else "good") for t in changes],
+    }  # fmt: skip
+
+
+def _badge(label: str, state: str) -> bytes:
+    """Return a small SVG; its width follows the text's, in a font of fixed width."""
+    colour = {"pass": "#1a6b2f", "worse": "#b3181d", "lost": "#6a2ca0"}.get(state, "#5c6470")
+    left, right = 7 * len(label) + 12, 7 * len(state) + 12
+    text = 'font-family="DejaVu Sans Mono,monospace" font-size="11" fill="#fff"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img"'
+        f' aria-label="{label}: {state}"><rect width="{left}" height="20" fill="#444"/>'
+        f'<rect x="{left}" width="{right}" height="20" fill="{colour}"/>'
+        f'<text x="6" y="14" {text}>{label}</text><text x="{left + 6}" y="14" {text}>{state}</text></svg>\n'
+    ).encode()

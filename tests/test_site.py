@@ -1,0 +1,78 @@
+"""The site of nights: pages, links that lead somewhere, nothing written twice, nothing foreign as markup."""
+
+import html.parser
+
+import pytest
+
+from kpatchlab.history import database
+from kpatchlab.nightly import book
+from kpatchlab.site.make import make_site
+from kpatchlab.store import Store
+from tests.test_history import F, Metric, P, night
+
+
+class Links(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for key, value in attrs if key == "href" and "://" not in value]
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "results")
+    for number in range(10):
+        run = night(
+            store, {"a": F if number == 7 else P, "<script>x</script>": P},
+            metrics=(Metric("speed", 100.0 - 10 * (number > 6), "MB/s", "higher"),), commit=f"{number:040x}",
+        )  # fmt: skip
+        name = book.begin(store, {"lanes": []})
+        item = {
+            "kind": "new failure", "lane": "main", "column": "with", "subject": "s: a", "text": "<b>x</b>", "since": "",
+            "good": "", "bisect": "kpatchlab bisect", "reason": "", "link": "",
+        }  # fmt: skip
+        report = {"headline": "h", "news": [item], "runs": {"main": run}, "moved": {"main": {"with": "a..b"}}}
+        book.end(store, name, "done", 1, report)
+    return store
+
+
+def test_pages_and_links(store):
+    folder = store.root / "site"
+    made = make_site(store, folder, "my <series>")
+    assert made.written == made.pages
+    pages = sorted(path for path in folder.rglob("*.html"))
+    assert len(list(folder.glob("nights/*.html"))) == 10
+    for page in pages:
+        text = page.read_text()
+        assert "<script" not in text
+        assert "<b>x</b>" not in text
+        links = Links()
+        links.feed(text)
+        assert links.found
+        for link in links.found:
+            target = (page.parent / link).resolve()
+            # A run of these tests has no page of its own: what it was is all there is.
+            assert target.exists() or target.parent.parent == store.root, (page, link)
+    assert "step -10.0 %" in (folder / "trends.html").read_text()
+    assert "with <code>000000000006..000000000007</code>" in (folder / "trends.html").read_text()
+    assert ">pass<" in (folder / "badge-main.svg").read_text()
+
+
+def test_only_what_changed_is_written_again(store):
+    folder = store.root / "site"
+    make_site(store, folder, "t")
+    assert make_site(store, folder, "t").written == 0
+    night(store, {"a": P})
+    book.end(store, book.begin(store, {"lanes": []}), "done", 0, {"headline": "fine"})
+    made = make_site(store, folder, "t")
+    old = len(list(folder.glob("nights/*.html"))) - 2
+    assert 0 < made.written <= made.pages - old + 1
+
+
+def test_a_store_without_nights(tmp_path):
+    store = Store(tmp_path / "results")
+    database.connect(store.root / "index.db").close()
+    make_site(store, tmp_path / "out", "")
+    assert "No night has been yet" in (tmp_path / "out" / "index.html").read_text()
