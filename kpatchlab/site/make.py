@@ -70,7 +70,7 @@ def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator
     nights = [night | {"report": EMPTY | night["report"]} for night in history.nights()]
     there = set(store.ids())
     lanes = [_lane(lane, entries) for lane in history.lanes()]
-    env.globals |= {"entries": entries, "there": there}
+    env.globals |= {"entries": entries, "there": there, "paged": {night["id"] for night in nights}}
 
     def page(template: str, root: str, **values: Any) -> bytes:
         return env.get_template(template).render(root=root, **values).encode("utf-8", "replace")
