@@ -1,4 +1,4 @@
-"""What `lab series` costs: 28 small patches over 12 files, on the tree and configuration of kernels/tiny.yaml.
+"""What `lab series` costs: 28 small patches over 12 files of linux-source-6.12, configured as kernels/tiny.yaml is.
 
 The patches are made here, each adds or takes away a line at the head of a file: comments and declarations in C files,
 two in headers, a constant that W=1 complains about, a module that is broken by one patch and mended by a later one, a
@@ -25,6 +25,7 @@ from kpatchlab.series import Wanted, judge, walk
 from kpatchlab.series.values import PatchResult
 from kpatchlab.series.views import FILES, VIEWS
 
+SOURCE = {"type": "debian-source", "package": "linux-source-6.12", "suite": "trixie"}
 HEADS = {
     "fs/splice.c": ["// SPDX-License-Identifier: GPL-2.0-only", "/*"],
     "fs/pipe.c": ["// SPDX-License-Identifier: GPL-2.0", "/*"],
@@ -62,7 +63,7 @@ def main() -> None:
         folder = Path(name)
         make_patches(folder / "series")
         text = labs.recipe_text(labs.CLONE / "lab.yaml", "tiny")
-        text["series"] = [{"type": "patches", "path": str(folder / "series")}]
+        text |= {"source": SOURCE, "series": [{"type": "patches", "path": str(folder / "series")}]}
         context = BuildContext(Cache(), labs.CLONE, jobs=Host.build_jobs("auto"))
         done, _ = walk(KernelRecipe.model_validate(text), "tiny", context, folder, Wanted(), tell)
     table = judge(done)

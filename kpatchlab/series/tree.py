@@ -27,7 +27,6 @@ _NAMES = re.compile(
 )
 _MOVE = re.compile(r"^rename from ([^\n]+)\nrename to ([^\n]+)$", re.MULTILINE)
 _OFFSET = re.compile(r"^Hunk #\d+ succeeded at \d+ \(offset ", re.MULTILINE)
-_REDUCED = re.compile(r"^Context reduced to \((\d+)/(\d+)\)", re.MULTILINE)
 
 State = tuple[str, bytes] | None
 """A file as far as a patch can change it: kind ("-", "x" or "link") and content; None where there is none."""
@@ -116,10 +115,7 @@ class Tree:
     def _apply(self, patch: Patch, fuzz: int) -> Applied:
         said = apply_patch(patch, self._stage, self._number, len(self._patches), fuzz=fuzz)
         offsets = len(_OFFSET.findall(said))
-        if not fuzz:
-            return Applied("strict", offsets=offsets)
-        lost = [3 - min(int(before), int(after)) for before, after in _REDUCED.findall(said)]
-        return Applied("fuzz", fuzz=max([1, *lost]), offsets=offsets)
+        return Applied("fuzz" if fuzz else "strict", fuzz, offsets)
 
     def settle(self) -> list[str]:
         """Write what differs to the tree, other series' leavings included; returns the files written."""
