@@ -98,7 +98,7 @@ def test_help_tells_exit_statuses_and_all_verbs(call):
     assert status == 0
     for number in (0, 1, 2, 3, 130):
         assert re.search(rf"^  +{number}  ", out, re.MULTILINE)
-    assert re.findall(r"^  (\w+) {2,}[A-Z]", out, re.MULTILINE)[: len(Verbs.ORDER)] == list(Verbs.ORDER)
+    assert re.findall(r"^  (\w[\w-]*) {2,}[A-Z]", out, re.MULTILINE)[: len(Verbs.ORDER)] == list(Verbs.ORDER)
 
 
 def test_program_with_a_blank_in_its_path_can_be_pasted(here, call, monkeypatch):

@@ -17,6 +17,7 @@ from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.model import ChangedFunction, JobResult, Outcome, PatchFacts
 from kpatchlab.pipeline import Settings
 from kpatchlab.progress import PlainProgress
+from kpatchlab.recipes import PatchesSeries
 from tests import labdir
 from tests.fake_stages import bench
 
@@ -381,7 +382,7 @@ def test_selftests_that_cannot_be_had_cost_their_own_jobs(bench, monkeypatch):
 
 def with_a_series(bench, monkeypatch, found):
     """Let the kernel `with` have a series, of which is known what `found` returns."""
-    recipe = bench.lab.kernels["with"].model_copy(update={"series": ({"type": "patches", "path": "p"},)})
+    recipe = bench.lab.kernels["with"].model_copy(update={"series": (PatchesSeries(type="patches", path="p"),)})
     bench.lab = dataclasses.replace(bench.lab, kernels={**bench.lab.kernels, "with": recipe})
     monkeypatch.setattr(pipeline, "series_changes", lambda *_: found())
     told = (PatchFacts("with", 1, "first", ("a.c",), (ChangedFunction("f", "a.c"),)),)

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -93,6 +94,7 @@ def bench(tmp_path, monkeypatch):
 class Saved:
     def __init__(self, path):
         self.path = path
+        self.boot = SimpleNamespace(machine=SimpleNamespace(stretch=1.0))
 
 
 def exited(status=0, stdout=b"", stderr=b"", timed_out=False):

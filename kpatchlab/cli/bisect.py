@@ -353,7 +353,8 @@ class Step(Verb):
     cls=Step,
     epilog="\b\nExample, in a kernel tree:\n"
     "  git bisect start master v6.11\n"
-    "  git bisect run kpatchlab --lab ~/kpatchlab/lab.yaml bisect-step --scenario unix-splice\n\n"
+    "  git bisect run kpatchlab --lab ~/lab/lab.yaml bisect-step --scenario unix-splice\n"
+    "  kpatchlab bisect-step --build --module tls    once, by hand\n\n"
     "Exit status: 0 good, 1 bad, 125 skip; 128 and above stop git bisect run.",
 )
 @click.option("--tree", type=click.Path(path_type=Path), default=Path(), help="Default: the current directory.")

@@ -16,8 +16,8 @@ from kpatchlab.cli.verbs import as_json, dump, load_lab, pass_options
 
 @click.command(
     cls=Verb,
-    epilog="\b\nExamples:\n  kpatchlab nightly\n  kpatchlab nightly --bisect\n  kpatchlab nightly --force --json\n"
-    "Exit status: 0 nothing got worse, or nothing is new; 1 something did; 3 something could not be run.",
+    epilog="\b\nExamples:\n  kpatchlab nightly\n  kpatchlab nightly --bisect\n  kpatchlab nightly --force --json\n\n"
+    "Exit status: 0 nothing got worse, or nothing is new; 1 something did; 3 something could\nnot be run.",
 )
 @click.option("--force", is_flag=True, help="Run though nothing is new.")
 @click.option("--bisect", is_flag=True, help="Look for the commits of what got worse, within nightly.bisect_minutes.")
