@@ -24,7 +24,7 @@ I = Outcome.INFRA  # noqa: E741
 def night(store, cases, *, metrics=(), splats=(), lane="main", commit="", outcome=None, repeats=()):
     """Store one run of one scenario on one kernel; `repeats`: cases of more repeats of the same job."""
     run_dir = store.new_run("t", base="with", columns=("with",))
-    heads = {"with": {"commit": commit}} if commit else {}
+    heads = {"with": {"source": "/linux", "commit": commit}} if commit else {}
     run_dir.save_plan({"jobs": [], "origin": {"lane": lane, "night": run_dir.id, "heads": heads}})
     jobs = [
         job("s", "with", {"job": P, **c}, repeat=n, roles=("client",), splats=splats, metrics=metrics, outcome=outcome)

@@ -158,7 +158,7 @@ def test_new_failure_is_run_again_and_has_a_command(nights):
     assert (item.kind, item.subject, item.column) == (Kind.NEW_FAILURE, "solo: a", "with")
     assert item.bisect == (
         f"kpatchlab bisect --tree {nights.repo} --good {old[:12]} --bad {new[:12]}"
-        " --scenario solo --kernel with --case a"
+        " --kernel with --scenario solo --case a"
     )
     run, _ = nights.bench.store.load(report.runs["nightly"])
     assert sorted((job.column, job.repeat) for job in run.jobs) == [

@@ -57,7 +57,7 @@ def test_pages_and_links(store):
             assert target.exists() or target.parent.parent == store.root, (page, link)
     assert "step -10.0 %" in (folder / "trends.html").read_text()
     assert "with <code>666666666666..777777777777</code>" in (folder / "trends.html").read_text()
-    assert ">pass<" in (folder / "badge-main.svg").read_text()
+    assert ">ok<" in (folder / "badge-main.svg").read_text()
 
 
 def test_only_what_changed_is_written_again(store):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kpatchlab.cli.main import Options, Verb
+from kpatchlab.cli.main import Options, Verb, as_called
 from kpatchlab.cli.verbs import as_json, dump, pass_options, table
 from kpatchlab.errors import UserError
 
@@ -120,7 +120,7 @@ def _names(
             else metric_lines(metric_rows[0])
         )
         for line in lines:
-            click.echo(line)
+            click.echo(as_called(line))
         return
     if check_rows:
         table([_short(row) for row in check_rows])

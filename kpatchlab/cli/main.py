@@ -86,6 +86,7 @@ class Verbs(Verb, click.Group):
         "series",
         "site",
         "serve",
+        "import",
         "shell",
         "bisect",
         "bisect-step",

@@ -32,6 +32,7 @@ def register(group: click.Group) -> None:
     from kpatchlab.cli.compare import compare
     from kpatchlab.cli.coverage import coverage
     from kpatchlab.cli.history import history
+    from kpatchlab.cli.imports import import_results
     from kpatchlab.cli.nightly import nightly
     from kpatchlab.cli.report import report
     from kpatchlab.cli.series import series
@@ -49,6 +50,7 @@ def register(group: click.Group) -> None:
         series,
         site,
         serve,
+        import_results,
         doctor,
         clean,
         new,
@@ -164,14 +166,30 @@ def table(rows: list[dict[str, Any]]) -> None:
     console().print(grid)
 
 
-@click.command(cls=Verb, epilog="\b\nExamples:\n  kpatchlab doctor\n  kpatchlab doctor --install")
+@click.command(
+    cls=Verb,
+    epilog="\b\nExamples:\n  kpatchlab doctor\n  kpatchlab doctor --install\n  kpatchlab doctor --store --repair",
+)
 @click.option("--install", is_flag=True, help="Install the Debian packages that are missing.")
 @click.option("--packages", "only_packages", is_flag=True, help="Look at the Debian packages only.")
+@click.option("--store", "only_store", is_flag=True, help="Look at the stored runs and their history only.")
+@click.option("--repair", is_flag=True, help="With --store: mend what can be; nothing is deleted.")
 @click.option("--tests", is_flag=True, help="Also at those that only the lab's own tests need.")
 @as_json
 @pass_options
-def doctor(options: Options, install: bool, only_packages: bool, tests: bool, as_json: bool) -> None:
+def doctor(
+    options: Options,
+    install: bool,
+    only_packages: bool,
+    tests: bool,
+    only_store: bool,
+    repair: bool,
+    as_json: bool,
+) -> None:
     """Say what this host can do, and the remedy for what it cannot."""
+    if only_store:
+        _doctor_store(options, repair=repair, as_json=as_json)
+        return
     from kpatchlab import packages
 
     stages = (*packages.STAGES, *packages.TESTS) if tests else packages.STAGES
@@ -200,6 +218,22 @@ def doctor(options: Options, install: bool, only_packages: bool, tests: bool, as
             if item.remedy and item.state != "ok":
                 wrapped(as_called(item.remedy), f"{'':20}-> ", 23)
     if any(item.state == "bad" for item in found):
+        sys.exit(3)
+
+
+def _doctor_store(options: Options, *, repair: bool, as_json: bool) -> None:
+    from kpatchlab.store import Store
+    from kpatchlab.storecheck import FOUND, examine
+
+    store = Store(options.lab_file().parent / "results")
+    found = examine(store, repair=repair) if store.root.is_dir() else []
+    if as_json:
+        dump(found)
+    for item in [] if as_json else found:
+        wrapped(item.text, f"{item.state:8}", 8)
+        if item.remedy:
+            wrapped(as_called(item.remedy), f"{'':8}-> ", 11)
+    if any(item.state == FOUND for item in found):
         sys.exit(3)
 
 
@@ -264,7 +298,7 @@ def _clean_runs(options: Options, keep: int, yes: bool) -> None:
     from kpatchlab.store import Store
 
     store = Store(options.lab_file().parent / "results")
-    old = sorted((row.id for row in store.list()), reverse=True)[keep:]
+    old = [name for name in sorted((row.id for row in store.list()), reverse=True)[keep:] if not store.pinned(name)]
     for name in old if yes else []:
         store.delete(name)
     click.echo(f"{'removed' if yes else 'would remove'} {len(old)} runs", err=True)

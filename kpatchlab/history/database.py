@@ -91,7 +91,7 @@ def connect(path: Path, *, busy_s: float = BUSY_S) -> sqlite3.Connection:
         raise trouble(error, path) from None
     except sqlite3.DatabaseError as error:
         connection.close()
-        raise DamagedError(f"{path} is damaged: {error}", hint="kpatchlab doctor --store repairs it") from None
+        raise DamagedError(f"{path} is damaged: {error}", hint="kpatchlab doctor --store --repair mends it") from None
     except BaseException:
         connection.close()
         raise
@@ -103,7 +103,7 @@ def trouble(error: sqlite3.Error, path: Path) -> HostError:
     if "locked" in str(error) or "busy" in str(error):
         return HostError(f"{path} is locked by another program", hint="fuser names it; try again when it has ended")
     if "malformed" in str(error) or "not a database" in str(error):
-        return DamagedError(f"{path} is damaged: {error}", hint="kpatchlab doctor --store repairs it")
+        return DamagedError(f"{path} is damaged: {error}", hint="kpatchlab doctor --store --repair mends it")
     return HostError(f"cannot use {path}: {error}", hint="is the disk full, or the folder read-only?")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kpatchlab.history.query import CheckHistory, CheckName, Entry, History, MetricHistory, MetricName, Point
+from kpatchlab.history.record import BUILD
 from kpatchlab.history.trends import Trend, trends
 from kpatchlab.model import Outcome
 
@@ -68,6 +70,7 @@ def change(found: MetricHistory, trend: Trend, entries: dict[int, Entry]) -> dic
     """Return one change of a metric, with the runs around it and the commits of their kernels."""
     after = entries[found.points[trend.at][0]]
     before = entries[found.points[trend.at - 1][0]] if trend.at else None
+    metric = found.metric
     return {
         "kind": trend.kind,
         "change": round(trend.change, 4),
@@ -75,6 +78,9 @@ def change(found: MetricHistory, trend: Trend, entries: dict[int, Entry]) -> dic
         "before": before.run if before else "",
         "after": after.run,
         "commits": commit_range(before, after),
+        "bisect": shlex.join(bisect_words(before, after, metric.subject, metric.column, ["--metric", metric.name]))
+        if before and trend.worse(metric.direction)
+        else "",
     }
 
 
@@ -86,6 +92,27 @@ def commit_range(before: Entry | None, after: Entry) -> dict[str, str]:
         if old.get("commit") and head.get("commit") and old["commit"] != head["commit"]:
             found[kernel] = f"{old['commit'][:12]}..{head['commit'][:12]}"
     return found
+
+
+def bisect_words(old: Entry, new: Entry, subject: str, column: str, criterion: Sequence[str]) -> list[str]:
+    """Return the words of `bisect` that look for the commit between two runs; none where no branch moved.
+
+    Args:
+        subject: `SCENARIO[PARAMETERS]`, or `build`.
+        criterion: what is sought, as `["--case", NAME]`.
+    """
+    kernel = next((name for name in (column, *reversed(list(new.heads))) if name in commit_range(old, new)), "")
+    if not kernel:
+        return []
+    good, bad = old.heads[kernel]["commit"], new.heads[kernel]["commit"]
+    words = ["bisect", "--tree", new.heads[kernel].get("source", "."), "--good", good[:12], "--bad", bad[:12]]
+    words += ["--kernel", kernel]
+    if subject == BUILD:
+        return [*words, "--build"]
+    words += ["--scenario", subject.partition("[")[0]]
+    for pair in subject.partition("[")[2].rstrip("]").split(","):
+        words += ["--param", pair] if pair else []
+    return [*words, *criterion]
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -120,3 +147,5 @@ def metric_lines(row: dict[str, Any]) -> Iterator[str]:
     for item in row["changes"]:
         commits = ", ".join(f"{kernel} {span}" for kernel, span in item["commits"].items())
         yield f"  {item['kind']} {item['change']:+.1%} at {item['after']}{f' ({commits})' if commits else ''}"
+        if item["bisect"]:
+            yield f"    kpatchlab {item['bisect']}"

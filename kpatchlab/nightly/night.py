@@ -18,7 +18,7 @@ from kpatchlab.history import database
 from kpatchlab.history.known import Known, load_known
 from kpatchlab.history.news import ALARMS, Kind, News, doubtful, news
 from kpatchlab.history.query import Entry, History
-from kpatchlab.history.text import commit_range
+from kpatchlab.history.text import bisect_words, commit_range
 from kpatchlab.lab import Lab
 from kpatchlab.model import Run, to_json
 from kpatchlab.nightly import book
@@ -238,22 +238,13 @@ class Night:
         since, good = entries.get(item.since) or _newest(item.lane, entries), entries.get(item.good)
         if item.kind not in ALARMS or not since or not good:
             return item
-        kernel = item.column if item.column in since.heads else [*since.heads, ""][-2 if since.heads else -1]
-        old, new = good.heads.get(kernel, {}), since.heads.get(kernel, {})
-        if not old.get("commit") or not new.get("commit") or old["commit"] == new["commit"]:
-            return item
         subject, _, name = item.subject.partition(": ")
-        words = ["bisect", "--tree", new["source"], "--good", old["commit"][:12], "--bad", new["commit"][:12]]
-        words += ["--scenario", subject.partition("[")[0], "--kernel", kernel]
-        for pair in subject.partition("[")[2].rstrip("]").split(","):
-            words += ["--param", pair] if pair else []
-        if item.kind is Kind.NEW_SPLAT:
-            words += ["--splat", item.text.split()[1].rstrip(":")]
-        elif item.kind is Kind.NEW_FAILURE:
-            words += ["--case", name] if subject != "build" else ["--build"]
-        else:
-            words += ["--metric", name]
-        return dataclasses.replace(item, bisect=self.again(shlex.join(words)))
+        criterion = {
+            Kind.NEW_FAILURE: ["--case", name],
+            Kind.NEW_SPLAT: ["--splat", item.text.split()[1].rstrip(":")],
+        }.get(item.kind, ["--metric", name])
+        words = bisect_words(good, since, subject, item.column, criterion)
+        return dataclasses.replace(item, bisect=self.again(shlex.join(words))) if words else item
 
     def _bisected(self, found: Iterable[News]) -> Iterable[str]:
         """Look for the commits of what is new, one after another, within the night's time for it."""

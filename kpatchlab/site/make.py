@@ -9,6 +9,7 @@ badge.svg, badge-LANE.svg
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ from typing import Any
 
 import jinja2
 
+from kpatchlab.errors import HostError
 from kpatchlab.history.news import ALARMS
 from kpatchlab.history.query import CheckHistory, Entry, History
 from kpatchlab.history.text import change, letter
 from kpatchlab.history.trends import Trend, trends
-from kpatchlab.store import Store, write_atomic
+from kpatchlab.store import Store
 
 RECENT = 200
 """Runs of a check, and of a metric, that its page goes back."""
@@ -29,7 +31,7 @@ LISTED = 400
 FOLDER = "site"
 EMPTY: dict[str, Any] = {"headline": "", "news": (), "runs": {}, "moved": {}, "troubles": (), "notes": ()}
 """Report of a night that has not ended."""
-WORDS = {0: "pass", 1: "worse", 3: "lost"}
+WORDS = {0: "ok", 1: "worse", 3: "lost"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,21 @@ def make_site(store: Store, folder: Path, title: str) -> Made:
     for name, data in pages:
         path = folder / name
         if data is not None and (not path.exists() or path.read_bytes() != data):
-            write_atomic(path, data)
+            _write(path, data)
             written += 1
     return Made(len(pages), written)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a page whole or not at all; not synced to the disk, since it can be made again at any time."""
+    beside = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise HostError(f"cannot write {path}: {error.strerror}", hint="is the disk full?") from None
 
 
 def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator[tuple[str, bytes | None]]:
@@ -91,7 +105,7 @@ def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator
         yield f"checks/{check['id']}.html", page("check.html.j2", "../", check=check)
     yield "trends.html", page("trends.html.j2", "", metrics=list(_metrics(history, entries)))
     states = {lane["name"]: lane["state"] for lane in lanes}
-    worst = next((s for s in ("worse", "lost", "pass") if s in states.values()), "none")
+    worst = next((s for s in ("failing", "lost", "ok") if s in states.values()), "none")
     for name, state in {"": worst, **states}.items():
         yield f"badge{f'-{name}' if name else ''}.svg", _badge(name or "nightly", state)
 
@@ -99,7 +113,7 @@ def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator
 def _lane(name: str, entries: dict[int, Entry]) -> dict[str, Any]:
     own = [entry for entry in entries.values() if entry.lane == name]
     last = own[-1]
-    state = "lost" if not last.usable else WORDS.get(last.exit_code, "lost")
+    state = {0: "ok", 1: "failing"}.get(last.exit_code, "lost") if last.usable else "lost"
     return {"name": name, "runs": len(own), "last": last, "state": state}
 
 
@@ -117,8 +131,19 @@ def _checks(history: History, entries: dict[int, Entry]) -> Iterator[dict[str, A
             "now": "flaky" if points[-1].flaky else str(points[-1].outcome), "message": points[-1].message,
             "first": entries[first[check.id]], "good": entries[good.entry] if good else None,
             "since": entries[since.entry] if since else None, "flake_rate": found.flake_rate,
-            "strip": [(p, letter(p)) for p in points], "turns": list(_turns(found, entries))[::-1][:100],
+            "strip": _strip(found, entries), "turns": list(_turns(found, entries))[::-1][:100],
         }  # fmt: skip
+
+
+def _strip(found: CheckHistory, entries: dict[int, Entry]) -> list[tuple[str, str, str]]:
+    """Return a letter a run, equal neighbours together: (letters, class, from which run to which)."""
+    strip = []
+    for sign, same in itertools.groupby(found.points, letter):
+        group = list(same)
+        first, last = entries[group[0].entry].run, entries[group[-1].entry].run
+        word = "flaky" if sign == "~" else str(group[0].outcome)
+        strip.append((sign * len(group), word, first if first == last else f"{first} to {last}"))
+    return strip
 
 
 def _turns(found: CheckHistory, entries: dict[int, Entry]) -> Iterator[dict[str, Any]]:
@@ -164,7 +189,7 @@ def _plot(
 
 def _badge(label: str, state: str) -> bytes:
     """Return a small SVG; its width follows the text's, in a font of fixed width."""
-    colour = {"pass": "#1a6b2f", "worse": "#b3181d", "lost": "#6a2ca0"}.get(state, "#5c6470")
+    colour = {"ok": "#1a6b2f", "failing": "#b3181d", "lost": "#6a2ca0"}.get(state, "#5c6470")
     left, right = 7 * len(label) + 12, 7 * len(state) + 12
     text = 'font-family="DejaVu Sans Mono,monospace" font-size="11" fill="#fff"'
     return (

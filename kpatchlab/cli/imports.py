@@ -1,0 +1,43 @@
+"""The verb `import`: other people's results into the store."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from kpatchlab.cli.main import Options, Verb
+from kpatchlab.cli.verbs import pass_options
+
+
+@click.command(
+    "import",
+    cls=Verb,
+    epilog="\b\nExamples:\n  kpatchlab import junit report.xml --lane peer --column v6.12\n"
+    "  kpatchlab import ktap kselftest.log\n  kpatchlab report last && kpatchlab history --lane peer",
+)
+@click.argument("form", metavar="junit|ktap", type=click.Choice(["junit", "ktap"]))
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--column", default="imported", show_default=True, metavar="NAME", help="The kernel they are about.")
+@click.option("--lane", default="imported", show_default=True, metavar="NAME", help="What they are compared with.")
+@pass_options
+def import_results(options: Options, form: str, files: tuple[Path, ...], column: str, lane: str) -> None:
+    """Store results of another lab, in the order of the files, so that reports and history have them."""
+    from kpatchlab.compare import compare
+    from kpatchlab.errors import LabError
+    from kpatchlab.imports import import_file
+    from kpatchlab.store import Store
+
+    store = Store(options.lab_file().parent / "results")
+    status = 0
+    for path in files:
+        try:
+            run = import_file(store, form, path, column=column, lane=lane)
+        except LabError as error:
+            click.echo(f"kpatchlab: {error.message}", err=True)
+            status = error.exit_code
+            continue
+        cases = sum(len(job.cases) - 1 for job in run.jobs)
+        click.echo(f"{path}: run {run.id}, {cases} cases in {len(run.jobs)} suites: {compare(run).headline}")
+    sys.exit(status)
