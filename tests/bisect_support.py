@@ -102,7 +102,8 @@ class Lab:
         """Return all of the user's repository that a search could change."""
         git = self.tree.git
         names = sorted(str(p) for p in (self.tree.tree / ".git").rglob("*") if p.is_file())
-        return git("status", "--porcelain"), git("for-each-ref"), git("rev-parse", "HEAD"), self.tree.snapshot(), names
+        status = git("--no-optional-locks", "status", "--porcelain")  # else git may write its index here
+        return status, git("for-each-ref"), git("rev-parse", "HEAD"), self.tree.snapshot(), names
 
     def flaky(self, rate: float, seed: int = 1):
         """Let the fault show in some of the runs only."""

@@ -217,3 +217,93 @@ def test_a_range_of_ten_thousand_commits_is_quick():
     assert isinstance(history, History)
     loop = search_for("c1234", history)
     assert len(loop.steps) <= 14
+
+
+def carry(loop, objects, run, bound=2000):
+    """Carry a search through where commits of the same `objects` are not run twice; returns all that was asked."""
+    asked, built = [], {}
+    while (ask := loop.ask()) is not None:
+        assert len(asked) < bound
+        asked.append(ask)
+        tested = [one.commit for one in loop.told if not one.same_as]
+        same = next((c for c in tested if c != ask.commit and objects(c) == objects(ask.commit)), "")
+        fresh = ask.phase is Phase.SEARCH and ask.commit not in built
+        built[ask.commit] = True
+        if same and fresh and loop.search.can_be_same(ask.commit, same):
+            loop.tell(loop.alike(ask.commit, same, ask.phase))
+        else:
+            loop.tell(Told(ask.commit, run(ask.commit), ask.phase, f"{ask.commit} ran"))
+    return asked
+
+
+@pytest.mark.parametrize("noise", [Noise(), FIGURES, Noise(deterministic=0.0)])
+@pytest.mark.parametrize("rate", [1.0, 0.6])
+def test_a_commit_of_the_same_objects_has_its_neighbour_s_verdict_and_is_asked_for_once(noise, rate):
+    """Of each four commits three leave the objects as they are; the one with the fault changes them."""
+    for seed in range(10):
+        dice = random.Random(seed)
+        loop = Loop(line(16), noise)
+
+        def objects(commit):
+            return (int(commit[1:]) + 3) // 4
+
+        def run(commit, dice=dice):
+            return Verdict.BAD if int(commit[1:]) >= 9 and dice.random() < rate else Verdict.GOOD
+
+        asked = carry(loop, objects, run)
+        assert loop.search.suspects()[0] == ["c9"]
+        alike = [one for one in loop.told if one.same_as]
+        assert len({one.commit for one in alike}) == len(alike)
+        for one in alike:
+            assert one.same_as != one.commit
+            assert objects(one.same_as) == objects(one.commit)
+            assert one.reason.endswith(f"{one.same_as} ran")
+            later = [ask for ask in asked if ask.commit == one.commit and ask.phase is Phase.SEARCH]
+            assert len(later) == 1
+        if rate == 1.0:
+            assert all((one.verdict is Verdict.BAD) == (int(one.commit[1:]) >= 9) for one in alike)
+
+
+def test_a_verdict_is_taken_over_from_the_neighbour_s_runs():
+    """Any failure counts; of figures, which vary, what most runs say."""
+    for noise, verdict in ((Noise(), Verdict.BAD), (FIGURES, Verdict.GOOD)):
+        loop = Loop(line(8), noise)
+        for said, words in ((Verdict.GOOD, "first"), (Verdict.BAD, "second"), (Verdict.GOOD, "third")):
+            loop.tell(Told("c4", said, Phase.SEARCH, words))
+        alike = loop.alike("c5", "c4", Phase.SEARCH)
+        assert (alike.commit, alike.verdict, alike.same_as) == ("c5", verdict, "c4")
+        words = "second" if verdict is Verdict.BAD else "third"
+        assert alike.reason == f"built to the same objects as c4: {words}"
+
+
+def test_runs_that_are_at_odds_with_the_objects_are_believed():
+    """Both ends of what is left are said to be the same: the commit is run, and may differ."""
+    loop = Loop(line(2))
+    loop.tell(Told("c0", Verdict.GOOD, Phase.SEARCH, same_as="c2"))
+    assert not loop.search.twins
+    assert not loop.search.can_be_same("c0", "c2")
+    assert loop.search.consistent() == 0b11
+
+
+def test_a_search_gives_up_where_runs_only_contradict_each_other():
+    """Figures that are worse in half of the runs, of whichever commit: no confidence can ever be had."""
+    loop = Loop(line(64), FIGURES, confidence=0.9999)
+    for end, verdict in (("c64", Verdict.BAD), ("c0", Verdict.GOOD)):
+        for _ in range(3):
+            loop.tell(Told(end, verdict, Phase.ENDS))
+    said = iter([Verdict.BAD, Verdict.GOOD] * 10_000)
+    told = list(simulate(loop, lambda _: next(said)))
+    assert loop.exhausted
+    assert not loop.proven
+    assert len(told) + 6 == loop.at_most == 480
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_no_more_runs_are_asked_for_than_are_needed(width):
+    """Runs side by side are no more runs: three of each end, three of the culprit and of its parent."""
+    loop = Loop(line(8))
+    while (ask := loop.ask()) is not None:
+        for _ in range(min(width, ask.runs)):
+            loop.tell(Told(ask.commit, Verdict.BAD if int(ask.commit[1:]) >= 5 else Verdict.GOOD, ask.phase))
+    assert loop.proven
+    assert summary(loop) == {"ends": 6, "search": 3, "proof": 6}

@@ -72,6 +72,8 @@ class Drive:
             raise UserError(
                 f"nothing to search for: {refused.message}", hint=refused.hint, details=tuple(self._evidence())
             ) from None
+        if self.loop.exhausted and not self.loop.proven:
+            self.progress.note(report.given_up(self.loop))
         if self.loop.proven and not self.state.reverted:
             self._check_cancel()
             self.state.reverted = self._revert()
@@ -109,20 +111,15 @@ class Drive:
             self._tell(first, [judged])
             return
         if same := self._same(ask, built):
-            reason = f"built to the same objects as {same[:12]}"
-            self._told(replace(first, verdict=Verdict.GOOD, reason=reason, same_as=same))
+            alike = self.loop.alike(ask.commit, same, ask.phase)
+            self._told(replace(alike, build_s=first.build_s, objects=first.objects))
             return
         good = self._good_end() if self.prober.criterion.kind == "metric" else None
-        judgements, run, seconds = self.prober.run(built, good, self._count(ask))
+        count = max(1, min(self.prober.width(), ask.runs))
+        judgements, run, seconds = self.prober.run(built, good, count)
         if self.cancel.is_set() and any(one.verdict is Verdict.INFRA for one in judgements):
             self._check_cancel()
         self._tell(replace(first, seconds=round(seconds, 1), run=run), judgements)
-
-    def _count(self, ask: Ask) -> int:
-        """Return how many runs to do side by side: one, where one settles it."""
-        if ask.phase is Phase.SEARCH and self.loop.search.deterministic > 0.5:
-            return 1
-        return max(1, min(self.prober.width(), self.loop.runs))
 
     def _good_end(self) -> Built:
         """Return the good end's kernel; figures are taken on it beside each step's."""
@@ -132,15 +129,17 @@ class Drive:
         return good
 
     def _same(self, ask: Ask, built: Built) -> str:
+        """Return the tested commit that stands for one that is to be run, "" where it has to be run itself."""
         if ask.phase is Phase.PROOF or any(one.commit == ask.commit and not one.same_as for one in self.loop.told):
             return ""
-        tested = dict.fromkeys(one.commit for one in self.loop.told if one.verdict in {Verdict.GOOD, Verdict.BAD})
+        own = [one for one in self.loop.told if one.verdict in {Verdict.GOOD, Verdict.BAD} and not one.same_as]
+        tested = dict.fromkeys(one.commit for one in own)
         same = self.prober.same_objects(built, [c for c in tested if c != ask.commit])
         if same and ask.phase is Phase.ENDS:
             raise EndsDoNotDiffer(
                 "both ends are built to the same objects", "does the configuration have what the range changes?"
             )
-        return same
+        return same if same and self.loop.search.can_be_same(ask.commit, same) else ""
 
     def _tell(self, first: Told, judgements: Sequence[Judged]) -> None:
         for number, judged in enumerate(judgements):

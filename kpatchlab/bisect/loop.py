@@ -19,6 +19,9 @@ three is missed by so many in one search of 130."""
 MISSED = 0.05
 """How likely a fault may have been missed where runs that show nothing are to prove something."""
 INFRA_TRIES = 2
+STEP_RUNS_AT_MOST = 60
+"""So many runs for each step that plain bisection needs, and for ends and proof, then a search gives up. 480 for 64
+commits, where a fault that shows in one run of ten took 220 in the mean and 417 at most (16 simulated searches)."""
 
 
 class Verdict(enum.StrEnum):
@@ -43,7 +46,7 @@ class Told:
     """One run: what was seen, in one line, and how long it took.
 
     Attributes:
-        same_as: a tested commit that is built to the same objects: nothing was run then.
+        same_as: a tested commit that is built to the same objects: nothing was run then, the verdict is that one's.
         build_s: seconds from checkout to a kernel; objects: how many the compiler made. Both in a commit's first run.
         run: folder of the run below the search's own, with consoles and all.
         details: the splat or the compiler's words.
@@ -63,7 +66,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The next thing to do: `runs` runs of a commit."""
+    """The next thing to do: `runs` runs of a commit are known to be needed; fewer can be done, and it is asked again."""
 
     commit: str
     runs: int
@@ -140,11 +143,35 @@ class Loop:
         """
         if ends := self._ends():
             return ends
+        if self.exhausted:
+            return None
         if not self.search.settled:
             if commit := self.search.choose(cost):
-                return Ask(commit, 1, Phase.SEARCH)
+                return Ask(commit, 1 if self.search.deterministic > 0.5 else self.runs, Phase.SEARCH)
             return None
         return self._proof()
+
+    def alike(self, commit: str, other: str, phase: Phase) -> Told:
+        """Return what is told of a commit that is built to the same objects as a tested one: what that one showed.
+
+        Of several runs it is the last that failed; of figures, which vary, the last of those that most agree with.
+        """
+        count = self._count(other)
+        bad = count.bad > count.good if self.noise.deterministic == 0 else count.bad > 0
+        verdict = Verdict.BAD if bad else Verdict.GOOD
+        shown = next(one for one in reversed(self.told) if one.commit == other and one.verdict is verdict)
+        reason = f"built to the same objects as {other[:12]}" + (f": {shown.reason}" if shown.reason else "")
+        return Told(commit, verdict, phase, reason, same_as=other)
+
+    @property
+    def at_most(self) -> int:
+        """The runs after which the search gives up."""
+        return STEP_RUNS_AT_MOST * (2 + (len(self.history.commits) - 1).bit_length())
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the search has had all the runs that it may have."""
+        return len(self.told) >= self.at_most
 
     @property
     def steps(self) -> list[str]:
@@ -173,16 +200,17 @@ class Loop:
         self._check_testable()
         if not bad.bad and bad.good < ENDS_AT_MOST:
             # The good end is looked at before the bad one is run over and over: they may be swapped.
-            if bad.good >= self.runs and good.bad + good.good < self.runs:
-                return Ask(self.history.good, 1, Phase.ENDS)
+            if bad.good >= self.runs and good.total < self.runs:
+                return Ask(self.history.good, self.runs - good.total, Phase.ENDS)
             if not (bad.good >= self.runs and good.bad > 0 and good.good == 0):
-                return Ask(self.history.bad, 1, Phase.ENDS)
-        if bad.bad + bad.good < self.runs and bad.bad:
-            return Ask(self.history.bad, 1, Phase.ENDS)
-        wanted = max(self.runs, min(ENDS_AT_MOST, enough(bad.bad / (bad.bad + bad.good)))) if bad.bad else self.runs
-        if good.bad + good.good < wanted:
-            return Ask(self.history.good, 1, Phase.ENDS)
-        if good.bad and self.noise.deterministic == 0 and bad.bad + bad.good < ENDS_AT_MOST:
+                wanted = min(self.runs, ENDS_AT_MOST) if bad.good < self.runs else ENDS_AT_MOST
+                return Ask(self.history.bad, wanted - bad.good, Phase.ENDS)
+        if bad.total < self.runs and bad.bad:
+            return Ask(self.history.bad, self.runs - bad.total, Phase.ENDS)
+        wanted = max(self.runs, min(ENDS_AT_MOST, enough(bad.bad / bad.total))) if bad.bad else self.runs
+        if good.total < wanted:
+            return Ask(self.history.good, wanted - good.total, Phase.ENDS)
+        if good.bad and self.noise.deterministic == 0 and bad.total < ENDS_AT_MOST:
             return Ask(self.history.bad, 1, Phase.ENDS)
         self._check_differ(bad, good)
         return None
@@ -217,16 +245,14 @@ class Loop:
         culprit = group[0]
         wanted = enough(self.search.rate())
         again = self._count(culprit, Phase.PROOF)
-        if culprit not in self.search.skipped and (
-            again.bad + again.good < self.runs or (not again.bad and again.good < max(self.runs, wanted))
-        ):
-            return Ask(culprit, 1, Phase.PROOF)
+        needed = self.runs if again.bad else max(self.runs, wanted)
+        if culprit not in self.search.skipped and again.total < needed:
+            return Ask(culprit, (needed if again.total >= self.runs else self.runs) - again.total, Phase.PROOF)
         for parent in self._parents(culprit) or (self.history.good,):
             count, fresh = self._count(parent), self._count(parent, Phase.PROOF)
-            if parent not in self.search.skipped and (
-                fresh.bad + fresh.good < self.runs or count.bad + count.good < min(ENDS_AT_MOST, wanted)
-            ):
-                return Ask(parent, 1, Phase.PROOF)
+            left = max(self.runs - fresh.total, min(ENDS_AT_MOST, wanted) - count.total)
+            if parent not in self.search.skipped and left > 0:
+                return Ask(parent, left, Phase.PROOF)
         if self.search.suspects()[1] < self.confidence and (commit := self._doubt(culprit)):
             return Ask(commit, 1, Phase.PROOF)
         return None
@@ -235,8 +261,8 @@ class Loop:
         """Return where one more run raises a probability that is not high enough yet."""
         sides = [c for c in (*self._parents(culprit), culprit) if c not in self.search.skipped]
         counts = {c: self._count(c) for c in sides}
-        sides = [c for c in sides if counts[c].bad + counts[c].good < 4 * ENDS_AT_MOST]
-        return min(sides, key=lambda c: counts[c].bad + counts[c].good, default=None)
+        sides = [c for c in sides if counts[c].total < 4 * ENDS_AT_MOST]
+        return min(sides, key=lambda c: counts[c].total, default=None)
 
 
 def enough(rate: float) -> int:
@@ -262,7 +288,7 @@ def better(bad: Count, good: Count, grid: int = 200) -> float:
 
 def told_count(count: Count) -> str:
     """Return a count in words."""
-    return f"failed in {count.bad} of {count.bad + count.good} runs"
+    return f"failed in {count.bad} of {count.total} runs"
 
 
 def simulate(loop: Loop, run: Callable[[str], Verdict], at_most: int = 10_000) -> Iterator[Told]:

@@ -90,9 +90,19 @@ def headline(state: State, loop: Loop) -> list[str]:
     ]:
         if commit in counts:
             lines.append(f"{words} {commit[:12]}: {told_count(counts[commit])}")
+    if loop.exhausted and not loop.proven:
+        lines.append(given_up(loop))
     if state.reverted:
         lines.append(f"bad end without it: {state.reverted}")
     return lines
+
+
+def given_up(loop: Loop) -> str:
+    """Return why a search ended before it was sure."""
+    return (
+        f"given up after {len(loop.told)} runs, more than {loop.at_most - 1} are not done:"
+        f" the runs contradict each other too much for {loop.confidence:.0%} certainty"
+    )
 
 
 def _percent(probability: float) -> str:
@@ -129,7 +139,8 @@ def mail(state: State, loop: Loop, shows: Shows) -> str:
     count = loop.search.counts.get(culprit, Count())
     parents = [p for p in history.parents.get(culprit, ()) if p in loop.search.counts]
     subject = history.subjects.get(culprit, culprit[:12])
-    first = next((one for one in loop.told if one.commit == culprit and one.verdict is Verdict.BAD), None)
+    own = [one for one in loop.told if one.commit == culprit and not one.same_as]
+    first = next((one for one in own if one.verdict is Verdict.BAD), None)
     lines = [
         f"Subject: [REGRESSION] {subject}: {first.reason if first else question.criterion}"[:200],
         "",

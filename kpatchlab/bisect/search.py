@@ -50,6 +50,11 @@ class Count:
     bad: int = 0
     good: int = 0
 
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.bad + self.good
+
 
 @dataclass(frozen=True, slots=True)
 class _Class:
@@ -83,6 +88,7 @@ class Search:
         self.history, self.noise, self.confidence = history, noise or Noise(), confidence
         self.counts: dict[str, Count] = {}
         self.skipped: set[str] = set()
+        self.twins: dict[str, str] = {}  # commit -> a tested one that is built to the same objects
         self._alive = history.all
         self._masks: dict[str, int] = {}
         self._classes: list[_Class] | None = None
@@ -103,11 +109,20 @@ class Search:
         self.skipped.add(commit)
 
     def same(self, commit: str, other: str) -> None:
-        """Take it that two commits are built to the same objects: no commit that only one of them has is it."""
-        left = self._alive & ~(self.history.mask(commit) ^ self.history.mask(other))
-        if left:  # else the runs are at odds with the objects, and the runs may be right
-            self._alive = left
+        """Take it that two commits are built to the same objects: no commit that only one of them has is it.
+
+        From then on the other one is run in the place of this one, which tells nothing more.
+
+        Where no candidate would be left nothing is taken: runs are at odds with the objects, and may be right.
+        """
+        if self.can_be_same(commit, other):
+            self._alive &= ~(self.history.mask(commit) ^ self.history.mask(other))
+            self.twins[commit] = other
             self._classes = None
+
+    def can_be_same(self, commit: str, other: str) -> bool:
+        """Return whether a candidate is left if two commits are the same."""
+        return bool(self._alive & ~(self.history.mask(commit) ^ self.history.mask(other)))
 
     # --- what is known
 
@@ -180,7 +195,8 @@ class Search:
         return group
 
     def _testable(self) -> list[str]:
-        return [commit for commit in self.history.contains if commit not in self.skipped]
+        # A twin lies on the same side of every living candidate as the commit that it equals.
+        return [c for c in self.history.contains if c not in self.skipped and c not in self.twins]
 
     # --- what to do
 

@@ -7,6 +7,7 @@ text. The page is bounded: consoles share a budget among the jobs that went wron
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -40,6 +41,17 @@ PARTS = Path(__file__).parent / "page"
 
 def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments
     """Return the page, UTF-8; its links are relative to the run's folder."""
+    script = (PARTS / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # Only this script runs: what a guest printed could not, were it ever taken for one.
+    page = _templates().get_template("page.html.j2")
+    text = page.render(script=script, script_hash=f"sha256-{digest}", **_context(run))
+    return text.encode("utf-8", "replace")
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """Return the page's templates; compiling them takes longer than filling them in, so that is done once."""
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PARTS),
         autoescape=True,
@@ -57,11 +69,7 @@ def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has
         "counted": sentence.counted,
         "listed": sentence.listed,
     }
-    script = (PARTS / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # Only this script runs: what a guest printed could not, were it ever taken for one.
-    page = env.get_template("page.html.j2").render(script=script, script_hash=f"sha256-{digest}", **_context(run))
-    return page.encode("utf-8", "replace")
+    return env
 
 
 @dataclass(frozen=True, slots=True)
