@@ -66,7 +66,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The next thing to do: `runs` runs of a commit are known to be needed; fewer can be done, and it is asked again."""
+    """The next thing to do: `runs` runs of a commit are known to be needed; after fewer it is asked for again."""
 
     commit: str
     runs: int
