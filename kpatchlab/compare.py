@@ -112,7 +112,7 @@ def _cell(name: str, jobs: Sequence[JobResult], cases: Sequence[dict[str, Case]]
         shown.outcome,
         flaky=(Outcome.PASS in kinds and any(k.is_bad for k in kinds)) or len(answers) > 1,
         implied=not any(shown is c for c in ran),
-        message=shown.message,
+        message=shown.message or next(iter(shown.details.splitlines()), ""),
         details=shown.details,
         duration_s=sum(c.duration_s for c in seen) / len(seen),
         answers=answers,

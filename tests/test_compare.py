@@ -313,3 +313,11 @@ def test_two_checks_of_one_name_count_as_the_worse():
 def test_splats_do_not_need_a_title():
     bare = Splat("oops", "", "1" * 12, "")
     assert compare(run_of(job("s", "a", {"job": P}), job("s", "b", {"job": C}, splats=(bare,)))).regressed == 1
+
+
+def test_what_a_check_says_of_itself_stands_for_a_message():
+    good, bad = (
+        dataclasses.replace(job("s", column, {"job": P}), cases=(Case("whole", outcome, details=said),))
+        for column, outcome, said in (("a", P, ""), ("b", F, "first difference at byte 7\nmore"))
+    )
+    assert cell(compare(run_of(good, bad)), "whole").message == "first difference at byte 7"
