@@ -15,7 +15,8 @@ SLOWEST = 10
 
 def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments
     """Return the table as Markdown, UTF-8."""
-    lines = [f"{line(run.title)}, run {run.id}: {len(run.jobs)} jobs in {duration(run.duration_s)}.", ""]
+    lines = ["# System by system", "", f"Made by `kpatchlab report {run.id} --format systems`.", ""]
+    lines += [f"{line(run.title)}, run {run.id}: {len(run.jobs)} jobs in {duration(run.duration_s)}.", ""]
     lines += _kernels(run)
     heads = ["system", "scenarios", "cases", *run.columns, *(f"reached on {name}" for name in _alone(run)), "seconds"]
     lines += ["", *_table(heads, [_row(run, *row) for row in _systems(run)])]
