@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -134,6 +135,20 @@ def test_a_flaky_fault_is_found_and_a_killed_search_goes_on(history, monkeypatch
     assert len(state["told"]) > before
 
 
+def test_another_tree_s_first_build_is_served_by_ccache(history):
+    """Of the same history another clone is searched, for which nothing lies built and no kernel is kept."""
+    assert search(history)[0] == 0
+    shutil.rmtree(history.root / "cache/kernel")
+    history.tree.git("clone", "-q", str(history.tree.tree), str(history.root / "clone"))
+    where = ["--tree", str(history.root / "clone"), "--good", history.commits[0], "--bad", history.commits[-1]]
+    status, out, err = history.call("bisect", *where, "--scenario", "solo")
+    assert status == 0, out + err
+    first, second = states(history)
+    assert sum(one["objects"] for one in first["told"]) > 0
+    assert [one["commit"] for one in second["told"]] == [one["commit"] for one in first["told"]]
+    assert sum(one["objects"] for one in second["told"]) == 0
+
+
 @pytest.mark.parametrize("moment", ["run", "build", "checkout", "save"])
 def test_a_search_goes_on_after_kill_9_at_any_moment(history, monkeypatch, moment):
     """A process of its own is killed in the fourth call of what it does; all that it had been told is kept."""
@@ -207,6 +222,12 @@ def test_the_patches_of_a_series_are_searched(history):
     assert '("fault 5")' in out
     assert "good  patch 0" in out
     assert "bad   patch 8" in out
+    (objects,) = history.root.glob("cache/bisect/*/tree/obj-*")
+    first = objects.stat().st_ino
+    status, _, err = history.call("bisect", "--series", "mine.mbox", "--scenario", "solo", "--bad", "9")
+    assert (status, "the series has 8 patches" in err) == (2, True)
+    assert objects.stat().st_ino == first  # what lies built outlives a series that is applied once more
+    assert not history.tree.git("-C", str(objects.parent), "log", "--all", "--oneline", "--", objects.name)
 
 
 def test_a_patch_that_does_not_apply_is_named_with_what_can_be_searched(history):

@@ -18,10 +18,10 @@ from kpatchlab.bisect import history
 from kpatchlab.bisect.history import History
 from kpatchlab.build import git, series, source
 from kpatchlab.build.context import BuildContext, Recipe
+from kpatchlab.build.kernel import OBJECTS, WORK_TREES
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
 
-KIND = "bisect"
 LOG_S = 600.0
 _BASE = "refs/kpatchlab/base"
 _IDENTITY = {
@@ -200,13 +200,15 @@ def of_series(
 
 @contextlib.contextmanager
 def _held(key: str, ctx: BuildContext) -> Iterator[Path]:
-    folder = ctx.cache.path(KIND, key)
-    with ctx.cache.lock(f"{KIND}-{key}"):
+    folder = ctx.cache.path(WORK_TREES, key)
+    with ctx.cache.lock(f"{WORK_TREES}-{key}"):
         folder.mkdir(parents=True, exist_ok=True)
         for lock in (folder / "tree/.git").glob("*.lock"):  # of a git that was killed; nobody else is here
             lock.unlink()
-        yield folder
-        ctx.note(folder, "work tree of searches")
+        try:
+            yield folder
+        finally:  # also of a search that was refused: `clean` is to know it
+            ctx.note(folder, "work tree of searches")
 
 
 def _absolute(repository: git.Repository, name: str) -> Path:
@@ -221,6 +223,7 @@ def _borrow(space: Workspace, origin: git.Repository) -> None:
         shutil.rmtree(space.path, ignore_errors=True)
         space.path.mkdir(parents=True)
         space.git("init", "--quiet")
+    _exclude(home)
     (home / "objects/info").mkdir(parents=True, exist_ok=True)
     (home / "objects/info/alternates").write_text(f"{_absolute(origin, 'objects')}\n")
     shallow = _absolute(origin, "shallow")
@@ -228,6 +231,12 @@ def _borrow(space: Workspace, origin: git.Repository) -> None:
         shutil.copyfile(shallow, home / "shallow")
     else:
         (home / "shallow").unlink(missing_ok=True)
+
+
+def _exclude(home: Path) -> None:
+    """Have git look past the objects that are built in the work tree."""
+    (home / "info").mkdir(exist_ok=True)
+    (home / "info/exclude").write_text(f"/{OBJECTS}*/\n")
 
 
 def _imported(space: Workspace, recipe: Recipe, key: source.Key, ctx: BuildContext) -> str:
@@ -240,6 +249,7 @@ def _imported(space: Workspace, recipe: Recipe, key: source.Key, ctx: BuildConte
     ctx.check_cancel()
     space.git("init", "--quiet")
     space.git("add", "--all", "--force")
+    _exclude(space.path / ".git")
     space.git("commit", "--quiet", "--message", source.source_of(recipe.source).describe(recipe.source, key, ctx))
     base = space.git("rev-parse", "HEAD")
     space.git("update-ref", _BASE, base)
@@ -249,7 +259,7 @@ def _imported(space: Workspace, recipe: Recipe, key: source.Key, ctx: BuildConte
 def _applied(space: Workspace, base: str, patches: Sequence[series.Patch], ctx: BuildContext) -> list[str]:
     """Return the commits of a series on its base."""
     space.checkout(base)
-    space.git("clean", "-fdxq")
+    space.git("clean", "-fdxq", "-e", f"/{OBJECTS}*/")
     commits = []
     for number, patch in enumerate(patches, 1):
         try:
@@ -262,7 +272,7 @@ def _applied(space: Workspace, base: str, patches: Sequence[series.Patch], ctx: 
                 f"patch {number} of {len(patches)} does not apply: {place}", hint=f"{error.hint}{before}",
                 details=error.details,
             ) from None  # fmt: skip
-        space.git("add", "--all", "--force")
+        space.git("add", "--all", "--force", "--", ".", f":(exclude){OBJECTS}*/**")
         space.git("commit", "--quiet", "--allow-empty", "--message", f"{patch.subject}\n\n{patch.name}")
         commits.append(space.git("rev-parse", "HEAD"))
     if not commits:

@@ -23,6 +23,10 @@ VERSION = 1
 COVERAGE_VERSION = 1
 """The same, for kernels that are built for gcov."""
 TAIL_LINES = 60
+WORK_TREES = "bisect"
+"""The cache's kind of work trees that are the lab's own, and are built from where they lie."""
+OBJECTS = "obj-"
+"""What the names of object directories in such trees begin with."""
 
 
 class Blocked(Exception):
@@ -212,7 +216,7 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
     if not (plan.in_place or (work / "unpacked-tree").exists()):
         raise HostError(f"{work} was deleted while {name} was built in it", hint="run it again")
     (work / "build.log").write_text(outcome.log)
-    if plan.in_place:
+    if plan.in_place and not obj.is_relative_to(tree):
         ctx.note(obj, f"objects of {tree}")
     result = replace(result, release=job.release(), objects_compiled=outcome.compiled, objects_total=outcome.total)
     if outcome.fault:
@@ -253,7 +257,9 @@ def _tree(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> tuple[Path, 
         plan.source.check_clean(tree)
         # One object directory per tree and configuration, kept: an edit costs what it touches.
         objects = content_key(str(tree), config.key(plan.asked), plan.compiler)[:16]
-        obj = ctx.cache.root / "objects" / objects
+        # In a tree of the lab's own they lie below it: paths are relative then, and ccache has them from other trees.
+        own = tree.is_relative_to(ctx.cache.root / WORK_TREES)
+        obj = tree / f"{OBJECTS}{objects}" if own else ctx.cache.root / "objects" / objects
         (work / "configured").unlink(missing_ok=True)
         return tree, obj
     tree = work / "tree"
