@@ -50,7 +50,7 @@ def commits(tree: Path) -> list[str]:
     made = [git("rev-parse", "HEAD").strip()]
     edit("net/unix/garbage.c", "// SPDX", "/* a comment, on no line of its own */ // SPDX", "comment")
     edit("drivers/net/dummy.c", '"dummy"', '"dummy" ""', "printk")
-    edit("init/version.c", "/* FIXED STRINGS", "/* Fixed strings", "another comment")
+    edit("init/version.c", "linux/init/version.c", "linux/init, version.c", "another comment")
     edit(FILE, RIGHT, WRONG, "af_unix: read from even places")
     edit("drivers/net/veth.c", '"veth"', '"ve" "th"', "spelling")
     edit("net/tls/tls_main.c", "#include <linux/module.h>", "#include <linux/module.h>\n#error no", "break a module")
