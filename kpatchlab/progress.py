@@ -113,7 +113,8 @@ class PlainProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        pass
+        with self._lock:  # what ended without its last word is not said to go on
+            self._stages.clear()
 
     def _print(self, text: str) -> None:
         with contextlib.suppress(OSError):  # who reads along may go; what is done goes on

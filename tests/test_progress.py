@@ -63,6 +63,15 @@ def test_phases_that_pass_at_once_are_not_printed(monkeypatch):
     assert out.getvalue() == "kernel without: compile 30 of about 100 objects\nkernel without: 6.1\n"
 
 
+def test_nothing_is_said_of_a_phase_after_the_end(monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_AFTER_S", 0.1)
+    out = io.StringIO()
+    with PlainProgress(out) as plain:
+        plain.stage("kernel with", "compile")
+    time.sleep(0.4)
+    assert out.getvalue() == ""
+
+
 def test_a_long_phase_is_told_again(monkeypatch):
     monkeypatch.setattr(progress, "PLAIN_EVERY_S", 0.0)
     out = io.StringIO()
