@@ -1,6 +1,10 @@
 """What every test can count on."""
 
+import sys
+
 import pytest
+
+from kpatchlab.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -9,3 +13,18 @@ def _plain_surroundings(monkeypatch):
     for name in ("KPATCHLAB_PROGRAM", "_KPATCHLAB_COMPLETE", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def call(capfd, monkeypatch):
+    """Return a function that runs the program in this process; it returns (status, stdout, stderr)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["kpatchlab", *words])
+        with pytest.raises(SystemExit) as ended:
+            main(list(words))
+        sys.stdout.flush()
+        out, err = capfd.readouterr()
+        return ended.value.code or 0, out, err
+
+    return run

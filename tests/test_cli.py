@@ -38,21 +38,6 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def call(capfd, monkeypatch):
-    """Return a function that runs the program in this process; it returns (status, stdout, stderr)."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["kpatchlab", *words])
-        with pytest.raises(SystemExit) as ended:
-            main(list(words))
-        sys.stdout.flush()
-        out, err = capfd.readouterr()
-        return ended.value.code or 0, out, err
-
-    return run
-
-
-@pytest.fixture
 def faked(bench, call, monkeypatch, tmp_path):
     """`call` in a lab whose kernels, roots and guests are fakes; `faked.bench` says what they do."""
     monkeypatch.chdir(bench.root)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import yaml
 from series_fixtures import SeriesBench
 
 from kpatchlab import packages
-from kpatchlab.cli.main import main
 from tests import labdir
 
 
@@ -29,19 +27,6 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr("kpatchlab.build.context.BuildContext.check_space", lambda _: None)
     monkeypatch.setattr(packages, "missing", lambda stages: [])
     return made
-
-
-@pytest.fixture
-def call(capfd, monkeypatch):
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["kpatchlab", *words])
-        with pytest.raises(SystemExit) as ended:
-            main(list(words))
-        sys.stdout.flush()
-        out, err = capfd.readouterr()
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 def test_the_table_the_files_and_the_status(bench, call):
@@ -79,3 +64,10 @@ def test_what_cannot_be_walked_is_one_line_and_status_2(bench, call, words, said
     assert (status, out) == (2, "")
     assert said in err
     assert len(err.strip().splitlines()) == 2  # the line and its hint
+
+
+def test_a_folder_for_a_file_is_one_line(bench, call):
+    bench.patch("net: a word", ("core/net.c", "int core_send(int flags)\n{", "/* why */\nint core_send(int flags)\n{"))
+    status, _, err = call("series", "with", "--format", "junit", "-o", str(bench.root))
+    assert status == 2
+    assert f"kpatchlab: {bench.root} is a folder\nhint: a file in it: -o {bench.root}/NAME\n" in err

@@ -14,7 +14,7 @@ from kpatchlab.cli import complete
 from kpatchlab.cli.choosing import CHOICE_HELP, choosing
 from kpatchlab.cli.main import Options, Verb
 from kpatchlab.cli.run import begin, interruptible, kernel_option, make, progress_for, start
-from kpatchlab.cli.verbs import as_json, dump, load_lab, pass_options
+from kpatchlab.cli.verbs import as_json, dump, load_lab, pass_options, write_output
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def coverage(
     from kpatchlab import coverage as measured
     from kpatchlab.model import to_json
     from kpatchlab.report import coverage as report
-    from kpatchlab.store import Store, write_atomic
+    from kpatchlab.store import Store
 
     if stored and (choice or kernels):
         raise UserError("--of shows a stored run: leave the other choices out")
@@ -64,7 +64,7 @@ def coverage(
         found, status = _run(options, lab, choice, store, quiet=as_json)
     for path, data in ((lcov, report.lcov(found)), (cobertura, report.cobertura(found, int(time.time())))):
         if path:
-            write_atomic(path.absolute(), data)
+            write_output(path, data)
             click.echo(f"{path}: {len(data)} bytes", err=True)
     if as_json:
         dump(to_json(tuple(found)))

@@ -12,7 +12,8 @@ import click
 
 from kpatchlab.cli import complete
 from kpatchlab.cli.main import Options, Verb
-from kpatchlab.errors import HostError, UserError
+from kpatchlab.cli.verbs import write_output
+from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
     from kpatchlab.maintainers import Section
@@ -66,27 +67,8 @@ def checked(form: str) -> str:
     return form
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a file that the user named, whole or not at all.
-
-    Raises:
-        UserError: it is a folder, or cannot be written.
-    """
-    from kpatchlab.store import write_atomic
-
-    if path.is_dir():
-        raise UserError(f"{path} is a folder", hint=f"a file in it: -o {path}/NAME")
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
-    try:
-        if path.exists() and not path.is_file():  # a pipe or a device is written to, not replaced
-            path.write_bytes(data)
-        else:
-            write_atomic(path, data)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
-    except HostError as error:
-        raise UserError(error.message) from None
+def _tell(path: Path, data: bytes) -> None:
+    write_output(path, data)
     click.echo(f"{path}: {len(data)} bytes")
 
 
@@ -103,7 +85,7 @@ def deliver(form: str, run: Run, folder: Path, output: str | None, mail: Mail | 
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
     else:
-        write(Path(output), data)
+        _tell(Path(output), data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +151,7 @@ def _letters(run: Run, sections: tuple[Section, ...], folder: Path) -> None:
     except OSError as error:
         raise UserError(f"cannot make {folder}: {error.strerror}") from None
     for name, data in letters(run, sections).items():
-        write(folder / name, data)
+        _tell(folder / name, data)
 
 
 @click.command(

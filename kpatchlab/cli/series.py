@@ -13,7 +13,7 @@ import click
 from kpatchlab.cli import complete
 from kpatchlab.cli.main import Options, Verb, drop_output
 from kpatchlab.cli.run import interruptible, make, progress_for, start
-from kpatchlab.cli.verbs import load_lab, pass_options
+from kpatchlab.cli.verbs import load_lab, pass_options, write_output
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -158,7 +158,6 @@ def _print(table: Table, form: str, output: Path | None) -> None:
     import shutil
 
     from kpatchlab.series.views import VIEWS, text
-    from kpatchlab.store import write_atomic
 
     terminal = sys.stdout.isatty() and output is None
     if form == "text" and terminal:
@@ -166,7 +165,7 @@ def _print(table: Table, form: str, output: Path | None) -> None:
     else:
         data = VIEWS[form](table)
     if output:
-        write_atomic(output, data)
+        write_output(output, data)
         return
     try:
         sys.stdout.buffer.write(data)

@@ -14,7 +14,7 @@ import click
 from kpatchlab.cli import complete
 from kpatchlab.cli.lists import LISTS
 from kpatchlab.cli.main import COMPLETE_VAR, Options, Verb, as_called, program
-from kpatchlab.errors import UserError
+from kpatchlab.errors import HostError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,6 +120,29 @@ def list_things(options: Options, what: str, kernels: tuple[str, ...], as_json: 
         dump(rows)
     else:
         table(rows)
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file that the user named, whole or not at all.
+
+    Raises:
+        UserError: it is a folder, or cannot be written.
+    """
+    from kpatchlab.store import write_atomic
+
+    if path.is_dir():
+        raise UserError(f"{path} is a folder", hint=f"a file in it: -o {path}/NAME")
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+    try:
+        if path.exists() and not path.is_file():  # a pipe or a device is written to, not replaced
+            path.write_bytes(data)
+        else:
+            write_atomic(path, data)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    except HostError as error:
+        raise UserError(error.message) from None
 
 
 def console(stream: TextIO | None = None) -> Console:
