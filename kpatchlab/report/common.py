@@ -10,7 +10,8 @@ from kpatchlab.judgement import JOB_CASE, VERDICT_ORDER, Cell, Comparison, Group
 from kpatchlab.model import JobResult, Outcome, Splat, Verdict
 from kpatchlab.textclean import printable
 
-_STAMP = re.compile(r"^(?:<\d+>)?\[\s*\d+\.\d+\](?:\[[^\]]*\])?\s?", re.MULTILINE)
+STAMP = re.compile(r"^(?:<\d+>)?\[\s*\d+\.\d+\](?:\[[^\]]*\])?\s?", re.MULTILINE)
+"""What the kernel's log has before each line: level, time, and the task or processor."""
 _FRAME = re.compile(r"^\s*(\? )?[A-Za-z_][\w.]*(\+0x[0-9a-f]+/0x[0-9a-f]+| \()")
 # Frames that report the fault rather than make it (lib/dump_stack.c, mm/kasan/report.c, kernel/panic.c).
 _REPORTERS = re.compile(
@@ -48,7 +49,7 @@ def frames(splat: Splat, count: int) -> list[str]:
     Args:
         count: at most so many lines.
     """
-    lines = _STAMP.sub("", printable(splat.decoded or splat.text)).splitlines()
+    lines = STAMP.sub("", printable(splat.decoded or splat.text)).splitlines()
     start = next((i + 1 for i, text in enumerate(lines) if text.startswith("Call Trace")), 0)
     stood = [text for text in lines[:start] if text.startswith("RIP: 0010:")][:1]
     found = [text.strip() for text in lines[start:] if _FRAME.match(text) and not _REPORTERS.match(text)]
@@ -161,3 +162,9 @@ def _counts(jobs: Iterable[JobResult], role: str, function: str) -> str:
         return "not traceable" if seen else "not counted"
     low, high = min(traced), max(traced)
     return str(low) if low == high else f"{low} to {high}"
+
+
+def markdown_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return the lines of a table in Markdown; heads and cells are Markdown already, without bare `|`."""
+    top = list(heads)
+    return [f"| {' | '.join(cells)} |" for cells in (top, ["---"] * len(top), *rows)]

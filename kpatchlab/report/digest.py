@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from kpatchlab.judgement import JOB_CASE, Cell, Comparison
 from kpatchlab.model import JobResult, Outcome, Run, Splat, Verdict
 from kpatchlab.ratios import AGAIN, Figure, MetricRow, Speed, again, metric_rows
-from kpatchlab.report.common import Change, changes, duration, frames, line, reasons, splats
+from kpatchlab.report.common import STAMP, Change, changes, duration, frames, line, reasons, splats
 from kpatchlab.report.patches import NO_FUNCTION, patch_rows
 from kpatchlab.textclean import printable
 
 FAULT_FRAMES = 24
 NAMED = 6
 """So many jobs or checks are named where there are more; the rest is a number."""
-_STAMP = re.compile(r"^(?:<\d+>)?\[\s*\d+\.\d+\](?:\[[^\]]*\])?\s?")
 _NOISE = re.compile(r"-+\[ (?:cut here|end trace)|\s*</?(?:TASK|IRQ|NMI)>|Modules linked in:|Hardware name:|Code: ")
 _REGISTER = re.compile(r"(?:R[A-Z0-9]{2}|[FCDEG]S|CR\d|DR\d|PKRU|ORIG_RAX): ")
 _PLACE = re.compile(r"\(((?:\./)?[\w.+/-]+/[\w.+-]+\.[chS]):\d+")
@@ -93,7 +92,7 @@ def excerpt(splat: Splat, count: int = FAULT_FRAMES) -> list[str]:
 
     Time stamps, registers and code bytes are left out.
     """
-    text = [_STAMP.sub("", raw).rstrip() for raw in printable(splat.decoded or splat.text).splitlines()]
+    text = [STAMP.sub("", raw).rstrip() for raw in printable(splat.decoded or splat.text).splitlines()]
     above = list(itertools.takewhile(lambda clean: not clean.startswith("Call Trace"), text))
     head = [t for t in above if t and not t.startswith("RIP: ") and not _NOISE.match(t) and not _REGISTER.match(t)]
     if len(above) == len(text):

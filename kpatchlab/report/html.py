@@ -23,6 +23,7 @@ from kpatchlab.model import SCHEMA_VERSION, BuildResult, GuestLog, JobResult, Ou
 from kpatchlab.ratios import AGAIN, metric_rows
 from kpatchlab.report import markup, matrix, patches, sentence, speed
 from kpatchlab.report.common import Change, changes, duration, line, reach_rows, reasons, tail
+from kpatchlab.templates import templates
 from kpatchlab.textclean import printable
 
 TAIL_BYTES = 64 << 10
@@ -52,13 +53,7 @@ def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has
 @functools.cache
 def _templates() -> jinja2.Environment:
     """Return the page's templates; compiling them takes longer than filling them in, so that is done once."""
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PARTS),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    env = templates(PARTS)
     env.filters |= {
         "printable": printable,
         "line": line,

@@ -10,7 +10,7 @@ from kpatchlab.compare import compare
 from kpatchlab.judgement import Comparison, Group
 from kpatchlab.model import Outcome, Run, Verdict
 from kpatchlab.ratios import Speed
-from kpatchlab.report.common import line
+from kpatchlab.report.common import line, markdown_table
 from kpatchlab.report.digest import (
     Fault,
     Figures,
@@ -215,7 +215,4 @@ def _fenced(lines: Iterable[str], kind: str = "") -> list[str]:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a table of cells that are Markdown already."""
-    if not rows:
-        return []
-    lines = [f"| {' | '.join(map(text, heads))} |", f"|{' --- |' * len(heads)}"]
-    return [*lines, *(f"| {' | '.join(row)} |" for row in rows), ""]
+    return [*markdown_table(map(text, heads), rows), ""] if rows else []

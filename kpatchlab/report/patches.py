@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kpatchlab.model import ChangedFunction, JobResult, PatchFacts, Run
-from kpatchlab.report.common import line
+from kpatchlab.report.common import line, markdown_table
 
 REACHED, PARTLY, NOT_REACHED = "reached", "partly", "not reached"
 NOT_TRACEABLE, NOT_COUNTED, NO_FUNCTION = "not traceable", "not counted", "no function"
@@ -195,11 +195,8 @@ def _title(patch: PatchFacts) -> str:
     return f"{patch.number} {line(patch.title, 90)}".rstrip()
 
 
-def _table(heads: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
-    yield "| " + " | ".join(map(_escaped, heads)) + " |"
-    yield "| " + " | ".join("---" for _ in heads) + " |"
-    for row in rows:
-        yield "| " + " | ".join(map(_escaped, row)) + " |"
+def _table(heads: list[str], rows: Iterable[list[str]]) -> list[str]:
+    return markdown_table(map(_escaped, heads), (map(_escaped, row) for row in rows))
 
 
 def _escaped(text: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kpatchlab.judgement import JOB_CASE
 from kpatchlab.model import Case, JobResult, Outcome, Run
-from kpatchlab.report.common import duration, line
+from kpatchlab.report.common import duration, line, markdown_table
 
 SLOWEST = 10
 
@@ -88,8 +88,7 @@ def _reached(jobs: Sequence[JobResult]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(map(_cell, heads)) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
-    return lines + ["| " + " | ".join(_cell(word) for word in row) + " |" for row in rows]
+    return markdown_table(map(_cell, heads), (map(_cell, row) for row in rows))
 
 
 def _cell(text: str) -> str:

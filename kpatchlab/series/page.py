@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jinja2
-
 from kpatchlab.progress import clock
 from kpatchlab.series.judge import State, Table
+from kpatchlab.templates import templates
 from kpatchlab.textclean import one_line, printable
 
 MAX_LINES = 200
@@ -18,13 +17,7 @@ def render(table: Table) -> bytes:
     """Return the page, UTF-8."""
     from kpatchlab.series.views import conclusion
 
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    env = templates(Path(__file__).parent)
     env.filters |= {"printable": printable, "line": one_line, "clock": clock}
     bad = sum(row.bad for row in table.rows)
     counts = {state: sum(cell.state is state for row in table.rows for cell in row.cells.values()) for state in State}

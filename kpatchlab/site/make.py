@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from kpatchlab.errors import HostError
 from kpatchlab.history.news import ALARMS
 from kpatchlab.history.query import CheckHistory, Entry, History
 from kpatchlab.history.text import change, letter
 from kpatchlab.history.trends import Trend, trends
 from kpatchlab.store import Store
+from kpatchlab.templates import templates
 
 RECENT = 200
 """Runs of a check, and of a metric, that its page goes back."""
@@ -72,13 +71,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator[tuple[str, bytes | None]]:
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    env = templates(Path(__file__).parent)
     env.globals |= {"title": title, "alarms": sorted(ALARMS), "words": WORDS}
     entries = {entry.id: entry for entry in history.entries()}
     nights = [night | {"report": EMPTY | night["report"]} for night in history.nights()]
