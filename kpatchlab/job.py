@@ -105,10 +105,8 @@ def run_job(inputs: JobInputs) -> JobResult:
         seats = seats_of(inputs)
         _play(inputs, seats, record)
     logs = tuple(_judge_seat(inputs, seat, record) for seat in seats if seat.guest is not None)
-    record.cases.insert(
-        0, Case("job", record.outcome, record.message, record.details, duration_s=time.monotonic() - began)
-    )
     whole = time.monotonic() - began
+    record.cases.insert(0, Case("job", record.outcome, record.message, record.details, whole))
     return JobResult(
         job=inputs.spec.id,
         scenario=inputs.spec.scenario,

@@ -15,12 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kpatchlab import __version__, maintainers, proc
+from kpatchlab import __version__, facts, proc
 from kpatchlab.build import BuildContext, BuildProgress, base_key, build_kernel, series_changes, traceable
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import Built, build_foreign
 from kpatchlab.build.series import DoesNotApplyError
-from kpatchlab.build.thread import thread_of
 from kpatchlab.cache import Cache, prunable
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.executor import EXECUTORS, Executor, Weight, infra, told
@@ -28,11 +27,10 @@ from kpatchlab.guest.vm import Boot, MachineShape
 from kpatchlab.host import Host
 from kpatchlab.image import initrd, packages_in, root_image, root_key
 from kpatchlab.lab import Lab
-from kpatchlab.model import BuildResult, JobResult, KernelFacts, Outcome, PatchFacts, Run, SystemFacts, Thread
+from kpatchlab.model import BuildResult, JobResult, Outcome, PatchFacts, Run
 from kpatchlab.plan import JobSpec, Plan, longest_first
 from kpatchlab.progress import Progress, built, clock
 from kpatchlab.report import FILES, WRITERS
-from kpatchlab.report.digest import concerned_files
 from kpatchlab.seats import JobInputs
 from kpatchlab.store import RunDir
 from kpatchlab.systems import files_of
@@ -269,13 +267,13 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
         complete=not cancelled and len(done) == len(planned),
         base=plan.base,
         columns=plan.columns,
-        kernels=kernel_facts(lab, plan),
+        kernels=facts.of_kernels(lab, plan),
         builds=tuple(replace(builds[step.name], path="") for step in plan.kernels if step.name in builds),
         jobs=tuple(done[job.id] for job in planned if job.id in done),
         host=host.facts() | {"peak_memory_mib": str(peak.mib)} if began_with else before.host,
-        systems=system_facts(lab),
-        patches=_patches(before, stages),
-        threads=_threads(lab, plan, stages),
+        systems=facts.of_systems(lab),
+        patches=facts.of_patches(before, stages.patches),
+        threads=facts.of_threads(lab, plan, stages.context),
         touches={
             name: tuple(files_of(lab.scenarios[name], lab.systems))
             for name in sorted({job.scenario for job in plan.jobs})
@@ -284,7 +282,7 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
         version=__version__,
     )
     run_dir.finish(run)
-    _keep_maintainers(run, run_dir, builds)
+    facts.keep_maintainers(run, run_dir, builds.values())
     _keep_within(host.cache, lab.limits.disk_gib, time.time() - (time.monotonic() - began))
     for name in ("junit", "html"):
         run_dir.write(FILES[name], WRITERS[name](run, run_dir.path))
@@ -338,45 +336,6 @@ def _keep_within(cache: Cache, limit_gib: float, since: float) -> None:
     for entry in prunable(cache.entries(), None, limit_gib, now=time.time()):
         if entry.used < since:
             cache.remove(entry)
-
-
-def kernel_facts(lab: Lab, plan: Plan) -> tuple[KernelFacts, ...]:
-    """Return what a reader of a run must know of its kernels."""
-    return tuple(
-        KernelFacts(step.name, "base" if step.name == plan.base else "", lab.kernels[step.name].description)
-        for step in plan.kernels
-    )
-
-
-def system_facts(lab: Lab) -> tuple[SystemFacts, ...]:
-    """Return the lab's systems with the scenarios of each, whether this run has them or not."""
-    return tuple(
-        SystemFacts(name, system.title, tuple(s for s in sorted(lab.scenarios) if name in lab.scenarios[s].systems))
-        for name, system in lab.systems.items()
-    )
-
-
-def _patches(before: Run, stages: Stages) -> tuple[PatchFacts, ...]:
-    """Return the patches of all kernels with a series; those of kernels that were done in an earlier part stay."""
-    earlier = tuple(patch for patch in before.patches if patch.kernel not in stages.patches)
-    return earlier + tuple(patch for patches in stages.patches.values() for patch in patches)
-
-
-def _threads(lab: Lab, plan: Plan, stages: Stages) -> tuple[Thread, ...]:
-    """Return the mails that the kernels' series came by, for those that came by mail."""
-    recipes = {step.name: lab.kernels[step.name] for step in plan.kernels}
-    found = [thread_of(name, recipe.series, stages.context(name)) for name, recipe in recipes.items() if recipe.series]
-    return tuple(thread for thread in found if thread)
-
-
-def _keep_maintainers(run: Run, run_dir: RunDir, builds: Mapping[str, BuildResult]) -> None:
-    """Put the parts of the tree's MAINTAINERS that the run is about into its folder: the cache is pruned, runs stay."""
-    for build in reversed(list(builds.values())):
-        path = Path(build.path) / maintainers.NAME
-        if build.path and path.exists():
-            sections = maintainers.concerned(maintainers.parse(path.read_bytes()), concerned_files(run))
-            run_dir.write(maintainers.NAME, maintainers.written(sections))
-            return
 
 
 def _finished(stages: Stages) -> tuple[dict[str, BuildResult], list[BaseException]]:

@@ -19,6 +19,7 @@ from kpatchlab.build import BuildContext, stored_kernel
 from kpatchlab.build import build_kernel as build_kernel_
 from kpatchlab.console import find_splats
 from kpatchlab.errors import GuestLost, UserError
+from kpatchlab.facts import new_run
 from kpatchlab.guest.vm import Boot, boot
 from kpatchlab.host import Host
 from kpatchlab.image import initrd, root_image
@@ -212,7 +213,7 @@ class Prober:
         kernels = {NAME: built.result} | ({GOOD: good.result} if good else {})
         settings = dataclasses.replace(self._settings, built=kernels, trace=False)
         title = f"{built.result.release} {built.result.key[:12]}"
-        run_dir = self._store.new_run(title, base=plan.base, columns=plan.columns, command=self._settings.command)
+        run_dir = new_run(self._store, self.lab, plan, title, self._settings.command)
         run = execute(self.lab, plan, self.host, run_dir, _OneLine(self._progress), settings)
         judged = []
         for repeat in range(1, count + 1):

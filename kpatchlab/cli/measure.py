@@ -8,7 +8,6 @@ import sys
 
 import click
 
-from kpatchlab import __version__
 from kpatchlab.cli import complete
 from kpatchlab.cli.main import Options, Verb
 from kpatchlab.cli.run import interruptible, kernel_option, progress_for, start
@@ -46,8 +45,9 @@ def measure(
     """Measure every kernel against the base, side by side, and the base against itself."""
     from kpatchlab import measure as measuring
     from kpatchlab.cache import Cache
+    from kpatchlab.facts import new_run
     from kpatchlab.host import Host
-    from kpatchlab.pipeline import Settings, execute, kernel_facts
+    from kpatchlab.pipeline import Settings, execute
     from kpatchlab.quiet import Quiet
     from kpatchlab.report import WRITERS
     from kpatchlab.report.figures import show
@@ -59,16 +59,10 @@ def measure(
     plan = make(first)
     start(options, plan)
     rounds = measuring.Rounds(make, first, 0.0 if repeat else 60 * budget)
-    run_dir = Store(lab.root / "results").new_run(
-        f"{lab.title}: figures, {mode}",
-        base=plan.base,
-        columns=plan.columns,
-        kernels=kernel_facts(lab, plan),
-        command=shlex.join(sys.argv),
-        version=__version__,
-    )
+    command = shlex.join(sys.argv)
+    run_dir = new_run(Store(lab.root / "results"), lab, plan, f"{lab.title}: figures, {mode}", command)
     settings = Settings(
-        command=shlex.join(sys.argv),
+        command=command,
         reproduce=lambda job: options.again(f"measure {shlex.quote(job.scenario)} --mode {mode} --repeat {first}"),
         more=rounds.more,
     )

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kpatchlab import __version__
 from kpatchlab.cli import complete
 from kpatchlab.cli.choosing import CHOICE_HELP, choosing, kernels_of, variant_option
 from kpatchlab.cli.main import Options, Verb, drop_output
@@ -252,16 +251,9 @@ def _go_on(store: Store, lab: Lab, resume: str, guest: str) -> tuple[Plan, RunDi
 
 def begin(store: Store, lab: Lab, plan: Plan, guest: str, variant: str | None, *, broken: bool) -> tuple[Plan, RunDir]:
     """Return a new run's folder with its plan in it."""
-    from kpatchlab.pipeline import kernel_facts
+    from kpatchlab.facts import new_run
 
-    run_dir = store.new_run(
-        f"{lab.title}{', broken on purpose' if broken else ''}",
-        base=plan.base,
-        columns=plan.columns,
-        kernels=kernel_facts(lab, plan),
-        command=shlex.join(sys.argv),
-        version=__version__,
-    )
+    run_dir = new_run(store, lab, plan, f"{lab.title}{', broken on purpose' if broken else ''}", shlex.join(sys.argv))
     run_dir.save_plan({"jobs": [job.id for job in plan.jobs], "guest": guest, "variant": variant, "broken": broken})
     return plan, run_dir
 

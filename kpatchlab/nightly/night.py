@@ -14,6 +14,7 @@ from typing import Any
 from kpatchlab import __version__
 from kpatchlab.build import BuildContext
 from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.facts import new_run
 from kpatchlab.history import database
 from kpatchlab.history.known import Known, load_known
 from kpatchlab.history.news import ALARMS, Kind, News, doubtful, news
@@ -24,7 +25,7 @@ from kpatchlab.model import Run, to_json
 from kpatchlab.nightly import book
 from kpatchlab.nightly.lanes import Lane, Pinned, Trouble, again, forced, lanes, look
 from kpatchlab.nightly.prune import prune
-from kpatchlab.pipeline import Settings, kernel_facts
+from kpatchlab.pipeline import Settings
 from kpatchlab.plan import JobSpec, Plan, make_plan
 from kpatchlab.store import INDEX, RunDir, Store
 
@@ -156,14 +157,8 @@ class Night:
                 return run_dir
         elif item["run"]:
             self.say(f"{item['lane']}: the folder of run {item['run']} is gone; it begins anew")
-        run_dir = self.store.new_run(
-            f"{self.lab.title}, {lane.name}".lstrip(", "),
-            base=made.base,
-            columns=made.columns,
-            kernels=kernel_facts(lane.lab, made),
-            command=shlex.join(sys.argv),
-            version=__version__,
-        )
+        title = f"{self.lab.title}, {lane.name}".lstrip(", ")
+        run_dir = new_run(self.store, lane.lab, made, title, shlex.join(sys.argv))
         origin = {"lane": lane.name, "night": night, "digest": item["digest"], "heads": item["heads"]}
         jobs = [job.id for job in made.jobs]
         run_dir.save_plan({"jobs": jobs, "guest": "fork", "variant": lane.variant, "broken": False, "origin": origin})

@@ -7,18 +7,17 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kpatchlab import __version__
 from kpatchlab.build.series import Patch
+from kpatchlab.facts import new_run
 from kpatchlab.host import Host
+from kpatchlab.judgement import worst
 from kpatchlab.lab import Lab, Matrix
-from kpatchlab.model import JobResult, Outcome, Run
-from kpatchlab.pipeline import Settings, execute, kernel_facts
+from kpatchlab.model import Outcome, Run
+from kpatchlab.pipeline import Settings, execute
 from kpatchlab.plan import make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.recipes import QuiltSeries
 from kpatchlab.store import Store
-
-_WORST = (Outcome.CRASH, Outcome.TIMEOUT, Outcome.FAIL, Outcome.BLOCKED, Outcome.INFRA, Outcome.SKIP, Outcome.PASS)
 
 
 def runner(
@@ -43,10 +42,7 @@ def runner(
         )
         try:
             plan = make_plan(one, choice=tuple(choice))
-            run_dir = Store(lab.root / "results").new_run(
-                title, base=plan.base, columns=plan.columns, kernels=kernel_facts(one, plan), command=settings.command,
-                version=__version__,
-            )  # fmt: skip
+            run_dir = new_run(Store(lab.root / "results"), one, plan, title, settings.command)
             return outcomes(execute(one, plan, host, run_dir, progress, settings))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -56,10 +52,10 @@ def runner(
 
 def outcomes(run: Run) -> dict[str, str]:
     """Return scenario -> outcome of its worst job; {} where the run was stopped."""
-    found: dict[str, list[JobResult]] = {}
+    found: dict[str, list[Outcome]] = {}
     for job in run.jobs if run.complete else ():
-        found.setdefault(job.scenario, []).append(job)
-    return {name: str(min((job.outcome for job in jobs), key=_WORST.index)) for name, jobs in found.items()}
+        found.setdefault(job.scenario, []).append(job.outcome)
+    return {name: str(worst(every)) for name, every in found.items()}
 
 
 def _write(folder: Path, patches: Sequence[Patch]) -> None:

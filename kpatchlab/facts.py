@@ -1,0 +1,74 @@
+"""What a stored run says of its kernels, systems, patches and mails, beyond what its jobs found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from kpatchlab import __version__, maintainers
+from kpatchlab.build import BuildContext
+from kpatchlab.build.thread import thread_of
+from kpatchlab.lab import Lab
+from kpatchlab.model import BuildResult, KernelFacts, PatchFacts, Run, SystemFacts, Thread
+from kpatchlab.plan import Plan
+from kpatchlab.report.digest import concerned_files
+from kpatchlab.store import RunDir, Store
+
+
+def new_run(store: Store, lab: Lab, plan: Plan, title: str, command: str) -> RunDir:
+    """Make the folder of a run of `plan`; it is listed, and loadable as incomplete, from now on.
+
+    Raises:
+        HostError: the results directory cannot be written.
+    """
+    return store.new_run(
+        title,
+        base=plan.base,
+        columns=plan.columns,
+        kernels=of_kernels(lab, plan),
+        command=command,
+        version=__version__,
+    )
+
+
+def of_kernels(lab: Lab, plan: Plan) -> tuple[KernelFacts, ...]:
+    """Return what a reader of a run must know of its kernels."""
+    return tuple(
+        KernelFacts(step.name, "base" if step.name == plan.base else "", lab.kernels[step.name].description)
+        for step in plan.kernels
+    )
+
+
+def of_systems(lab: Lab) -> tuple[SystemFacts, ...]:
+    """Return the lab's systems with the scenarios of each, whether this run has them or not."""
+    return tuple(
+        SystemFacts(name, system.title, tuple(s for s in sorted(lab.scenarios) if name in lab.scenarios[s].systems))
+        for name, system in lab.systems.items()
+    )
+
+
+def of_patches(before: Run, now: Mapping[str, tuple[PatchFacts, ...]]) -> tuple[PatchFacts, ...]:
+    """Return the patches of all kernels with a series; those of kernels that were done in an earlier part stay.
+
+    Args:
+        now: kernel -> patches, of the kernels that were looked at in this part of the run.
+    """
+    earlier = tuple(patch for patch in before.patches if patch.kernel not in now)
+    return earlier + tuple(patch for patches in now.values() for patch in patches)
+
+
+def of_threads(lab: Lab, plan: Plan, context: Callable[[str], BuildContext]) -> tuple[Thread, ...]:
+    """Return the mails that the kernels' series came by, for those that came by mail."""
+    recipes = {step.name: lab.kernels[step.name] for step in plan.kernels}
+    found = [thread_of(name, recipe.series, context(name)) for name, recipe in recipes.items() if recipe.series]
+    return tuple(thread for thread in found if thread)
+
+
+def keep_maintainers(run: Run, run_dir: RunDir, builds: Iterable[BuildResult]) -> None:
+    """Put the parts of the tree's MAINTAINERS that the run is about into its folder: the cache is pruned, runs stay."""
+    for build in reversed(list(builds)):
+        path = Path(build.path) / maintainers.NAME
+        if build.path and path.exists():
+            sections = maintainers.concerned(maintainers.parse(path.read_bytes()), concerned_files(run))
+            run_dir.write(maintainers.NAME, maintainers.written(sections))
+            return
