@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kpatchlab.bisect.history import History
@@ -289,18 +289,3 @@ def better(bad: Count, good: Count, grid: int = 200) -> float:
 def told_count(count: Count) -> str:
     """Return a count in words."""
     return f"failed in {count.bad} of {count.total} runs"
-
-
-def simulate(loop: Loop, run: Callable[[str], Verdict], at_most: int = 10_000) -> Iterator[Told]:
-    """Carry a search through with a function in the place of guests; yields each run."""
-    for _ in range(at_most):
-        if (wanted := loop.ask()) is None:
-            return
-        one = Told(wanted.commit, run(wanted.commit), wanted.phase)
-        loop.tell(one)
-        yield one
-
-
-def summary(loop: Loop) -> Mapping[str, int]:
-    """Return how many runs each phase took."""
-    return {phase.value: sum(one.phase is phase for one in loop.told) for phase in Phase}
