@@ -37,16 +37,7 @@ from kpatchlab.recipes import KernelRecipe
 
 FILES = ("net/unix/garbage.c", "fs/pipe.c", "drivers/net/dummy.c", "fs/splice.c", "net/core/sock.c", "mm/filemap.c")
 FAULT, RIGHT, WRONG = "net/unix/af_unix.c", "UNIXCB(skb).consumed + skip,", "(UNIXCB(skb).consumed & ~1) + skip,"
-TEST = """\
-#!/usr/bin/env python3
-import socket
-one, other = socket.socketpair()
-one.send(bytes(range(200)))
-came = other.recv(99) + other.recv(101)
-print("KTAP version 1\\n1..1")
-print("ok 1 - odd reads" if came == bytes(range(200)) else "not ok 1 - odd reads")
-"""
-SCENARIO = "description: Reads that end at odd places.\nroles:\n  main: {run: run.py}\n"
+ODD_READS = labs.CLONE / "tests/data/odd-reads"
 STEP = """\
 #!/bin/sh
 # One step of git bisect run: 0 good, 1 bad, 125 skip.
@@ -131,7 +122,7 @@ class Lab:
         self.tree, self.made, self.root = folder / "linux", made, folder / "lab"
         self.root.mkdir()
         recipe = f"{{source: {{type: dir, path: {self.tree}}}, config: [config/tiny.config]}}"
-        scenario = {"scenario.yaml": SCENARIO, "run.py": TEST}
+        scenario = {path.name: path.read_text() for path in ODD_READS.iterdir()}
         self.path = labs.write_lab(
             self.root, labs.CLONE / "lab.yaml", {"odd": scenario}, kernels={"tiny": "KERNEL"}, base="tiny"
         )
@@ -177,7 +168,7 @@ class Git:
         shape = Host(Cache(), loaded.mirror, loaded.qemu).shape(loaded.machines[loaded.machine], None)
         qemu, test = folder / "qemu", folder / "test.py"
         qemu.write_text(f'#!/bin/sh\nexec {shlex.join(shape.qemu.argv)} "$@"\n')
-        test.write_text(TEST)
+        shutil.copy(ODD_READS / "run.py", test)
         for path in (qemu, test):
             path.chmod(0o755)
         make = ["make", "-s", f"-j{Host.build_jobs('auto')}", "LOCALVERSION="]

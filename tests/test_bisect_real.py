@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,16 +18,7 @@ from kpatchlab.recipes import KernelRecipe
 from tests import labdir
 
 PROJECT = Path(__file__).parent.parent
-RUN = """\
-#!/usr/bin/env python3
-import socket
-one, other = socket.socketpair()
-one.send(bytes(range(200)))
-came = other.recv(99) + other.recv(101)
-print("KTAP version 1\\n1..1")
-print("ok 1 - odd reads" if came == bytes(range(200)) else "not ok 1 - odd reads")
-"""
-SCENARIO = "description: Reads of odd sizes.\nroles:\n  main: {run: run.py}\n"
+SCENARIO = PROJECT / "tests/data/odd-reads"
 FILE, RIGHT, WRONG = "net/unix/af_unix.c", "UNIXCB(skb).consumed + skip,", "(UNIXCB(skb).consumed & ~1) + skip,"
 
 
@@ -75,8 +67,7 @@ def test_the_commit_that_corrupts_data_is_named(tmp_path):
     )
     labdir.write(lab / "kernels/tiny.config", (PROJECT / "kernels/config/tiny.config").read_text())
     labdir.write(lab / "rootfs/base.yaml", (PROJECT / "rootfs/base.yaml").read_text())
-    labdir.write(lab / "scenarios/odd/scenario.yaml", SCENARIO)
-    labdir.write(lab / "scenarios/odd/run.py", RUN, 0o755)
+    shutil.copytree(SCENARIO, lab / "scenarios/odd")
     (lab / "scenarios/lib").symlink_to(PROJECT / "scenarios/lib")
     words = [sys.executable, "-m", "kpatchlab", "--no-install", "--lab", str(lab / "lab.yaml"), "bisect"]
     words += ["--tree", str(tree), "--good", made[0], "--bad", made[-1], "--scenario", "odd"]
