@@ -77,6 +77,11 @@ class JobInputs:
         return next((boot.machine.mode for boot in self.boots.values()), "")
 
     @property
+    def emulated(self) -> bool:
+        """Whether a guest of this job has a processor that is not the host's own."""
+        return any(boot.machine.accel != "kvm" for boot in self.boots.values())
+
+    @property
     def stretch(self) -> float:
         """See `MachineShape.stretch`."""
         return max((boot.machine.stretch for boot in self.boots.values()), default=1.0)
@@ -105,6 +110,7 @@ class Seat:
         """Return the environment of the scenario's scripts in this role; `scale`: how much longer they may wait."""
         params = {f"LAB_{name.upper()}": value for name, value in inputs.spec.params.items()}
         own = {"LAB_SCALE": f"{scale:g}", "LAB_MODE": inputs.mode.partition(" ")[0]}
+        own["LAB_EMULATED"] = "1" if inputs.emulated else ""
         return dict(self.how.env) | params | ({"LAB_BREAK": "1"} if inputs.broken else {}) | own
 
     def has_symbol(self, names: Sequence[str]) -> frozenset[str]:
