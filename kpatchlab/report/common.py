@@ -34,15 +34,6 @@ def tail(text: str, limit: int) -> str:
     return text[-limit:].partition("\n")[2] if limit > 0 else ""
 
 
-def duration(seconds: float) -> str:
-    """Return `3.2 s`, `12 min 11 s`, `2 h 05 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
-
-
 def frames(splat: Splat, count: int) -> list[str]:
     """Return where the kernel stood (RIP), then the call trace without the reporting itself; decoded where it can be.
 

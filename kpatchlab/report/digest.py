@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from kpatchlab.judgement import JOB_CASE, Cell, Comparison
 from kpatchlab.model import JobResult, Outcome, Run, Splat, Verdict
+from kpatchlab.progress import clock
 from kpatchlab.ratios import AGAIN, Figure, MetricRow, Speed, again, metric_rows
-from kpatchlab.report.common import STAMP, Change, changes, duration, frames, line, reasons, splats
+from kpatchlab.report.common import STAMP, Change, changes, frames, line, reasons, splats
 from kpatchlab.report.patches import NO_FUNCTION, patch_rows
 from kpatchlab.textclean import printable
 
@@ -318,7 +319,7 @@ def tested(run: Run, comparison: Comparison) -> list[tuple[str, str]]:
         facts.append(("compiler", line("; ".join(compilers))))
     repeats = max((len(jobs) for group in comparison.groups for jobs in group.jobs.values()), default=0)
     size = f"{_count(len(scenarios), 'scenario')}, {_count(len(run.jobs), 'job')}, {_count(repeats, 'repeat')} each"
-    facts.append(("run", f"{size}, {duration(run.duration_s)}, id {line(run.id)}, kpatchlab {line(run.version)}"))
+    facts.append(("run", f"{size}, {clock(run.duration_s)}, id {line(run.id)}, kpatchlab {line(run.version)}"))
     host = [f"{run.host[name]} {word}" for name, word in (("cpu", ""), ("cpus", "processors")) if run.host.get(name)]
     accel = f"accelerator {run.host['accel']}" if run.host.get("accel") else ""
     qemu = f"QEMU {run.host['qemu']}" if run.host.get("qemu") else ""

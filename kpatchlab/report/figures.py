@@ -9,8 +9,9 @@ from rich.text import Text
 
 from kpatchlab.compare import compare
 from kpatchlab.model import JobResult, Outcome, Run
+from kpatchlab.progress import clock
 from kpatchlab.ratios import AGAIN, Figure, MetricRow, Speed, again, margin, metric_rows, splits
-from kpatchlab.report.common import duration, line
+from kpatchlab.report.common import line
 from kpatchlab.textclean import printable
 
 STYLES = {Speed.FASTER: "green", Speed.SLOWER: "bold red", Speed.UNKNOWN: "yellow", Speed.SAME: ""}
@@ -43,7 +44,7 @@ def show(run: Run, console: Console) -> None:
     for job in run.jobs:
         if job.outcome is not Outcome.PASS:
             say(console, f"{job.outcome.upper()}  {job.job}: {line(_why(job))}", "red")
-    say(console, f"{len(run.jobs)} jobs in {duration(run.duration_s)}, one at a time, reach counting off.")
+    say(console, f"{len(run.jobs)} jobs in {clock(run.duration_s)}, one at a time, reach counting off.")
     told = "; ".join(f"{name.replace('_', ' ')} {run.host[name]}" for name in CONDITIONS if run.host.get(name))
     if told:
         say(console, f"Host: {told}")

@@ -20,9 +20,10 @@ from kpatchlab import __version__
 from kpatchlab.compare import compare
 from kpatchlab.judgement import HEADLINE_ORDER, Comparison, Group
 from kpatchlab.model import SCHEMA_VERSION, BuildResult, GuestLog, JobResult, Outcome, Run, Splat, Verdict
+from kpatchlab.progress import clock
 from kpatchlab.ratios import AGAIN, metric_rows
 from kpatchlab.report import markup, matrix, patches, sentence, speed
-from kpatchlab.report.common import Change, changes, duration, line, reach_rows, reasons, tail
+from kpatchlab.report.common import Change, changes, line, reach_rows, reasons, tail
 from kpatchlab.templates import templates
 from kpatchlab.textclean import printable
 
@@ -57,7 +58,7 @@ def _templates() -> jinja2.Environment:
     env.filters |= {
         "printable": printable,
         "line": line,
-        "duration": duration,
+        "duration": clock,
         "highlight": markup.highlight,
         "console": markup.console,
         "href": markup.href,
@@ -221,9 +222,9 @@ def _counts(comparison: Comparison) -> list[tuple[str, int]]:
 
 def _timings(run: Run) -> list[tuple[str, str]]:
     return [
-        ("whole run", duration(run.duration_s)),
-        ("builds", duration(sum(build.duration_s for build in run.builds))),
-        ("scenarios' own commands, summed", duration(sum(job.guest_s for job in run.jobs))),
-        ("the lab's own time, summed", duration(sum(job.overhead_s for job in run.jobs))),
+        ("whole run", clock(run.duration_s)),
+        ("builds", clock(sum(build.duration_s for build in run.builds))),
+        ("scenarios' own commands, summed", clock(sum(job.guest_s for job in run.jobs))),
+        ("the lab's own time, summed", clock(sum(job.overhead_s for job in run.jobs))),
         ("jobs", str(len(run.jobs))),
     ]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kpatchlab.judgement import JOB_CASE
 from kpatchlab.model import Case, JobResult, Outcome, Run
-from kpatchlab.report.common import duration, line, markdown_table
+from kpatchlab.progress import clock
+from kpatchlab.report.common import line, markdown_table
 
 SLOWEST = 10
 
@@ -16,7 +17,7 @@ SLOWEST = 10
 def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments
     """Return the table as Markdown, UTF-8."""
     lines = ["# System by system", "", f"Made by `kpatchlab report {run.id} --format systems`.", ""]
-    lines += [f"{line(run.title)}, run {run.id}: {len(run.jobs)} jobs in {duration(run.duration_s)}.", ""]
+    lines += [f"{line(run.title)}, run {run.id}: {len(run.jobs)} jobs in {clock(run.duration_s)}.", ""]
     lines += _kernels(run)
     heads = ["system", "scenarios", "cases", *run.columns, *(f"reached on {name}" for name in _alone(run)), "seconds"]
     lines += ["", *_table(heads, [_row(run, *row) for row in _systems(run)])]

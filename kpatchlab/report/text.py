@@ -14,8 +14,9 @@ from rich.text import Text
 from kpatchlab.compare import compare
 from kpatchlab.judgement import Cell, Comparison, Group
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run, Verdict
+from kpatchlab.progress import clock
 from kpatchlab.ratios import metric_rows
-from kpatchlab.report.common import Change, changes, duration, frames, line, reasons
+from kpatchlab.report.common import Change, changes, frames, line, reasons
 from kpatchlab.report.figures import verdict
 from kpatchlab.report.patches import patch_rows, summary
 from kpatchlab.textclean import printable
@@ -116,7 +117,7 @@ class _Page:
         for build in run.builds:
             word, style = _build_word(build)
             compiled = "cached" if build.cached else f"{build.objects_compiled} of {build.objects_total}"
-            row = (build.kernel, build.release, duration(build.duration_s), compiled if build.objects_total else "")
+            row = (build.kernel, build.release, clock(build.duration_s), compiled if build.objects_total else "")
             table.add_row(self.text(row[0]), self.text(word, style), *map(self.text, row[1:]))
         self.console.print(table)
         for check in comparison.builds:
@@ -264,16 +265,16 @@ class _Page:
 
     def timings(self, run: Run) -> None:
         self.console.print()
-        builds = duration(sum(build.duration_s for build in run.builds))
-        guest = duration(sum(job.guest_s for job in run.jobs))
-        overhead = duration(sum(job.overhead_s for job in run.jobs))
+        builds = clock(sum(build.duration_s for build in run.builds))
+        guest = clock(sum(job.guest_s for job in run.jobs))
+        overhead = clock(sum(job.overhead_s for job in run.jobs))
         self.say(
-            f"{len(run.jobs)} jobs in {duration(run.duration_s)}: builds {builds}, scenarios {guest}, "
+            f"{len(run.jobs)} jobs in {clock(run.duration_s)}: builds {builds}, scenarios {guest}, "
             f"the lab's own {overhead} (summed over guests)"
         )
         if len(run.jobs) > MANY_JOBS:
             slowest = sorted(run.jobs, key=lambda job: -job.duration_s)[:MANY_JOBS]
-            told = "; ".join(f"{job.job} {duration(job.duration_s)}" for job in slowest)
+            told = "; ".join(f"{job.job} {clock(job.duration_s)}" for job in slowest)
             self.say(f"The slowest: {told}")
         if peak := run.host.get("peak_memory_mib", ""):
             self.say(f"Memory at its peak, lab and guests together: {peak} MiB")
