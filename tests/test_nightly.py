@@ -1,13 +1,11 @@
 """The night: what is new is run, held against history, and nothing that happens to it loses data."""
 
 import dataclasses
-import functools
 import http.server
 import json
 import os
 import random
 import shutil
-import signal
 import sqlite3
 import subprocess
 import threading
@@ -16,120 +14,17 @@ import time
 import pytest
 
 from kpatchlab import lab as lab_file
-from kpatchlab import pipeline
-from kpatchlab.build import BuildContext
-from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, LabError, UserError
-from kpatchlab.executor import LocalExecutor
 from kpatchlab.history.news import ALARMS, Kind
 from kpatchlab.history.query import History
-from kpatchlab.model import Case, JobResult, Metric, Outcome
-from kpatchlab.nightly import lanes as lanes_room
+from kpatchlab.model import Metric, Outcome
 from kpatchlab.nightly.lanes import lanes
-from kpatchlab.nightly.lock import held
-from kpatchlab.nightly.night import Night, lines
+from kpatchlab.nightly.night import lines
 from kpatchlab.nightly.notify import notify
-from kpatchlab.progress import PlainProgress
 from tests import labdir
-from tests.fake_stages import bench
+from tests.nights import LAB, bad_on_with, bench, files, git, killed, nights
 
-__all__ = ["bench"]  # a fixture
-
-LAB = """\
-title: nights
-kernels:
-  without: {source: {type: git, path: %s, revision: v1}}
-  with: {source: {type: git, path: %s, revision: main}}
-scenarios: [solo]
-"""
-
-
-def git(repo, *words):
-    who = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
-    done = subprocess.run(
-        ["git", "-C", repo, *words], check=True, capture_output=True, text=True, env={**os.environ, **who}
-    )
-    return done.stdout.strip()
-
-
-def hand_in(cases, metrics=(), outcome=Outcome.PASS):
-    """Return what an executor calls for a job: `cases(spec)` -> {name: outcome}."""
-
-    def run_job(inputs):
-        spec = inputs.spec
-        named = cases(spec)
-        worst = outcome if outcome is not Outcome.PASS else max(named.values(), key=lambda o: o.is_bad)
-        made = (Case("job", worst), *(Case(name, value, "x" if value.is_bad else "") for name, value in named.items()))
-        return JobResult(
-            spec.id, spec.scenario, dict(spec.params), spec.column, dict(spec.placement), spec.repeat, worst,
-            cases=made, metrics=tuple(metrics(spec)) if metrics else (), duration_s=1.0, reported=True,
-        )  # fmt: skip
-
-    return run_job
-
-
-class Nights:
-    """A lab with a git tree whose branch moves, and nights of it."""
-
-    def __init__(self, bench, monkeypatch, more=""):
-        self.bench, self.patch = bench, monkeypatch
-        self.repo = bench.root / "tree"
-        self.repo.mkdir()
-        git(self.repo, "init", "-q", "-b", "main")
-        git(self.repo, "commit", "-q", "--allow-empty", "-m", "base")
-        git(self.repo, "tag", "v1")
-        labdir.write(bench.root / "lab.yaml", LAB % (self.repo, self.repo) + more)
-        self.lab = lab_file.load(bench.root / "lab.yaml")
-        monkeypatch.setattr(lanes_room, "kernel_key", lambda recipe, _: content_key(recipe.model_dump_json()))
-        monkeypatch.setitem(pipeline.WRITERS, "html", lambda run, folder: b"")  # tested elsewhere, and slow
-        self.said = []
-        self.job(lambda spec: {"a": Outcome.PASS})
-
-    def job(self, cases, metrics=(), outcome=Outcome.PASS):
-        call = functools.partial(LocalExecutor, call=hand_in(cases, metrics, outcome))
-        self.patch.setitem(pipeline.EXECUTORS, "local", call)
-
-    def push(self, message="x"):
-        git(self.repo, "commit", "-q", "--allow-empty", "-m", message)
-        return git(self.repo, "rev-parse", "HEAD")
-
-    def night(self, **more):
-        bench = self.bench
-        settings = dataclasses.replace(bench.settings, cancel=threading.Event())
-
-        def execute(lab, plan, run_dir, settings):
-            return pipeline.execute(lab, plan, bench.host, run_dir, PlainProgress(bench.out), settings)
-
-        context = BuildContext(bench.host.cache, self.lab.root)
-        night = Night(
-            self.lab,
-            bench.store,
-            context,
-            settings,
-            execute,
-            lambda words: f"kpatchlab {words}",
-            self.said.append,
-            **more,
-        )
-        with held(bench.store.root):
-            return night.run()
-
-    @property
-    def columns(self):
-        return "with"
-
-
-@pytest.fixture
-def nights(bench, monkeypatch):
-    return Nights(bench, monkeypatch)
-
-
-def bad_on_with(*names):
-    return lambda spec: {"a": Outcome.FAIL if spec.column == "with" and "a" in names else Outcome.PASS}
-
-
-def files(root):
-    return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in root.rglob("*") if p.is_file()}
+__all__ = ["bench", "nights"]  # fixtures
 
 
 def test_nothing_new_says_so_and_writes_nothing(nights):
@@ -178,7 +73,7 @@ def test_bisect_within_its_time(nights):
     report = nights.night(bisect=lambda command, left: asked.append((command, left)) or "abc is the first bad one")
     assert asked[0][0] == report.news[0].bisect
     assert 7100 < asked[0][1] <= 7200
-    assert report.notes[-1].endswith(": abc is the first bad one")
+    assert any(note.endswith(": abc is the first bad one") for note in report.notes)
 
 
 def test_lanes(nights):
@@ -230,25 +125,6 @@ def test_second_night_is_told_who_holds_the_lock(nights):
         other.kill()
         other.wait()
     assert nights.night().state == "done", "a killed night holds nothing"
-
-
-def killed(nights, when):
-    """Let a night be killed with SIGKILL; `when(spec)` says in which job."""
-    child = os.fork()
-    if child == 0:
-
-        def cases(spec):
-            if when(spec):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return {"a": Outcome.PASS}
-
-        try:
-            nights.job(cases)
-            nights.night()
-        finally:
-            os._exit(9)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
 
 
 def test_killed_night_goes_on_with_the_same_trees(nights):
@@ -356,16 +232,16 @@ def test_webhook_gets_the_documented_body_and_no_secret_is_told(nights, monkeypa
     nights.push()
     nights.job(bad_on_with("a"))
     report = nights.night()
-    assert list(notify(nights.lab, report)) == [], "off by default"
+    assert list(notify(nights.lab, report, nights.bench.store)) == [], "off by default"
     more = "nightly: {notify: {webhook: {}, mail: {to: [x@y], smtp: 'localhost:1'}}}\n"
     labdir.write(nights.bench.root / "lab.yaml", LAB % (nights.repo, nights.repo) + more)
     lab = lab_file.load(nights.bench.root / "lab.yaml")
-    said = list(notify(lab, report))
+    said = list(notify(lab, report, nights.bench.store))
     assert said == ["mail: not sent: ConnectionRefusedError", "webhook: sent"]
     assert got[0]["schema"] == 1
     assert got[0]["news"][0]["subject"] == "solo: a"
     assert {"night", "state", "exit_code", "headline", "text", "runs", "moved", "troubles"} <= set(got[0])
-    said = "\n".join(notify(lab, report))
+    said = "\n".join(notify(lab, report, nights.bench.store))
     assert "not sent: HTTPError 500" in said
     assert "secret-token" not in said
     server.shutdown()

@@ -15,7 +15,8 @@ from kpatchlab.cache import Cache, content_key
 from kpatchlab.maintainers import NAME, parse
 from kpatchlab.model import ChangedFunction, Metric, PatchFacts, ReachCount, Thread
 from kpatchlab.report import WRITERS
-from kpatchlab.report.mail import WIDTH, file_name, letters, sections_of, subsystems
+from kpatchlab.report.mail import file_name, letters, sections_of, subsystems
+from kpatchlab.report.prose import WIDTH
 from tests.test_maintainers import TEXT
 
 SECTIONS = parse(

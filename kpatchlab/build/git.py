@@ -75,6 +75,11 @@ class Repository:
         ctx.check_cancel()
 
 
+def shown(url: str) -> str:
+    """Return a URL as people and stored runs may see it: without the password or token that it may carry."""
+    return re.sub(r"^(https?://)[^/@]+@", r"\1", url)
+
+
 def open_local(path: Path) -> Repository:
     """Return the user's repository at `path` (a work tree, or a bare one).
 
@@ -92,7 +97,7 @@ def open_local(path: Path) -> Repository:
 
 def open_url(url: str, ctx: BuildContext) -> Repository:
     """Return the lab's own bare repository for `url`, made empty where there is none yet."""
-    name = re.sub(r"[^A-Za-z0-9.]+", "-", url.rstrip("/").removesuffix(".git"))[-40:].strip("-")
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", shown(url).rstrip("/").removesuffix(".git"))[-40:].strip("-")
     path = ctx.cache.root / "git" / f"{name}-{content_key(url)[:8]}.git"
     repository = Repository(path, url)
     if not (path / "HEAD").exists():
@@ -125,7 +130,7 @@ def resolve_url(repository: Repository, revision: str, *, offline: bool = True) 
         if name in refs:
             return refs[name]
     raise UserError(
-        f"{repository.url} has no tag or branch {revision!r}",
+        f"{shown(repository.url)} has no tag or branch {revision!r}",
         hint="a commit that no ref points at is named by all its 40 digits",
     )
 
@@ -147,15 +152,17 @@ def fetch(repository: Repository, commit: str, name: str, ctx: BuildContext, *, 
     ctx.check_cancel()
     if result.status != 0:
         raise _unreachable(repository, result)
-    ctx.note(repository.path, f"commits of {repository.url}")
+    ctx.note(repository.path, f"commits of {shown(repository.url)}")
 
 
 def _unreachable(repository: Repository, result: proc.Result) -> HostError:
+    url = shown(repository.url)
     if result.timed_out:
-        return HostError(f"{repository.url}: no answer in {result.duration_s:.0f} s", hint="is there a network?")
-    lines = [line for line in result.stderr.splitlines() if line.startswith(("fatal:", "error:"))] or ["git failed"]
+        return HostError(f"{url}: no answer in {result.duration_s:.0f} s", hint="is there a network?")
+    said = result.stderr.replace(repository.url, url)
+    lines = [line for line in said.splitlines() if line.startswith(("fatal:", "error:"))] or ["git failed"]
     return HostError(
-        f"cannot fetch from {repository.url}: {lines[0].split(': ', 1)[-1]}",
+        f"cannot fetch from {url}: {lines[0].split(': ', 1)[-1]}",
         hint="is there a network? a local clone does as well: source: {type: git, path: ..., revision: ...}",
         details=tuple(lines[1:4]),
     )

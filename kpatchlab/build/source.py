@@ -76,7 +76,8 @@ class Git:
 
     def describe(self, spec: Any, key: Key, ctx: BuildContext) -> str:
         """Return repository, revision and commit."""
-        where = getattr(spec, "url", None) or ctx.path(spec.path)
+        url = getattr(spec, "url", None)
+        where = git.shown(url) if url else ctx.path(spec.path)
         return f"git {where} {spec.revision or 'HEAD'} ({key['commit'][:12]})"
 
     def unpack(self, spec: Any, key: Key, ctx: BuildContext, into: Path) -> None:
@@ -179,7 +180,8 @@ class Tarball:
 
     def describe(self, spec: Any, key: Key, ctx: BuildContext) -> str:
         """Return where it is from."""
-        return f"{getattr(spec, 'url', None) or ctx.path(spec.path)} ({_shown(key)})"
+        url = getattr(spec, "url", None)
+        return f"{git.shown(url) if url else ctx.path(spec.path)} ({_shown(key)})"
 
     def unpack(self, spec: Any, _key: Key, ctx: BuildContext, into: Path) -> None:
         """Check the archive's digest, then unpack it."""
@@ -202,7 +204,8 @@ class Tarball:
         import urllib.request
 
         if urllib.parse.urlsplit(url).scheme not in {"http", "https", "file"}:
-            raise UserError(f"{url}: not an http or https address", hint="for a file on this host use source.path")
+            hint = "for a file on this host use source.path"
+            raise UserError(f"{git.shown(url)}: not an http or https address", hint=hint)
         name = Path(urllib.parse.urlsplit(url).path).name or "tree.tar"
 
         def download(work: Path) -> None:
@@ -210,7 +213,7 @@ class Tarball:
                 with urllib.request.urlopen(url, timeout=60) as answer, (work / name).open("wb") as handle:  # noqa: S310
                     shutil.copyfileobj(answer, handle)
             except urllib.error.URLError as error:
-                raise HostError(f"cannot fetch {url}: {error.reason}", hint="is there a network?") from None
+                raise HostError(f"cannot fetch {git.shown(url)}: {error.reason}", hint="is there a network?") from None
 
         return ctx.cache.get("tarball", content_key(url, getattr(spec, "sha256", None)), download, label=name) / name
 

@@ -67,6 +67,6 @@ def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
             for line in lines(report):
                 click.echo(line)
         if report.state in {"done", "lost"} and report.night:
-            for line in notify(lab, report):
+            for line in notify(lab, report, store):
                 say(line)
     sys.exit(report.exit_code)

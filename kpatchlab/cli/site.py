@@ -13,7 +13,9 @@ from kpatchlab.errors import UserError
 
 
 @click.command(cls=Verb, epilog="\b\nExamples:\n  kpatchlab site\n  kpatchlab site -o /srv/www/nights")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to write to; default: results/site.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Folder to write to; default: nightly.site of the lab file."
+)
 @pass_options
 def site(options: Options, output: Path | None) -> None:
     """Write a static site of all nights: an index, a page each, every check's history, trends, badges."""
@@ -22,7 +24,8 @@ def site(options: Options, output: Path | None) -> None:
 
     lab = load_lab(options)
     store = Store(lab.root / "results")
-    folder = output or store.root / FOLDER
+    own = lab.root / Path(lab.nightly.site).expanduser() if lab.nightly.site else store.root / FOLDER
+    folder = output or own
     made = make_site(store, folder, lab.title)
     click.echo(f"{folder}/index.html: {made.pages} pages, {made.written} written")
 

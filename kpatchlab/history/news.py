@@ -60,7 +60,9 @@ class News:
         text: one line, what it is.
         since: run in which it began; "" for this one.
         good: the last run in which it was still good, "" for none.
-        bisect: the command that looks for the commit, "" where there is no range.
+        change: of a metric, 0.05 being 5 % more.
+        bisect: the command that looks for the commit or the patch, "" where there is none.
+        unsearchable: why there is none, "" where that is plain.
     """
 
     kind: Kind
@@ -73,6 +75,8 @@ class News:
     bisect: str = ""
     reason: str = ""
     link: str = ""
+    change: float = 0.0
+    unsearchable: str = ""
 
 
 def news(history: History, entry: Entry, known: Known) -> list[News]:
@@ -100,7 +104,7 @@ def _splats(history: History, entry: Entry, before: list[Entry], known: Known) -
         text = f"{kind} {fingerprint}: {title}"
         if first == entry.id and before:
             reason = f"though {issue.reason} is known" if issue else ""
-            yield News(Kind.NEW_SPLAT, entry.lane, column, subject, text, reason=reason)
+            yield News(Kind.NEW_SPLAT, entry.lane, column, subject, text, good=before[-1].run, reason=reason)
         elif issue:
             yield News(Kind.KNOWN, entry.lane, column, subject, text, reason=issue.reason, link=issue.link)
 
@@ -173,7 +177,7 @@ def _metrics(history: History, entry: Entry, entries: list[Entry]) -> Iterator[N
         text = f"{trend.change:+.1%} ({trend.before:.4g} -> {trend.after:.4g} {unit})"
         if trend.kind == "drift":
             text += f", {trend.change / max(1, len(whole.points) - 1 - trend.at):+.1%} a run"
-        yield News(kind, entry.lane, metric.column, metric.text, text, since, good)
+        yield News(kind, entry.lane, metric.column, metric.text, text, since, good, change=trend.change)
 
 
 def doubtful(history: History, entry: Entry) -> set[tuple[str, str]]:

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from kpatchlab.history.culprit import Search, by_metric, commit_range, search
 from kpatchlab.history.query import CheckHistory, CheckName, Entry, History, MetricHistory, MetricName, Point
-from kpatchlab.history.record import BUILD
 from kpatchlab.history.trends import Trend, trends
 from kpatchlab.model import Outcome
 
@@ -70,49 +70,21 @@ def change(found: MetricHistory, trend: Trend, entries: dict[int, Entry]) -> dic
     """Return one change of a metric, with the runs around it and the commits of their kernels."""
     after = entries[found.points[trend.at][0]]
     before = entries[found.points[trend.at - 1][0]] if trend.at else None
-    metric = found.metric
+    metric, worse = found.metric, trend.worse(found.metric.direction)
+    criterion = by_metric(metric.subject, metric.name, trend.change)
+    # A drift goes on: half of it has come somewhere between its beginning and now.
+    end = entries[found.points[-1][0]] if trend.kind == "drift" else after
+    sought = search(before, end, metric.column, criterion) if before and worse else Search()
     return {
         "kind": trend.kind,
         "change": round(trend.change, 4),
-        "worse": trend.worse(found.metric.direction),
+        "worse": worse,
         "before": before.run if before else "",
         "after": after.run,
         "commits": commit_range(before, after),
-        "bisect": shlex.join(bisect_words(before, after, metric.subject, metric.column, ["--metric", metric.name]))
-        if before and trend.worse(metric.direction)
-        else "",
+        "bisect": shlex.join(sought.words),
+        "unsearchable": sought.reason,
     }
-
-
-def commit_range(before: Entry | None, after: Entry) -> dict[str, str]:
-    """Return kernel -> `OLD..NEW` for what moved between two runs."""
-    found = {}
-    for kernel, head in after.heads.items():
-        old = before.heads.get(kernel, {}) if before else {}
-        if old.get("commit") and head.get("commit") and old["commit"] != head["commit"]:
-            found[kernel] = f"{old['commit'][:12]}..{head['commit'][:12]}"
-    return found
-
-
-def bisect_words(old: Entry, new: Entry, subject: str, column: str, criterion: Sequence[str]) -> list[str]:
-    """Return the words of `bisect` that look for the commit between two runs; none where no branch moved.
-
-    Args:
-        subject: `SCENARIO[PARAMETERS]`, or `build`.
-        criterion: what is sought, as `["--case", NAME]`.
-    """
-    kernel = next((name for name in (column, *reversed(list(new.heads))) if name in commit_range(old, new)), "")
-    if not kernel:
-        return []
-    good, bad = old.heads[kernel]["commit"], new.heads[kernel]["commit"]
-    words = ["bisect", "--tree", new.heads[kernel].get("source", "."), "--good", good[:12], "--bad", bad[:12]]
-    words += ["--kernel", kernel]
-    if subject == BUILD:
-        return [*words, "--build"]
-    words += ["--scenario", subject.partition("[")[0]]
-    for pair in subject.partition("[")[2].rstrip("]").split(","):
-        words += ["--param", pair] if pair else []
-    return [*words, *criterion]
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -149,3 +121,5 @@ def metric_lines(row: dict[str, Any]) -> Iterator[str]:
         yield f"  {item['kind']} {item['change']:+.1%} at {item['after']}{f' ({commits})' if commits else ''}"
         if item["bisect"]:
             yield f"    kpatchlab {item['bisect']}"
+        elif item["unsearchable"]:
+            yield f"    no commit to look for: {item['unsearchable']}"

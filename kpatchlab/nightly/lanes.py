@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from kpatchlab.build import BuildContext, git, kernel_key
 from kpatchlab.cache import content_key, tree_digest
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.lab import Lab
-from kpatchlab.recipes import GitSeries, GitSource
+from kpatchlab.recipes import GitSeries, GitSource, KernelRecipe, MessageIdSeries
 
 DEFAULT = "nightly"
 """Name of the lane of a lab that has only one."""
@@ -25,10 +26,15 @@ DEFAULT = "nightly"
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One thing that is run every night; `name` says which branch, series and variant."""
+    """One thing that is run every night; `name` says which branch, series and variant.
+
+    Attributes:
+        home: the lab as its file has it, in the same variant: what the other verbs know.
+    """
 
     name: str
     lab: Lab
+    home: Lab
     variant: str = ""
 
 
@@ -37,7 +43,8 @@ class Pinned:
     """A lane with its trees fixed.
 
     Attributes:
-        heads: kernel -> {"source", "commit", "revision", "key"}: what it is made of, for people and for ranges.
+        heads: kernel -> {"source", "commit", "revision", "key"}: what it is made of, for people and for ranges;
+            {"patches", "no_patches", "variant"}: how its series is searched, see `history.culprit`.
         ranges: kernel -> the ranges of its git series, fixed; "" for series of other kinds.
         digest: of all that goes into the lane's run.
     """
@@ -78,7 +85,8 @@ def lanes(lab: Lab) -> Iterator[Lane]:
             kernels[kernel] = kernels[kernel].model_copy(update={"series": items})
         made = dataclasses.replace(lab, kernels=kernels)
         name = "+".join(word for word in (branch, series, variant) if word) or DEFAULT
-        yield Lane(name, debug.variant(made, variant) if variant else made, variant)
+        both = (made, lab) if not variant else (debug.variant(made, variant), debug.variant(lab, variant))
+        yield Lane(name, *both, variant)
 
 
 def pin(lane: Lane, context: BuildContext) -> Pinned:
@@ -94,7 +102,7 @@ def pin(lane: Lane, context: BuildContext) -> Pinned:
         source = recipe.source
         head = {"source": str(source.type)}
         if isinstance(source, GitSource):
-            where = source.url or str(context.path(source.path))
+            where = git.shown(source.url) or str(context.path(source.path))
             head = {"source": where, "revision": source.revision, "commit": _commit(source, source.revision, context)}
         heads[name] = head
         ranges[name] = tuple(
@@ -105,11 +113,39 @@ def pin(lane: Lane, context: BuildContext) -> Pinned:
         )
     fixed = again(lane, {"heads": heads, "ranges": ranges})
     for name, recipe in fixed.lab.kernels.items():
-        heads[name]["key"] = kernel_key(recipe, context)
+        heads[name] |= {"key": kernel_key(recipe, context), "variant": lane.variant}
+        if recipe.series:
+            words = _patches(lane, name, recipe, context)
+            heads[name] |= (
+                {"patches": shlex.join(words)} if words else {"no_patches": NO_PATCHES.format(name, lane.name)}
+            )
     files = [tree_digest(lane.lab.root / part) for part in ("scenarios", "rootfs") if (lane.lab.root / part).is_dir()]
     keys = {name: head["key"] for name, head in heads.items()}
     chosen = [lane.name, lane.lab.base, lane.lab.selected, lane.lab.repeat, repr(lane.lab.matrix)]
     return Pinned(lane, heads, ranges, content_key([keys, files, chosen]))
+
+
+NO_PATCHES = "the series of {} in lane {} is no kernel's of lab.yaml: a kernel that has it there can be searched"
+
+
+def _patches(lane: Lane, kernel: str, fixed: KernelRecipe, context: BuildContext) -> list[str]:
+    """Return the words of `bisect` that search the patches of a kernel's series; none where it has no words for them.
+
+    Args:
+        fixed: the kernel's recipe with its ranges pinned.
+    """
+    own, home = lane.lab.kernels[kernel], lane.home.kernels[kernel]
+    item = fixed.series[0]
+    if own.series == home.series and own.source == home.source:
+        return ["--good", "0"]
+    if len(fixed.series) > 1:
+        return []
+    if isinstance(item, GitSeries):
+        good, bad = item.range.split("..", 1)
+        return ["--tree", str(context.path(item.path)), "--good", good[:12], "--bad", bad[:12]] if item.path else []
+    if own.source != home.source:
+        return []
+    return ["--series", item.id if isinstance(item, MessageIdSeries) else str(context.path(item.path))]
 
 
 def again(lane: Lane, plan: Mapping[str, Any]) -> Lane:

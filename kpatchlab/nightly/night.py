@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kpatchlab import __version__
@@ -16,10 +17,10 @@ from kpatchlab.build import BuildContext
 from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.facts import new_run
 from kpatchlab.history import database
+from kpatchlab.history.culprit import by_case, by_metric, by_splat, commit_range, search
 from kpatchlab.history.known import Known, load_known
 from kpatchlab.history.news import ALARMS, Kind, News, doubtful, news
 from kpatchlab.history.query import Entry, History
-from kpatchlab.history.text import bisect_words, commit_range
 from kpatchlab.lab import Lab
 from kpatchlab.model import Run, to_json
 from kpatchlab.nightly import book
@@ -217,7 +218,24 @@ class Night:
         book.end(self.store, night, report.state, report.exit_code, to_json(report) | {"headline": report.headline})
         gone = prune(self.store, self.lab.nightly.keep, dt.datetime.now(dt.UTC))
         database.backup(self.store.root / INDEX)
-        return dataclasses.replace(report, pruned=tuple(gone))
+        return self._with_site(dataclasses.replace(report, pruned=tuple(gone)))
+
+    def _with_site(self, report: Report) -> Report:
+        """Write the site; where that fails the night is stored all the same, and ends as one that lacks something."""
+        if not self.lab.nightly.site:
+            return report
+        from kpatchlab.site.make import make_site
+
+        folder = self.lab.root / Path(self.lab.nightly.site).expanduser()
+        try:
+            made = make_site(self.store, folder, self.lab.title)
+        except LabError as error:
+            return dataclasses.replace(
+                report, exit_code=report.exit_code or 3, notes=(*report.notes, f"no site: {error.message}")
+            )
+        return dataclasses.replace(
+            report, notes=(*report.notes, f"site: {folder}/index.html, {made.written} of {made.pages} pages written")
+        )
 
     def _forced(self, before: Entry | None, entry: Entry) -> Iterable[str]:
         for kernel, head in entry.heads.items():
@@ -229,17 +247,22 @@ class Night:
                 )
 
     def _with_command(self, item: News, entries: Mapping[str, Entry]) -> News:
-        """Return the news with the command that looks for the commit, where a branch has moved between the two runs."""
-        since, good = entries.get(item.since) or _newest(item.lane, entries), entries.get(item.good)
-        if item.kind not in ALARMS or not since or not good:
+        """Return the news with the command that looks for the commit or the patch, or why there is none."""
+        # A drift goes on: half of it has come somewhere between its beginning and now.
+        began = "" if item.kind is Kind.DRIFT else item.since
+        since = entries.get(began) or _newest(item.lane, entries)
+        if item.kind not in ALARMS or not since:
             return item
         subject, _, name = item.subject.partition(": ")
-        criterion = {
-            Kind.NEW_FAILURE: ["--case", name],
-            Kind.NEW_SPLAT: ["--splat", item.text.split()[1].rstrip(":")],
-        }.get(item.kind, ["--metric", name])
-        words = bisect_words(good, since, subject, item.column, criterion)
-        return dataclasses.replace(item, bisect=self.again(shlex.join(words))) if words else item
+        if item.kind is Kind.NEW_FAILURE:
+            criterion = by_case(subject, name)
+        elif item.kind is Kind.NEW_SPLAT:
+            criterion = by_splat(item.subject, item.text.split()[1].rstrip(":"))
+        else:
+            criterion = by_metric(subject, name, item.change)
+        found = search(entries.get(item.good), since, item.column, criterion)
+        command = self.again(shlex.join(found.words)) if found.words else ""
+        return dataclasses.replace(item, bisect=command, unsearchable=found.reason)
 
     def _bisected(self, found: Iterable[News]) -> Iterable[str]:
         """Look for the commits of what is new, one after another, within the night's time for it."""
@@ -274,6 +297,13 @@ def _exit_code(items: Iterable[News], entry: Entry, *, first: bool) -> int:
     return 1 if found & ALARMS else 3 if Kind.LOST in found else 0
 
 
+def details(item: News) -> list[str]:
+    """Return what else there is to say of a piece of news, for people."""
+    reason = f"known: {item.reason}" if item.kind is Kind.KNOWN else item.reason
+    words = (f"since {item.since}" if item.since else "", f"last good {item.good}" if item.good else "")
+    return [word for word in (*words, reason, item.link) if word]
+
+
 def lines(report: Report) -> Iterable[str]:
     """Yield the report for people."""
     if report.state == "nothing new":
@@ -286,12 +316,12 @@ def lines(report: Report) -> Iterable[str]:
     for item in report.news:
         where = f"{item.lane}, {item.column}" if item.column else item.lane
         yield f"{item.kind.upper()}  {item.subject} on {where}: {item.text}"
-        more = [f"since {item.since}" if item.since else "", f"last good {item.good}" if item.good else ""]
-        more += [f"known: {item.reason}" if item.kind is Kind.KNOWN else item.reason, item.link]
-        if text := ", ".join(word for word in more if word):
+        if text := ", ".join(details(item)):
             yield f"    {text}"
         if item.bisect:
             yield f"    {item.bisect}"
+        elif item.unsearchable:
+            yield f"    no commit to look for: {item.unsearchable}"
     for trouble in report.troubles:
         yield f"NOT RUN  {trouble.lane}: {trouble.message}"
         if trouble.hint:

@@ -21,13 +21,15 @@ from kpatchlab.errors import LabError, UserError
 from kpatchlab.history.news import ALARMS, Kind
 from kpatchlab.lab import Lab
 from kpatchlab.model import to_json
+from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.night import Report, lines
 from kpatchlab.nightly.settings import Mail, Webhook
+from kpatchlab.store import Store
 
 TIMEOUT_S = 30.0
 
 
-def notify(lab: Lab, report: Report) -> Iterator[str]:
+def notify(lab: Lab, report: Report, store: Store) -> Iterator[str]:
     """Tell whom lab.yaml names; yield one line for each that was told or could not be."""
     wanted = lab.nightly.notify
     news = any(item.kind in ALARMS or item.kind is Kind.LOST for item in report.news) or bool(report.troubles)
@@ -35,7 +37,7 @@ def notify(lab: Lab, report: Report) -> Iterator[str]:
         return
     ways: list[tuple[str, Callable[[], None]]] = []
     if mail := wanted.mail:
-        ways.append(("mail", lambda: _mail(mail, lab, report)))
+        ways.append(("mail", lambda: _mail(mail, lab, report, store)))
     if webhook := wanted.webhook:
         ways.append(("webhook", lambda: _webhook(webhook, lab, report)))
     for name, tell in ways:
@@ -77,17 +79,17 @@ def _webhook(settings: Webhook, lab: Lab, report: Report) -> None:
         answer.read(1024)
 
 
-def message(settings: Mail, report: Report) -> EmailMessage:
+def message(settings: Mail, report: Report, store: Store) -> EmailMessage:
     """Return the mail of a night."""
     mail = EmailMessage()
     mail["Subject"] = " ".join(f"[kpatchlab] {report.title}: {report.headline}".split())
     mail["From"], mail["To"] = settings.sender, ", ".join(settings.to)
-    mail.set_content("\n".join(lines(report)) + "\n")
+    mail.set_content(letter(report, store).encode("utf-8", "replace").decode())
     return mail
 
 
-def _mail(settings: Mail, lab: Lab, report: Report) -> None:
-    mail = message(settings, report)
+def _mail(settings: Mail, lab: Lab, report: Report, store: Store) -> None:
+    mail = message(settings, report, store)
     if not settings.smtp:
         proc.run(["sendmail", "-t", "-i"], input_bytes=mail.as_bytes(), timeout_s=TIMEOUT_S)
         return

@@ -58,5 +58,8 @@ class Nightly(FileModel):
     scenarios: tuple[Needed, ...] = Field(default=(), description="choice of scenarios; none: the lab's own")
     again: int = Field(default=3, ge=0, le=20, description="how often what was good and is bad is run again")
     bisect_minutes: float = Field(default=120, gt=0, description="time that `--bisect` may take in a night")
+    site: str = Field(
+        default="results/site", description="folder of the static site that each night writes; empty: none"
+    )
     keep: Keep = Field(default=Keep(), description="what is pruned")
     notify: Notify = Field(default=Notify(), description="who is told; nobody by default")

@@ -7,7 +7,6 @@ columns; what begins with four blanks (commands, the kernel's log, the compiler'
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,10 @@ from kpatchlab.model import Outcome, Run, Thread, Verdict
 from kpatchlab.ratios import Speed
 from kpatchlab.report import digest
 from kpatchlab.report.common import line
-from kpatchlab.textclean import printable
+from kpatchlab.report.prose import item, items, part, prose, verbatim
 
-WIDTH = 72
-"""Columns, as Documentation/process/email-clients.rst and the netiquette of the lists have it."""
 MAX_FAULTS = 10
 """So many faults are told with their call trace; the others in a line each."""
-MAX_LINES = 30
 THREAD = "thread.txt"
 _HEADS = ("To", "Cc", "Subject", "In-Reply-To", "References")
 
@@ -103,7 +99,7 @@ def _to_thread(run: Run, sections: Sequence[Section]) -> Letter:
     lists = [name for section in concerned(sections, changed) for name in section.lists]
     cc = (*thread.to, *thread.cc) or tuple(dict.fromkeys(lists))
     to = (thread.sender,) if thread.sender else ()
-    return Letter(_subject(run, thread), to, _without(cc, to), thread.message_id, _body(run, None))
+    return Letter(_subject(run, thread), to, _without(cc, to), thread.message_id, body(run))
 
 
 def to_subsystem(run: Run, section: Section) -> Letter:
@@ -115,7 +111,7 @@ def to_subsystem(run: Run, section: Section) -> Letter:
         section.maintainers or section.lists,
         _without(cc, section.maintainers or section.lists),
         thread.message_id,
-        _body(run, section),
+        body(run, section),
     )
 
 
@@ -171,57 +167,33 @@ class _Scope:
         return bool(sources.get(check.step)) and self.section.has(sources[check.step])
 
 
-def _body(run: Run, section: Section | None) -> str:
+def body(run: Run, section: Section | None = None) -> str:
+    """Return a letter's text; `section`: what is about that subsystem alone."""
     comparison, scope = compare(run), _Scope(run, section)
-    out = _prose(f"{run.title or 'kpatchlab'}: {comparison.headline}.")
-    out += _prose(comparison.basis + ("" if run.complete else " The run did not end: jobs are missing."))
+    out = prose(f"{run.title or 'kpatchlab'}: {comparison.headline}.")
+    out += prose(comparison.basis + ("" if run.complete else " The run did not end: jobs are missing."))
     if section:
-        out += ["", *_prose(f"Below is what is about {section.title}; the reply to the thread has the rest.")]
+        out += ["", *prose(f"Below is what is about {section.title}; the reply to the thread has the rest.")]
         if run.touches and not any(scope.scenario(name) for name in {job.scenario for job in run.jobs}):
-            out += _prose("No scenario of this run names a file of this subsystem as what it tests.")
-    out += ["", *_prose("Lines that begin with four blanks are verbatim and not wrapped.")]
+            out += prose("No scenario of this run names a file of this subsystem as what it tests.")
+    out += ["", *prose("Lines that begin with four blanks are verbatim and not wrapped.")]
     faults = [fault for fault in digest.faults(comparison) if scope.fault(fault)]
-    out += _part("What was tested", _tested(run, comparison))
-    out += _part("Builds that failed", _builds(run, comparison, scope))
-    out += _part("What went wrong" if not comparison.compares else "Regressed", _faults(faults))
+    out += part("What was tested", _tested(run, comparison))
+    out += part("Builds that failed", _builds(run, comparison, scope))
+    out += part("What went wrong" if not comparison.compares else "Regressed", _faults(faults))
     fixed = digest.news(comparison, [Verdict.FIXED])
-    out += _part("Fixed", _news(fixed, scope))
+    out += part("Fixed", _news(fixed, scope))
     other = digest.news(comparison, [Verdict.CHANGED, Verdict.FLAKY, Verdict.GONE, Verdict.NEW])
-    out += _part("Changed, flaky, gone or new", _news(other, scope))
-    out += _part("Failing, and no regression: the base fails there too", _news(digest.standing(comparison), scope))
-    out += _part("Figures", _figures(digest.figures(comparison), scope))
-    out += _part("Not covered", _uncovered(run, comparison, section))
-    out += _part("How the kernels were built", _built(run))
+    out += part("Changed, flaky, gone or new", _news(other, scope))
+    out += part("Failing, and no regression: the base fails there too", _news(digest.standing(comparison), scope))
+    out += part("Figures", _figures(digest.figures(comparison), scope))
+    out += part("Not covered", _uncovered(run, comparison, section))
+    out += part("How the kernels were built", _built(run))
     return "\n".join(out) + "\n"
 
 
-def _part(title: str, body: Iterable[str]) -> list[str]:
-    lines = list(body)
-    return ["", title, "-" * len(title), *lines] if lines else []
-
-
-def _prose(words: str, lead: str = "", rest: str = "") -> list[str]:
-    return textwrap.wrap(
-        line(words, 2000), WIDTH, initial_indent=lead, subsequent_indent=rest, break_long_words=False,
-        break_on_hyphens=False,
-    )  # fmt: skip
-
-
-def _item(words: str) -> list[str]:
-    return _prose(words, "* ", "  ")
-
-
-def _verbatim(lines: Iterable[str]) -> list[str]:
-    return [f"    {words}".rstrip() for words in printable("\n".join(lines)).splitlines()]
-
-
-def _items(found: Sequence[str]) -> list[str]:
-    more = [f"* and {len(found) - MAX_LINES} more"] if len(found) > MAX_LINES else []
-    return [row for words in found[:MAX_LINES] for row in _item(words)] + more
-
-
 def _tested(run: Run, comparison: Comparison) -> list[str]:
-    return [row for name, words in digest.tested(run, comparison) for row in _item(f"{name}: {words}")]
+    return [row for name, words in digest.tested(run, comparison) for row in item(f"{name}: {words}")]
 
 
 def _builds(run: Run, comparison: Comparison, scope: _Scope) -> Iterator[str]:
@@ -230,35 +202,35 @@ def _builds(run: Run, comparison: Comparison, scope: _Scope) -> Iterator[str]:
     for check in comparison.builds:
         if check.outcome is not Outcome.PASS and scope.build(run, check):
             word = check.verdict or check.outcome.upper()
-            yield from _item(f"{word}: {check.kernel}, {check.step}: {check.message or check.reason}")
-            yield from _verbatim(logs.get((check.kernel, check.step), "").splitlines()[-12:])
+            yield from item(f"{word}: {check.kernel}, {check.step}: {check.message or check.reason}")
+            yield from verbatim(logs.get((check.kernel, check.step), "").splitlines()[-12:])
 
 
 def _faults(found: Sequence[digest.Fault]) -> Iterator[str]:
     for number, fault in enumerate(found):
         if number:
             yield ""
-        yield from _item(f"{fault.word}: {fault.title}")
+        yield from item(f"{fault.word}: {fault.title}")
         change = fault.first
-        yield from _prose(f"{digest.where([change])}, check: {change.row.case}", "  ", "  ")
-        yield from _prose(digest.outcomes(change), "  ", "  ")
+        yield from prose(f"{digest.where([change])}, check: {change.row.case}", "  ", "  ")
+        yield from prose(digest.outcomes(change), "  ", "  ")
         if fault.others:
-            yield from _prose(f"also in: {digest.where(fault.others)}", "  ", "  ")
+            yield from prose(f"also in: {digest.where(fault.others)}", "  ", "  ")
         if change.cell.reason:
-            yield from _prose(f"reason: {change.cell.reason}", "  ", "  ")
+            yield from prose(f"reason: {change.cell.reason}", "  ", "  ")
         if change.not_reached:
-            yield from _prose(f"not reached: {len(change.not_reached)} of {len(change.group.rows)} checks", "  ", "  ")
+            yield from prose(f"not reached: {len(change.not_reached)} of {len(change.group.rows)} checks", "  ", "  ")
         if fault.splat and number < MAX_FAULTS:
             yield ""
-            yield from _verbatim(digest.excerpt(fault.splat))
+            yield from verbatim(digest.excerpt(fault.splat))
         if change.reproduce:
             yield ""
             yield "  to reproduce:"
-            yield from _verbatim([line(change.reproduce, 2000)])
+            yield from verbatim([line(change.reproduce, 2000)])
 
 
 def _news(found: Iterable[digest.Line], scope: _Scope) -> list[str]:
-    return _items([f"{item.word}: {item.text}" for item in found if any(map(scope.scenario, item.scenarios))])
+    return items([f"{item.word}: {item.text}" for item in found if any(map(scope.scenario, item.scenarios))])
 
 
 def _figures(found: digest.Figures, scope: _Scope) -> list[str]:
@@ -269,12 +241,12 @@ def _figures(found: digest.Figures, scope: _Scope) -> list[str]:
     telling = [told for told in own if told.figure.speed in {Speed.FASTER, Speed.SLOWER}]
     counts = [(speed, sum(told.figure.speed is speed for told in own)) for speed in Speed]
     whole = ", ".join(f"{count} {speed}" for speed, count in counts if count) or "no figure has a base"
-    out = _items([f"{t.speed}: {t.name}: {_mean(t)}, {t.ratio}, {t.row.mode or 'mode not stored'}" for t in telling])
-    out += _item(f"all: {whole}; they count {found.modes}" if found.told else whole)
+    out = items([f"{t.speed}: {t.name}: {_mean(t)}, {t.ratio}, {t.row.mode or 'mode not stored'}" for t in telling])
+    out += item(f"all: {whole}; they count {found.modes}" if found.told else whole)
     if once := sum(told.figure.low is None for told in own):
-        out += _item(f"{once} measured too seldom for an interval: nothing is said of them")
-    out += _item(found.against_itself) if found.against_itself else []
-    return out + _items(lacking)
+        out += item(f"{once} measured too seldom for an interval: nothing is said of them")
+    out += item(found.against_itself) if found.against_itself else []
+    return out + items(lacking)
 
 
 def _mean(told: digest.Told) -> str:
@@ -284,13 +256,13 @@ def _mean(told: digest.Told) -> str:
 
 def _uncovered(run: Run, comparison: Comparison, section: Section | None) -> list[str]:
     if section is None:
-        return _items(digest.uncovered(run, comparison))
+        return items(digest.uncovered(run, comparison))
     own = [patch for patch in run.patches if any(section.has(file) for file in patch.files)]
-    return _items([words for number, words in digest.patches_left(run) if number in {p.number for p in own}])
+    return items([words for number, words in digest.patches_left(run) if number in {p.number for p in own}])
 
 
 def _built(run: Run) -> Iterator[str]:
     for build in run.builds:
         if build.reproduce:
             yield f"* {line(build.kernel)}:"
-            yield from _verbatim([line(build.reproduce, 4000)])
+            yield from verbatim([line(build.reproduce, 4000)])

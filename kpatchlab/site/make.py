@@ -9,6 +9,7 @@ badge.svg, badge-LANE.svg
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,22 +53,24 @@ def make_site(store: Store, folder: Path, title: str) -> Made:
     written = 0
     for name, data in pages:
         path = folder / name
-        if data is not None and (not path.exists() or path.read_bytes() != data):
-            _write(path, data)
-            written += 1
+        written += data is not None and _write(path, data)
     return Made(len(pages), written)
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write a page whole or not at all; not synced to the disk, since it can be made again at any time."""
+def _write(path: Path, data: bytes) -> bool:
+    """Write a page whole or not at all, unless it is there; not synced, since it can be made again at any time."""
     beside = path.with_name(f".{path.name}.new")
     try:
+        if path.exists() and path.read_bytes() == data:
+            return False
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(data)
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise HostError(f"cannot write {path}: {error.strerror}", hint="is the disk full?") from None
+    return True
 
 
 def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator[tuple[str, bytes | None]]:

@@ -1,0 +1,254 @@
+"""How a night is told: the mail, the site, and the command that looks for what broke it, which must really start."""
+
+import email
+import email.policy
+import shlex
+
+import pytest
+from sample_run import SPLAT
+
+from kpatchlab import debug
+from kpatchlab.cli.bisect import _question, bisect
+from kpatchlab.history.culprit import by_case, by_metric, by_splat, search
+from kpatchlab.history.news import Kind
+from kpatchlab.history.query import Entry
+from kpatchlab.model import Metric, Outcome
+from kpatchlab.nightly.lanes import look
+from kpatchlab.nightly.letter import letter
+from kpatchlab.nightly.night import lines
+from kpatchlab.nightly.notify import message
+from kpatchlab.nightly.settings import Mail
+from kpatchlab.report import mail
+from kpatchlab.report.prose import WIDTH
+from tests import labdir
+from tests.nights import LAB, bad_on_with, bench, git, nights
+
+__all__ = ["bench", "nights"]  # fixtures
+
+SECRET = "hunter2-token"
+
+
+def broken_night(nights):
+    nights.night()
+    nights.push()
+    nights.job(bad_on_with("a"))
+    return nights.night()
+
+
+def test_mail_is_the_nights_verdict_and_then_the_reply_to_the_thread(nights, monkeypatch):
+    monkeypatch.setenv("KPATCHLAB_WEBHOOK_URL", f"https://x/{SECRET}")
+    monkeypatch.setenv("KPATCHLAB_SMTP_PASSWORD", SECRET)
+    report = broken_night(nights)
+    store = nights.bench.store
+    made = email.message_from_bytes(message(Mail(to=("a@b",)), report, store).as_bytes(), policy=email.policy.default)
+    assert made["Subject"] == "[kpatchlab] nights: 1 new failure"
+    text = made.get_content()
+    own, _, rest = text.partition("=" * WIDTH)
+    flat = " ".join(own.split())
+    assert flat.startswith(f"nights, night {report.night}: 1 new failure.")
+    assert "New since the last good night" in own
+    (item,) = report.news
+    assert f"* NEW FAILURE: solo: a on nightly, with: fail: x; last good {item.good}" in flat
+    assert f"    {item.bisect}" in own.splitlines()
+    run, _ = store.load(report.runs["nightly"])
+    assert text.endswith(mail.body(run)), "what `report --format mail` says of the run, word for word"
+    assert "Regressed\n---------" in rest
+    long = [line for line in text.splitlines() if len(line) > WIDTH]
+    assert all(line.startswith("    ") for line in long), long
+    assert SECRET not in text
+
+
+def test_mail_of_a_quiet_night_and_of_one_whose_run_is_gone(nights):
+    nights.night()
+    nights.push()
+    report = nights.night()
+    text = letter(report, nights.bench.store)
+    assert "Nothing got worse." in text
+    assert "\nNew" not in text
+    nights.bench.store.delete(report.runs["nightly"])
+    assert "It cannot be read: no run" in letter(report, nights.bench.store)
+
+
+def test_a_password_in_a_url_is_told_nowhere(nights):
+    url = f"https://user:{SECRET}@127.0.0.1:1/linux.git"
+    text = LAB.replace("type: git, path: %s, revision: main", f"type: git, url: '{url}', revision: main")
+    nights.says("", text % nights.repo)
+    report = nights.night()
+    told = "\n".join([*lines(report), letter(report, nights.bench.store), *nights.said])
+    assert "https://127.0.0.1:1/linux.git" in told
+    assert SECRET not in told
+    assert not [path for path in nights.bench.root.rglob("*") if SECRET in path.name]
+
+
+def test_a_night_writes_the_site_and_the_next_one_what_is_new(nights):
+    report = nights.night()
+    index = nights.bench.root / "results/site/index.html"
+    assert report.night in index.read_text()
+    before = index.stat().st_mtime_ns
+    assert nights.night().state == "nothing new"
+    assert index.stat().st_mtime_ns == before
+    nights.push()
+    report = nights.night()
+    assert report.night in index.read_text()
+    (note,) = [note for note in report.notes if note.startswith("site: ")]
+    written, _, made = note.rpartition(", ")[2].split()[:3]
+    assert 0 < int(written) < int(made)
+
+
+def test_the_site_lies_where_the_lab_says_or_nowhere(nights):
+    nights.says("nightly: {site: www/nights}\n")
+    nights.night()
+    assert (nights.bench.root / "www/nights/index.html").is_file()
+    assert not (nights.bench.root / "results/site").exists()
+    nights.says("nightly: {site: ''}\n")
+    nights.push()
+    report = nights.night()
+    assert not any(note.startswith("site: ") for note in report.notes)
+
+
+def test_a_site_that_cannot_be_written_costs_the_night_its_status_and_nothing_else(nights):
+    labdir.write(nights.bench.root / "file", "x")
+    nights.says("nightly: {site: file/site}\n")
+    report = nights.night()
+    assert (report.state, report.exit_code) == ("done", 3)
+    assert any(note.startswith("no site: cannot write ") for note in report.notes)
+    assert nights.night().state == "nothing new"
+
+
+# --- what looks for the culprit
+
+
+def parsed(nights, command):
+    """Return what the program's own command line makes of a command; it must be one that starts."""
+    program, verb, *words = shlex.split(command)
+    assert (program, verb) == ("kpatchlab", "bisect")
+    given = bisect.make_context("bisect", words).params
+    return _question(nights.lab, given)
+
+
+def test_command_of_a_branch_that_moved_starts(nights):
+    old = git(nights.repo, "rev-parse", "HEAD")
+    nights.night()
+    new = nights.push()
+    nights.job(bad_on_with("a"))
+    (item,) = nights.night().news
+    asked = parsed(nights, item.bisect)
+    assert (asked.repository, asked.good_name, asked.bad_name) == (str(nights.repo), old[:12], new[:12])
+    assert (asked.kernel, asked.criterion.scenarios, asked.criterion.case) == ("with", ("solo",), "a")
+    assert item.unsearchable == ""
+
+
+def test_command_of_a_figure_names_a_bound_between_both_levels(nights):
+    def metrics(spec):
+        yield Metric("speed", 90.0 if spec.column == "with" and nights.slow else 100.0, "MB/s", "higher")
+
+    nights.slow = False
+    nights.job(lambda spec: {"a": Outcome.PASS}, metrics)
+    for _ in range(9):
+        nights.push()
+        nights.night()
+    nights.slow = True
+    nights.push()
+    (item,) = nights.night().news
+    assert item.kind is Kind.SLOWER
+    asked = parsed(nights, item.bisect)
+    assert asked.criterion.metric == "speed"
+    assert 1.0 < asked.criterion.bound < 100 / 90
+
+
+SERIES = "nightly: {series: {v2: {with: [%s]}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("series", "where"),
+    [
+        ("{type: mbox, path: v2.mbox}", {"series": ({"type": "mbox", "path": "%s/kernels/v2.mbox"},)}),
+        ("{type: message-id, id: 1@x}", {"series": ({"type": "message-id", "id": "1@x"},)}),
+        ("{type: git, path: %s/tree, range: v1..main}", {"repository": "%s/tree"}),
+    ],
+)
+def test_command_of_a_series_searches_its_patches(nights, series, where):
+    root = nights.bench.root
+    (root / "kernels/v2.mbox").write_text("x")
+    git(nights.repo, "commit", "-q", "--allow-empty", "-m", "patch")
+    nights.says(SERIES % (series % root if "%" in series else series))
+    (pinned,), troubles = look(nights.lab, nights.context)
+    assert not troubles
+    found = search(None, entry(2, pinned.heads), "with", by_case("solo", "a"))
+    asked = parsed(nights, shlex.join(["kpatchlab", *found.words]))
+    for name, value in where.items():
+        wanted = value % root if isinstance(value, str) else tuple(
+            {k: v % root if "%" in v else v for k, v in one.items()} for one in value
+        )  # fmt: skip
+        assert getattr(asked, name) == wanted
+    assert asked.kernel == "with"
+
+
+def test_series_of_the_lab_file_and_of_a_variant(nights):
+    series = f"series: [{{type: git, path: {nights.repo}, range: v1..main}}]"
+    labdir.write(nights.bench.root / "kernels/config/debug.config", "CONFIG_KASAN=y\n")
+    nights.says("nightly: {variants: [debug]}\n", LAB.replace("revision: main}", f"revision: main}}, {series}"))
+    pinned, _ = look(nights.lab, nights.context)
+    plain, slow = (
+        shlex.join(["kpatchlab", *search(None, entry(2, lane.heads), column, by_case("solo", "a")).words])
+        for lane, column in zip(pinned, ("with", "with-debug"), strict=True)
+    )
+    asked = parsed(nights, plain)
+    assert (asked.repository, asked.series, asked.good_name, asked.kernel) == ("", (), "0", "with")
+    nights.lab = debug.variant(nights.lab, "debug")
+    asked = parsed(nights, slow)
+    assert (asked.good_name, asked.kernel, asked.variant) == ("0", "with-debug", "debug")
+
+
+def test_series_that_bisect_has_no_words_for_is_said(nights):
+    git(nights.repo, "tag", "next")
+    nights.says("nightly: {branches: {x: {with: next}}, series: {v2: {with: [{type: mbox, path: v2.mbox}]}}}\n")
+    (pinned,), _ = look(nights.lab, nights.context)
+    found = search(None, entry(2, pinned.heads), "with", by_case("solo", "a"))
+    assert found.words == ()
+    assert found.reason.startswith("the series of with in lane x+v2 is no kernel's of lab.yaml")
+
+
+def entry(number, heads):
+    return Entry(number, f"run{number}", "nightly", "n", "", "", True, 0, 0, "", heads)
+
+
+def test_what_has_no_history_is_said_with_its_reason():
+    def reason(old, new):
+        found = search(entry(1, {"with": old}), entry(2, {"with": new}), "with", by_case("solo", "a"))
+        assert found.words == ()
+        return found.reason
+
+    url = {"source": "https://x/linux.git"}
+    words = reason(url | {"commit": "a" * 40, "key": "1"}, url | {"commit": "b" * 40, "key": "2"})
+    assert words == (
+        "no history of https://x/linux.git is kept here: in a clone of it,"
+        " bisect --tree CLONE --good aaaaaaaaaaaa --bad bbbbbbbbbbbb"
+    )
+    debian = {"source": "debian-source"}
+    assert "comes from debian-source: no commits lie between" in reason(debian | {"key": "1"}, debian | {"key": "2"})
+    assert "is the same kernel in both runs" in reason(debian | {"key": "1"}, debian | {"key": "1"})
+    same = {"source": "/linux", "commit": "c" * 40}
+    assert "its configuration or compiler changed" in reason(same | {"key": "1"}, same | {"key": "2"})
+    assert "debian-source, then tarball" in reason(debian | {"key": "1"}, {"source": "tarball", "key": "2"})
+
+
+def test_options_that_mean_what_broke():
+    assert by_case("build", "module tls") == ["--build", "--module", "tls"]
+    assert by_case("build", "kernel") == ["--build"]
+    assert by_case("nfs[vers=4.2,x=1]", "job") == ["--scenario", "nfs", "--param", "vers=4.2", "--param", "x=1"]
+    assert by_splat("nfs", "abc") == ["--scenario", "nfs", "--splat", "abc"]
+    assert by_metric("s", "speed", -0.1)[-1] == "1.054"
+    assert by_metric("s", "time", 0.1)[-1] == "1.049"
+
+
+def test_a_splat_that_is_new_has_a_command(nights):
+    nights.night()
+    nights.push()
+    nights.job(
+        lambda spec: {"a": Outcome.PASS}, outcome=Outcome.CRASH,
+        splats=lambda spec: [SPLAT] if spec.column == "with" else [],
+    )  # fmt: skip
+    item = next(item for item in nights.night().news if item.kind is Kind.NEW_SPLAT)
+    asked = parsed(nights, item.bisect)
+    assert (asked.criterion.kind, asked.criterion.fingerprint) == ("splat", SPLAT.fingerprint)
