@@ -331,18 +331,23 @@ def lines(report: Report) -> Iterable[str]:
         yield f"pruned {len(report.pruned)} old runs; the history keeps what they were"
 
 
+FOUND = ("culprit: ", "one of ", "refused: ")
+"""How the line of a search's report begins that says what it came to, see `bisect.report`."""
+
+
 def bisect_by(command: str, seconds: float) -> str:
-    """Run a command line of `bisect` (its words after the program's name), and return its last line.
+    """Run a command line of `bisect` (its words after the program's name), and return what it came to, in one line.
 
     Raises:
-        HostError: there is no such verb here, or it did not end in time.
+        HostError: it did not end in time.
+        UserError: it could not be done.
     """
     from kpatchlab import proc
 
     result = proc.run([sys.executable, "-m", "kpatchlab", *shlex.split(command)[1:]], timeout_s=seconds, check=False)
     if result.timed_out:
         raise HostError(f"not found within {seconds / 60:.0f} minutes; it can go on: kpatchlab bisect --resume last")
-    said = (result.stdout.strip() or result.stderr.strip()).splitlines() or ["it said nothing"]
+    said = result.stdout.splitlines()
     if result.status not in {0, 1}:
-        raise UserError(said[0])
-    return said[-1]
+        raise UserError(next(iter(result.stderr.strip().splitlines()), "it said nothing"))
+    return next((line for line in said if line.startswith(FOUND)), "no culprit: results/bisect has the search")
