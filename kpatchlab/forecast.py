@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kpatchlab.build import BuildContext, kernel_key
@@ -22,12 +23,18 @@ class Forecast:
     cached: frozenset[str]
 
 
-def history(store: Store, runs: int = 5) -> dict[str, float]:
-    """Return the seconds that builds and jobs of the last runs took, by step and job id; the newest word counts."""
+def history(store: Store, runs: int = 5, among: Sequence[str] = ()) -> dict[str, float]:
+    """Return the seconds that builds and jobs of the last runs took, by step and job id; the newest word counts.
+
+    Args:
+        among: only these runs, the newest first; none: the last ones of the store.
+    """
     found: dict[str, float] = {}
-    for row in sorted(store.list(), key=lambda row: row.id, reverse=True)[:runs]:
+    there = set(store.ids())
+    wanted = [name for name in among if name in there] or sorted(there, reverse=True)
+    for name in wanted[:runs]:
         try:
-            run, _ = store.load(row.id)
+            run, _ = store.load(name)
         except LabError:  # a damaged run is no reason not to plan
             continue
         for job in run.jobs:

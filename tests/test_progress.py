@@ -1,5 +1,6 @@
 """Lines for logs, and the live view, without a terminal."""
 
+import dataclasses
 import io
 import time
 
@@ -120,3 +121,19 @@ def test_live_view_fits_its_terminal(width):
     assert "FAIL     solo@with#1" in text
     assert "kernel with: 6.12 [cached]" in text
     assert "1 of 3" in text
+
+
+def test_time_left_is_what_was_expected_at_the_pace_so_far(monkeypatch):
+    """Two of four jobs are done, in twice the time that they were expected to take: so do the others."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    plain = PlainProgress(out)
+    plain.total_jobs, plain.seconds = 4, {"a": 10.0, "b": 30.0, "c": 20.0, "d": 5.0}
+    for name, at in (("a", 101.0), ("b", 180.0)):
+        plain.job_started(name)
+        now[0] = at
+        plain.job_done(dataclasses.replace(job(), job=name))
+    assert out.getvalue().splitlines()[-1] == "2 of 4 jobs, about 50.0 s left"
+    plain.total_jobs = 5
+    assert plain._left() == "2 of 5 jobs", "nothing is known of the fifth"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -73,6 +73,7 @@ class _OneLine:
     total_jobs = 0
 
     def __init__(self, progress: Progress) -> None:
+        self.seconds: Mapping[str, float] = {}
         self._progress = progress
 
     def __enter__(self) -> Self:

@@ -53,11 +53,15 @@ def open_night(store: Store) -> dict[str, Any] | None:
     return nights[-1] if nights else None
 
 
+def entries(store: Store, lane: str) -> list[Entry]:
+    """Return the runs of a lane, oldest first."""
+    with store.database() as connection:
+        return History(connection).entries(lane)
+
+
 def last_whole(store: Store, lane: str) -> Entry | None:
     """Return the last run of a lane of which nothing was lost."""
-    with store.database() as connection:
-        entries = [entry for entry in History(connection).entries(lane) if entry.usable]
-    return entries[-1] if entries else None
+    return next((entry for entry in reversed(entries(store, lane)) if entry.usable), None)
 
 
 def entry_of(store: Store, run: str) -> Entry | None:

@@ -16,6 +16,7 @@ from kpatchlab import __version__
 from kpatchlab.build import BuildContext
 from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.facts import new_run
+from kpatchlab.forecast import history
 from kpatchlab.history import database
 from kpatchlab.history.culprit import by_case, by_metric, by_splat, commit_range, search
 from kpatchlab.history.known import Known, load_known
@@ -27,7 +28,7 @@ from kpatchlab.nightly import book
 from kpatchlab.nightly.lanes import Lane, Pinned, Trouble, again, forced, lanes, look
 from kpatchlab.nightly.prune import prune
 from kpatchlab.pipeline import Settings
-from kpatchlab.plan import JobSpec, Plan, make_plan
+from kpatchlab.plan import JobSpec, Plan, estimate, make_plan
 from kpatchlab.store import INDEX, RunDir, Store
 
 Execute = Callable[[Lab, Plan, RunDir, Settings], Run]
@@ -141,10 +142,15 @@ class Night:
         entry = book.entry_of(self.store, item["run"]) if item["run"] else None
         if entry is None or not entry.complete:
             run_dir = self._folder(night, plan, item, lane, made)
-            if self.execute(lane.lab, made, run_dir, self.settings).complete:
+            if self.execute(lane.lab, made, run_dir, self._expecting(lane, made)).complete:
                 entry = book.entry_of(self.store, item["run"])
         if entry and not self.settings.cancel.is_set():
             self._once_more(lane, entry, made)
+
+    def _expecting(self, lane: Lane, made: Plan) -> Settings:
+        """Return the settings with what each job is expected to take: what it took in the lane's last runs."""
+        took = history(self.store, 2, [entry.run for entry in book.entries(self.store, lane.name)[::-1]])
+        return dataclasses.replace(self.settings, seconds=estimate(made, took).steps)
 
     def _folder(self, night: str, plan: dict[str, Any], item: dict[str, Any], lane: Lane, made: Plan) -> RunDir:
         """Return the folder of a lane's run: the one that it began with, or a new one."""
@@ -186,7 +192,8 @@ class Night:
             return
         self.say(f"{lane.name}: {len(wanted)} bad or odd since last night, run {count} times more")
         run_dir = self.store.open_run(entry.run)
-        self.execute(lane.lab, dataclasses.replace(made, jobs=(*made.jobs, *extra)), run_dir, self.settings)
+        more = dataclasses.replace(made, jobs=(*made.jobs, *extra))
+        self.execute(lane.lab, more, run_dir, self._expecting(lane, more))
 
     def _close(self, night: str, plan: dict[str, Any], known: Known, troubles: list[Trouble]) -> Report:
         """Say what the night brought, store it, and prune."""

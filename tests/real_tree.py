@@ -1,0 +1,56 @@
+"""The kernel source of the recipe `tiny` as a git repository on this host, in which a test commits what it likes."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from kpatchlab.build import BuildContext
+from kpatchlab.build.source import SOURCES
+from kpatchlab.cache import Cache
+from kpatchlab.recipes import KernelRecipe
+
+PROJECT = Path(__file__).parent.parent
+ODD_READS = PROJECT / "tests/data/odd-reads"
+"""A scenario that sees the fault of `RealTree.spoil`."""
+WHO = ("-c", "user.name=A U Thor", "-c", "user.email=author@example.com", "-c", "gc.auto=0")
+
+
+class RealTree:
+    """The repository at `path`; its branch is `main`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+        source = KernelRecipe.model_validate(yaml.safe_load((PROJECT / "kernels/tiny.yaml").read_text())).source
+        context = BuildContext(Cache(), PROJECT)
+        kind = SOURCES[source.type]
+        kind.unpack(source, kind.key(source, context), context, path)
+        self.git("init", "-q", "-b", "main")
+        self.git("add", "-A", "-f")
+        self.git("commit", "-q", "-m", "Base")
+
+    def git(self, *words: str) -> str:
+        """Run git in it; returns its output."""
+        done = subprocess.run(["git", *WHO, "-C", self.path, *words], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    @property
+    def head(self) -> str:
+        """The newest commit."""
+        return self.git("rev-parse", "HEAD")
+
+    def edit(self, name: str, old: str, new: str, subject: str) -> str:
+        """Replace text in a file and commit it; returns the commit."""
+        text = (self.path / name).read_text()
+        assert old in text
+        (self.path / name).write_text(text.replace(old, new, 1))
+        self.git("commit", "-q", "-a", "-m", subject)
+        return self.head
+
+    def spoil(self) -> str:
+        """Have AF_UNIX streams read from even places only, which corrupts data; returns the commit."""
+        right, wrong = "UNIXCB(skb).consumed + skip,", "(UNIXCB(skb).consumed & ~1) + skip,"
+        return self.edit("net/unix/af_unix.c", right, wrong, "af_unix: read from even places")
