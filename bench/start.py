@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from benchkit import labs
-from benchkit.rounds import interleaved, last_line, parser, run, show
+from benchkit.rounds import children_s, interleaved, last_line, parser, run, show
 
 from kpatchlab import proc
 from kpatchlab.errors import HostError
@@ -46,10 +45,10 @@ def main() -> None:
 
     def timed(name: str, words: list[str]) -> Callable[[], float]:
         def call() -> float:
-            before, began = _children_s(), time.monotonic()
+            before, began = children_s(), time.monotonic()
             proc.run([lab, "--no-install", *words], timeout_s=TIMEOUT_S, cwd=labs.CLONE)
             took = time.monotonic() - began
-            processor.setdefault(name, []).append(_children_s() - before)
+            processor.setdefault(name, []).append(children_s() - before)
             return took
 
         return call
@@ -71,11 +70,6 @@ def main() -> None:
         plan_s=figures["plan"].median,
         first_scenario_s=figures["first"].median if "first" in figures else None,
     )
-
-
-def _children_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def _first(lab: str, file: Path, kernel: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import sys
 from collections.abc import Callable, Mapping
@@ -58,6 +59,12 @@ def run(main: Callable[[], None]) -> None:
     except LabError as error:
         show_error(error)
         sys.exit(error.exit_code)
+
+
+def children_s() -> float:
+    """Return the processor time of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def say(text: str) -> None:
