@@ -33,6 +33,10 @@ class HostError(LabError):
     exit_code = 3
 
 
+class LabWarning(UserWarning):
+    """Something that was wrong and is mended, which the user should know all the same; one line."""
+
+
 class GuestLost(Exception):
     """A guest stopped answering while something was asked of it.
 

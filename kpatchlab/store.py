@@ -27,12 +27,13 @@ import secrets
 import shutil
 import sqlite3
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
-from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.errors import HostError, LabError, LabWarning, UserError
 from kpatchlab.history import database
 from kpatchlab.history.index import RunRow, insert_row, read_row, summary
 from kpatchlab.history.record import MANUAL, Origin, record
@@ -413,6 +414,8 @@ class Store:
     def database(self) -> Iterator[sqlite3.Connection]:
         """Open the database; one that is damaged is put aside, and the last backup takes its place.
 
+        What a backup lacks is entered from the runs' folders, and a `LabWarning` says what happened.
+
         Raises:
             UserError: a newer kpatchlab wrote it.
             HostError: it is locked or read-only, or the disk is full.
@@ -421,7 +424,7 @@ class Store:
         try:
             index = database.connect(path)
         except database.DamagedError:
-            database.recover(path)
+            self._mend(path)
             index = database.connect(path)
         try:
             yield index
@@ -429,6 +432,44 @@ class Store:
             raise database.trouble(error, path) from None
         finally:
             index.close()
+
+    def _mend(self, path: Path) -> None:
+        """Put a damaged database aside, and enter into what takes its place what the folders have beyond it."""
+        with self._alone():
+            try:
+                database.connect(path).close()
+            except database.DamagedError:
+                done = database.recover(path)
+            else:  # another process was first
+                return
+            with contextlib.closing(database.connect(path)) as index:
+                entered = {row[0] for row in index.execute("SELECT run FROM entries")}
+            lacking = [name for name in self.ids() if name not in entered]
+            added = sum(map(self._entered, lacking))
+        source = "the last backup takes its place" if done.restored else "there is no backup"
+        warnings.warn(
+            f"{path} was damaged ({done.reason}): kept as {done.aside.name}; {source},"
+            f" {added} of its runs entered from folders",
+            LabWarning, stacklevel=4,
+        )  # fmt: skip
+
+    def _entered(self, name: str) -> bool:
+        """Enter a finished run; one whose folder is damaged as well is named by `doctor --store`."""
+        with contextlib.suppress(LabError):
+            if _header(self.root / name).complete:
+                self.re_enter(name)
+                return True
+        return False
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one process at a time put a database in the place of a damaged one."""
+        folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _point_last(self, name: str) -> None:
         beside = self.root / f".{LAST}.{secrets.token_hex(4)}"

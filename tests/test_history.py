@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 from sample_run import SPLAT, C, F, P, job
 
-from kpatchlab.errors import HostError, UserError
+from kpatchlab.errors import HostError, LabWarning, UserError
 from kpatchlab.history import database
 from kpatchlab.history.database import VERSION
 from kpatchlab.history.known import Known, KnownIssue, load_known
@@ -241,10 +241,27 @@ def test_damage_is_put_aside_and_the_backup_takes_its_place(store):
     path.write_bytes(data[:1000])
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    with store.database() as connection:
-        assert len(History(connection).entries()) == 1, "as far as the backup goes"
+    with (
+        pytest.warns(LabWarning, match="the last backup takes its place, 1 of its runs entered"),
+        store.database() as one,
+    ):
+        assert len(History(one).entries()) == 2, "what the backup lacks comes from its folder"
     (aside,) = store.root.glob("index.damaged-*.db")
     assert aside.read_bytes() == data[:1000]
+
+
+@pytest.mark.parametrize("harm", ["emptied", "gone"])
+def test_a_database_of_which_nothing_is_left_is_not_taken_for_a_new_one(store, harm):
+    """Its backup has what no folder has: the history of runs that were pruned."""
+    pruned = night(store, {"a": P})
+    database.backup(store.root / "index.db")
+    store.delete(pruned)
+    for path in store.root.glob("index.db*"):
+        path.unlink()
+    if harm == "emptied":
+        (store.root / "index.db").touch()
+    with pytest.warns(LabWarning, match="is (empty|gone)"), store.database() as connection:
+        assert [entry.run for entry in History(connection).entries()] == [pruned]
 
 
 def test_locked_database_is_told(store, monkeypatch):

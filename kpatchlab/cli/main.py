@@ -6,14 +6,15 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from kpatchlab import __version__
-from kpatchlab.errors import LabError
+from kpatchlab.errors import LabError, LabWarning
 
 COMPLETE_VAR = "_KPATCHLAB_COMPLETE"
 """Set by a shell's completion script, which calls the program for its proposals."""
@@ -155,11 +156,26 @@ def show_error(error: LabError) -> None:
         print(f"hint: {as_called(error.hint)}", file=sys.stderr)
 
 
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    file: TextIO | None = None, line: str | None = None,
+) -> None:  # fmt: skip
+    """Print a warning of the lab's own as people need it, any other as Python does."""
+    if issubclass(category, LabWarning):
+        print(f"kpatchlab: {message}", file=sys.stderr)
+    else:
+        _python_shows(message, category, filename, lineno, file, line)
+
+
+_python_shows = warnings.showwarning
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the program and exit; see `EXITS` for the status."""
     from kpatchlab.cli import verbs
 
     verbs.register(cli)
+    warnings.showwarning = _show_warning
     debug = "--debug" in (argv or sys.argv)
     try:
         status: Any = cli.main(argv, prog_name=program(), standalone_mode=False, complete_var=COMPLETE_VAR)

@@ -22,6 +22,7 @@ from kpatchlab.errors import HostError, UserError
 
 BACKUP = "index.backup.db"
 BUSY_S = 30.0
+MEND = "kpatchlab doctor --store --repair mends it"
 
 MIGRATIONS = (
     # 1: the index of runs
@@ -79,6 +80,9 @@ def connect(path: Path, *, busy_s: float = BUSY_S) -> sqlite3.Connection:
         DamagedError: it is damaged; `recover` is the remedy.
         HostError: it is locked for longer than `busy_s`, read-only, or the disk is full.
     """
+    if (gone := _gone(path)) and path.with_name(BACKUP).exists():
+        # sqlite would take it for a new one, and the night's next backup would end what the last one kept.
+        raise DamagedError(f"{path} {gone}, and there is a backup of it", hint=MEND)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None)
@@ -91,11 +95,19 @@ def connect(path: Path, *, busy_s: float = BUSY_S) -> sqlite3.Connection:
         raise trouble(error, path) from None
     except sqlite3.DatabaseError as error:
         connection.close()
-        raise DamagedError(f"{path} is damaged: {error}", hint="kpatchlab doctor --store --repair mends it") from None
+        raise DamagedError(f"{path} is damaged: {error}", hint=MEND) from None
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _gone(path: Path) -> str:
+    """Return what is amiss where nothing of a database is left, "" where something is."""
+    try:
+        return "" if path.stat().st_size else "is empty"
+    except OSError:
+        return "is gone"
 
 
 def trouble(error: sqlite3.Error, path: Path) -> HostError:
@@ -103,7 +115,7 @@ def trouble(error: sqlite3.Error, path: Path) -> HostError:
     if "locked" in str(error) or "busy" in str(error):
         return HostError(f"{path} is locked by another program", hint="fuser names it; try again when it has ended")
     if "malformed" in str(error) or "not a database" in str(error):
-        return DamagedError(f"{path} is damaged: {error}", hint="kpatchlab doctor --store --repair mends it")
+        return DamagedError(f"{path} is damaged: {error}", hint=MEND)
     return HostError(f"cannot use {path}: {error}", hint="is the disk full, or the folder read-only?")
 
 
@@ -143,7 +155,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 def recover(path: Path) -> Damage:
     """Put a damaged database aside and the last backup in its place; without one the next opening makes a new one."""
-    reason = integrity(path)
+    reason = _gone(path) or integrity(path)
     stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     aside = path.with_name(f"{path.stem}.damaged-{stamp}.db")
     for suffix in ("-wal", "-shm", ""):

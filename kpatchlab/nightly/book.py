@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -33,6 +34,7 @@ def begin(store: Store, plan: Mapping[str, Any]) -> str:
 def save(store: Store, night: str, plan: Mapping[str, Any]) -> None:
     """Store what a night has got to."""
     with store.database() as connection, database.transaction(connection):
+        _present(connection, night)
         connection.execute("UPDATE nights SET plan = ? WHERE id = ?", (json.dumps(plan), night))
 
 
@@ -40,10 +42,18 @@ def end(store: Store, night: str, state: str, exit_code: int, report: Mapping[st
     """Close a night."""
     stamp = datetime.now(UTC).isoformat(timespec="seconds")
     with store.database() as connection, database.transaction(connection):
+        _present(connection, night)
         connection.execute(
             "UPDATE nights SET ended = ?, state = ?, exit_code = ?, report = ? WHERE id = ?",
             (stamp, state, exit_code, json.dumps(report), night),
         )
+
+
+def _present(connection: sqlite3.Connection, night: str) -> None:
+    """See that a night has its row, also where the database was damaged meanwhile and a backup took its place."""
+    stamp = datetime.now(UTC).isoformat(timespec="seconds")
+    values = (night, stamp, "", RUNNING, 3, "{}", "{}")
+    connection.execute("INSERT OR IGNORE INTO nights VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
 
 def open_night(store: Store) -> dict[str, Any] | None:

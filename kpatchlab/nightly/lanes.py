@@ -16,7 +16,7 @@ from typing import Any
 from kpatchlab import debug
 from kpatchlab.build import BuildContext, git, kernel_key
 from kpatchlab.cache import content_key, tree_digest
-from kpatchlab.errors import LabError, UserError
+from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.lab import Lab
 from kpatchlab.recipes import GitSeries, GitSource, KernelRecipe, MessageIdSeries
 
@@ -89,7 +89,36 @@ def lanes(lab: Lab) -> Iterator[Lane]:
         yield Lane(name, *both, variant)
 
 
-def pin(lane: Lane, context: BuildContext) -> Pinned:
+class Heads:
+    """Where branches are, each asked for once, and a server that does not answer as well."""
+
+    def __init__(self, context: BuildContext) -> None:
+        self._context = context
+        self._known: dict[tuple[str, str], str | LabError] = {}
+        self._dead: dict[str, HostError] = {}
+
+    def commit(self, place: GitSource | GitSeries, revision: str) -> str:
+        """Return the commit that a revision is now.
+
+        Raises:
+            UserError: there is no such revision.
+            HostError: the server cannot be reached.
+        """
+        key = (place.url or str(self._context.path(place.path)), revision)
+        if key not in self._known:
+            try:
+                self._known[key] = self._dead.get(key[0]) or _commit(place, revision, self._context)
+            except HostError as error:
+                self._known[key] = self._dead[key[0]] = error
+            except LabError as error:
+                self._known[key] = error
+        found = self._known[key]
+        if isinstance(found, LabError):
+            raise found
+        return found
+
+
+def pin(lane: Lane, context: BuildContext, known: Heads) -> Pinned:
     """Ask where every branch is now; nothing is written.
 
     Raises:
@@ -103,10 +132,10 @@ def pin(lane: Lane, context: BuildContext) -> Pinned:
         head = {"source": str(source.type)}
         if isinstance(source, GitSource):
             where = git.shown(source.url) or str(context.path(source.path))
-            head = {"source": where, "revision": source.revision, "commit": _commit(source, source.revision, context)}
+            head = {"source": where, "revision": source.revision, "commit": known.commit(source, source.revision)}
         heads[name] = head
         ranges[name] = tuple(
-            "..".join(_commit(item, end, context) for end in item.range.split("..", 1))
+            "..".join(known.commit(item, end) for end in item.range.split("..", 1))
             if isinstance(item, GitSeries)
             else ""
             for item in recipe.series
@@ -165,11 +194,15 @@ def again(lane: Lane, plan: Mapping[str, Any]) -> Lane:
 
 
 def look(lab: Lab, context: BuildContext) -> tuple[list[Pinned], list[Trouble]]:
-    """Pin every lane; one whose trees cannot be had is no reason not to run the others."""
+    """Pin every lane; one whose trees cannot be had is no reason not to run the others.
+
+    Every branch is asked for once, so that it is one commit in all lanes, and a dead server is waited for once.
+    """
     found, troubles = [], []
+    heads = Heads(context)
     for lane in lanes(lab):
         try:
-            found.append(pin(lane, context))
+            found.append(pin(lane, context, heads))
         except LabError as error:
             troubles.append(Trouble(lane.name, error.message, error.hint, error.details))
     return found, troubles
@@ -199,3 +232,10 @@ def forced(old: Mapping[str, str], new: Mapping[str, str], context: BuildContext
         return False
     repository = git.open_local(place)
     return repository.git("merge-base", "--is-ancestor", old["commit"], new["commit"], check=False).status != 0
+
+
+def fork(old: Mapping[str, str], new: Mapping[str, str], context: BuildContext) -> str:
+    """Return the last commit that a branch has in common with what it was before it was pushed over; "" if unknown."""
+    repository = git.open_local(context.path(new["source"]))
+    result = repository.git("merge-base", old["commit"], new["commit"], check=False)
+    return result.stdout.strip() if result.status == 0 else ""

@@ -34,9 +34,12 @@ def held(root: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             who = _holder(os.fstat(descriptor).st_ino)
             raise UserError(f"another night is running in {root}: {who}", hint="wait for it, or stop it") from None
+        except OSError as error:  # a network file system without locks: two nights could not be told apart
+            hint = "a results directory on a local disk can be locked"
+            raise HostError(f"cannot lock {root}: {error.strerror}", hint=hint) from None
         yield
     finally:
         os.close(descriptor)

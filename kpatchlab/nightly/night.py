@@ -18,14 +18,14 @@ from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.facts import new_run
 from kpatchlab.forecast import history
 from kpatchlab.history import database
-from kpatchlab.history.culprit import by_case, by_metric, by_splat, commit_range, search
+from kpatchlab.history.culprit import Search, by_case, by_metric, by_splat, commit_range, search
 from kpatchlab.history.known import Known, load_known
 from kpatchlab.history.news import ALARMS, Kind, News, doubtful, news
 from kpatchlab.history.query import Entry, History
 from kpatchlab.lab import Lab
 from kpatchlab.model import Run, to_json
 from kpatchlab.nightly import book
-from kpatchlab.nightly.lanes import Lane, Pinned, Trouble, again, forced, lanes, look
+from kpatchlab.nightly.lanes import Lane, Pinned, Trouble, again, forced, fork, lanes, look
 from kpatchlab.nightly.prune import prune
 from kpatchlab.pipeline import Settings
 from kpatchlab.plan import JobSpec, Plan, estimate, make_plan
@@ -267,9 +267,23 @@ class Night:
             criterion = by_splat(item.subject, item.text.split()[1].rstrip(":"))
         else:
             criterion = by_metric(subject, name, item.change)
-        found = search(entries.get(item.good), since, item.column, criterion)
+        good = entries.get(item.good)
+        found = self._on_one_line(search(good, since, item.column, criterion), good, since)
         command = self.again(shlex.join(found.words)) if found.words else ""
         return dataclasses.replace(item, bisect=command, unsearchable=found.reason)
+
+    def _on_one_line(self, found: Search, good: Entry | None, bad: Entry) -> Search:
+        """Return a search over a branch that was pushed over: from where both of its histories part."""
+        if not found.moved or not good:
+            return found
+        old, new = good.heads[found.moved], bad.heads[found.moved]
+        if not forced(old, new, self.context):
+            return found
+        parted = fork(old, new, self.context)
+        if not parted:
+            return Search((), f"{found.moved}'s branch was pushed over, and its old commits are gone")
+        words = (parted[:12] if word == old["commit"][:12] else word for word in found.words)
+        return dataclasses.replace(found, words=tuple(words))
 
     def _bisected(self, found: Iterable[News]) -> Iterable[str]:
         """Look for the commits of what is new, one after another, within the night's time for it."""
@@ -354,7 +368,7 @@ def bisect_by(command: str, seconds: float) -> str:
     result = proc.run([sys.executable, "-m", "kpatchlab", *shlex.split(command)[1:]], timeout_s=seconds, check=False)
     if result.timed_out:
         raise HostError(f"not found within {seconds / 60:.0f} minutes; it can go on: kpatchlab bisect --resume last")
-    said = result.stdout.splitlines()
-    if result.status not in {0, 1}:
-        raise UserError(next(iter(result.stderr.strip().splitlines()), "it said nothing"))
-    return next((line for line in said if line.startswith(FOUND)), "no culprit: results/bisect has the search")
+    if found := next((line for line in result.stdout.splitlines() if line.startswith(FOUND)), ""):
+        return found
+    said = result.stderr.strip().splitlines() or ["it said nothing"]
+    raise UserError(next((line for line in said if line.startswith("kpatchlab: ")), said[-1]))

@@ -46,7 +46,7 @@ def notify(lab: Lab, report: Report, store: Store) -> Iterator[str]:
         except (LabError, OSError, smtplib.SMTPException, ValueError) as error:
             # The message of an error can hold the URL or the password; its kind and status cannot.
             status = getattr(error, "code", None) or getattr(error, "smtp_code", "")
-            words = error.message if isinstance(error, UserError) else f"{type(error).__name__} {status}".rstrip()
+            words = error.message if isinstance(error, LabError) else f"{type(error).__name__} {status}".rstrip()
             yield f"{name}: not sent: {words}"
         else:
             yield f"{name}: sent"

@@ -12,7 +12,7 @@ from kpatchlab.nightly.settings import Keep
 from kpatchlab.store import Store
 
 JUMP = timedelta(days=30)
-"""A night that begins so much later than the one before it may have a wrong clock: age then decides about nothing."""
+"""A night so much later or earlier than the one before it may have a wrong clock."""
 
 
 def prune(store: Store, keep: Keep, now: datetime) -> list[str]:
@@ -26,10 +26,9 @@ def prune(store: Store, keep: Keep, now: datetime) -> list[str]:
     there = set(store.ids())
     lasting = {run for lane in {e.lane for e in entries} for run in _last(entries, lane)}
     free = [e for e in entries if e.run in there and e.run not in lasting and not store.pinned(e.run)]
-    stamps = [_stamp(entry) for entry in entries[-2:]]
-    jumped = len(stamps) == 2 and abs(stamps[1] - stamps[0]) > JUMP
+    stamps = _stamps([*entries], now)
     limit = now - timedelta(days=keep.days)
-    gone = [] if jumped else [e for e in free if _stamp(e) < limit]
+    gone = [e for e in free if stamps[e.run] < limit]
     left = [e for e in entries if e.run in there and e not in gone]
     sizes = {e.run: disk_bytes(store.root / e.run) for e in left}
     total = sum(sizes.values())
@@ -51,6 +50,19 @@ def prune(store: Store, keep: Keep, now: datetime) -> list[str]:
 
 def _last(entries: list[Entry], lane: str) -> list[str]:
     return [entry.run for entry in entries if entry.lane == lane and entry.complete][-2:]
+
+
+def _stamps(entries: list[Entry], now: datetime) -> dict[str, datetime]:
+    """Return from when on each run's age counts: where the clock has jumped since, from the jump on.
+
+    Which of the clocks was the right one nobody knows; so a run of before has its days once more.
+    """
+    stamps = [_stamp(entry) for entry in entries]
+    both = zip(stamps, [*stamps[1:], now], strict=False)
+    jumps = [place for place, (one, other) in enumerate(both) if abs(other - one) > JUMP]
+    last = jumps[-1] if jumps else -1
+    since = [*stamps, now][last + 1]
+    return {entry.run: since if place <= last else stamps[place] for place, entry in enumerate(entries)}
 
 
 def _stamp(entry: Entry) -> datetime:
