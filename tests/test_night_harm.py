@@ -187,6 +187,26 @@ def test_a_full_database_is_told_and_the_next_night_goes_on(nights, monkeypatch)
     assert (report.state, report.exit_code) == ("done", 0)
 
 
+def test_a_backup_that_does_not_fit_hides_nothing_of_the_night(nights, monkeypatch):
+    """The night is stored by then, so it would be told never again."""
+    nights.night()
+    nights.push()
+    nights.job(bad_on_with("a"))
+
+    def backup(path):
+        raise HostError(f"cannot write {path.with_name('index.backup.db')}: database or disk is full")
+
+    monkeypatch.setattr("kpatchlab.history.database.backup", backup)
+    report = nights.night()
+    assert [item.subject for item in report.news] == ["solo: a"]
+    assert report.exit_code == 1
+    nights.push()
+    report = nights.night()
+    assert report.exit_code == 3
+    assert any(note.startswith("no backup: cannot write ") for note in report.notes)
+    assert any(note.startswith("site: ") for note in report.notes)
+
+
 # --- those who are told
 
 

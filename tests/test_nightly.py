@@ -14,7 +14,7 @@ import time
 import pytest
 
 from kpatchlab import lab as lab_file
-from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.errors import UserError
 from kpatchlab.history.news import ALARMS, Kind
 from kpatchlab.history.query import History
 from kpatchlab.model import Metric, Outcome
@@ -287,8 +287,9 @@ def test_thirty_nights_each_event_on_its_night_under_its_name(nights, monkeypatc
         if story.now == FULL:
             with monkeypatch.context() as full:
                 full.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-                with pytest.raises(HostError, match="No space left"):
-                    nights.night()
+                report = nights.night()
+            assert (report.state, report.exit_code, report.news) == ("lost", 3, ())
+            assert "No space left" in report.troubles[0].message
             continue
         report = nights.night()
         found = [(item.kind, item.subject) for item in report.news if item.kind in ALARMS]
@@ -318,8 +319,10 @@ def test_night_on_a_full_disk_is_no_less_when_there_is_room(nights, monkeypatch)
     nights.push()
     with monkeypatch.context() as full:
         full.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        with pytest.raises(LabError, match="No space left"):
-            nights.night()
+        report = nights.night()
+    assert (report.state, report.exit_code) == ("lost", 3)
+    assert "No space left" in report.troubles[0].message
+    assert any(note.startswith(("no backup: ", "no site: ")) for note in report.notes)
     with sqlite3.connect(nights.bench.store.root / "index.db") as index:
         assert index.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert nights.night().state == "done"

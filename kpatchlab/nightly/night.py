@@ -223,26 +223,35 @@ class Night:
         )  # fmt: skip
         report = dataclasses.replace(report, notes=(*report.notes, *self._bisected(found)))
         book.end(self.store, night, report.state, report.exit_code, to_json(report) | {"headline": report.headline})
-        gone = prune(self.store, self.lab.nightly.keep, dt.datetime.now(dt.UTC))
-        database.backup(self.store.root / INDEX)
-        return self._with_site(dataclasses.replace(report, pruned=tuple(gone)))
+        return self._tidied(report)
 
-    def _with_site(self, report: Report) -> Report:
-        """Write the site; where that fails the night is stored all the same, and ends as one that lacks something."""
+    def _tidied(self, report: Report) -> Report:
+        """Prune, copy the database, write the site; what fails of it is told with the night, which is stored by now."""
+        for lack, step in (("not pruned", self._prune), ("no backup", self._backup), ("no site", self._site)):
+            try:
+                report = step(report)
+            except LabError as error:
+                notes = (*report.notes, f"{lack}: {error.message}")
+                report = dataclasses.replace(report, exit_code=report.exit_code or 3, notes=notes)
+        return report
+
+    def _prune(self, report: Report) -> Report:
+        gone = prune(self.store, self.lab.nightly.keep, dt.datetime.now(dt.UTC))
+        return dataclasses.replace(report, pruned=tuple(gone))
+
+    def _backup(self, report: Report) -> Report:
+        database.backup(self.store.root / INDEX)
+        return report
+
+    def _site(self, report: Report) -> Report:
         if not self.lab.nightly.site:
             return report
         from kpatchlab.site.make import make_site
 
         folder = self.lab.root / Path(self.lab.nightly.site).expanduser()
-        try:
-            made = make_site(self.store, folder, self.lab.title)
-        except LabError as error:
-            return dataclasses.replace(
-                report, exit_code=report.exit_code or 3, notes=(*report.notes, f"no site: {error.message}")
-            )
-        return dataclasses.replace(
-            report, notes=(*report.notes, f"site: {folder}/index.html, {made.written} of {made.pages} pages written")
-        )
+        made = make_site(self.store, folder, self.lab.title)
+        note = f"site: {folder}/index.html, {made.written} of {made.pages} pages written"
+        return dataclasses.replace(report, notes=(*report.notes, note))
 
     def _forced(self, before: Entry | None, entry: Entry) -> Iterable[str]:
         for kernel, head in entry.heads.items():

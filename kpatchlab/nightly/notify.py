@@ -18,7 +18,6 @@ from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.errors import LabError, UserError
-from kpatchlab.history.news import ALARMS, Kind
 from kpatchlab.lab import Lab
 from kpatchlab.model import to_json
 from kpatchlab.nightly.letter import letter
@@ -32,8 +31,7 @@ TIMEOUT_S = 30.0
 def notify(lab: Lab, report: Report, store: Store) -> Iterator[str]:
     """Tell whom lab.yaml names; yield one line for each that was told or could not be."""
     wanted = lab.nightly.notify
-    news = any(item.kind in ALARMS or item.kind is Kind.LOST for item in report.news) or bool(report.troubles)
-    if not (news or wanted.always):
+    if not (report.exit_code or wanted.always):
         return
     ways: list[tuple[str, Callable[[], None]]] = []
     if mail := wanted.mail:
