@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from kpatchlab.errors import HostError, LabWarning
+from kpatchlab.history.news import Kind
 from kpatchlab.history.query import Entry, History
 from kpatchlab.model import Outcome
 from kpatchlab.nightly import book, lanes, prune
+from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.lock import held
 from kpatchlab.nightly.notify import notify
-from tests.nights import LAB, bad_on_with, bench, git, nights
+from tests.nights import LAB, bad_on_with, bench, files, git, nights
 
 __all__ = ["bench", "nights"]  # fixtures
 
@@ -208,6 +210,45 @@ def test_a_backup_that_does_not_fit_hides_nothing_of_the_night(nights, monkeypat
 
 
 # --- those who are told
+
+
+def test_a_night_that_is_killed_before_it_is_told_is_told_by_the_next(nights):
+    nights.night()
+    nights.push()
+    nights.job(bad_on_with("a"))
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(report):
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        nights.night(tell=killed)
+    told = []
+
+    def tell(report):
+        told.append(report)
+        yield "mail: sent"
+
+    assert nights.night(tell=tell).state == "nothing new"
+    (report,) = told
+    assert [(item.kind, item.subject) for item in report.news] == [(Kind.NEW_FAILURE, "solo: a")]
+    assert "NEW FAILURE: solo: a on nightly, with" in " ".join(letter(report, nights.bench.store).split())
+    assert nights.said[-2:] == [f"night {report.night} was stopped before anybody was told of it", "mail: sent"]
+    before = files(nights.bench.root)
+    assert nights.night(tell=tell).state == "nothing new"
+    assert (len(told), files(nights.bench.root)) == (1, before)
+
+
+def test_a_night_that_cannot_be_for_a_dead_server_is_told(nights):
+    far = LAB.replace("type: git, path: %s, revision: main", "type: git, url: 'https://127.0.0.1:1/y', revision: main")
+    nights.says("", far % nights.repo)
+    told = []
+    report = nights.night(tell=lambda report: told.append(report) or ["mail: sent"])
+    assert (report.state, report.exit_code, report.notes) == ("lost", 3, ("mail: sent",))
+    assert "nights, no night: lost." in letter(told[0], nights.bench.store)
+    assert "cannot fetch from https://127.0.0.1:1/y" in " ".join(letter(told[0], nights.bench.store).split())
 
 
 def test_what_hinders_a_mail_is_told(nights, monkeypatch):

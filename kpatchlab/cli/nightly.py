@@ -58,15 +58,13 @@ def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
         stack.enter_context(interruptible(settings))
         context = BuildContext(cache, lab.root, lab.mirror, cancel=settings.cancel)
         night = Night(
-            lab, store, context, settings, run, options.again, say, bisect_by if bisect else None, force=force
-        )
+            lab, store, context, settings, run, options.again, say, bisect_by if bisect else None, force=force,
+            tell=lambda report: notify(lab, report, store),
+        )  # fmt: skip
         report = night.run()
         if as_json:
             dump(to_json(report) | {"headline": report.headline})
         else:
             for line in lines(report):
                 click.echo(line)
-        if report.state in {"done", "lost"} and report.night:
-            for line in notify(lab, report, store):
-                say(line)
     sys.exit(report.exit_code)

@@ -13,6 +13,8 @@ from kpatchlab.history.query import Entry, History
 from kpatchlab.store import Store
 
 RUNNING = "running"
+UNTOLD = "untold"
+"""It has ended, and those who are to be told of it have not been told yet."""
 DONE = "done"
 LOST = "lost"
 
@@ -47,6 +49,18 @@ def end(store: Store, night: str, state: str, exit_code: int, report: Mapping[st
             "UPDATE nights SET ended = ?, state = ?, exit_code = ?, report = ? WHERE id = ?",
             (stamp, state, exit_code, json.dumps(report), night),
         )
+
+
+def told(store: Store, night: str, state: str) -> None:
+    """Enter that those who are to be told of a night have been."""
+    with store.database() as connection, database.transaction(connection):
+        connection.execute("UPDATE nights SET state = ? WHERE id = ?", (state, night))
+
+
+def untold(store: Store) -> list[dict[str, Any]]:
+    """Return the nights that were killed before anybody was told of them."""
+    with store.database() as connection:
+        return [night for night in History(connection).nights() if night["state"] == UNTOLD]
 
 
 def _present(connection: sqlite3.Connection, night: str) -> None:

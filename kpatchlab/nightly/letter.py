@@ -19,7 +19,8 @@ def letter(report: Report, store: Store) -> str:
 
     The runs' part is bounded as each run's own reply is.
     """
-    out = prose(f"{report.title or 'kpatchlab'}, night {report.night}: {report.headline}.")
+    name = f"night {report.night}" if report.night else "no night"
+    out = prose(f"{report.title or 'kpatchlab'}, {name}: {report.headline}.")
     good = {run for entry in report.news if (run := entry.good)}
     since = f" since the last good night ({', '.join(sorted(good))})" if len(good) == 1 else ""
     fresh = [entry for entry in report.news if entry.kind in WORSE]

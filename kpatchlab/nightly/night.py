@@ -23,7 +23,7 @@ from kpatchlab.history.known import Known, load_known
 from kpatchlab.history.news import ALARMS, Kind, News, doubtful, news
 from kpatchlab.history.query import Entry, History
 from kpatchlab.lab import Lab
-from kpatchlab.model import Run, to_json
+from kpatchlab.model import Run, from_json, to_json
 from kpatchlab.nightly import book
 from kpatchlab.nightly.lanes import Lane, Pinned, Trouble, again, forced, fork, lanes, look
 from kpatchlab.nightly.prune import prune
@@ -81,6 +81,7 @@ class Night:
         say: takes each line for people.
         bisect: runs a command line of `bisect` within so many seconds, and returns what it said; None: not wanted.
         force: run though nothing is new.
+        tell: tells those who want to know of a night, and yields a line about each; None: nobody does.
     """
 
     lab: Lab
@@ -92,6 +93,7 @@ class Night:
     say: Callable[[str], None]
     bisect: Callable[[str, float], str] | None = None
     force: bool = False
+    tell: Callable[[Report], Iterable[str]] | None = None
 
     def run(self) -> Report:
         """Do what there is to do; the caller holds the lock.
@@ -101,6 +103,10 @@ class Night:
             HostError: the store cannot be written.
         """
         known = load_known(self.lab.root, dt.datetime.now(dt.UTC).date())
+        for night in book.untold(self.store) if self.tell else ():
+            self.say(f"night {night['id']} was stopped before anybody was told of it")
+            for line in self._told(from_json(Report, night["report"])).notes[len(night["report"]["notes"]) :]:
+                self.say(line)
         old = book.open_night(self.store)
         if old:
             self.say(f"going on with night {old['id']}, which was stopped")
@@ -111,7 +117,8 @@ class Night:
         new = [lane for lane in pinned if self.force or self._is_new(lane)]
         if not new:
             state, code = ("lost", 3) if troubles else ("nothing new", 0)
-            return Report("", state, code, troubles=tuple(troubles), title=self.lab.title)
+            report = Report("", state, code, troubles=tuple(troubles), title=self.lab.title)
+            return dataclasses.replace(report, notes=tuple(self.tell(report))) if troubles and self.tell else report
         plan = {"lanes": [lane.plan() | {"run": ""} for lane in new], "troubles": to_json(troubles)}
         return self._finish(book.begin(self.store, plan), plan, known)
 
@@ -222,8 +229,17 @@ class Night:
             tuple(troubles), tuple(notes), title=self.lab.title,
         )  # fmt: skip
         report = dataclasses.replace(report, notes=(*report.notes, *self._bisected(found)))
-        book.end(self.store, night, report.state, report.exit_code, to_json(report) | {"headline": report.headline})
-        return self._tidied(report)
+        stored = to_json(report) | {"headline": report.headline}
+        book.end(self.store, night, book.UNTOLD if self.tell else report.state, report.exit_code, stored)
+        return self._told(self._tidied(report))
+
+    def _told(self, report: Report) -> Report:
+        """Tell those who want to know of it; who is killed in between tells it once more."""
+        if self.tell is None:
+            return report
+        report = dataclasses.replace(report, notes=(*report.notes, *self.tell(report)))
+        book.told(self.store, report.night, report.state)
+        return report
 
     def _tidied(self, report: Report) -> Report:
         """Prune, copy the database, write the site; what fails of it is told with the night, which is stored by now."""
