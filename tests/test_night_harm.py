@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kpatchlab import lab as lab_file
 from kpatchlab.errors import HostError, LabWarning
 from kpatchlab.history.news import Kind
 from kpatchlab.history.query import Entry, History
@@ -18,7 +19,8 @@ from kpatchlab.nightly import book, lanes, prune
 from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.lock import held
 from kpatchlab.nightly.notify import notify
-from tests.nights import LAB, bad_on_with, bench, files, git, nights
+from tests import labdir
+from tests.nights import LAB, bad_on_with, bench, files, git, killed, nights
 
 __all__ = ["bench", "nights"]  # fixtures
 
@@ -37,6 +39,22 @@ def test_a_place_without_locks_is_not_taken_for_another_night(tmp_path, monkeypa
 def test_a_results_folder_that_cannot_be_made_is_named():
     with pytest.raises(HostError, match="cannot lock /proc/results"), held(Path("/proc/results")):
         pass
+
+
+def test_labs_that_share_their_results_have_lanes_and_nights_of_their_own(nights):
+    """One is killed, and a night of the other one must neither go on with it nor be compared with it."""
+    nights.push()
+    killed(nights, lambda spec: spec.column == "with")
+    root = nights.bench.root
+    first = nights.lab
+    nights.lab = lab_file.load(labdir.write(root / "quick.yaml", (root / "lab.yaml").read_text()))
+    report = nights.night()
+    assert list(report.runs) == ["quick"]
+    assert not any(line.startswith("going on with") for line in nights.said)
+    assert nights.night().state == "nothing new"
+    nights.lab = first
+    assert list(nights.night().runs) == ["nightly"]
+    assert any(line.startswith("going on with") for line in nights.said)
 
 
 # --- clocks

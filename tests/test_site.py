@@ -60,6 +60,23 @@ def test_pages_and_links(store):
     assert ">ok<" in (folder / "badge-main.svg").read_text()
 
 
+def test_a_site_elsewhere_has_the_pages_of_runs_itself(store, tmp_path):
+    first, *_, last = store.ids()
+    for run in (first, last):
+        (store.root / run / "index.html").write_text(f"page of {run}")
+    folder = tmp_path / "www"
+    made = make_site(store, folder, "t")
+    assert made.written == made.pages
+    page = next(
+        path for path in (folder / "nights").iterdir() if f'href="../runs/{last}/index.html"' in path.read_text()
+    )
+    assert (page.parent / f"../runs/{last}/index.html").read_text() == f"page of {last}"
+    assert make_site(store, folder, "t").written == 0
+    store.delete(first)
+    make_site(store, folder, "t")
+    assert (folder / f"runs/{first}/index.html").exists(), "what was told of a run stays when its folder goes"
+
+
 def test_only_what_changed_is_written_again(store):
     folder = store.root / "site"
     make_site(store, folder, "t")

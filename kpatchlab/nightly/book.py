@@ -70,10 +70,10 @@ def _present(connection: sqlite3.Connection, night: str) -> None:
     connection.execute("INSERT OR IGNORE INTO nights VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
 
-def open_night(store: Store) -> dict[str, Any] | None:
-    """Return the night that was killed, if one was."""
+def open_night(store: Store, lab: str) -> dict[str, Any] | None:
+    """Return the night of a lab file that was killed, if one was; another lab's next night goes on with its own."""
     with store.database() as connection:
-        nights = [n for n in History(connection).nights() if n["state"] == RUNNING]
+        nights = [n for n in History(connection).nights() if n["state"] == RUNNING and n["plan"].get("lab", lab) == lab]
     return nights[-1] if nights else None
 
 

@@ -17,11 +17,11 @@ from kpatchlab import debug
 from kpatchlab.build import BuildContext, git, kernel_key
 from kpatchlab.cache import content_key, tree_digest
 from kpatchlab.errors import HostError, LabError, UserError
-from kpatchlab.lab import Lab
+from kpatchlab.lab import FILE, Lab
 from kpatchlab.recipes import GitSeries, GitSource, KernelRecipe, MessageIdSeries
 
 DEFAULT = "nightly"
-"""Name of the lane of a lab that has only one."""
+"""Name of the lane of a lab that has only one; in other files than lab.yaml, their own name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,9 @@ class Trouble:
 
 
 def lanes(lab: Lab) -> Iterator[Lane]:
-    """Yield the lanes of a lab."""
+    """Yield the lanes of a lab; of several labs in one folder, which share their results, no two are called alike."""
     wanted = lab.nightly
+    own = "" if lab.path.name == FILE else lab.path.stem
     if wanted.scenarios:
         lab = dataclasses.replace(lab, selected=lab.choose(wanted.scenarios))
     for branch, series, variant in itertools.product(
@@ -84,7 +85,7 @@ def lanes(lab: Lab) -> Iterator[Lane]:
         for kernel, items in wanted.series.get(series, {}).items():
             kernels[kernel] = kernels[kernel].model_copy(update={"series": items})
         made = dataclasses.replace(lab, kernels=kernels)
-        name = "+".join(word for word in (branch, series, variant) if word) or DEFAULT
+        name = "+".join(word for word in (own, branch, series, variant) if word) or DEFAULT
         both = (made, lab) if not variant else (debug.variant(made, variant), debug.variant(lab, variant))
         yield Lane(name, *both, variant)
 

@@ -107,7 +107,7 @@ class Night:
             self.say(f"night {night['id']} was stopped before anybody was told of it")
             for line in self._told(from_json(Report, night["report"])).notes[len(night["report"]["notes"]) :]:
                 self.say(line)
-        old = book.open_night(self.store)
+        old = book.open_night(self.store, self.lab.path.name)
         if old:
             self.say(f"going on with night {old['id']}, which was stopped")
             return self._finish(old["id"], old["plan"], known)
@@ -119,7 +119,11 @@ class Night:
             state, code = ("lost", 3) if troubles else ("nothing new", 0)
             report = Report("", state, code, troubles=tuple(troubles), title=self.lab.title)
             return dataclasses.replace(report, notes=tuple(self.tell(report))) if troubles and self.tell else report
-        plan = {"lanes": [lane.plan() | {"run": ""} for lane in new], "troubles": to_json(troubles)}
+        plan = {
+            "lab": self.lab.path.name,
+            "lanes": [lane.plan() | {"run": ""} for lane in new],
+            "troubles": to_json(troubles),
+        }
         return self._finish(book.begin(self.store, plan), plan, known)
 
     def _is_new(self, lane: Pinned) -> bool:

@@ -5,13 +5,15 @@ nights/NIGHT.html  what a night brought
 checks/ID.html     one check, run by run
 trends.html        every metric with its changes
 badge.svg, badge-LANE.svg
+runs/RUN/          the page of each run, where the site does not lie in the results folder, beside the runs themselves
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,9 +80,14 @@ def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator
     env.globals |= {"title": title, "alarms": sorted(ALARMS), "words": WORDS}
     entries = {entry.id: entry for entry in history.entries()}
     nights = [night | {"report": EMPTY | night["report"]} for night in history.nights()]
-    there = set(store.ids())
+    there, runs_at = set(store.ids()), "runs"
+    if folder.resolve().is_relative_to(store.root.resolve()):
+        runs_at = os.path.relpath(store.root.resolve(), folder.resolve())
+    else:
+        yield from _run_pages(store, folder, there)
+        there |= {path.name for path in (folder / runs_at).glob("*")}
     lanes = [_lane(lane, entries) for lane in history.lanes()]
-    env.globals |= {"entries": entries, "there": there, "paged": {night["id"] for night in nights}}
+    env.globals |= {"entries": entries, "there": there, "runs_at": runs_at, "paged": {night["id"] for night in nights}}
 
     def page(template: str, root: str, **values: Any) -> bytes:
         return env.get_template(template).render(root=root, **values).encode("utf-8", "replace")
@@ -104,6 +111,15 @@ def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator
     worst = next((s for s in ("failing", "lost", "ok") if s in states.values()), "none")
     for name, state in {"": worst, **states}.items():
         yield f"badge{f'-{name}' if name else ''}.svg", _badge(name or "nightly", state)
+
+
+def _run_pages(store: Store, folder: Path, runs: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
+    """Yield the pages of runs that the site lacks, or has of before; one that stands there outlives its run."""
+    for run in sorted(runs):
+        name, page = f"runs/{run}/index.html", store.root / run / "index.html"
+        with contextlib.suppress(OSError):  # a run that has no page, or is being pruned
+            old = (folder / name).exists() and (folder / name).stat().st_mtime_ns >= page.stat().st_mtime_ns
+            yield name, None if old else page.read_bytes()
 
 
 def _lane(name: str, entries: dict[int, Entry]) -> dict[str, Any]:
