@@ -3,19 +3,21 @@
 import email
 import email.policy
 import shlex
+import sys
 
 import pytest
 from sample_run import SPLAT
 
 from kpatchlab import debug
 from kpatchlab.cli.bisect import _question, bisect
+from kpatchlab.errors import LabError
 from kpatchlab.history.culprit import by_case, by_metric, by_splat, search
 from kpatchlab.history.news import Kind
 from kpatchlab.history.query import Entry
 from kpatchlab.model import Metric, Outcome
 from kpatchlab.nightly.lanes import look
 from kpatchlab.nightly.letter import letter
-from kpatchlab.nightly.night import lines
+from kpatchlab.nightly.night import bisect_by, lines
 from kpatchlab.nightly.notify import message
 from kpatchlab.nightly.settings import Mail
 from kpatchlab.report import mail
@@ -252,3 +254,30 @@ def test_a_splat_that_is_new_has_a_command(nights):
     item = next(item for item in nights.night().news if item.kind is Kind.NEW_SPLAT)
     asked = parsed(nights, item.bisect)
     assert (asked.criterion.kind, asked.criterion.fingerprint) == ("splat", SPLAT.fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("print('step'); print('culprit: abc (\"x\")'); print('files')", 'culprit: abc ("x")'),
+        ("import sys; print('refused: both fail'); sys.exit(2)", "refused: both fail"),
+    ],
+)
+def test_what_a_search_came_to_is_its_own_line(monkeypatch, script, words):
+    monkeypatch.setattr("kpatchlab.nightly.night.PROGRAM", [sys.executable, "-c", script])
+    assert bisect_by("kpatchlab bisect", 60) == words
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("import sys; print('working'); sys.exit('kpatchlab: no such revision')", "kpatchlab: no such revision"),
+        ("raise ValueError('odd')", "ValueError: odd"),
+        ("import time; time.sleep(60)", r"not found within 0\.5 s; it can go on"),
+    ],
+)
+def test_a_search_that_comes_to_nothing_says_why(monkeypatch, script, words):
+    """Whatever ends it: an error of its own, a fault of the lab, or the end of its time."""
+    monkeypatch.setattr("kpatchlab.nightly.night.PROGRAM", [sys.executable, "-c", script])
+    with pytest.raises(LabError, match=words):
+        bisect_by("kpatchlab bisect", 0.5 if "sleep" in script else 60)

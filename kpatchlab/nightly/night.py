@@ -383,6 +383,7 @@ def lines(report: Report) -> Iterable[str]:
 
 FOUND = ("culprit: ", "one of ", "refused: ")
 """How the line of a search's report begins that says what it came to, see `bisect.report`."""
+PROGRAM = (sys.executable, "-m", "kpatchlab")
 
 
 def bisect_by(command: str, seconds: float) -> str:
@@ -393,10 +394,11 @@ def bisect_by(command: str, seconds: float) -> str:
         UserError: it could not be done.
     """
     from kpatchlab import proc
+    from kpatchlab.progress import clock
 
-    result = proc.run([sys.executable, "-m", "kpatchlab", *shlex.split(command)[1:]], timeout_s=seconds, check=False)
+    result = proc.run([*PROGRAM, *shlex.split(command)[1:]], timeout_s=seconds, check=False)
     if result.timed_out:
-        raise HostError(f"not found within {seconds / 60:.0f} minutes; it can go on: kpatchlab bisect --resume last")
+        raise HostError(f"not found within {clock(seconds)}; it can go on: kpatchlab bisect --resume last")
     if found := next((line for line in result.stdout.splitlines() if line.startswith(FOUND)), ""):
         return found
     said = result.stderr.strip().splitlines() or ["it said nothing"]
