@@ -60,6 +60,7 @@ class Lab:
         }.get(kind, "")
         path = self.tree.tree / where
         before = path.read_text() if path.exists() else ""
+        path.parent.mkdir(parents=True, exist_ok=True)
         if kind == "fault":  # not where others add theirs, so that it can be undone on top of them
             path.write_text(before.replace("\nint", "\n" + added + "int", 1))
         else:

@@ -17,6 +17,7 @@ from kpatchlab.bisect.state import State
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.errors import UserError
 from kpatchlab.progress import Progress, clock
+from kpatchlab.recipes import KernelRecipe
 from kpatchlab.store import write_atomic
 
 REPORT, MAIL, GIT_LOG = "report.txt", "mail.txt", "git-bisect.log"
@@ -28,6 +29,7 @@ class Drive:
 
     Args:
         folder: where the state and the reports are written.
+        whole: the recipe with the whole configuration, where the prober has one with fewer modules.
     """
 
     state: State
@@ -36,10 +38,14 @@ class Drive:
     prober: Prober
     progress: Progress
     cancel: threading.Event = field(default_factory=threading.Event)
+    whole: KernelRecipe | None = None
     loop: Loop = field(init=False)
     _built: dict[str, Built] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         question = self.state.question
         kind = question.criterion.kind
         self.loop = Loop(
@@ -67,6 +73,8 @@ class Drive:
                 self._check_cancel()
                 self._step(ask)
         except EndsDoNotDiffer as refused:
+            if self._widened(refused):
+                return self.go()
             self.state.ended = "refused"
             self._write(refused.message)
             raise UserError(
@@ -80,6 +88,24 @@ class Drive:
         self.state.ended = "found" if self.loop.proven else "suspects"
         self._write()
         return self.state
+
+    def _widened(self, refused: EndsDoNotDiffer) -> bool:
+        """Begin anew with the whole configuration where the bad end does not fail without some modules.
+
+        Returns:
+            Whether that is so.
+        """
+        failed = any(one.commit == self.history.bad and one.verdict is Verdict.BAD for one in self.state.told)
+        if failed or not self.state.trimmed or self.whole is None:
+            return False
+        self.progress.note(f"{refused.message}; once more with all modules of the configuration")
+        self.state.trimmed, self.state.told, self.state.sought = (), (), ()
+        self.state.kernels.clear()
+        self.prober.use(self.whole)
+        self.prober.criterion = self.state.question.criterion
+        self._begin()
+        self._save()
+        return True
 
     def cost(self, commit: str) -> float:
         """Return the seconds that a run on a commit takes now."""

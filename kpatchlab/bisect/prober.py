@@ -125,16 +125,20 @@ class Prober:
         placement: dict[str, str] | None = None,
         kernels: dict[str, Kernel] | None = None,
     ) -> None:
-        own = recipe.model_copy(update={"source": DirSource(type="dir", path=str(space.path)), "series": ()})
-        self.recipe = own
-        self.lab = dataclasses.replace(lab, kernels={**lab.kernels, NAME: own, GOOD: own})
-        self.host, self.space, self.criterion = host, space, criterion
+        self.lab, self.host, self.space, self.criterion = lab, host, space, criterion
+        self.use(recipe)
         self.kernels = kernels if kernels is not None else {}
         self.times = Times()
         self.at = ""  # the commit that lies built in the object directory
         self._placement = placement or {}
         self._store = Store(runs_root)
         self._progress, self._settings = progress, settings
+
+    def use(self, recipe: KernelRecipe) -> None:
+        """Build with another configuration from now on."""
+        own = recipe.model_copy(update={"source": DirSource(type="dir", path=str(self.space.path)), "series": ()})
+        self.recipe = own
+        self.lab = dataclasses.replace(self.lab, kernels={**self.lab.kernels, NAME: own, GOOD: own})
 
     # --- builds
 

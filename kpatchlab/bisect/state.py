@@ -35,6 +35,8 @@ class Question:
         placement: role -> kernel of the lab, for roles that are not to run what is searched.
         runs: of each end and of the proof, at least.
         variant: of the lab's kernels.
+        whole: whether each step has all modules of the configuration, also those that the criterion does not need.
+        mode: in which figures are taken, as `lab measure` has it: "instructions" or "time".
     """
 
     kernel: str
@@ -51,6 +53,8 @@ class Question:
     runs: int = 3
     lab: str = ""
     variant: str = ""
+    whole: bool = False
+    mode: str = ""
     command: str = ""
 
 
@@ -68,6 +72,7 @@ class State:
 
     Attributes:
         kernels: commit -> its kernel.
+        trimmed: symbols that are left out of each step's configuration; None: not decided yet.
         reverted: the verdict on the bad end without the culprit, in words.
         ended: "found", "suspects" or "refused"; what it means is in `report.txt`.
     """
@@ -77,6 +82,7 @@ class State:
     told: tuple[Told, ...] = ()
     kernels: dict[str, Kernel] = field(default_factory=dict)
     sought: tuple[str, ...] = ()
+    trimmed: tuple[str, ...] | None = None
     reverted: str = ""
     ended: str = ""
     started: str = ""

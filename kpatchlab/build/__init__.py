@@ -6,9 +6,10 @@ from kpatchlab.build.kernel import (
     build_kernel,
     cached_kernel,
     kernel_key,
+    lies_built,
     series_changes,
     stored_kernel,
 )
 
 __all__ = ["BuildCancelled", "BuildContext", "BuildProgress"]
-__all__ += ["base_key", "build_kernel", "cached_kernel", "kernel_key", "series_changes", "stored_kernel"]
+__all__ += ["base_key", "build_kernel", "cached_kernel", "kernel_key", "lies_built", "series_changes", "stored_kernel"]

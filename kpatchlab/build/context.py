@@ -115,6 +115,7 @@ class BuildContext:
         What the lab's end leaves of it goes with the next one.
         """
         trash = self.cache.root / "tmp"
+        trash.mkdir(parents=True, exist_ok=True)
         folder.rename(Path(tempfile.mkdtemp(prefix="trash-", dir=trash)) / folder.name)
         words = ["rm", "-rf", "--", *map(str, trash.glob("trash-*"))]
         remove = functools.partial(proc.run, words, timeout_s=DISCARD_S, check=False, nice=19)

@@ -203,7 +203,9 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
     ctx.progress(BuildProgress(name, "config"))
     covered = _covered(plan, work, ctx)
     job = make.Job(name, tree, obj, work, ctx, covered)
-    if not (work / "configured").exists():
+    if plan.in_place:
+        plan.misses = config.configure_anew(tree, obj, plan.asked, ctx, job.env, plan.compiler)
+    elif not (work / "configured").exists():
         plan.misses = config.configure(tree, obj, plan.asked, ctx, job.env)
         (work / "configured").touch()
     else:
@@ -255,13 +257,7 @@ def _tree(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> tuple[Path, 
         assert isinstance(plan.source, source.Dir)
         tree = plan.source.path(plan.recipe.source, ctx)
         plan.source.check_clean(tree)
-        # One object directory per tree and configuration, kept: an edit costs what it touches.
-        objects = content_key(str(tree), config.key(plan.asked), plan.compiler)[:16]
-        # In a tree of the lab's own they lie below it: paths are relative then, and ccache has them from other trees.
-        own = tree.is_relative_to(ctx.cache.root / WORK_TREES)
-        obj = tree / f"{OBJECTS}{objects}" if own else ctx.cache.root / "objects" / objects
-        (work / "configured").unlink(missing_ok=True)
-        return tree, obj
+        return tree, _objects_in_place(tree, plan.asked, plan.compiler, ctx)
     tree = work / "tree"
     if not (work / "unpacked-tree").exists():
         shutil.rmtree(tree, ignore_errors=True)
@@ -277,6 +273,20 @@ def _tree(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> tuple[Path, 
             raise
         (work / "unpacked-tree").touch()
     return tree, tree / "obj"
+
+
+def _objects_in_place(tree: Path, asked: dict[str, config.Asked], compiler: str, ctx: BuildContext) -> Path:
+    # One object directory per tree and configuration, kept: an edit costs what it touches.
+    objects = content_key(str(tree), config.key(asked), compiler)[:16]
+    # In a tree of the lab's own they lie below it: paths are relative then, and ccache has them from other trees.
+    own = tree.is_relative_to(ctx.cache.root / WORK_TREES)
+    return tree / f"{OBJECTS}{objects}" if own else ctx.cache.root / "objects" / objects
+
+
+def lies_built(recipe: Recipe, tree: Path, ctx: BuildContext) -> bool:
+    """Whether a kernel of a recipe's configuration was built in a tree, from where it lies, so that its objects are."""
+    obj = _objects_in_place(tree, config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch), ctx)
+    return (obj / "vmlinux").exists()
 
 
 def _apply(plan: _Plan, tree: Path, ctx: BuildContext) -> changes.Changes:

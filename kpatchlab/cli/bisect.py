@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kpatchlab.host import Host
     from kpatchlab.lab import Lab
     from kpatchlab.pipeline import Settings
+    from kpatchlab.progress import Progress
     from kpatchlab.recipes import KernelRecipe
 
 ABORT = 128
@@ -98,6 +99,12 @@ def criterion_of(given: dict[str, Any]) -> Criterion:
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="Only commits that touch it.")
 @criterion_options
 @click.option("--confidence", type=click.FloatRange(0.5, 0.9999), default=0.95, show_default=True)
+@click.option(
+    "--mode",
+    type=click.Choice(["instructions", "time"]),
+    help="With --metric: what figures count; default: instructions, where each scenario has one guest.",
+)
+@click.option("--whole-config", is_flag=True, help="Build all modules, also those that what is sought cannot need.")
 @click.option("--resume", metavar="SEARCH", help="Go on with a search: its id, or `last`.")
 @click.option("--replay", type=click.Path(path_type=Path, exists=True), help="Begin with what git bisect log says.")
 @click.option("--log", "log_of", metavar="SEARCH", help="Print a search as git bisect log does, and stop.")
@@ -157,8 +164,20 @@ def _question(lab: Lab, given: dict[str, Any]) -> Question:
         runs=given["runs"] or 3,
         lab=str(lab.path),
         variant=given["variant"] or "",
+        whole=given["whole_config"],
+        mode=_mode(lab, criterion, given["mode"]),
         command=shlex.join(sys.argv),
     )
+
+
+def _mode(lab: Lab, criterion: Criterion, wanted: str | None) -> str:
+    """Return in which mode figures are taken, "" where none are."""
+    if criterion.kind != "metric":
+        return ""
+    alone = all(len(lab.scenarios[name].roles) == 1 for name in lab.choose(criterion.scenarios))
+    if wanted == "instructions" and not alone:
+        raise UserError("two guests have two clocks that count instructions", hint="--mode time measures them")
+    return wanted or ("instructions" if alone else "time")
 
 
 def _where(
@@ -222,6 +241,10 @@ def _carry_out(
     criteria.check(asked.criterion, lab.scenarios)
     if asked.kernel not in lab.kernels:
         raise UserError(f"there is no kernel {asked.kernel} any more", hint=f"there are {', '.join(lab.kernels)}")
+    if asked.mode:
+        from kpatchlab.measure import quiet_lab
+
+        lab = quiet_lab(lab, asked.mode)
     settings = Settings(command=shlex.join(sys.argv))
     if options.verbose:
         settings = dataclasses.replace(settings, verbose=lambda text: click.echo(f"+ {text}", err=True))
@@ -241,11 +264,12 @@ def _carry_out(
         progress.note(f"search {state.id}: {asked.criterion}; {len(history.commits)} commits")
         if space.origin and space.origin.git("status", "--porcelain", "-uno", check=False).stdout.strip():
             progress.note(f"uncommitted changes in {space.origin.path} are no part of the search")
+        own = _trimmed(lab, state, asked, recipe, space, folder, progress)
         prober = Prober(
-            lab, host, space, recipe, asked.criterion, folder / "runs", progress, settings, asked.placement,
+            lab, host, space, own, asked.criterion, folder / "runs", progress, settings, asked.placement,
             state.kernels,
         )  # fmt: skip
-        drive = Drive(state, folder, history, prober, progress, settings.cancel)
+        drive = Drive(state, folder, history, prober, progress, settings.cancel, recipe)
         try:
             drive.go()
         except LabError:
@@ -257,6 +281,21 @@ def _carry_out(
     click.echo((folder / REPORT).read_text(), nl=False)
     click.echo(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir() if p.is_file()))}")
     sys.exit(0 if state.ended == "found" else 1)
+
+
+def _trimmed(
+    lab: Lab, state: State, asked: Question, recipe: KernelRecipe, space: Workspace, folder: Path, progress: Progress
+) -> KernelRecipe:
+    """Return the recipe without the modules that the search does without; what these are is decided once."""
+    from kpatchlab.bisect import trim
+    from kpatchlab.bisect.state import save
+
+    if state.trimmed is None and not state.told:
+        state.trimmed = () if asked.whole else trim.trimmed(lab, asked.criterion, recipe, space, asked.bad)
+        save(state, folder)
+    if state.trimmed:
+        progress.note(f"without {len(state.trimmed)} symbols of modules that it cannot need; --whole-config keeps them")
+    return trim.without(recipe, state.trimmed or ())
 
 
 def _context(lab: Lab, host: Host, settings: Settings) -> BuildContext:
