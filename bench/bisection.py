@@ -13,7 +13,6 @@ one of them without ccache, and some twenty boots.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -23,19 +22,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchkit import labs
+from benchkit import labs, searches
 from benchkit.rounds import last_line, parser, run, say
+from benchkit.searches import HOURS_S, git
 
 from kpatchlab import proc
 from kpatchlab.build import BuildContext
-from kpatchlab.build.source import source_of
 from kpatchlab.cache import Cache
 from kpatchlab.errors import LabError
 from kpatchlab.host import Host
 from kpatchlab.lab import load
-from kpatchlab.recipes import KernelRecipe
 
-FILES = ("net/unix/garbage.c", "fs/pipe.c", "drivers/net/dummy.c", "fs/splice.c", "net/core/sock.c", "mm/filemap.c")
 FAULT, RIGHT, WRONG = "net/unix/af_unix.c", "UNIXCB(skb).consumed + skip,", "(UNIXCB(skb).consumed & ~1) + skip,"
 ODD_READS = labs.CLONE / "tests/data/odd-reads"
 STEP = """\
@@ -50,7 +47,6 @@ for try in 1 2 3; do
 done
 exit 125
 """
-HOURS_S = 4 * 3600.0
 
 
 def main() -> None:
@@ -87,46 +83,24 @@ def main() -> None:
 
 def repository(tree: Path, context: BuildContext, count: int) -> list[str]:
     """Make the repository; returns its commits, the good end first. The fault is at two thirds."""
-    recipe = KernelRecipe.model_validate(labs.recipe_text(labs.CLONE / "lab.yaml", "tiny"))
-    origin = source_of(recipe.source)
-    tree.mkdir()
-    origin.unpack(recipe.source, origin.key(recipe.source, context), context, tree)
-    git(tree, "init", "-q")
-    git(tree, "add", "-A", "-f")
-    git(tree, "commit", "-q", "-m", "Base")
-    made = [git(tree, "rev-parse", "HEAD")]
+    made = [searches.base(tree, context)]
     for number in range(1, count + 1):
         if number == count * 2 // 3:
             text = (tree / FAULT).read_text()
             (tree / FAULT).write_text(text.replace(RIGHT, WRONG, 1))
+            made.append(searches.commit(tree, f"commit {number}"))
         else:
-            name = FILES[number % len(FILES)]
-            with (tree / name).open("a") as handle:
-                handle.write(f"const int kpatchlab_{number} = {number};\n")
-        git(tree, "commit", "-q", "-a", "-m", f"commit {number}")
-        made.append(git(tree, "rev-parse", "HEAD"))
+            made.append(searches.harmless(tree, number))
     return made
-
-
-def git(tree: Path, *words: str) -> str:
-    """Run git in a tree; returns what it prints."""
-    who = ["-c", "user.name=A U Thor", "-c", "user.email=author@example.com", "-c", "gc.auto=0"]
-    done = proc.run(["git", *who, "-C", str(tree), *words], timeout_s=HOURS_S)
-    return done.stdout.strip()
 
 
 class Lab:
     """`lab bisect` on the repository."""
 
     def __init__(self, folder: Path, made: list[str]) -> None:
-        self.tree, self.made, self.root = folder / "linux", made, folder / "lab"
-        self.root.mkdir()
-        recipe = f"{{source: {{type: dir, path: {self.tree}}}, config: [config/tiny.config]}}"
-        scenario = {path.name: path.read_text() for path in ODD_READS.iterdir()}
-        self.path = labs.write_lab(
-            self.root, labs.CLONE / "lab.yaml", {"odd": scenario}, kernels={"tiny": "KERNEL"}, base="tiny"
-        )
-        self.path.write_text(self.path.read_text().replace("KERNEL", recipe))
+        self.tree, self.made = folder / "linux", made
+        path = searches.write_lab(folder / "lab", self.tree, {"odd": searches.scenario(ODD_READS)}, {})
+        self._lab = searches.Lab(path, self.tree, made[0], made[-1])
 
     def warm(self) -> None:
         """Have both ends built; both do, so that there is nothing to search for."""
@@ -134,25 +108,16 @@ class Lab:
 
     def config(self) -> Path:
         """Return the configuration that was built."""
-        state = json.loads(next(self.root.glob("results/bisect/*/state.json")).read_text())
-        return Cache().path("kernel", state["kernels"][self.made[0]]["key"]) / "config"
+        return Cache().path("kernel", self._lab.state()["kernels"][self.made[0]]["key"]) / "config"
 
     def search(self) -> tuple[float, int]:
         """Search; returns seconds, and how many commits between the ends were tested."""
         began = time.monotonic()
         self._bisect("--scenario", "odd", wanted=0)
-        took = time.monotonic() - began
-        told = json.loads(max(self.root.glob("results/bisect/*/state.json")).read_text())["told"]
-        ends = {self.made[0], self.made[-1]}
-        return took, len({one["commit"] for one in told if one["phase"] == "search"} - ends)
+        return time.monotonic() - began, self._lab.steps(self._lab.state())
 
     def _bisect(self, *words: str, wanted: int) -> None:
-        program = [sys.executable, "-m", "kpatchlab", "--no-install", "--lab", str(self.path), "bisect"]
-        where = ["--tree", str(self.tree), "--good", self.made[0], "--bad", self.made[-1]]
-        done = proc.run(
-            [*program, *where, *words], timeout_s=HOURS_S, check=False,
-            env={**os.environ, "PYTHONPATH": str(labs.CLONE)},
-        )  # fmt: skip
+        done = self._lab.bisect(*words)
         culprit = f"culprit: {self.made[(len(self.made) - 1) * 2 // 3][:12]}"
         if done.status != wanted or (wanted == 0 and culprit not in done.stdout):
             raise LabError(f"lab bisect: status {done.status}", details=tuple((done.stdout + done.stderr).splitlines()))
