@@ -99,6 +99,7 @@ def main() -> None:
     options = parser(__doc__, rounds=1)
     options.add_argument("--commits", type=int, default=64, help="how many commits the range has")
     options.add_argument("--fault", action="append", choices=list(FAULTS), help="only this one; may be repeated")
+    options.add_argument("--keep", action="store_true", help="leave repository, lab and results where they are")
     given = options.parse_args()
     chosen = given.fault or list(FAULTS)
     cache = Cache()
@@ -113,7 +114,10 @@ def main() -> None:
         lab = searches.Lab(path, folder / "linux", made[0], made[-1])
         right = sum(searched(lab, name, culprits[name]) for name in chosen)
     finally:
-        context.discard(folder)
+        if given.keep:
+            say(f"kept: {folder}")
+        else:
+            context.discard(folder)
     last_line(commits=str(given.commits), faults_named_right=f"{right}/{len(chosen)}")
 
 
