@@ -99,43 +99,44 @@ def main() -> None:
     options = parser(__doc__, rounds=1)
     options.add_argument("--commits", type=int, default=64, help="how many commits the range has")
     options.add_argument("--fault", action="append", choices=list(FAULTS), help="only this one; may be repeated")
-    options.add_argument("--keep", action="store_true", help="leave repository, lab and results where they are")
+    options.add_argument("--folder", type=Path, help="for repository, lab and results: kept, and used again if there")
     given = options.parse_args()
     chosen = given.fault or list(FAULTS)
     cache = Cache()
     (cache.root / "tmp").mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="bench-faults-", dir=cache.root / "tmp"))
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="bench-faults-", dir=cache.root / "tmp"))
     context = BuildContext(cache, labs.CLONE, jobs=Host.build_jobs("auto"))
     try:
-        say("the history")
-        made, culprits = history(folder / "linux", context, given.commits)
-        scenarios = {path.name: searches.scenario(path) for path in SCENARIOS.iterdir()}
-        path = searches.write_lab(folder / "lab", folder / "linux", scenarios, SYMBOLS)
-        lab = searches.Lab(path, folder / "linux", made[0], made[-1])
-        right = sum(searched(lab, name, culprits[name]) for name in chosen)
+        tree, path = folder / "linux", folder / "lab/lab.yaml"
+        if not path.exists():
+            say("the history")
+            folder.mkdir(parents=True, exist_ok=True)
+            history(tree, context, given.commits)
+            scenarios = {path.name: searches.scenario(path) for path in SCENARIOS.iterdir()}
+            searches.write_lab(folder / "lab", tree, scenarios, SYMBOLS)
+        rows = [line.split(" ", 1) for line in searches.git(tree, "log", "--reverse", "--format=%H %s").splitlines()]
+        by_subject = {subject: commit for commit, subject in rows}
+        lab = searches.Lab(path, tree, rows[0][0], rows[-1][0])
+        right = sum(searched(lab, name, by_subject[FAULTS[name].subject]) for name in chosen)
     finally:
-        if given.keep:
-            say(f"kept: {folder}")
-        else:
+        if not given.folder:
             context.discard(folder)
-    last_line(commits=str(given.commits), faults_named_right=f"{right}/{len(chosen)}")
+    last_line(commits=str(len(rows) - 1), faults_named_right=f"{right}/{len(chosen)}")
 
 
-def history(tree: Path, context: BuildContext, count: int) -> tuple[list[str], dict[str, str]]:
-    """Make the repository; returns its commits, the good end first, and the culprit of each fault."""
-    made, culprits = [searches.base(tree, context)], {}
+def history(tree: Path, context: BuildContext, count: int) -> None:
+    """Make the repository: the good end, and so many commits on top of it."""
+    searches.base(tree, context)
     places = {max(1, round(fault.at * count)): name for name, fault in FAULTS.items()}
     for number in range(1, count + 1):
         if number == 1:  # room for what the slow path writes to, in a commit that is harmless itself
             path = tree / "net/unix/af_unix.c"
             path.write_text(path.read_text().replace(SEEN, f"static char unix_seen[4096] __maybe_unused;\n\n{SEEN}", 1))
-            made.append(searches.commit(tree, "af_unix: room for what was seen"))
+            searches.commit(tree, "af_unix: room for what was seen")
         elif number in places:
-            made.append(FAULTS[places[number]].commit(tree))
-            culprits[places[number]] = made[-1]
+            FAULTS[places[number]].commit(tree)
         else:
-            made.append(searches.harmless(tree, number))
-    return made, culprits
+            searches.harmless(tree, number)
 
 
 def searched(lab: searches.Lab, name: str, culprit: str) -> bool:
