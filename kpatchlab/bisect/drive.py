@@ -20,6 +20,8 @@ from kpatchlab.progress import Progress, clock
 from kpatchlab.recipes import KernelRecipe
 from kpatchlab.store import write_atomic
 
+CANDIDATES = 3
+"""Commits side by side where there is room: the half of what is left, and both quarters beside it."""
 REPORT, MAIL, GIT_LOG = "report.txt", "mail.txt", "git-bisect.log"
 
 
@@ -127,6 +129,42 @@ class Drive:
     # --- one step
 
     def _step(self, ask: Ask) -> None:
+        ready: list[tuple[Told, Built]] = []
+        # In the order of the history, so that each is built from a near neighbour.
+        for one in sorted([ask, *self._beside(ask)], key=lambda one: self.history.mask(one.commit).bit_count()):
+            found = self._build(one)
+            # What is built to the same objects as another one that is to be run now has that one's verdict afterwards.
+            if found and not any(found[1].digest and found[1].digest == other.digest for _, other in ready):
+                ready.append(found)
+        if len(ready) > 1:
+            judgements, run, seconds = self.prober.run_beside([built for _, built in ready])
+            self._stopped(judgements)
+            each = round(seconds / len(ready), 1)
+            for (first, _), judged in zip(ready, judgements, strict=True):
+                self._tell(replace(first, seconds=each, run=run), [judged], save=False)
+            self._save()
+        elif ready:
+            self._run(*ready[0], ask.runs)
+
+    def _beside(self, ask: Ask) -> list[Ask]:
+        """Return what is built and run together with a step, where the machine has room for it."""
+        asked, kind = self.state.question.candidates, self.prober.criterion.kind
+        if asked == 1 or kind not in {"case", "splat"}:
+            return []
+        room = asked or self.prober.width()
+        if room < CANDIDATES and not asked:
+            return []
+        most, times = asked or CANDIDATES, self.prober.times
+        return self.loop.beside(
+            ask, most, lambda commit: max(0.0, self.cost(commit) - times.run_s()), times.run_s(), always=bool(asked)
+        )
+
+    def _stopped(self, judgements: Sequence[Judged]) -> None:
+        if self.cancel.is_set() and any(one.verdict is Verdict.INFRA for one in judgements):
+            self._check_cancel()
+
+    def _build(self, ask: Ask) -> tuple[Told, Built] | None:
+        """Return a commit's kernel that is to be run; None where what was built told all, and that is recorded."""
         built = self.prober.built(ask.commit, self._distance(ask.commit))
         self._check_cancel()
         first = Told(
@@ -135,16 +173,18 @@ class Drive:
         )  # fmt: skip
         if judged := self.prober.judge_build(built):
             self._tell(first, [judged])
-            return
+            return None
         if same := self._same(ask, built):
             alike = self.loop.alike(ask.commit, same, ask.phase)
             self._told(replace(alike, build_s=first.build_s, objects=first.objects))
-            return
+            return None
+        return first, built
+
+    def _run(self, first: Told, built: Built, runs: int) -> None:
         good = self._good_end() if self.prober.criterion.kind == "metric" else None
-        count = max(1, min(self.prober.width(), ask.runs))
+        count = max(1, min(self.prober.width(), runs))
         judgements, run, seconds = self.prober.run(built, good, count)
-        if self.cancel.is_set() and any(one.verdict is Verdict.INFRA for one in judgements):
-            self._check_cancel()
+        self._stopped(judgements)
         self._tell(replace(first, seconds=round(seconds, 1), run=run), judgements)
 
     def _good_end(self) -> Built:
@@ -167,12 +207,13 @@ class Drive:
             )
         return same if same and self.loop.search.can_be_same(ask.commit, same) else ""
 
-    def _tell(self, first: Told, judgements: Sequence[Judged]) -> None:
+    def _tell(self, first: Told, judgements: Sequence[Judged], *, save: bool = True) -> None:
         for number, judged in enumerate(judgements):
             one = self._against_the_ends(first, judged)
             told = replace(first, verdict=one.verdict, reason=one.reason, details=one.details[:20_000])
             self._told(told if number == 0 else replace(told, build_s=0.0, objects=0), save=False)
-        self._save()
+        if save:
+            self._save()
 
     def _against_the_ends(self, first: Told, judged: Judged) -> Judged:
         """Learn from the ends what is sought: all that the bad one shows and the good one does not."""

@@ -27,6 +27,7 @@ def write(loop: Loop) -> str:
     history = loop.history
     lines = ["git bisect start"]
     done = set()
+    narrowest = history.all
     order = [history.bad, history.good, *loop.steps]
     for commit in order:
         word = _word(loop, commit)
@@ -37,7 +38,14 @@ def write(loop: Loop) -> str:
         if not word:
             lines.append(f"# undecided: {title}")
             continue
-        lines += [f"# {word}: {title}", f"git bisect {word} {commit}"]
+        lines.append(f"# {word}: {title}")
+        if word == "bad":
+            # git believes the last bad commit: one that contains an earlier one says nothing new, and would widen it.
+            mask = history.mask(commit)
+            if mask != narrowest and mask & narrowest == narrowest:
+                continue
+            narrowest = mask
+        lines.append(f"git bisect {word} {commit}")
     group, probability = loop.search.suspects()
     if len(group) == 1 and probability >= loop.confidence and loop.search.settled:
         lines.append(f"# first bad commit: [{group[0]}] {history.subjects.get(group[0], '')}".rstrip())

@@ -151,6 +151,31 @@ class Loop:
             return None
         return self._proof()
 
+    def beside(
+        self, ask: Ask, most: int, build_s: Callable[[str], float], run_s: float, *, always: bool = False
+    ) -> list[Ask]:
+        """Return what to run at once with the next run of a search: of a deterministic fault, the quarters as well.
+
+        Builds go one after the other, since each has all processors, so another candidate costs its build; what runs
+        at once takes the time of one. A candidate is added while all together then tell more for each second.
+
+        Args:
+            most: candidates at once, the first one included.
+            build_s: seconds of a commit's build; run_s: of a run.
+            always: add up to `most`, whatever they cost.
+        """
+        if ask.phase is not Phase.SEARCH or self.search.deterministic <= 0.5 or not self.search.consistent():
+            return []
+        chosen, told = [ask.commit], 1.0
+        seconds = build_s(ask.commit) + run_s
+        while len(chosen) < most:
+            commit, more = self.search.beside(chosen)
+            longer = seconds + (build_s(commit) if commit else 0.0)
+            if commit is None or (not always and more / longer <= told / seconds):
+                break
+            chosen, told, seconds = [*chosen, commit], more, longer
+        return [Ask(commit, 1, Phase.SEARCH) for commit in chosen[1:]]
+
     def alike(self, commit: str, other: str, phase: Phase) -> Told:
         """Return what is told of a commit that is built to the same objects as a tested one: what that one showed.
 

@@ -24,7 +24,7 @@ from kpatchlab.guest.vm import Boot, boot
 from kpatchlab.host import Host
 from kpatchlab.image import initrd, root_image
 from kpatchlab.lab import Lab, Matrix
-from kpatchlab.model import BuildResult, JobResult, Outcome
+from kpatchlab.model import BuildResult, JobResult, Outcome, Run
 from kpatchlab.pipeline import Settings, execute, for_jobs
 from kpatchlab.plan import JobSpec, Plan, make_plan
 from kpatchlab.progress import Progress
@@ -138,7 +138,6 @@ class Prober:
         """Build with another configuration from now on."""
         own = recipe.model_copy(update={"source": DirSource(type="dir", path=str(self.space.path)), "series": ()})
         self.recipe = own
-        self.lab = dataclasses.replace(self.lab, kernels={**self.lab.kernels, NAME: own, GOOD: own})
 
     # --- builds
 
@@ -193,7 +192,8 @@ class Prober:
 
         from kpatchlab.executor import available_mib
 
-        jobs = self._jobs(1, metric=self.criterion.kind == "metric").jobs if self.criterion.kind != "boot" else ()
+        kernels = (NAME, GOOD) if self.criterion.kind == "metric" else (NAME,)
+        jobs = self._jobs(1, kernels).jobs if self.criterion.kind != "boot" else ()
         memory = sum(job.memory_mib for job in jobs) or 1024
         cpus = sum(job.cpus for job in jobs) or 1
         return max(1, min(len(os.sched_getaffinity(0)) // cpus, int(available_mib() * 0.75) // memory, 4))
@@ -213,13 +213,32 @@ class Prober:
         self.times.runs.append(seconds)
         return judged, folder, seconds
 
-    def _scenario(self, built: Built, good: Built | None, count: int) -> tuple[list[Judged], str]:
-        plan = self._jobs(count, metric=good is not None)
-        kernels = {NAME: built.result} | ({GOOD: good.result} if good else {})
+    def run_beside(self, several: Sequence[Built]) -> tuple[list[Judged], str, float]:
+        """Run the criterion once on each of several kernels, side by side; returns what `run` does, a verdict each."""
+        began = time.monotonic()
+        kernels = {NAME if n == 1 else f"{NAME}-{n}": built.result for n, built in enumerate(several, 1)}
+        run = self._execute(self._jobs(1, tuple(kernels)), kernels)
+        judged = [
+            judge_jobs(self.criterion, [job for job in run.jobs if name in job.placement.values()]) for name in kernels
+        ]
+        seconds = time.monotonic() - began
+        self.times.runs.append(seconds)
+        return judged, run.id, seconds
+
+    def _execute(self, plan: Plan, kernels: dict[str, BuildResult]) -> Run:
         settings = dataclasses.replace(self._settings, built=kernels, trace=False)
-        title = f"{built.result.release} {built.result.key[:12]}"
-        run_dir = new_run(self._store, self.lab, plan, title, self._settings.command)
-        run = execute(self.lab, plan, self.host, run_dir, _OneLine(self._progress), settings)
+        title = ", ".join(f"{result.release} {result.key[:12]}" for result in kernels.values())
+        lab = self._with(tuple(kernels))
+        run_dir = new_run(self._store, lab, plan, title, self._settings.command)
+        return execute(lab, plan, self.host, run_dir, _OneLine(self._progress), settings)
+
+    def _with(self, kernels: Sequence[str]) -> Lab:
+        """Return the lab with kernels of these names, all of them by the search's own recipe."""
+        return dataclasses.replace(self.lab, kernels={**self.lab.kernels, **dict.fromkeys(kernels, self.recipe)})
+
+    def _scenario(self, built: Built, good: Built | None, count: int) -> tuple[list[Judged], str]:
+        kernels = {NAME: built.result} | ({GOOD: good.result} if good else {})
+        run = self._execute(self._jobs(count, tuple(kernels)), kernels)
         judged = []
         for repeat in range(1, count + 1):
             ours = [job for job in run.jobs if job.repeat == repeat and NAME in job.placement.values()]
@@ -227,14 +246,14 @@ class Prober:
             judged.append(judge_jobs(self.criterion, ours, base))
         return judged, run.id
 
-    def _jobs(self, count: int, *, metric: bool) -> Plan:
+    def _jobs(self, count: int, kernels: Sequence[str]) -> Plan:
         columns: list[str | dict[str, str]] = []
         for name in self.lab.choose(self.criterion.scenarios):
-            for kernel in (NAME, GOOD)[: 1 + metric]:
+            for kernel in kernels:
                 roles = self.lab.scenarios[name].roles
                 columns.append({role: self._placement.get(role, kernel) for role in roles})
         unique = [column for n, column in enumerate(columns) if column not in columns[:n]]
-        lab = dataclasses.replace(self.lab, matrix=Matrix(columns=tuple(unique)), base=NAME)
+        lab = dataclasses.replace(self._with(kernels), matrix=Matrix(columns=tuple(unique)), base=NAME)
         plan = make_plan(lab, choice=self.criterion.scenarios, repeat=count)
         jobs = [job for job in plan.jobs if self._wanted(job)]
         if not jobs:

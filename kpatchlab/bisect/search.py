@@ -11,7 +11,7 @@ that lie on the same side of all runs so far are one class, and sums over classe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kpatchlab.bisect.history import History, bits
@@ -75,6 +75,13 @@ def _beta(a: float, b: float) -> float:
 
 def _entropy(p: float) -> float:
     return 0.0 if p <= 0.0 or p >= 1.0 else -p * math.log2(p) - (1 - p) * math.log2(1 - p)
+
+
+def _spread(parts: Sequence[int]) -> float:
+    """Return the bits that it tells in which of several sets the culprit is."""
+    total = sum(part.bit_count() for part in parts)
+    shares = [part.bit_count() / total for part in parts]
+    return -sum(share * math.log2(share) for share in shares)
 
 
 class Search:
@@ -220,6 +227,27 @@ class Search:
             if told > POINTLESS_BITS and (rate := told * self._chance(commit) / max(cost(commit), 1e-3)) > most:
                 best, most = commit, rate
         return best
+
+    def beside(self, chosen: Sequence[str]) -> tuple[str | None, float]:
+        """Return which commit to test at once with others, and the bits that one run of each tells together.
+
+        That is for a deterministic fault: beside the half come the quarters. None where a further one tells nothing.
+        """
+        parts = self._parts([self.consistent()], chosen)
+        best, most = None, _spread(parts)
+        for commit in self._testable():
+            told = _spread(self._parts(parts, [commit]))
+            if told > most + POINTLESS_BITS:
+                best, most = commit, told
+        return best, most
+
+    def _parts(self, parts: Sequence[int], commits: Sequence[str]) -> list[int]:
+        """Return sets of candidates, divided by whether each of these commits contains them."""
+        found = list(parts)
+        for commit in commits:
+            mask = self.history.contains[commit]
+            found = [piece for part in found for piece in (part & mask, part & ~mask) if piece]
+        return found
 
     def remaining_s(self, cost: Callable[[str], float], proof_s: float = 0.0) -> float:
         """Return the seconds that the search is expected to take from here, the proof (`proof_s`) included."""

@@ -37,6 +37,7 @@ class Question:
         variant: of the lab's kernels.
         whole: whether each step has all modules of the configuration, also those that the criterion does not need.
         mode: in which figures are taken, as `lab measure` has it: "instructions" or "time".
+        candidates: commits that are run side by side; 0: as many as there is room for, where that is quicker.
     """
 
     kernel: str
@@ -55,6 +56,7 @@ class Question:
     variant: str = ""
     whole: bool = False
     mode: str = ""
+    candidates: int = 0
     command: str = ""
 
 

@@ -104,6 +104,11 @@ def criterion_of(given: dict[str, Any]) -> Criterion:
     type=click.Choice(["instructions", "time"]),
     help="With --metric: what figures count; default: instructions, where each scenario has one guest.",
 )
+@click.option(
+    "--candidates",
+    type=click.IntRange(1, 7),
+    help="Commits to run side by side; default: 3 where there is room for their guests and that is quicker.",
+)
 @click.option("--whole-config", is_flag=True, help="Build all modules, also those that what is sought cannot need.")
 @click.option("--resume", metavar="SEARCH", help="Go on with a search: its id, or `last`.")
 @click.option("--replay", type=click.Path(path_type=Path, exists=True), help="Begin with what git bisect log says.")
@@ -165,6 +170,7 @@ def _question(lab: Lab, given: dict[str, Any]) -> Question:
         lab=str(lab.path),
         variant=given["variant"] or "",
         whole=given["whole_config"],
+        candidates=given["candidates"] or 0,
         mode=_mode(lab, criterion, given["mode"]),
         command=shlex.join(sys.argv),
     )
