@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from series_fixtures import SeriesBench, program, row
 
+from kpatchlab.build.series import apply_series
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.series import Wanted, judge, walk
 from kpatchlab.series.views import VIEWS
@@ -75,6 +76,31 @@ def test_fuzz_is_told_and_what_does_not_apply_ends_the_trying(walked):
     assert cell.lines[0].startswith("drivers/delta.c:3: hunk 1 of 1\n@@ ")
     assert [row(table, 8, column)[0] for column in ("build", "modules", "W=1")] == ["untried"] * 3
     assert [(f.first, f.check) for f in table.failures if f.check == "apply"] == [(7, "apply")]
+
+
+def test_scenarios_run_on_a_patch_that_took_fuzz_as_what_it_came_to(bench, tmp_path):
+    """The kernel is built strictly, as any other: from what the patch has changed, and so are those after it."""
+    bench.patch("delta: send", ("drivers/delta.c", "core_send(0)", "core_send(1)"))
+    fuzzy = bench.patch("gamma: fuzz", ("drivers/gamma.c", "return beta_call()", "return 2 + beta_call()"))
+    fuzzy.write_text(fuzzy.read_text().replace(" int gamma_call(void)\n {", " int gamma_called(void)\n {"))
+    bench.patch("gamma: more", ("drivers/gamma.c", "return 2 + beta_call()", "return 3 + beta_call()"))
+    seen = []
+
+    def run(_, patches):
+        tree = tmp_path / f"plain-{len(patches)}"
+        bench.git("worktree", "add", "-q", "--detach", str(tree), bench.git("rev-list", "--max-parents=0", "HEAD"))
+        apply_series(patches, tree, bench.ctx)
+        seen.append((tree / "drivers/gamma.c").read_text().split("return ")[1].split(";")[0])
+        return {"solo": "pass"}
+
+    first = bench.git("rev-list", "--max-parents=0", "HEAD")
+    source = {"type": "git", "path": str(bench.tree), "revision": first}
+    recipe = bench.recipe(source=source, series=[{"type": "patches", "path": str(bench.patches)}])
+    wanted = Wanted(("W=1",), scenarios=("solo",), run_scenarios=run)
+    done, _ = walk(recipe, "with", bench.ctx, bench.results, wanted, bench.told.append)
+    assert [one.applied.how for one in done.patches] == ["strict", "strict", "fuzz", "strict"]
+    assert [one.scenarios for one in done.patches] == [{"solo": "pass"}] * 4
+    assert seen == ["beta_call()", "beta_call()", "2 + beta_call()", "3 + beta_call()"]
 
 
 def test_every_view_has_every_patch(walked):

@@ -11,10 +11,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from kpatchlab.build.series import DoesNotApplyError, Patch, apply_patch
+from kpatchlab import proc
+from kpatchlab.build import git
+from kpatchlab.build.series import APPLY_S, DoesNotApplyError, Patch, apply_patch
 from kpatchlab.cache import content_key
 from kpatchlab.series.values import Applied
 
@@ -64,12 +68,17 @@ class Tree:
 
     Args:
         patches: the series; `apply` takes them one after the other.
+
+    Attributes:
+        applied: what was applied so far, as patches that apply strictly: one that took fuzz stands here as the
+            difference that it made.
     """
 
     def __init__(self, folder: Path, patches: Sequence[Patch]) -> None:
         self.path = folder / "tree"
         self._kept, self._missing, self._stage = folder / "before", folder / "before-missing", folder / "stage"
         self._patches = patches
+        self.applied: list[Patch] = []
         self._number = 0
         self._broken = False
         shutil.rmtree(self._stage, ignore_errors=True)
@@ -104,18 +113,38 @@ class Tree:
         try:
             return self._apply(patch, 0)
         except DoesNotApplyError as strict:
+            before = {name: _read(self._stage / name) for name in files_of(patch)}
             for fuzz in range(1, MAX_FUZZ + 1):
                 try:
-                    return self._apply(patch, fuzz)
+                    done = self._apply(patch, fuzz)
                 except DoesNotApplyError:
                     continue
+                self.applied[-1] = self._as_applied(patch, before)
+                return done
             self._broken = True
             return Applied("no", error=strict.message.split(f"{patch}: ", 1)[-1], details=strict.details)
 
     def _apply(self, patch: Patch, fuzz: int) -> Applied:
         said = apply_patch(patch, self._stage, self._number, len(self._patches), fuzz=fuzz)
+        self.applied.append(patch)
         offsets = len(_OFFSET.findall(said))
         return Applied("fuzz" if fuzz else "strict", fuzz, offsets)
+
+    def _as_applied(self, patch: Patch, before: Mapping[str, State]) -> Patch:
+        """Return what a patch has changed, with the context that is really there."""
+        with tempfile.TemporaryDirectory(prefix="kpatchlab-applied-") as scratch:
+            for side in ("a", "b"):
+                Path(scratch, side).mkdir()
+                for name, state in before.items():
+                    _put(Path(scratch, side, name), state if side == "a" else _read(self._stage / name))
+            words = ["git", "diff", "--no-index", "--binary", "--no-color", "--no-ext-diff", "--no-renames"]
+            with (Path(scratch) / "diff").open("w+b") as handle:
+                proc.run(
+                    [*words, "--src-prefix=", "--dst-prefix=", "a", "b"],
+                    timeout_s=APPLY_S, check=False, cwd=scratch, env=git.environment(), stdout_to=handle,
+                )  # fmt: skip
+                handle.seek(0)
+                return replace(patch, data=handle.read(), strip=1)
 
     def settle(self) -> list[str]:
         """Write what differs to the tree, other series' leavings included; returns the files written."""

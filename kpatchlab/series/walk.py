@@ -200,7 +200,7 @@ class _Walker:
             if not facts.stored:
                 self._save(number, facts, patch)  # a kill during the run costs the run alone
             title = f"{self.name}, patch {number}: {patch.subject}"
-            ran = self.wanted.run_scenarios(title, self.plan.patches[:number])
+            ran = self.wanted.run_scenarios(title, self.tree.applied[:number])
             facts = replace(facts, scenarios={**facts.scenarios, **ran}, stored=facts.stored and not ran)
         if not facts.stored:
             order = {check: place for place, check in enumerate(CHECKS)}
