@@ -231,7 +231,7 @@ class Store:
     """All runs below one results directory."""
 
     def __init__(self, results_dir: Path) -> None:
-        self.root = results_dir.absolute()
+        self.root = Path(os.path.abspath(results_dir))  # also without "..": it is compared with paths below it
 
     # --- writing
 

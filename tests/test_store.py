@@ -50,6 +50,13 @@ def test_run_that_was_killed_is_read_as_far_as_it_got(store):
     assert (row.complete, row.outcomes, row.exit_code) == (False, {"fail": 1}, 3)
 
 
+def test_a_results_folder_that_is_named_by_way_of_another(tmp_path):
+    """As `--lab ../other/lab.yaml` does."""
+    (tmp_path / "here").mkdir()
+    run = stored(Store(tmp_path / "here/../there/results"))
+    assert Store(tmp_path / "there/results").load("last")[0] == run
+
+
 def test_resume(store):
     with store.new_run("x") as run_dir:
         run_dir.save_plan({"jobs": ["a", "b"]})
