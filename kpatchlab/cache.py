@@ -23,6 +23,8 @@ from typing import Any
 from kpatchlab.errors import HostError
 
 META = ".meta.json"
+SAVED = "saved"
+"""Kind of the guests that are kept as they were after their set-up, see `warm`."""
 
 
 def content_key(*parts: Any) -> str:
@@ -212,7 +214,10 @@ def disk_bytes(root: Path) -> int:
 
 
 def prunable(entries: list[Entry], older_than_days: float | None, max_gib: float | None, *, now: float) -> list[Entry]:
-    """Return the artifacts that go, least recently used first: all past an age, then until a total size is kept.
+    """Return the artifacts that go: all past an age, then until a total size is kept.
+
+    For the size saved guests go first, then everything else, each least recently used first: the guests of one large
+    matrix take more room than all kernels, and seconds to make again, where a kernel takes its whole build.
 
     Args:
         entries: least recently used first, as `Cache.entries` gives them.
@@ -222,7 +227,7 @@ def prunable(entries: list[Entry], older_than_days: float | None, max_gib: float
     if max_gib is not None:
         left = [e for e in entries if e not in gone]
         total = sum(e.size_bytes for e in left)
-        for entry in left:
+        for entry in sorted(left, key=lambda entry: entry.kind != SAVED):
             if total <= max_gib * (1 << 30):
                 break
             gone.append(entry)

@@ -63,7 +63,9 @@ class Limits(FileModel):
 
     guests: AutoCount = Field(default="auto", description="guests at once; auto: as processors and memory allow")
     build_jobs: AutoCount = Field(default="auto", description="compilers at once; auto: one for each processor")
-    disk_gib: float = Field(default=20.0, gt=0, description="disk space in GiB that the cache may grow to")
+    disk_gib: float = Field(
+        default=20.0, gt=0, description="disk space in GiB that the cache may grow to; saved guests go before kernels"
+    )
     console_mib: float = Field(default=4.0, gt=0, description="how much of each guest's console is kept, in MiB")
 
 

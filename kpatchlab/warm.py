@@ -1,6 +1,6 @@
 """Guests that are saved warm: booted once, prepared once, resumed for every job.
 
-Two layers, each an artifact in the cache (kind "saved"): a *booted* guest, one per kernel, root and machine; and
+Two layers, each an artifact in the cache (kind `SAVED`): a *booted* guest, one per kernel, root and machine; and
 on top of it a *prepared* one, per role, set of modules and preparation scripts. Both keep the console of what they
 did, so that a splat at boot or at module load is not lost, and the names in the kernel's symbol table.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kpatchlab import debug as debugging
-from kpatchlab.cache import Cache, content_key
+from kpatchlab.cache import SAVED, Cache, content_key
 from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, resume
 from kpatchlab.scenario import GUEST_LIB
@@ -90,7 +90,7 @@ def booted(spec: Boot, cache: Cache, label: str, *, debug: bool = False) -> Save
                 (work / SLOWNESS).write_text(f"{debugging.slowness(guest):.2f}\n")
             guest.save(work)
 
-    return SavedGuest.load(cache.get("saved", boot_key(spec), make, label=f"booted {label}"))
+    return SavedGuest.load(cache.get(SAVED, boot_key(spec), make, label=f"booted {label}"))
 
 
 def prepared(base: SavedGuest, how: Preparation, cache: Cache, label: str) -> SavedGuest:
@@ -112,7 +112,7 @@ def prepared(base: SavedGuest, how: Preparation, cache: Cache, label: str) -> Sa
             guest.save(work)
 
     key = content_key(str(base.path), how.key())
-    return SavedGuest.load(cache.get("saved", key, make, label=f"prepared {label}"))
+    return SavedGuest.load(cache.get(SAVED, key, make, label=f"prepared {label}"))
 
 
 def prepare(guest: Guest, how: Preparation, deadline_s: float = PREPARE_DEADLINE_S) -> None:

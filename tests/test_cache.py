@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kpatchlab.cache import Cache, Entry, content_key, prunable, tree_digest
+from kpatchlab.cache import SAVED, Cache, Entry, content_key, prunable, tree_digest
 from kpatchlab.errors import HostError
 
 
@@ -100,8 +100,8 @@ def test_a_tree_digest_sees_names_modes_links_and_bytes(tmp_path):
     assert len(digests) == 4
 
 
-def entry(key, days, gib, tmp_path):
-    return Entry("kind", key, tmp_path / key, int(gib * (1 << 30)), 1e6 - days * 86400, "")
+def entry(key, days, gib, tmp_path, kind="kernel"):
+    return Entry(kind, key, tmp_path / key, int(gib * (1 << 30)), 1e6 - days * 86400, "")
 
 
 def test_pruning_takes_the_old_first_then_what_is_too_much(tmp_path):
@@ -110,6 +110,14 @@ def test_pruning_takes_the_old_first_then_what_is_too_much(tmp_path):
     assert [e.key for e in prunable(entries, None, 5, now=1e6)] == ["old", "mid"]
     assert [e.key for e in prunable(entries, 10, 4, now=1e6)] == ["old", "mid"]
     assert prunable(entries, None, None, now=1e6) == []
+
+
+def test_a_kernel_stays_as_long_as_there_are_saved_guests_to_prune(tmp_path):
+    """A matrix leaves more guests, all younger, than the limit has room for; each kernel behind them took a build."""
+    guests = [entry(f"guest {n}", 2 - n, 4, tmp_path, SAVED) for n in range(3)]
+    entries = [entry("kernel", 9, 1, tmp_path), *guests]
+    assert [e.key for e in prunable(entries, None, 5, now=1e6)] == ["guest 0", "guest 1"]
+    assert [e.key for e in prunable(entries, None, 0.5, now=1e6)] == ["guest 0", "guest 1", "guest 2", "kernel"]
 
 
 def test_use_is_remembered(tmp_path):
