@@ -19,6 +19,14 @@ from kpatchlab.recipes import KernelRecipe
 HOURS_S = 4 * 3600.0
 FILES = ("net/unix/garbage.c", "fs/pipe.c", "drivers/net/dummy.c", "fs/splice.c", "net/core/sock.c", "mm/filemap.c")
 """What harmless commits touch: built-in code, and a module."""
+KCONFIG = "lib/Kconfig.debug"
+PRINTS = """\
+void kpatchlab_{0}(void);
+void kpatchlab_{0}(void)
+{{
+	pr_info("commit {0}\\n");
+}}
+"""
 
 
 def git(tree: Path, *words: str) -> str:
@@ -47,9 +55,16 @@ def commit(tree: Path, subject: str) -> str:
 
 
 def harmless(tree: Path, number: int) -> str:
-    """Commit one more constant in a file of C; returns the commit."""
-    with (tree / FILES[number % len(FILES)]).open("a") as handle:
-        handle.write(f"const int kpatchlab_{number} = {number};\n")
+    """Make a commit as most are: data, a comment, code that prints, or a symbol for Kconfig; returns it."""
+    kinds = (
+        (FILES[number % len(FILES)], f"const int kpatchlab_{number} = {number};\n"),
+        (FILES[number % len(FILES)], f"/* commit {number} */\n"),
+        (FILES[number % len(FILES)], PRINTS.format(number)),
+        (KCONFIG, f'\nconfig KPATCHLAB_{number}\n\tbool "commit {number}"\n'),
+    )
+    name, text = kinds[number % len(kinds)]
+    with (tree / name).open("a") as handle:
+        handle.write(text)
     return commit(tree, f"commit {number}")
 
 
