@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from kpatchlab.bisect import from_run, gitlog
+from kpatchlab.bisect import from_run, gitlog, history
 from kpatchlab.bisect.criterion import Criterion, check, judge_build, judge_jobs, narrowed
-from kpatchlab.bisect.loop import Verdict
+from kpatchlab.bisect.loop import Loop, Phase, Told, Verdict
 from kpatchlab.errors import UserError
 from kpatchlab.model import BuildResult, Metric, ModuleFailure, Outcome
 from tests import sample_run
@@ -38,6 +38,23 @@ def job(cases, **more):
 )
 def test_a_case_that_is_sought(made, verdict):
     assert judge_jobs(CASE, [made]).verdict is verdict
+
+
+def test_a_guest_that_does_not_come_up_is_tried_again_before_it_is_skipped():
+    lost = dataclasses.replace(job({}, outcome=Outcome.CRASH, message="preparation: panic: IO-APIC"), guests=())
+    for criterion in (
+        CASE,
+        Criterion("case", ("nfs",), sought=("nfs: read back whole",)),
+        Criterion("splat", ("nfs",)),
+    ):
+        assert judge_jobs(criterion, [lost]).verdict is Verdict.INFRA
+    blocked = dataclasses.replace(lost, outcome=Outcome.BLOCKED)
+    assert judge_jobs(CASE, [blocked]).verdict is Verdict.SKIP
+    loop = Loop(history.line(8))
+    for _ in range(2):
+        assert "c4" not in loop.search.skipped
+        loop.tell(Told("c4", Verdict.INFRA, Phase.SEARCH))
+    assert "c4" in loop.search.skipped
 
 
 @pytest.mark.parametrize("outcome", [o for o in Outcome if not o.is_bad])

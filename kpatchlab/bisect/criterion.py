@@ -129,13 +129,26 @@ def judge_jobs(criterion: Criterion, jobs: Sequence[JobResult], base: Sequence[J
     if criterion.kind == "metric":
         return _judge_metric(criterion, jobs, base)
     judged = [_judge_job(criterion, job) for job in jobs]
-    for verdict in (Verdict.BAD, Verdict.SKIP):
+    for verdict in (Verdict.BAD, Verdict.INFRA, Verdict.SKIP):
         if found := next((one for one in judged if one.verdict is verdict), None):
             return found
     return judged[0]
 
 
+LOST = {Outcome.CRASH, Outcome.FAIL, Outcome.TIMEOUT}
+"""How a job ends whose guest does not come as far as the scenario."""
+
+
 def _judge_job(criterion: Criterion, job: JobResult) -> Judged:
+    judged = _told_by(criterion, job)
+    if judged.verdict is Verdict.SKIP and job.outcome in LOST and not job.guests:
+        # Under emulation on a busy host a kernel panics now and then while it boots, whatever commit it is of ("IO-APIC
+        # + timer doesn't work!"): as what may be the host's fault it is tried again, and skipped if it stays so.
+        return replace(judged, verdict=Verdict.INFRA)
+    return judged
+
+
+def _told_by(criterion: Criterion, job: JobResult) -> Judged:
     wrong = signatures(job)
     details = "\n".join(splat.decoded or splat.text for splat in job.splats)
     if criterion.kind == "splat":
