@@ -20,7 +20,7 @@ from kpatchlab.yamlfile import Document, FileModel, Loc, Problems, read, suggest
 FILE = "scenario.yaml"
 GUEST_FOLDER = "/lab/scenario"
 GUEST_LIB = "/lab/lib"
-RESERVED = frozenset({"role", "server", "client", "dev", "lib", "attach", "tmp", "scale", "break"})
+RESERVED = frozenset({"role", "server", "client", "dev", "lib", "attach", "tmp", "scale", "break", "mode", "emulated"})
 """Parameters that cannot be: their LAB_... variables have a meaning already."""
 
 _PARAMETER = r"^[a-z][a-z0-9_]*$"

@@ -18,7 +18,7 @@ from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, resume
 from kpatchlab.scenario import GUEST_LIB
 
-VERSION = 1
+VERSION = 2
 """Part of every key: raise it when what a saved guest holds changes."""
 BOOT_DEADLINE_S = 120.0
 """Seconds of wall time for a boot to the agent; Debian's own images take 6 to 28 s under TCG on a busy host."""

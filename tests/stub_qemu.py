@@ -12,7 +12,7 @@ import time
 mode = sys.argv[1]
 line = " ".join(sys.argv)
 ends = {name: socket.socket(fileno=int(fd)) for name, fd in re.findall(r"socket,id=lab-(\w+),fd=(\d+)", line)}
-console, ctl, beat, qmp = (ends[name] for name in ("console", "ctl", "beat", "qmp"))
+console, ctl, beat, clock, qmp = (ends[name] for name in ("console", "ctl", "beat", "clock", "qmp"))
 
 
 def frame(kind, ident, payload=b""):

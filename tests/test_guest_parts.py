@@ -198,6 +198,19 @@ def test_paused_guest_does_not_hang(host):
     assert host.seconds(heart, 2) == ""
 
 
+def test_processor_time_leaves_out_what_a_process_waits_for():
+    before = pulse.process_ns(os.getpid())
+    time.sleep(0.2)
+    slept = pulse.process_ns(os.getpid()) - before
+    end = time.process_time_ns() + 50_000_000
+    while time.process_time_ns() < end:
+        pass
+    used = pulse.process_ns(os.getpid()) - before - slept
+    assert slept < 50_000_000 < used
+    with pytest.raises(OSError, match="Invalid argument"):
+        pulse.process_ns(1 << 22)
+
+
 def test_own_process_uses_time_and_is_not_idle():
     assert pulse.used_s(os.getpid()) > 0
     assert not pulse.idle(os.getpid())
@@ -208,7 +221,7 @@ def test_own_process_uses_time_and_is_not_idle():
 
 
 def test_devices_are_the_same_with_a_cable_and_without():
-    ends = (10, 11, 12, 13)
+    ends = (10, 11, 12, 13, 15)
     alone = qemu.command_line(BOOT, qemu.Ends(ends), incoming=False)
     linked = qemu.command_line(BOOT, qemu.Ends(ends, 14), incoming=True)
     devices = [[words[n + 1] for n, word in enumerate(words) if word == "-device"] for words in (alone, linked)]
@@ -219,7 +232,7 @@ def test_devices_are_the_same_with_a_cable_and_without():
 
 
 def test_paths_with_commas_stay_whole():
-    words = qemu.command_line(BOOT, qemu.Ends((1, 2, 3, 4)), incoming=False)
+    words = qemu.command_line(BOOT, qemu.Ends((1, 2, 3, 4, 5)), incoming=False)
     nodes = [json.loads(words[n + 1]) for n, word in enumerate(words) if word == "-blockdev"]
     assert [node["file"]["filename"] for node in nodes] == ["/r/a,b.erofs", "/k/modules.erofs"]
     assert all(node["read-only"] for node in nodes)

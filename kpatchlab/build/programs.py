@@ -14,7 +14,7 @@ from kpatchlab.build.foreign import Built, Unbuilt
 from kpatchlab.cache import content_key, file_digest
 from kpatchlab.model import Outcome
 
-VERSION = 1
+VERSION = 2
 """Part of every key: raise it when the same source is to give another program."""
 FLAGS = ("-std=gnu11", "-O2", "-Wall", "-static", "-pthread", "-s")
 BUILD_S = 120.0
@@ -29,7 +29,8 @@ def build(name: str, ctx: BuildContext) -> Built:
     source = ctx.lab_root / "scenarios" / "lib" / f"{name}.c"
     if not source.is_file():
         raise Unbuilt(Outcome.SKIP, f"there is no program scenarios/lib/{name}.c")
-    key = content_key(VERSION, FLAGS, file_digest(source), make.toolchain(ctx.arch))
+    headers = [(header.name, file_digest(header)) for header in sorted(source.parent.glob("*.h"))]
+    key = content_key(VERSION, FLAGS, file_digest(source), headers, make.toolchain(ctx.arch))
     cached = ctx.cache.has("program", key)
 
     def produce(work: Path) -> None:

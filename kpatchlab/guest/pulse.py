@@ -34,6 +34,16 @@ def used_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND
 
 
+def process_ns(pid: int) -> int:
+    """Return the processor time of a process so far, in nanoseconds, exactly: what it waited for is not in it.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    # clock_getcpuclockid(3), which Python has for threads of its own alone; 2 is CPUCLOCK_SCHED.
+    return time.clock_gettime_ns(~pid << 3 | 2)
+
+
 def idle(pid: int) -> bool:
     """Whether no thread of a process wants a processor or waits for a disk."""
     with contextlib.suppress(OSError):

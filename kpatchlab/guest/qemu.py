@@ -21,7 +21,7 @@ KERNEL_WORDS = "printk.time=1 panic=-1 unknown_nmi_panic=1 panic_print=0x40"
 hangs say where; 0x40 adds the other processors' stacks."""
 
 
-CHANNELS = ("console", "ctl", "beat", "qmp")
+CHANNELS = ("console", "ctl", "beat", "clock", "qmp")
 """What the lab and a QEMU are connected by, in this order."""
 
 
@@ -109,6 +109,7 @@ def lab_devices(boot: Boot, ends: Ends) -> list[str]:
         *("-device", "virtio-serial-pci"),
         *("-device", "virtserialport,chardev=lab-ctl,name=kpatchlab.ctl"),
         *("-device", "virtserialport,chardev=lab-beat,name=kpatchlab.beat"),
+        *("-device", "virtserialport,chardev=lab-clock,name=kpatchlab.clock"),
         *("-netdev", _cable(ends.link), "-device", f"virtio-net-pci,netdev=net0,mac={NO_MAC},romfile="),
     ]
 
