@@ -1,8 +1,12 @@
 #!/usr/bin/python3
 """The same checks with each setting of the digests; each setting writes its own area of the namespace."""
 
-import host
-from host import blockcheck
+import os
+import sys
+
+sys.path.insert(0, os.environ["LAB_LIB"])
+import blockcheck
+import nvme_host
 
 import ktap
 
@@ -18,10 +22,10 @@ METRICS = {"no digest": "nvme_tcp_plain", "both digests": "nvme_tcp_digests"}
 
 def main():
     ktap.plan(1 + sum(blockcheck.checks(area) for area in range(len(SETTINGS) + 1)))
-    blockcheck.run("the server's own data", 0, lambda: host.connect(""))
+    blockcheck.run("the server's own data", 0, lambda: nvme_host.connect(""))
     for area, (label, options) in enumerate(SETTINGS.items(), 1):
-        blockcheck.run(label, area, lambda options=options: host.connect(options), METRICS.get(label, ""))
-    ktap.check("disconnect", host.disconnect)
+        blockcheck.run(label, area, lambda options=options: nvme_host.connect(options), METRICS.get(label, ""))
+    ktap.check("disconnect", nvme_host.disconnect)
 
 
 main()

@@ -1,4 +1,7 @@
-"""The NVMe host, by way of the kernel's own interface: no nvme-cli, no udev."""
+"""The NVMe host, by way of the kernel's own interface: no nvme-cli, no udev.
+
+`python3 /lab/lib/nvme_host.py connect` prints the path of the namespace's device; `disconnect` takes it away.
+"""
 
 import glob
 import os
@@ -6,7 +9,7 @@ import sys
 
 sys.path.insert(0, os.environ["LAB_LIB"])
 import blockcheck
-from names import PORT, SUBSYSTEM
+from nvme_target import PORT, SUBSYSTEM
 
 _FABRICS = "/dev/nvme-fabrics"
 
@@ -38,3 +41,10 @@ def disconnect():
         with open(path, "w") as file:
             file.write("1")
     blockcheck.wait_for("end of the block device", lambda: not glob.glob("/sys/block/nvme*"))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "connect":
+        print(connect(""))
+    else:
+        disconnect()

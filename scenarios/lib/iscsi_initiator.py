@@ -1,4 +1,7 @@
-"""The kernel's iSCSI initiator, by way of open-iscsi; no udev."""
+"""The kernel's iSCSI initiator, by way of open-iscsi; no udev.
+
+`python3 /lab/lib/iscsi_initiator.py` logs in without digests and prints the path of the disk's device.
+"""
 
 import glob
 import os
@@ -66,3 +69,7 @@ def disconnect():
     if glob.glob("/sys/class/iscsi_session/session*"):
         _iscsiadm("--logout")
     blockcheck.wait_for("end of the session", lambda: not glob.glob("/sys/class/iscsi_session/session*"))
+
+
+if __name__ == "__main__":
+    print(connect(("None", "None")))

@@ -1,0 +1,2 @@
+#!/bin/sh
+exec /lab/programs/benchio/benchio /mnt/share/figures

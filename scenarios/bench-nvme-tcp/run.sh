@@ -1,0 +1,2 @@
+#!/bin/sh
+disk=$(python3 "$LAB_LIB/nvme_host.py" connect) && exec /lab/programs/benchio/benchio "$disk"

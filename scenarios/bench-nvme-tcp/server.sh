@@ -1,0 +1,2 @@
+#!/bin/sh
+exec python3 "$LAB_LIB/nvme_target.py"
