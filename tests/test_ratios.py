@@ -11,7 +11,7 @@ import pytest
 
 from kpatchlab.compare import compare
 from kpatchlab.model import Metric, Outcome
-from kpatchlab.ratios import AGAIN, Speed, again, bootstrap, judge, margin, metric_rows, splits
+from kpatchlab.ratios import AGAIN, Speed, again, interval, judge, margin, metric_rows, splits
 from tests.sample_run import job, sample
 
 P = Outcome.PASS
@@ -121,10 +121,10 @@ def test_noise_alone_is_seldom_called_a_difference(values, spread):
 
 def test_pairs_take_out_what_both_sides_share():
     load = [1.0, 3.0, 1.5, 2.5, 2.0]
-    low, high = bootstrap([load_ * 110 for load_ in load], [load_ * 100 for load_ in load], paired=True)
+    low, high = interval([load_ * 110 for load_ in load], [load_ * 100 for load_ in load], paired=True)
     assert low == pytest.approx(1.1)
     assert high == pytest.approx(1.1)
-    low, high = bootstrap([load_ * 110 for load_ in load], [load_ * 100 for load_ in load])
+    low, high = interval([load_ * 110 for load_ in load], [load_ * 100 for load_ in load])
     assert low < 1 < high
 
 

@@ -14,7 +14,7 @@ from sample_run import SPLAT, C, F, I, P, S, job, large, sample
 
 from kpatchlab.compare import compare
 from kpatchlab.model import GuestLog, KernelFacts, Metric, ReachCount, Run, SystemFacts, from_json
-from kpatchlab.ratios import bootstrap, metric_rows
+from kpatchlab.ratios import interval, metric_rows
 from kpatchlab.report import FILES, WRITERS
 from kpatchlab.report.common import frames, line, tail
 from kpatchlab.report.markup import highlight, href
@@ -264,9 +264,9 @@ def test_ratio_words(base, here, direction, word):
 
 
 def test_interval_holds_the_ratio_and_is_always_the_same():
-    low, high = bootstrap([11, 12, 13], [10, 10, 10])
+    low, high = interval([11, 12, 13], [10, 10, 10])
     assert 1.1 <= low < 1.2 < high <= 1.3
-    assert (low, high) == bootstrap([11, 12, 13], [10, 10, 10])
+    assert (low, high) == interval([11, 12, 13], [10, 10, 10])
 
 
 def test_frames_leave_the_reporting_out():

@@ -33,7 +33,10 @@ def show(run: Run, console: Console) -> None:
         for found in (again(of_mode), splits(of_mode, run.base)):
             if found:
                 say(console, f"A/A: {found}")
-        say(console, "(first: this run's second column of the base; then: the base's values dealt out anew)")
+        say(
+            console,
+            "(first: this run's second column of the base; then: with the sides of its repeats changed at random)",
+        )
         for row in of_mode:
             second = row.figures.get(run.base + AGAIN)
             if second and second.speed is not Speed.SAME:
