@@ -68,6 +68,48 @@ def test_sentence(run, word, said):
     assert sentence.sentence(comparison) in page(run)
 
 
+def measured(columns, *more):
+    """Return a measurement: column -> the values of its figure, one a repeat."""
+    jobs = [
+        dataclasses.replace(
+            job("s", c, {"x": P}, repeat=i, metrics=(Metric("m", v, "B/kinstr", "higher"),)), mode="instructions"
+        )
+        for c, values in columns.items()
+        for i, v in enumerate(values, 1)
+    ]
+    return run_of(*jobs, *more, columns=tuple(columns))
+
+
+@pytest.mark.parametrize(
+    ("columns", "word", "said"),
+    [
+        ({"b": [90, 90, 90.1]}, "SLOWER", "Of 1 figure held against “a”: 1 slower."),
+        ({"b": [100, 100, 100.1]}, "SAME", "Of 1 figure held against “a”: 1 the same."),
+        ({"b": [110, 110, 110.1], "c": [90, 90, 90.1]}, "SLOWER", "Of 2 figures held against “a”: 1 slower, 1 faster."),
+        ({"b": [110, 110, 110.1]}, "FASTER", "Of 1 figure held against “a”: 1 faster."),
+        ({"b": [90, 110, 100]}, "UNKNOWN", "Of 1 figure held against “a”: 1 not known."),
+        ({}, "SAME", "The base against itself: 1 comparisons, 1 SAME within 0.5 %, 0 false alarms"),
+    ],
+)
+def test_a_measurement_speaks_of_its_figures(columns, word, said):
+    base = {"a": [100, 100, 100.1]}
+    run = measured({**base, **columns, f"a{AGAIN}": [100, 100.1, 100]})
+    comparison = compare(run)
+    assert sentence.word(comparison) == word
+    assert sentence.sentence(comparison).startswith(said)
+    text = page(run)
+    assert text.index('id="speed"') < text.index('id="matrix"')
+    assert f"<title>{word}: " in text
+
+
+def test_a_measurement_whose_benchmark_fails_says_that_first():
+    run = measured(
+        {"a": [1, 1, 1], "b": [1, 1, 1], f"a{AGAIN}": [1, 1, 1]}, job("t", "a", {"x": P}), job("t", "b", {"x": F})
+    )
+    assert sentence.word(compare(run)) == "REGRESSED"
+    assert sentence.sentence(compare(run)).startswith("2 checks in t regress against “a”")
+
+
 def test_names_in_a_sentence():
     assert sentence.listed([]) == ""
     assert sentence.listed(["a"]) == "a"

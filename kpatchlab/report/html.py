@@ -116,6 +116,7 @@ def _context(run: Run) -> dict[str, Any]:
     bad = [job for job in run.jobs if job.outcome.is_bad or job.outcome is Outcome.INFRA or job.splats]
     share = min(TAIL_BYTES, max(LEAST_BYTES, BUDGET_BYTES // max(1, len(bad))))
     messages = sum(not row.quiet for group in comparison.groups for row in group.rows)
+    measured = sentence.measured(comparison)
     systems, missing_systems = matrix.systems(run, comparison)
     return {
         "run": run,
@@ -126,7 +127,8 @@ def _context(run: Run) -> dict[str, Any]:
         "counts": _counts(comparison),
         "remarks": _remarks(run),
         "systems": systems,
-        "missing_systems": missing_systems,
+        "missing_systems": [] if measured else missing_systems,
+        "measured": measured,
         "number": {id(group): number for number, group in enumerate(comparison.groups)},
         "id": id,
         "clusters": clusters[:MAX_CHANGES],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from kpatchlab.judgement import Comparison
 from kpatchlab.model import Outcome, Verdict
+from kpatchlab.ratios import AGAIN, Speed, again, metric_rows
 from kpatchlab.report.common import changes, line
 
 NAMED = 4
@@ -13,13 +15,18 @@ NAMED = 4
 
 
 def word(comparison: Comparison) -> str:
-    """Return REGRESSED, FAILED, NOT TESTED, INCOMPLETE, NO REGRESSION or PASSED, as the exit code has it."""
+    """Return REGRESSED, FAILED, NOT TESTED, INCOMPLETE, NO REGRESSION or PASSED, as the exit code has it.
+
+    Of a measurement whose benchmarks all ran: what its figures say, SLOWER where any does.
+    """
     if comparison.exit_code == 1:
         return "REGRESSED" if comparison.compares else "FAILED"
     if not comparison.judged:
         return "NOT TESTED"
     if comparison.exit_code:
         return "INCOMPLETE"
+    if measured(comparison):
+        return next((str(speed) for speed in _RANK if _speeds(comparison)[speed]), "UNKNOWN")
     return "NO REGRESSION" if comparison.compares else "PASSED"
 
 
@@ -27,6 +34,8 @@ def sentence(comparison: Comparison) -> str:
     """Return what the run found, for people: who broke what, or that nothing is broken, and what is not known."""
     if not comparison.judged:
         said = "Nothing was tested: every job was skipped, blocked or lost"
+    elif measured(comparison):
+        said = _figures(comparison)
     elif not comparison.compares:
         said = _alone(comparison)
     elif comparison.regressed:
@@ -69,6 +78,39 @@ def _regressed(comparison: Comparison) -> str:
         one = len(parts) == 1 and (checks == 1 or not checks)
         said = f"{what} {'regresses' if one else 'regress'} against “{line(comparison.base, 60)}”"
     return f"{said}; {counted(comparison.fixed, 'check')} fixed" if comparison.fixed else said
+
+
+_RANK = {Speed.SLOWER: "slower", Speed.FASTER: "faster", Speed.SAME: "the same", Speed.UNKNOWN: "not known"}
+
+
+def measured(comparison: Comparison) -> bool:
+    """Whether it is a measurement, which is about figures, and all of its checks came out well."""
+    return not comparison.exit_code and any(column.endswith(AGAIN) for column in comparison.columns)
+
+
+def _others(comparison: Comparison) -> list[str]:
+    """Return what the base is compared with; itself where there is nothing else."""
+    columns = [column for column in comparison.columns if column != comparison.base]
+    return [column for column in columns if not column.endswith(AGAIN)] or columns
+
+
+def _speeds(comparison: Comparison) -> Counter[Speed]:
+    """Return how many figures have which verdict; what one side lacks is not known."""
+    return Counter(
+        (row.figures[column].speed or Speed.UNKNOWN) if column in row.figures else Speed.UNKNOWN
+        for row in metric_rows(comparison)
+        for column in _others(comparison)
+    )
+
+
+def _figures(comparison: Comparison) -> str:
+    speeds, others = _speeds(comparison), _others(comparison)
+    told = [f"{speeds[speed]} {words}" for speed, words in _RANK.items() if speeds[speed]]
+    if not told:
+        return "No benchmark gave a figure"
+    if others[0].endswith(AGAIN):
+        return f"{again(metric_rows(comparison))}"
+    return f"Of {counted(speeds.total(), 'figure')} held against “{line(comparison.base, 60)}”: {', '.join(told)}"
 
 
 def _held(comparison: Comparison) -> str:
