@@ -147,6 +147,26 @@ def test_a_quilt_series_with_strip_levels(bench):
         read(bench, type="quilt", path=str(folder))
 
 
+@pytest.mark.parametrize(
+    ("head", "title"),
+    [
+        ("", ""),
+        ("Answer otherwise\n", "Answer otherwise"),
+        ("Origin: upstream\nDescription: answer otherwise\n and more\n", "answer otherwise"),
+        ("commit 0123456789\nAuthor: A <a@example.org>\nDate:   now\n\n    net: answer\n\n    Why.\n", "net: answer"),
+        ("Index: linux/net.c\n==========\n", ""),
+        ("From: A <a@example.org>\nSubject: [PATCH 1/2] net: answer\n\nWhy.\n---\n net.c | 2 +-\n", "net: answer"),
+    ],
+)
+def test_the_patches_of_a_folder_have_titles(bench, head, title):
+    folder = bench.root / "patches"
+    folder.mkdir()
+    diff = "--- a/net.c\n+++ b/net.c\n@@ -1 +1 @@\n-a\n+b\n"
+    (folder / "0001-x.patch").write_text(head + diff)
+    (patch,) = read(bench, type="patches", path=str(folder))
+    assert (patch.subject, patch.name) == (title, "0001-x.patch")
+
+
 def test_the_repository_of_a_range_is_only_read(bench):
     before = {path: path.stat().st_mtime_ns for path in (bench.tree / ".git").rglob("*") if path.is_file()}
     read(bench, type="git", path=str(bench.tree), range="HEAD~1..HEAD")
@@ -181,7 +201,8 @@ def test_a_message_id_goes_through_b4_once(bench, monkeypatch):
     (bench.root / "s.mbox").write_text(mbox(bench))
     stub_b4(bench, monkeypatch, f'echo "$@" >> {bench.root}/calls\ncat {bench.root}/s.mbox\n')
     for _ in range(2):
-        assert len(read(bench, type="message-id", id="<1@example.com>")) == 2
+        patches = read(bench, type="message-id", id="<1@example.com>")
+        assert [patch.subject for patch in patches] == ["net: refuse with EINVAL", "delta: send with a flag"]
     assert (bench.root / "calls").read_text().splitlines() == ["am --no-add-trailers -o - 1@example.com"]
 
 

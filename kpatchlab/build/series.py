@@ -233,14 +233,24 @@ def _mail(mail: Path, folder: Path, name: str) -> Patch | None:
 
 
 def _from_file(path: Path, strip: int = 1) -> list[Patch]:
-    """Return what one file holds: mails where it starts like one, else a plain diff (its first line is its title)."""
+    """Return what one file holds: mails where it starts like one, else a plain diff, with text before it or without."""
     data = _read(path)
     if re.match(rb"(\x1f\x8b|From |From:|Return-Path:|Received:|Message-I[Dd]:|Date:|Subject:)", data):
         return [Patch(path.name, p.subject, p.data, strip, p.mail) for p in split_mbox(data, path.name)]
     if not _DIFF.search(data):
         return []
-    head = data[: len(data) - len(diff_of(data))].decode("utf-8", "replace").strip().splitlines()
-    return [Patch(path.name, head[0] if head else "", data, strip)]
+    head = data[: len(data) - len(diff_of(data))].decode("utf-8", "replace")
+    return [Patch(path.name, _title(head), data, strip)]
+
+
+def _title(head: str) -> str:
+    """Return what a diff's text calls it: Debian's Description, the indented title of `git show`, or its first line."""
+    lines = [
+        line for line in head.splitlines() if line.strip() and not re.match(r"Index: |=+$|commit [0-9a-f]{7,}", line)
+    ]
+    named = next((line for line in lines if re.match(r"(Description|Subject): *\S", line)), "")
+    shown = next((line for line in lines if line.startswith("    ")), "") if "\nAuthor: " in f"\n{head}" else ""
+    return re.sub(r"^(Description|Subject): *", "", (named or shown or next(iter(lines), "")).strip())
 
 
 def _read(path: Path) -> bytes:
