@@ -148,6 +148,24 @@ def test_busy_guest_does_not_hang(guest, load):
     assert guest._pulse.longest_s < 0.7 * pulse.SILENT_S
 
 
+def test_a_guest_is_told_the_processor_time_that_it_used(guest):
+    """Asked before and after, with work and without; how long the host takes to answer is not in it."""
+    script = """
+for name in /sys/class/virtio-ports/*/name; do
+    [ "$(cat $name)" != kpatchlab.clock ] || port=/dev/$(basename $(dirname $name))
+done
+exec 3<>$port
+ask() { printf '?' >&3; head -c 8 <&3 | od -An -td8; }
+ask; sleep 2; ask; i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done; ask
+"""
+    pid = guest._pid()
+    before = pulse.process_ns(pid)
+    slept, began, ended = map(int, guest.run(["sh", "-c", script], timeout_s=120).stdout.split())
+    assert before <= slept < began < ended <= pulse.process_ns(pid)
+    assert began - slept < ended - began
+    print(f"two seconds of sleep: {(began - slept) / 1e9:.3f} s, a loop: {(ended - began) / 1e9:.3f} s")
+
+
 def test_memory_eaten_up_is_no_hang(guest):
     guest.run(["python3", "-c", "x = []\nwhile True: x.append(bytearray(1 << 20))"], timeout_s=30)
     guest.ping(20)

@@ -179,7 +179,7 @@ def test_page_says_it_all():
     assert "<b>opinfo_put</b><i> (./arch/x86/include/asm/atomic.h:95 fs/ksmbd/oplock.c:196)</i> ksmbd" in page
     assert page.count("Same splat as") == 1
     assert "not traceable" in page
-    assert "+86.0 % to +87.2 %" in page
+    assert "+85.1 % to +88.0 %" in page
     assert "no such symbol in this tree" in page
     assert "siw_user, rdma_siw_test" in page
     assert "prefers-color-scheme: dark" in page
@@ -265,7 +265,8 @@ def test_ratio_words(base, here, direction, word):
 
 def test_interval_holds_the_ratio_and_is_always_the_same():
     low, high = interval([11, 12, 13], [10, 10, 10])
-    assert 1.1 <= low < 1.2 < high <= 1.3
+    assert 0.9 < low < 1.1, "wider than the values themselves: they are three"
+    assert 1.3 < high < 1.5
     assert (low, high) == interval([11, 12, 13], [10, 10, 10])
 
 

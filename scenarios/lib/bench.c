@@ -298,12 +298,13 @@ static void latency(void)
 				pass_on(ends[1], ends[1]);
 			check(recv(ends[0], buffer, sizeof buffer, MSG_WAITALL), "pong");
 		}
-		if (i >= 0)
-			each[i] = (now() - begin) / pings * 1e9, busy[i] = (cpu() - used) / pings * 1e9;
+		double took = now() - begin;
 		if (echo) {
 			waitpid(echo, &status, 0);
 			failed |= status != 0;
 		}
+		if (i >= 0)
+			each[i] = took / pings * 1e9, busy[i] = (cpu() - used) / pings * 1e9;
 		close(ends[0]);
 		close(ends[1]);
 	}

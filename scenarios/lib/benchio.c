@@ -159,7 +159,7 @@ int main(int count, char **words)
 	const char *mode = getenv("LAB_MODE");
 
 	instructions = mode && !strcmp(mode, "instructions");
-	emulated = instructions || getenv("LAB_EMULATED");
+	emulated = instructions || (getenv("LAB_EMULATED") && *getenv("LAB_EMULATED"));
 	rounds = emulated ? MOST_ROUNDS : 5;
 	most_calls = emulated && !instructions ? 64 : 256; /* of two guests on a busy host, a call can take 40 ms */
 	path = count > 1 ? words[1] : "data";
