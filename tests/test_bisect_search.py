@@ -324,3 +324,15 @@ def test_no_more_runs_are_asked_for_than_are_needed(width):
             loop.tell(Told(ask.commit, Verdict.BAD if int(ask.commit[1:]) >= 5 else Verdict.GOOD, ask.phase))
     assert loop.proven
     assert summary(loop) == {"ends": 6, "search": 3, "proof": 6}
+
+
+def test_a_commit_that_told_something_is_not_left_out_for_one_run_that_says_nothing():
+    """A host that is too busy for once has a guest run out of time; a commit that never tells is left out at once."""
+    loop = Loop(line(8))
+    for verdict in (Verdict.GOOD, Verdict.GOOD, Verdict.SKIP, Verdict.SKIP):
+        loop.tell(Told("c3", verdict, Phase.SEARCH))
+    assert "c3" not in loop.search.skipped
+    loop.tell(Told("c3", Verdict.INFRA, Phase.SEARCH))
+    assert "c3" in loop.search.skipped
+    loop.tell(Told("c4", Verdict.SKIP, Phase.SEARCH))
+    assert "c4" in loop.search.skipped

@@ -100,7 +100,7 @@ class Loop:
     parents: Callable[[str], tuple[str, ...]] | None = None
     told: list[Told] = field(default_factory=list)
     search: Search = field(init=False)
-    _infra: dict[str, int] = field(default_factory=dict)
+    _untold: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.search = Search(self.history, self.noise, self.confidence)
@@ -113,12 +113,12 @@ class Loop:
         self.told.append(one)
         if one.same_as:
             self.search.same(one.commit, one.same_as)
-        elif one.verdict is Verdict.INFRA:
-            self._infra[one.commit] = self._infra.get(one.commit, 0) + 1
-            if self._infra[one.commit] >= INFRA_TRIES:
+        elif one.verdict in {Verdict.INFRA, Verdict.SKIP}:
+            self._untold[one.commit] = untold = self._untold.get(one.commit, 0) + 1
+            # A commit that told before can be tested: a host that was too busy for once does not take that away.
+            told = self.search.counts.get(one.commit, Count()).total
+            if untold >= (INFRA_TRIES if one.verdict is Verdict.INFRA else 1) and untold > told:
                 self.search.skip(one.commit)
-        elif one.verdict is Verdict.SKIP:
-            self.search.skip(one.commit)
         else:
             bad = int(one.verdict is Verdict.BAD)
             self.search.record(one.commit, bad=bad, good=1 - bad, mask=self._mask(one.commit))
