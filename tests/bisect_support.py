@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import random
 import shutil
 import sys
@@ -110,6 +111,17 @@ class Lab:
         """Let the fault show in some of the runs only."""
         dice = random.Random(seed)
         self.job = lambda t: Outcome.FAIL if b"LAB_FAULT" in t and dice.random() < rate else Outcome.PASS
+
+
+def search(lab, *words):
+    """Search the history of a lab for what breaks its scenario; returns status, output and errors."""
+    where = ["--tree", str(lab.tree.tree), "--good", "good", "--bad", "main"]
+    return lab.call("bisect", *where, "--scenario", "solo", *words)
+
+
+def states(lab):
+    """Return what each search stored, in the order of their names."""
+    return [json.loads(p.read_text()) for p in sorted((lab.root / "results/bisect").glob("*/state.json"))]
 
 
 @pytest.fixture

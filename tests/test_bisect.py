@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ from kpatchlab import pipeline
 from kpatchlab.bisect import prober, workspace
 from kpatchlab.executor import LocalExecutor
 from kpatchlab.model import Outcome, Splat
-from tests.bisect_support import lab
+from tests.bisect_support import lab, search, states
 
 __all__ = ["lab"]  # a fixture
 KINDS = ["printk", "comment", "module", "printk", "fault", "comment", "printk", "module"]
@@ -28,15 +27,6 @@ def history(lab):
     for kind in KINDS:
         lab.commit(kind)
     return lab
-
-
-def search(lab, *words):
-    where = ["--tree", str(lab.tree.tree), "--good", "good", "--bad", "main"]
-    return lab.call("bisect", *where, "--scenario", "solo", *words)
-
-
-def states(lab):
-    return [json.loads(p.read_text()) for p in sorted((lab.root / "results/bisect").glob("*/state.json"))]
 
 
 def test_the_commit_is_found_and_the_user_s_repository_is_as_it_was(history):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
 import threading
@@ -13,7 +12,7 @@ import pytest
 
 from kpatchlab.bisect import drive, gitlog, history, prober
 from kpatchlab.bisect.loop import Ask, Loop, Phase, Told, Verdict
-from tests.bisect_support import lab
+from tests.bisect_support import lab, search, states
 
 __all__ = ["lab"]  # a fixture
 KINDS = ["printk", "comment", "module", "printk", "printk", "fault", "printk", "printk", "printk", "comment"]
@@ -79,16 +78,6 @@ def made(lab):
     return lab
 
 
-def search(lab, *words):
-    where = ["--tree", str(lab.tree.tree), "--good", "good", "--bad", "main"]
-    return lab.call("bisect", *where, "--scenario", "solo", *words)
-
-
-def state_of(lab):
-    (path,) = (lab.root / "results/bisect").glob("*/state.json")
-    return json.loads(path.read_text())
-
-
 def rounds(state):
     """Run folder -> the commits that were searched in it."""
     found = {}
@@ -103,7 +92,7 @@ def test_candidates_share_a_run_and_the_log_is_one_that_git_takes(made):
     status, out, err = search(made, "--candidates", "3")
     assert status == 0, out + err
     assert f"culprit: {made.commits[CULPRIT][:12]}" in out
-    assert max(len(commits) for commits in rounds(state_of(made))) >= 2
+    assert max(len(commits) for commits in rounds(states(made)[0])) >= 2
     assert made.untouched() == before
     log = made.root / "log"
     log.write_text(made.call("bisect", "--log", "last")[1])
@@ -120,7 +109,7 @@ def test_by_default_only_where_the_machine_has_room(made, monkeypatch, room, tog
     monkeypatch.setattr(prober.Times, "run_s", lambda *_: 10.0)
     status, out, err = search(made)
     assert status == 0, out + err
-    assert (max(len(commits) for commits in rounds(state_of(made))) > 1) is together
+    assert (max(len(commits) for commits in rounds(states(made)[0])) > 1) is together
     assert drive.CANDIDATES == 3
 
 
@@ -142,12 +131,12 @@ def test_a_round_that_is_killed_is_done_again(made, monkeypatch):
         finally:
             os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    kept = state_of(made)
+    kept = states(made)[0]
     assert len(rounds(kept)) == 1
     assert not kept["ended"]
     status, out, err = made.call("bisect", "--resume", "last")
     assert status == 0, out + err
     assert f"culprit: {made.commits[CULPRIT][:12]}" in out
-    done = state_of(made)
+    done = states(made)[0]
     assert done["told"][: len(kept["told"])] == kept["told"]
     assert max(len(commits) for commits in rounds(done)) == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from kpatchlab.build import config
 from kpatchlab.executor import LocalExecutor
 from kpatchlab.lab import load
 from tests import labdir
-from tests.bisect_support import lab
+from tests.bisect_support import lab, search, states
 
 __all__ = ["lab"]  # a fixture
 LOCALMODCONFIG = """\
@@ -37,15 +36,6 @@ def history(lab):
     for kind in ("printk", "module", "fault", "printk", "comment"):
         lab.commit(kind)
     return lab
-
-
-def search(lab, *words):
-    where = ["--tree", str(lab.tree.tree), "--good", "good", "--bad", "main"]
-    return lab.call("bisect", *where, "--scenario", "solo", *words)
-
-
-def states(lab):
-    return [json.loads(p.read_text()) for p in sorted((lab.root / "results/bisect").glob("*/state.json"))]
 
 
 def objects(state):
