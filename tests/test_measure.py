@@ -144,6 +144,18 @@ def test_the_table_names_mode_base_margin_interval_and_verdict(whole):
     assert "load 1 2 3" in text
 
 
+def test_bounds_that_span_powers_of_ten_are_no_numbers(whole):
+    run = measured(whole, 100.0)
+    jobs = [
+        dataclasses.replace(j, metrics=(dataclasses.replace(j.metrics[0], value=100.0 * 50**j.repeat),))
+        if j.column == "with"
+        else j
+        for j in run.jobs
+    ]
+    lines = shown(dataclasses.replace(run, jobs=tuple(jobs))).splitlines()
+    assert any("speed" in line and "too wide to tell" in line for line in lines)
+
+
 def test_a_figure_that_one_side_lacks_is_said(whole):
     lines = shown(measured(whole, 99.0, name="other")).splitlines()
     assert any("speed" in line and "no value" in line for line in lines)

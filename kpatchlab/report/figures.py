@@ -77,7 +77,11 @@ def _table(name: str, rows: list[MetricRow], base: str, column: str) -> Table:
 
 
 def _bounds(figure: Figure) -> str:
-    return "" if figure.low is None or figure.high is None else f"{figure.low:.4f} to {figure.high:.4f}"
+    if figure.low is None or figure.high is None:
+        return ""
+    # Of two noisy values Student's interval spans many powers of ten.
+    wide = figure.low <= 0 or figure.high > 1000 * figure.low
+    return "too wide to tell" if wide else f"{figure.low:.4f} to {figure.high:.4f}"
 
 
 def _ratio(figure: Figure | None) -> str:
