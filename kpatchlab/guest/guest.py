@@ -31,6 +31,8 @@ TERM_GRACE_S = 2.0
 KILL_GRACE_S = 5.0
 """Seconds until a command that got SIGKILL counts as stuck in the kernel."""
 TICK_S = 0.1
+REASON_S = 6.0
+"""How long the reader has to say why a guest is gone; it waits 5 s itself for QEMU to end."""
 FILES_TIMEOUT_S = 120.0
 SIGTERM, SIGKILL = 15, 9
 
@@ -93,6 +95,7 @@ class Guest:
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
         self._up = threading.Event()
+        self._gone = threading.Event()
         self._close_lock = threading.Lock()
         self._closing = False
         self._selector = selectors.DefaultSelector()
@@ -314,7 +317,7 @@ class Guest:
             with self._send_lock:
                 self._ctl.sendall(data)
         except OSError:
-            self._up.wait(2 * TICK_S)  # the reader sees the same end of file, and knows why
+            self._gone.wait(REASON_S)  # the reader sees the same end of file, and knows why
             if not self.lost:
                 self._lose("exit", "the agent's channel is closed")
         self.check()
@@ -331,7 +334,7 @@ class Guest:
         with self._lock:
             if self.lost is None:
                 self.lost = GuestLost(reason, detail)
-            waiting = [*(command.ended for command in self._commands.values()), *self._pings.values(), self._up]
+            waiting = [*(command.ended for command in self._commands.values()), *self._pings.values(), self._up, self._gone]
         with contextlib.suppress(OSError):
             self._ctl.shutdown(socket.SHUT_RDWR)
         self.console.flush()

@@ -30,9 +30,9 @@ __all__ += ["boot", "link", "resume"]
 
 BOOT_DEADLINE_S = 120.0
 RESUME_DEADLINE_S = 30.0
-TRACE_QUIET_S = 0.3
-"""A panic's trace is over when the console was quiet for so long."""
-TRACE_MAX_S = 3.0
+TRACE_QUIET_S = 1.0
+"""A panic's trace is over when the console was quiet for so long: a busy host lets an emulated guest wait as well."""
+TRACE_MAX_S = 10.0
 NMI_WAIT_S = 2.0
 """How long a guest that hangs has to print where, after an NMI."""
 _FATAL = re.compile(rb"kpatchlab agent: fatal: [^\r\n]*")
