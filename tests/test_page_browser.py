@@ -290,5 +290,5 @@ def test_all_text_can_be_chosen(visit):
     page = visit()
     page.keyboard.press("Control+a")
     text = page.evaluate("getSelection().toString()")
-    for told in ("The series breaks", "cifs-ksmbd", "-7.07 % to -6.94 %", "-16.7 %", "tcp: Support MSG_SPLICE_PAGES"):
+    for told in ("The series breaks", "cifs-ksmbd", "-7.09 % to -6.94 %", "-16.7 %", "tcp: Support MSG_SPLICE_PAGES"):
         assert told in text, told
