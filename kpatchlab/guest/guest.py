@@ -334,7 +334,12 @@ class Guest:
         with self._lock:
             if self.lost is None:
                 self.lost = GuestLost(reason, detail)
-            waiting = [*(command.ended for command in self._commands.values()), *self._pings.values(), self._up, self._gone]
+            waiting = [
+                *(command.ended for command in self._commands.values()),
+                *self._pings.values(),
+                self._up,
+                self._gone,
+            ]
         with contextlib.suppress(OSError):
             self._ctl.shutdown(socket.SHUT_RDWR)
         self.console.flush()
