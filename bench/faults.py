@@ -83,11 +83,11 @@ FAULTS = {
         ("--scenario", "splice"),
     ),
     "5 % slower": Fault(
-        "af_unix: look twice at what is written", 0.35, "net/unix/af_unix.c",
+        "af_unix: look twice at the head of what is written", 0.35, "net/unix/af_unix.c",
         "\t\tunix_state_lock(other);\n",
         "\t\tskb_copy_bits(skb, 0, unix_seen, min_t(int, size, sizeof(unix_seen)));\n\t\tunix_state_lock(other);\n",
         ("--scenario", "speed", "--metric", "unix_stream", "--bound", "1.02"),
-        after="static char unix_seen[4096] __maybe_unused;\n",
+        after="static char unix_seen[1152] __maybe_unused;\n",
     ),
 }  # fmt: skip
 SEEN = "static int unix_stream_sendmsg(struct socket *sock, struct msghdr *msg,\n"
@@ -131,7 +131,7 @@ def history(tree: Path, context: BuildContext, count: int) -> None:
     for number in range(1, count + 1):
         if number == 1:  # room for what the slow path writes to, in a commit that is harmless itself
             path = tree / "net/unix/af_unix.c"
-            path.write_text(path.read_text().replace(SEEN, f"static char unix_seen[4096] __maybe_unused;\n\n{SEEN}", 1))
+            path.write_text(path.read_text().replace(SEEN, f"static char unix_seen[1152] __maybe_unused;\n\n{SEEN}", 1))
             searches.commit(tree, "af_unix: room for what was seen")
         elif number in places:
             FAULTS[places[number]].commit(tree)
