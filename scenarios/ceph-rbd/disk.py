@@ -26,11 +26,7 @@ def connect(mode):
 
 
 def _device():
-    for path in glob.glob("/sys/block/rbd*"):
-        device = f"/dev/{os.path.basename(path)}"
-        if blockcheck.usable(device):
-            return device
-    return None
+    return blockcheck.device_of("/sys/block/rbd*")
 
 
 def disconnect():

@@ -9,6 +9,7 @@ went astray shows there as well.
 
 import fcntl
 import functools
+import glob
 import mmap
 import os
 import socket
@@ -202,7 +203,13 @@ def wait_for(what, found, seconds=DEADLINE_S):
     return value
 
 
-def usable(device):
+def device_of(pattern):
+    """Return the device of the first match in sysfs whose node is usable; None where there is none yet."""
+    devices = (f"/dev/{os.path.basename(path)}" for path in glob.glob(pattern))
+    return next(filter(_usable, devices), None)
+
+
+def _usable(device):
     """Whether a device's node is there and has its size: both come some time after the connection."""
     try:
         file = os.open(device, os.O_RDONLY)

@@ -57,11 +57,7 @@ def _agreed(digests):
 
 
 def _device():
-    for path in glob.glob("/sys/class/iscsi_session/session*/device/target*/*/block/sd*"):
-        device = f"/dev/{os.path.basename(path)}"
-        if blockcheck.usable(device):
-            return device
-    return None
+    return blockcheck.device_of("/sys/class/iscsi_session/session*/device/target*/*/block/sd*")
 
 
 def disconnect():

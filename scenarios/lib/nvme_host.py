@@ -28,11 +28,7 @@ def connect(options):
 
 def _device():
     """The namespace's own device; nvme0c0n1 beside it is a path to it and has no node."""
-    for path in glob.glob("/sys/block/nvme*"):
-        device = f"/dev/{os.path.basename(path)}"
-        if blockcheck.usable(device):
-            return device
-    return None
+    return blockcheck.device_of("/sys/block/nvme*")
 
 
 def disconnect():
