@@ -49,6 +49,12 @@ class Lab:
         self.job = lambda text: Outcome.FAIL if b"LAB_FAULT" in text else Outcome.PASS
         self.kill_after = 0
 
+    def grow(self, *kinds: str) -> Lab:
+        """Make a commit of each kind, one on top of the other."""
+        for kind in kinds:
+            self.commit(kind)
+        return self
+
     def commit(self, kind: str, text: str = "", file: str = "") -> str:
         """Make a commit; kinds: comment, printk (changes vmlinux), module, fault, or text into a file."""
         number = len(self.commits)

@@ -24,9 +24,7 @@ KINDS = ["printk", "comment", "module", "printk", "fault", "comment", "printk", 
 
 @pytest.fixture
 def history(lab):
-    for kind in KINDS:
-        lab.commit(kind)
-    return lab
+    return lab.grow(*KINDS)
 
 
 def test_the_commit_is_found_and_the_user_s_repository_is_as_it_was(history):
@@ -84,8 +82,7 @@ def test_ends_that_do_not_differ_are_refused_with_the_evidence(lab):
 
 
 def test_a_build_error_is_skipped_where_it_is_not_sought_and_found_where_it_is(lab):
-    for kind in ("printk", "fault", "printk"):
-        lab.commit(kind)
+    lab.grow("printk", "fault", "printk")
     broken = lab.commit("break", "this is no C\n", "core/main.c")
     lab.commit("comment")
     lab.tree.git("revert", "--no-edit", broken)

@@ -73,9 +73,7 @@ def test_what_a_round_tells_too_much_does_not_widen_git_s_search():
 
 @pytest.fixture
 def made(lab):
-    for kind in KINDS:
-        lab.commit(kind)
-    return lab
+    return lab.grow(*KINDS)
 
 
 def rounds(state):

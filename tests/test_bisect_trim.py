@@ -33,9 +33,7 @@ while (<$config>) {
 def history(lab):
     """A history whose tree has localmodconfig, with the fault in its fourth commit."""
     lab.commit("tool", LOCALMODCONFIG, trim.SCRIPT)
-    for kind in ("printk", "module", "fault", "printk", "comment"):
-        lab.commit(kind)
-    return lab
+    return lab.grow("printk", "module", "fault", "printk", "comment")
 
 
 def objects(state):
@@ -110,8 +108,7 @@ def test_what_a_criterion_can_need(tmp_path):
 def test_a_step_is_configured_anew_only_where_what_decides_differs(lab, monkeypatch):
     real, count = config.configure, []
     monkeypatch.setattr(config, "configure", lambda *words: count.append(1) or real(*words))
-    for kind in ("printk", "fault", "printk", "comment"):
-        lab.commit(kind)
+    lab.grow("printk", "fault", "printk", "comment")
     assert search(lab)[0] == 0
     assert len(count) == 1
     kconfig = (lab.tree.tree / "drivers/Kconfig").read_text()
