@@ -151,8 +151,7 @@ class Drive:
         asked, kind = self.state.question.candidates, self.prober.criterion.kind
         if asked == 1 or kind not in {"case", "splat"}:
             return []
-        room = asked or self.prober.width()
-        if room < CANDIDATES and not asked:
+        if not asked and self.prober.width() < CANDIDATES:
             return []
         most, times = asked or CANDIDATES, self.prober.times
         return self.loop.beside(

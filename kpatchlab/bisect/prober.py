@@ -136,8 +136,8 @@ class Prober:
 
     def use(self, recipe: KernelRecipe) -> None:
         """Build with another configuration from now on."""
-        own = recipe.model_copy(update={"source": DirSource(type="dir", path=str(self.space.path)), "series": ()})
-        self.recipe = own
+        here = DirSource(type="dir", path=str(self.space.path))
+        self.recipe = recipe.model_copy(update={"source": here, "series": ()})
 
     # --- builds
 

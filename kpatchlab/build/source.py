@@ -47,6 +47,12 @@ def _shown(key: Key) -> str:
     )
 
 
+def _where(spec: Any, ctx: BuildContext) -> str | Path:
+    """Return the URL of a source, as people may see it, or its path on this host."""
+    url = getattr(spec, "url", None)
+    return git.shown(url) if url else ctx.path(spec.path)
+
+
 def _untar(archive: Path, into: Path, ctx: BuildContext) -> None:
     """Unpack an archive of any compression, without its top directory."""
     words = ("tar", "--extract", "--file", archive, "--directory", into, "--strip-components=1", "--no-same-owner")
@@ -76,9 +82,7 @@ class Git:
 
     def describe(self, spec: Any, key: Key, ctx: BuildContext) -> str:
         """Return repository, revision and commit."""
-        url = getattr(spec, "url", None)
-        where = git.shown(url) if url else ctx.path(spec.path)
-        return f"git {where} {spec.revision or 'HEAD'} ({key['commit'][:12]})"
+        return f"git {_where(spec, ctx)} {spec.revision or 'HEAD'} ({key['commit'][:12]})"
 
     def unpack(self, spec: Any, key: Key, ctx: BuildContext, into: Path) -> None:
         """Fetch that one commit where it is far, and write its files."""
@@ -180,8 +184,7 @@ class Tarball:
 
     def describe(self, spec: Any, key: Key, ctx: BuildContext) -> str:
         """Return where it is from."""
-        url = getattr(spec, "url", None)
-        return f"{git.shown(url) if url else ctx.path(spec.path)} ({_shown(key)})"
+        return f"{_where(spec, ctx)} ({_shown(key)})"
 
     def unpack(self, spec: Any, _key: Key, ctx: BuildContext, into: Path) -> None:
         """Check the archive's digest, then unpack it."""

@@ -19,13 +19,12 @@ from kpatchlab.errors import UserError
 @pass_options
 def site(options: Options, output: Path | None) -> None:
     """Write a static site of all nights: an index, a page each, every check's history, trends, badges."""
-    from kpatchlab.site.make import FOLDER, make_site
+    from kpatchlab.site.make import FOLDER, folder_of, make_site
     from kpatchlab.store import Store
 
     lab = load_lab(options)
     store = Store(lab.root / "results")
-    own = lab.root / Path(lab.nightly.site).expanduser() if lab.nightly.site else store.root / FOLDER
-    folder = output or own
+    folder = output or folder_of(lab) or store.root / FOLDER
     made = make_site(store, folder, lab.title)
     click.echo(f"{folder}/index.html: {made.pages} pages, {made.written} written")
 

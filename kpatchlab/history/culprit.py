@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kpatchlab.history.query import Entry
@@ -111,11 +111,9 @@ def _of_kernel(name: str, old: Head | None, new: Head) -> Search:
 
 def commit_range(before: Entry | None, after: Entry) -> dict[str, str]:
     """Return kernel -> `OLD..NEW` for what moved between two runs."""
-    return {kernel: f"{old[:12]}..{new[:12]}" for kernel, old, new in _moved(before, after)}
-
-
-def _moved(before: Entry | None, after: Entry) -> Iterator[tuple[str, str, str]]:
+    found = {}
     for kernel, head in after.heads.items():
         old, new = (before.heads.get(kernel, {}) if before else {}).get("commit"), head.get("commit")
         if old and new and old != new:
-            yield kernel, old, new
+            found[kernel] = f"{old[:12]}..{new[:12]}"
+    return found

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from kpatchlab import __version__
@@ -264,11 +263,11 @@ class Night:
         return report
 
     def _site(self, report: Report) -> Report:
-        if not self.lab.nightly.site:
-            return report
-        from kpatchlab.site.make import make_site
+        from kpatchlab.site.make import folder_of, make_site
 
-        folder = self.lab.root / Path(self.lab.nightly.site).expanduser()
+        folder = folder_of(self.lab)
+        if folder is None:
+            return report
         made = make_site(self.store, folder, self.lab.title)
         note = f"site: {folder}/index.html, {made.written} of {made.pages} pages written"
         return dataclasses.replace(report, notes=(*report.notes, note))

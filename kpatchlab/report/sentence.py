@@ -26,7 +26,8 @@ def word(comparison: Comparison) -> str:
     if comparison.exit_code:
         return "INCOMPLETE"
     if measured(comparison):
-        return next((str(speed) for speed in _RANK if _speeds(comparison)[speed]), "UNKNOWN")
+        speeds = _speeds(comparison)
+        return next((str(speed) for speed in _RANK if speeds[speed]), "UNKNOWN")
     return "NO REGRESSION" if comparison.compares else "PASSED"
 
 

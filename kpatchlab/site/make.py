@@ -23,6 +23,7 @@ from kpatchlab.history.news import ALARMS
 from kpatchlab.history.query import CheckHistory, Entry, History
 from kpatchlab.history.text import change, letter
 from kpatchlab.history.trends import Trend, trends
+from kpatchlab.lab import Lab
 from kpatchlab.store import Store
 from kpatchlab.templates import templates
 
@@ -42,6 +43,11 @@ class Made:
 
     pages: int
     written: int
+
+
+def folder_of(lab: Lab) -> Path | None:
+    """Return where a lab file has the site of its nights; None: nowhere."""
+    return lab.root / Path(lab.nightly.site).expanduser() if lab.nightly.site else None
 
 
 def make_site(store: Store, folder: Path, title: str) -> Made:
