@@ -3,7 +3,7 @@
 The tree of kernels/tiny.yaml becomes a repository with --commits commits on top. Six of them bring a fault: sendfile
 into TCP hangs, names of AF_UNIX sockets leak, soft-iWARP oopses when it transmits, writes to AF_UNIX streams take about
 5 % more instructions, what is spliced out of AF_UNIX is wrong in one run of three, and a module does not compile. The
-others add a constant each. The bad end has all of them, and each search must find its own. A search uses what those
+others are harmless. The bad end has all of them, and each search must find its own. A search uses what those
 before it have built; the first one builds the tree, with soft-iWARP on top of the smallest configuration.
 
 It is one round, since a second one would find every kernel built.

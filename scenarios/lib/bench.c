@@ -4,8 +4,8 @@
  * FAMILY is unix, tcp, udp, tls (kernel TLS over TCP, sent; the other end takes the records as they are) or alg
  * (AF_ALG, sha256). One file of 1 MiB in memory is sent again and again, in calls of 4 KiB to 1 MiB, MIB MiB a round.
  * The first round of each kind is warm-up, shorter, and dropped; what is printed is the median of the others, or the
- * best of them on an emulated processor and in counted instructions. Bytes are counted, not compared: that data arrives whole is what the other
- * scenarios are for.
+ * best of them on an emulated processor and in counted instructions. Bytes are counted, not compared: that data arrives
+ * whole is what the other scenarios are for.
  *
  * With LAB_MODE=instructions the clock counts one instruction as a nanosecond, and the units say so; all is done
  * in one process. Otherwise the reader is another process, as it is with anybody's program.
