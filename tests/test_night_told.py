@@ -1,5 +1,6 @@
 """How a night is told: the mail, the site, and the command that looks for what broke it, which must really start."""
 
+import dataclasses
 import email
 import email.policy
 import shlex
@@ -9,6 +10,8 @@ import pytest
 from sample_run import SPLAT
 
 from kpatchlab import debug
+from kpatchlab.bisect.criterion import Criterion
+from kpatchlab.bisect.state import Question, Searches
 from kpatchlab.cli.bisect import _question, bisect
 from kpatchlab.errors import LabError
 from kpatchlab.history.culprit import by_case, by_metric, by_splat, search
@@ -17,8 +20,9 @@ from kpatchlab.history.query import Entry
 from kpatchlab.model import Metric, Outcome
 from kpatchlab.nightly.lanes import look
 from kpatchlab.nightly.letter import letter
-from kpatchlab.nightly.night import bisect_by, lines
+from kpatchlab.nightly.night import lines
 from kpatchlab.nightly.notify import message
+from kpatchlab.nightly.searches import bisect_by
 from kpatchlab.nightly.settings import Mail
 from kpatchlab.report import mail
 from kpatchlab.report.prose import WIDTH
@@ -263,9 +267,9 @@ def test_a_splat_that_is_new_has_a_command(nights):
         ("import sys; print('refused: both fail'); sys.exit(2)", "refused: both fail"),
     ],
 )
-def test_what_a_search_came_to_is_its_own_line(monkeypatch, script, words):
-    monkeypatch.setattr("kpatchlab.nightly.night.PROGRAM", [sys.executable, "-c", script])
-    assert bisect_by("kpatchlab bisect", 60) == words
+def test_what_a_search_came_to_is_its_own_line(monkeypatch, tmp_path, script, words):
+    monkeypatch.setattr("kpatchlab.nightly.searches.PROGRAM", [sys.executable, "-c", script])
+    assert bisect_by(tmp_path, "kpatchlab bisect", 60, "") == words
 
 
 @pytest.mark.parametrize(
@@ -276,8 +280,26 @@ def test_what_a_search_came_to_is_its_own_line(monkeypatch, script, words):
         ("import time; time.sleep(60)", r"not found within 0\.5 s; it can go on"),
     ],
 )
-def test_a_search_that_comes_to_nothing_says_why(monkeypatch, script, words):
+def test_a_search_that_comes_to_nothing_says_why(monkeypatch, tmp_path, script, words):
     """Whatever ends it: an error of its own, a fault of the lab, or the end of its time."""
-    monkeypatch.setattr("kpatchlab.nightly.night.PROGRAM", [sys.executable, "-c", script])
+    monkeypatch.setattr("kpatchlab.nightly.searches.PROGRAM", [sys.executable, "-c", script])
     with pytest.raises(LabError, match=words):
-        bisect_by("kpatchlab bisect", 0.5 if "sleep" in script else 60)
+        bisect_by(tmp_path, "kpatchlab bisect", 0.5 if "sleep" in script else 60, "")
+
+
+def test_a_killed_night_goes_on_with_its_own_searches(monkeypatch, tmp_path):
+    """And with no other: not an earlier night's, which another kernel may have been under, nor one for another case."""
+    echo = "import sys; print('culprit: ' + ' '.join(sys.argv[1:]))"
+    monkeypatch.setattr("kpatchlab.nightly.searches.PROGRAM", [sys.executable, "-c", echo])
+    searches, words = Searches(tmp_path), "kpatchlab --lab x.yaml bisect --good a --case 'b c'"
+    asked = Question(
+        "with", Criterion("case"), command="/usr/lib/__main__.py --lab x.yaml bisect --good a --case 'b c'"
+    )
+    assert bisect_by(tmp_path, words, 60, "20200101-000000") == "culprit: --lab x.yaml bisect --good a --case b c"
+    state, folder = searches.new(asked)
+    searches.new(dataclasses.replace(asked, command="kpatchlab bisect --good a"))
+    resumed = f"culprit: --lab x.yaml bisect --resume {state.id}"
+    assert bisect_by(tmp_path, words, 60, state.id[:15]) == resumed
+    assert bisect_by(tmp_path, words, 60, "99990101-000000") == "culprit: --lab x.yaml bisect --good a --case b c"
+    (folder / "report.txt").write_text("a search\n\nculprit: 1234\n")
+    assert bisect_by(tmp_path, words, 60, state.id[:15]) == "culprit: 1234"

@@ -70,7 +70,7 @@ def test_bisect_within_its_time(nights):
     nights.push()
     nights.job(bad_on_with("a"))
     asked = []
-    report = nights.night(bisect=lambda command, left: asked.append((command, left)) or "abc is the first bad one")
+    report = nights.night(bisect=lambda command, left, _: asked.append((command, left)) or "abc is the first bad one")
     assert asked[0][0] == report.news[0].bisect
     assert 7100 < asked[0][1] <= 7200
     assert any(note.endswith(": abc is the first bad one") for note in report.notes)

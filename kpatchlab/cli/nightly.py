@@ -31,8 +31,9 @@ def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
     from kpatchlab.cache import Cache
     from kpatchlab.model import to_json
     from kpatchlab.nightly.lock import held
-    from kpatchlab.nightly.night import Night, bisect_by, lines
+    from kpatchlab.nightly.night import Night, lines
     from kpatchlab.nightly.notify import notify
+    from kpatchlab.nightly.searches import bisect_by
     from kpatchlab.pipeline import Settings, execute
     from kpatchlab.store import Store
 
@@ -57,8 +58,9 @@ def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
 
         stack.enter_context(interruptible(settings))
         context = BuildContext(cache, lab.root, lab.mirror, cancel=settings.cancel)
+        search = functools.partial(bisect_by, store.root) if bisect else None
         night = Night(
-            lab, store, context, settings, run, options.again, say, bisect_by if bisect else None, force=force,
+            lab, store, context, settings, run, options.again, say, search, force=force,
             tell=lambda report: notify(lab, report, store),
         )  # fmt: skip
         report = night.run()

@@ -13,7 +13,7 @@ from typing import Any
 
 from kpatchlab import __version__
 from kpatchlab.build import BuildContext
-from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.errors import LabError
 from kpatchlab.facts import new_run
 from kpatchlab.forecast import history
 from kpatchlab.history import database
@@ -78,7 +78,7 @@ class Night:
         execute: see `Execute`.
         again: words of a verb -> the command line that the user would type.
         say: takes each line for people.
-        bisect: runs a command line of `bisect` within so many seconds, and returns what it said; None: not wanted.
+        bisect: runs a command line of `bisect` within so many seconds, see `searches.bisect_by`; None: not wanted.
         force: run though nothing is new.
         tell: tells those who want to know of a night, and yields a line about each; None: nobody does.
     """
@@ -90,7 +90,7 @@ class Night:
     execute: Execute
     again: Callable[[str], str]
     say: Callable[[str], None]
-    bisect: Callable[[str, float], str] | None = None
+    bisect: Callable[[str, float, str], str] | None = None
     force: bool = False
     tell: Callable[[Report], Iterable[str]] | None = None
 
@@ -231,7 +231,7 @@ class Night:
             night, "done" if runs else "lost", 1 if 1 in codes else max(codes, default=0), tuple(found), runs, moved,
             tuple(troubles), tuple(notes), title=self.lab.title,
         )  # fmt: skip
-        report = dataclasses.replace(report, notes=(*report.notes, *self._bisected(found)))
+        report = dataclasses.replace(report, notes=(*report.notes, *self._bisected(found, night)))
         stored = to_json(report) | {"headline": report.headline}
         book.end(self.store, night, book.UNTOLD if self.tell else report.state, report.exit_code, stored)
         return self._told(self._tidied(report))
@@ -313,7 +313,7 @@ class Night:
         words = (parted[:12] if word == old["commit"][:12] else word for word in found.words)
         return dataclasses.replace(found, words=tuple(words))
 
-    def _bisected(self, found: Iterable[News]) -> Iterable[str]:
+    def _bisected(self, found: Iterable[News], night: str) -> Iterable[str]:
         """Look for the commits of what is new, one after another, within the night's time for it."""
         if self.bisect is None:
             return
@@ -324,7 +324,7 @@ class Night:
                 yield f"no time left to bisect: {command}"
                 continue
             try:
-                yield f"{command}: {self.bisect(command, left)}"
+                yield f"{command}: {self.bisect(command, left, night)}"
             except LabError as error:
                 yield f"{command}: {error.message}"
 
@@ -378,27 +378,3 @@ def lines(report: Report) -> Iterable[str]:
     yield from report.notes
     if report.pruned:
         yield f"pruned {len(report.pruned)} old runs; the history keeps what they were"
-
-
-FOUND = ("culprit: ", "one of ", "refused: ")
-"""How the line of a search's report begins that says what it came to, see `bisect.report`."""
-PROGRAM = (sys.executable, "-m", "kpatchlab")
-
-
-def bisect_by(command: str, seconds: float) -> str:
-    """Run a command line of `bisect` (its words after the program's name), and return what it came to, in one line.
-
-    Raises:
-        HostError: it did not end in time.
-        UserError: it could not be done.
-    """
-    from kpatchlab import proc
-    from kpatchlab.progress import clock
-
-    result = proc.run([*PROGRAM, *shlex.split(command)[1:]], timeout_s=seconds, check=False)
-    if result.timed_out:
-        raise HostError(f"not found within {clock(seconds)}; it can go on: kpatchlab bisect --resume last")
-    if found := next((line for line in result.stdout.splitlines() if line.startswith(FOUND)), ""):
-        return found
-    said = result.stderr.strip().splitlines() or ["it said nothing"]
-    raise UserError(next((line for line in said if line.startswith("kpatchlab: ")), said[-1]))
