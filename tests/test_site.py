@@ -1,6 +1,9 @@
 """The site of nights: pages, links that lead somewhere, nothing written twice, nothing foreign as markup."""
 
 import html.parser
+import subprocess
+import sys
+import urllib.request
 
 import pytest
 
@@ -8,6 +11,7 @@ from kpatchlab.history import database
 from kpatchlab.nightly import book
 from kpatchlab.site.make import make_site
 from kpatchlab.store import Store
+from tests import labdir
 from tests.test_history import F, Metric, P, night
 
 
@@ -64,6 +68,8 @@ def test_a_site_elsewhere_has_the_pages_of_runs_itself(store, tmp_path):
     first, *_, last = store.ids()
     for run in (first, last):
         (store.root / run / "index.html").write_text(f"page of {run}")
+        (store.root / run / "jobs/a_1/attach-main").mkdir(parents=True, exist_ok=True)
+        (store.root / run / "jobs/a_1/attach-main/console.log").write_text(run)
     folder = tmp_path / "www"
     made = make_site(store, folder, "t")
     assert made.written == made.pages
@@ -71,10 +77,13 @@ def test_a_site_elsewhere_has_the_pages_of_runs_itself(store, tmp_path):
         path for path in (folder / "nights").iterdir() if f'href="../runs/{last}/index.html"' in path.read_text()
     )
     assert (page.parent / f"../runs/{last}/index.html").read_text() == f"page of {last}"
+    assert {path.read_text() for path in folder.glob("runs/*/jobs/a_1/attach-main/console.log")} == {first, last}
+    assert not list(folder.glob("runs/*/jobs/*.json"))
     assert make_site(store, folder, "t").written == 0
     store.delete(first)
     make_site(store, folder, "t")
     assert (folder / f"runs/{first}/index.html").exists(), "what was told of a run stays when its folder goes"
+    assert not (folder / f"runs/{first}/jobs").exists()
 
 
 def test_only_what_changed_is_written_again(store):
@@ -93,3 +102,26 @@ def test_a_store_without_nights(tmp_path):
     database.connect(store.root / "index.db").close()
     make_site(store, tmp_path / "out", "")
     assert "No night has been yet" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(("place", "path"), [("", "/site/"), ("results/my nights", "/my%20nights/"), ("../www", "/")])
+def test_serve_shows_the_site_where_the_lab_file_has_it(tmp_path, place, path):
+    root = tmp_path / "lab"
+    labdir.make(root)
+    if place:
+        with (root / "lab.yaml").open("a") as handle:
+            handle.write(f"nightly: {{site: {place}}}\n")
+    database.connect(root / "results/index.db").close()
+    command = [sys.executable, "-m", "kpatchlab", "--lab", str(root / "lab.yaml")]
+    refused = subprocess.run([*command, "serve", "--port", "0"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "kpatchlab site makes it" in refused.stderr
+    subprocess.run([*command, "site"], check=True, capture_output=True)
+    with subprocess.Popen([*command, "serve", "--port", "0"], stdout=subprocess.PIPE, text=True) as child:
+        url = child.stdout.readline().strip()
+        try:
+            assert url.endswith(path)
+            with urllib.request.urlopen(url) as page:
+                assert b"No night has been yet" in page.read()
+        finally:
+            child.terminate()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import lzma
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.build.failures import normal
+from kpatchlab.cache import link_or_copy
 from kpatchlab.errors import HostError
 from kpatchlab.model import BuildResult, ModuleFailure, to_json
 
@@ -25,16 +25,6 @@ BOOT_MODULES = (
 NOTES = "gcno"
 """The folder of a kernel that was built for gcov."""
 SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Put a file at `target`, as a hard link where the file system allows it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def modules_of(folder: Path) -> dict[str, Path]:

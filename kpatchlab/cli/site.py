@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
@@ -33,17 +34,24 @@ def site(options: Options, output: Path | None) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any that is free.")
 @pass_options
 def serve(options: Options, port: int) -> None:
-    """Serve the results, with the site of the nights, on the loopback interface; Ctrl-C ends it."""
+    """Serve the site of the nights, with its runs, on the loopback interface; Ctrl-C ends it."""
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-    root = options.lab_file().parent / "results"
-    if not (root / "site" / "index.html").exists():
-        raise UserError(f"there is no site in {root}", hint="kpatchlab site makes it")
+    from kpatchlab.site.make import FOLDER, folder_of
+
+    lab = load_lab(options)
+    results = lab.root / "results"
+    folder = (folder_of(lab) or results / FOLDER).resolve()
+    if not (folder / "index.html").exists():
+        raise UserError(f"there is no site in {folder}", hint="kpatchlab site makes it")
+    # In the results folder its links lead out of it, to the runs beside it.
+    root = results.resolve() if folder.is_relative_to(results.resolve()) else folder
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(root))
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     except OSError as error:
         raise UserError(f"cannot serve on port {port}: {error.strerror}", hint="--port chooses another") from None
-    click.echo(f"http://127.0.0.1:{server.server_port}/site/")
+    path = quote(f"/{folder.relative_to(root)}/").replace("/./", "/")
+    click.echo(f"http://127.0.0.1:{server.server_port}{path}")
     with server:
         server.serve_forever()

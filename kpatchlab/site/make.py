@@ -5,7 +5,8 @@ nights/NIGHT.html  what a night brought
 checks/ID.html     one check, run by run
 trends.html        every metric with its changes
 badge.svg, badge-LANE.svg
-runs/RUN/          the page of each run, where the site does not lie in the results folder, beside the runs themselves
+runs/RUN/          the page of each run and its logs, where the site does not lie in the results folder, beside the runs
+                   themselves
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kpatchlab.cache import link_or_copy
 from kpatchlab.errors import HostError
 from kpatchlab.history.news import ALARMS
 from kpatchlab.history.query import CheckHistory, Entry, History
@@ -62,7 +65,33 @@ def make_site(store: Store, folder: Path, title: str) -> Made:
     for name, data in pages:
         path = folder / name
         written += data is not None and _write(path, data)
+    if not _inside(folder, store):
+        _keep_logs(store, folder)
     return Made(len(pages), written)
+
+
+def _inside(folder: Path, store: Store) -> bool:
+    return folder.resolve().is_relative_to(store.root.resolve())
+
+
+def _keep_logs(store: Store, folder: Path) -> None:
+    """Put what the runs' pages link to beside them, for as long as the store has the run: links where they can be."""
+    for page in folder.glob("runs/*/index.html"):
+        kept, logs = page.parent / "jobs", store.root / page.parent.name / "jobs"
+        if not logs.is_dir():
+            shutil.rmtree(kept, ignore_errors=True)
+            continue
+        try:
+            for source in logs.glob("*/**/*"):
+                target = kept / source.relative_to(logs)
+                if source.is_file() and _stamp(target) != _stamp(source):
+                    link_or_copy(source, target)
+        except OSError as error:
+            raise HostError(f"cannot write {kept}: {error.strerror}", hint="is the disk full?") from None
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
 
 
 def _write(path: Path, data: bytes) -> bool:
@@ -87,7 +116,7 @@ def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator
     entries = {entry.id: entry for entry in history.entries()}
     nights = [night | {"report": EMPTY | night["report"]} for night in history.nights()]
     there, runs_at = set(store.ids()), "runs"
-    if folder.resolve().is_relative_to(store.root.resolve()):
+    if _inside(folder, store):
         runs_at = os.path.relpath(store.root.resolve(), folder.resolve())
     else:
         yield from _run_pages(store, folder, there)
