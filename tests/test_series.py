@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from xml.etree import ElementTree as ET
 
 import pytest
 from series_fixtures import SeriesBench, program, row
 
+from kpatchlab.build import build_kernel, kernel_key
+from kpatchlab.build.kernel import series_changes
 from kpatchlab.build.series import apply_series
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.recipes import QuiltSeries
 from kpatchlab.series import Wanted, judge, walk
+from kpatchlab.series.scenarios import write_quilt
 from kpatchlab.series.views import VIEWS
 
 ALPHA = ("drivers/alpha.c", "return core_answer();")
@@ -86,7 +91,7 @@ def test_scenarios_run_on_a_patch_that_took_fuzz_as_what_it_came_to(bench, tmp_p
     bench.patch("gamma: more", ("drivers/gamma.c", "return 2 + beta_call()", "return 3 + beta_call()"))
     seen = []
 
-    def run(_, patches):
+    def run(_, patches, keep):
         tree = tmp_path / f"plain-{len(patches)}"
         bench.git("worktree", "add", "-q", "--detach", str(tree), bench.git("rev-list", "--max-parents=0", "HEAD"))
         apply_series(patches, tree, bench.ctx)
@@ -101,6 +106,48 @@ def test_scenarios_run_on_a_patch_that_took_fuzz_as_what_it_came_to(bench, tmp_p
     assert [one.applied.how for one in done.patches] == ["strict", "strict", "fuzz", "strict"]
     assert [one.scenarios for one in done.patches] == [{"solo": "pass"}] * 4
     assert seen == ["beta_call()", "beta_call()", "2 + beta_call()", "3 + beta_call()"]
+
+
+def test_scenarios_run_on_the_kernel_that_the_walk_has_built(bench):
+    """No tree is unpacked and built once more for them; a kernel that does not build runs none."""
+    bench.patch("alpha: two", ("drivers/alpha.c", "core_answer();", "core_answer() + 2;"))
+    bench.patch("core: broken", ("core/net.c", SEND, "int core_send(int flags\n{"))
+    bench.patch("core: mended", ("core/net.c", "int core_send(int flags\n{", SEND))
+    bench.patch("delta: one", ("drivers/delta.c", "core_send(0)", "core_send(1)"))
+    first = bench.git("rev-list", "--max-parents=0", "HEAD")
+    source = {"type": "git", "path": str(bench.tree), "revision": first}
+    recipe = bench.recipe(source=source, series=[{"type": "patches", "path": str(bench.patches)}])
+    kept = {}
+
+    def run(_, patches, keep):
+        folder = bench.root / f"quilt-{len(patches)}"
+        shutil.rmtree(folder, ignore_errors=True)
+        write_quilt(folder, patches)
+        series = (QuiltSeries(type="quilt", path=str(folder)),) if patches else ()
+        shorter = recipe.model_copy(update={"series": series})
+        keep(shorter)
+        kept[len(patches)] = build_kernel(shorter, "k", bench.ctx)
+        return {} if len(patches) == 1 and len(kept) == 2 else {"solo": "pass"}
+
+    wanted = Wanted((), scenarios=("solo",), run_scenarios=run)
+    done, _ = walk(recipe, "with", bench.ctx, bench.results, wanted, bench.told.append)
+    ways = [one.scenarios.get("solo") for one in done.patches]
+    assert ways == ["pass", None, "blocked", "pass", "pass"]
+    assert [(n, one.cached, one.objects_compiled) for n, one in sorted(kept.items())] == [
+        (0, True, 7), (1, True, 1), (3, True, 0), (4, True, 1)  # 3: out of ccache
+    ]  # fmt: skip
+    # What was stopped is run now: its kernel is there; and where it is not, the tree stands there once more.
+    for lost in (False, True):
+        if lost:
+            shutil.rmtree(kept[1].path)
+            (stored,) = (bench.results / "series").glob("*/patches/0001-*.json")
+            stored.write_text(json.dumps(json.loads(stored.read_text()) | {"scenarios": {}}))
+        done, _ = walk(recipe, "with", bench.ctx, bench.results, wanted, bench.told.append)
+        assert [one.scenarios.get("solo") for one in done.patches] == ["pass", "pass", "blocked", "pass", "pass"]
+        assert kept[1].cached
+    plain = bench.recipe(source=source, series=[{"type": "patches", "path": str(bench.patches)}])
+    assert kernel_key(plain, bench.ctx) == kept[4].key
+    assert series_changes(plain, bench.ctx).patches[3].hunks
 
 
 def test_every_view_has_every_patch(walked):

@@ -26,8 +26,10 @@ def test_each_patch_is_an_ordinary_run_of_the_patches_so_far(bench, monkeypatch)
     bench.job = lambda inputs: Outcome.FAIL
     run = runner(bench.lab, "with", ("solo",), bench.host, PlainProgress(bench.out), bench.settings)
     patches = [Patch("one", "", b"--- a/x\n", 1), Patch("two", "", b"--- x\n", 0)]
-    assert run("with, patch 2: two", patches) == {"solo": "fail"}
-    assert run("with, patch 0", []) == {"solo": "fail"}
+    kept = []
+    assert run("with, patch 2: two", patches, kept.append) == {"solo": "fail"}
+    assert run("with, patch 0", [], kept.append) == {"solo": "fail"}
+    assert [len(recipe.series) for recipe in kept] == [1, 0]
     assert seen == [("patch-2", ["0001.patch", "-p1", "0002.patch", "-p0"]), ("patch-0", [])]
     assert bench.store.load("last")[0].title == "with, patch 0"
     assert not list((bench.host.cache.root / "tmp").glob("series-*"))

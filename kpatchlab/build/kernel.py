@@ -7,13 +7,13 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kpatchlab.build import artifact, changes, config, failures, make, series, source
 from kpatchlab.build.context import BuildContext, BuildProgress, Recipe
-from kpatchlab.cache import content_key
+from kpatchlab.cache import content_key, link_or_copy
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.maintainers import NAME as MAINTAINERS
 from kpatchlab.model import BuildResult, ConfigMiss, ModuleFailure, Outcome, from_json
@@ -251,6 +251,35 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
     return replace(result, module_failures=tuple(missing))
 
 
+def keep_kernel(
+    recipe: Recipe, name: str, job: make.Job, outcome: make.Compiled, before: Callable[[str], bytes | None],
+    ctx: BuildContext,
+) -> None:  # fmt: skip
+    """Keep what a job made in a warm tree, where the recipe's series stands, so that `build_kernel` finds it.
+
+    What is built where it lies, or for gcov, is left to `build_kernel`: its objects are other ones.
+
+    Args:
+        job: of the recipe's configuration, with all modules.
+        before: as `changes.Replay` has it, for the tree without the series.
+    """
+    plan = _plan(recipe, ctx)
+    if plan.prebuilt or plan.in_place or recipe.coverage:
+        return
+
+    def produce(work: Path) -> None:
+        plan.misses = config.verify(plan.asked, config.read_config(job.obj / ".config"), job.tree, ctx)
+        (work / "build.log").write_text(outcome.log)
+        result = replace(_result(plan, name, ctx), reproduce=_reproduce(plan, job, ctx), release=job.release())
+        result = replace(result, objects_compiled=outcome.compiled, objects_total=outcome.total)
+        missing = _install(job, outcome.records, result.release, work, ctx)
+        shutil.rmtree(work / "root", ignore_errors=True)
+        artifact.write_records(work, replace(result, module_failures=tuple(missing)), missing)
+
+    _keep_changes(plan, changes.Replay(plan.patches, before), job.tree, ctx)
+    ctx.cache.get("kernel", plan.key, produce, label=_label(plan, ctx))
+
+
 def _tree(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> tuple[Path, Path]:
     """Return the tree, series applied, and its object directory."""
     if plan.in_place:
@@ -293,6 +322,11 @@ def _apply(plan: _Plan, tree: Path, ctx: BuildContext) -> changes.Changes:
     """Apply the series to a plain tree, and keep what each of its patches changes."""
     replay = changes.Replay(plan.patches, changes.reader(tree))
     series.apply_series(plan.patches, tree, ctx)
+    return _keep_changes(plan, replay, tree, ctx)
+
+
+def _keep_changes(plan: _Plan, replay: changes.Replay, tree: Path, ctx: BuildContext) -> changes.Changes:
+    """Keep what each patch of a series changes, now that `tree` has it."""
     if not plan.patches:
         return changes.Changes()
     key = changes.changes_key(plan.base_key, plan.patches)
@@ -356,11 +390,11 @@ def _install(
         ctx.verbose(f"module {module} left out")
     for module, path in built.items():
         if module not in gone:
-            artifact.link_or_copy(path, work / "modules-debug" / path.relative_to(job.obj))
+            link_or_copy(path, work / "modules-debug" / path.relative_to(job.obj))
     folder = artifact.finish_modules(root, release, job.obj / "System.map")
     shutil.copyfile(job.image(), work / "vmlinuz")
     for kept, target in (("vmlinux", "vmlinux"), ("System.map", "System.map"), (".config", "config")):
-        artifact.link_or_copy(job.obj / kept, work / target)
+        link_or_copy(job.obj / kept, work / target)
     artifact.keep_lists(folder, work)
     artifact.pack_modules(root, work / "modules.erofs", work / "config")
     if (job.tree / MAINTAINERS).exists():  # the tree itself is not kept

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from kpatchlab.build.context import Recipe
 from kpatchlab.build.series import Patch
 from kpatchlab.facts import new_run
 from kpatchlab.host import Host
@@ -22,17 +23,18 @@ from kpatchlab.store import Store
 
 def runner(
     lab: Lab, kernel: str, choice: Sequence[str], host: Host, progress: Progress, settings: Settings
-) -> Callable[[str, Sequence[Patch]], dict[str, str]]:
+) -> Callable[[str, Sequence[Patch], Callable[[Recipe], None]], dict[str, str]]:
     """Return a function that runs the chosen scenarios on the first patches of `kernel`'s series.
 
-    It takes a title and the patches, and returns scenario -> outcome of its worst job. The kernels are those that
-    `lab build` would make of the same patches, so the last one is the lab's own, by content key.
+    It takes a title, the patches, and what keeps their kernel where it stands built, and returns scenario -> outcome
+    of its worst job. The kernels are those that `lab build` would make of the same patches, so the last one is the
+    lab's own, by content key.
     """
 
-    def run(title: str, patches: Sequence[Patch]) -> dict[str, str]:
+    def run(title: str, patches: Sequence[Patch], keep: Callable[[Recipe], None]) -> dict[str, str]:
         folder = host.cache.root / "tmp" / f"series-{kernel}-{len(patches)}"
         shutil.rmtree(folder, ignore_errors=True)
-        _write(folder, patches)
+        write_quilt(folder, patches)
         recipe = lab.kernels[kernel].model_copy(
             update={"series": (QuiltSeries(type="quilt", path=str(folder)),) if patches else ()}
         )
@@ -41,6 +43,7 @@ def runner(
             lab, title=title, base=name, kernels={name: recipe}, matrix=Matrix(columns=("kernels",))
         )
         try:
+            keep(recipe)
             plan = make_plan(one, choice=tuple(choice))
             run_dir = new_run(Store(lab.root / "results"), one, plan, title, settings.command)
             return outcomes(execute(one, plan, host, run_dir, progress, settings))
@@ -58,7 +61,7 @@ def outcomes(run: Run) -> dict[str, str]:
     return {name: str(worst(every)) for name, every in found.items()}
 
 
-def _write(folder: Path, patches: Sequence[Patch]) -> None:
+def write_quilt(folder: Path, patches: Sequence[Patch]) -> None:
     """Write patches as a quilt directory."""
     folder.mkdir(parents=True)
     names = []

@@ -161,6 +161,11 @@ class Tree:
         states = [(name, _read(self._stage / name)) for name in self._files if re.search(pattern, name)]
         return content_key([(name, state and (state[0], state[1].hex())) for name, state in states])
 
+    def before(self, name: str) -> bytes | None:
+        """Return what a file that the series touches is without it, None where there is none."""
+        state = self._original(name)
+        return state[1] if state else None
+
     def state(self, name: str) -> State:
         """Return a file as it is now in the tree."""
         return _read(self.path / name)

@@ -19,9 +19,10 @@ from pathlib import Path
 from kpatchlab import __version__
 from kpatchlab.build import config, failures, git, make, series, source
 from kpatchlab.build.context import BuildCancelled, BuildContext, BuildProgress, Recipe
+from kpatchlab.build.kernel import cached_kernel, keep_kernel
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
-from kpatchlab.model import from_json, to_json
+from kpatchlab.model import Outcome, from_json, to_json
 from kpatchlab.series import checks, warnings
 from kpatchlab.series.tree import Tree, files_of, renames_of
 from kpatchlab.series.values import Applied, Built, Looked, PatchResult, Walk
@@ -44,14 +45,15 @@ class Wanted:
     Attributes:
         checks: those of `CHECKS` that are asked for.
         fresh: look at every patch again, whatever is stored.
-        scenarios: names of scenarios to run with each patch that builds, through `run_scenarios`, which takes a title
-            and the patches so far, and returns scenario -> outcome, or nothing where it was stopped.
+        scenarios: names of scenarios to run with each patch that builds, through `run_scenarios`, which takes a title,
+            the patches so far, and what keeps the kernel that was built of them, given the recipe that it is kept
+            for; it returns scenario -> outcome, or nothing where it was stopped.
     """
 
     checks: tuple[str, ...] = ALWAYS
     fresh: bool = False
     scenarios: tuple[str, ...] = ()
-    run_scenarios: Callable[[str, Sequence[series.Patch]], dict[str, str]] | None = None
+    run_scenarios: Callable[[str, Sequence[series.Patch], Callable[[Recipe], None]], dict[str, str]] | None = None
 
 
 def walk(
@@ -154,6 +156,7 @@ class _Walker:
         self.bench = checks.Bench(self.tree, "obj-checks", ctx, ["W=1"], sparse=sparse)
         self.allmod = checks.Bench(self.tree, "obj-allmod", ctx, ["W=1"], sparse=False)
         self._at = -1
+        self._outcome: make.Compiled | None = None
 
     def _unpack(self) -> None:
         tree = self.folder / "tree"
@@ -199,8 +202,7 @@ class _Walker:
         if self.wanted.run_scenarios and facts.built and set(self.wanted.scenarios) - set(facts.scenarios):
             if not facts.stored:
                 self._save(number, facts, patch)  # a kill during the run costs the run alone
-            title = f"{self.name}, patch {number}: {patch.subject}"
-            ran = self.wanted.run_scenarios(title, self.tree.applied[:number])
+            ran = self._run_scenarios(facts, f"{self.name}, patch {number}: {patch.subject}")
             facts = replace(facts, scenarios={**facts.scenarios, **ran}, stored=facts.stored and not ran)
         if not facts.stored:
             order = {check: place for place, check in enumerate(CHECKS)}
@@ -237,7 +239,7 @@ class _Walker:
         """Build with the patch, and compare what compilers and checkers say with it and without it."""
         number = facts.number
         if previous and self._at != number - 1:
-            self._stand_before(number)
+            self._stand_at(number - 1, number)
         afters = []
         if {"W=1", "sparse"} & set(todo):
             self._say(number, "W=1 before")
@@ -301,24 +303,44 @@ class _Walker:
 
         return finish
 
-    def _stand_before(self, number: int) -> None:
-        """Bring tree and objects to the patch before `number`, after patches that needed no build."""
+    def _stand_at(self, number: int, applied: int) -> None:
+        """Bring tree and objects to a patch, after patches that needed no build; `applied` are so far, beside it."""
         fresh = Tree(self.folder, self.plan.patches)
-        for _ in range(number - 1):
+        for _ in range(number):
             fresh.apply()
         fresh.settle()
         self._build(())
-        # The walk's own tree has the next patch applied beside it; its files come with the next settle.
+        self._at = number
+        # Those that are further than the tree stay beside it; their files come with the next settle.
         self.tree = self.bench.tree = self.allmod.tree = Tree(self.folder, self.plan.patches)
-        for _ in range(number):
+        for _ in range(applied):
             self.tree.apply()
+
+    def _run_scenarios(self, facts: PatchResult, title: str) -> dict[str, str]:
+        """Run what is wanted on the kernel that stands in the tree; one that does not build blocks them all."""
+        run, number = self.wanted.run_scenarios, facts.number
+        assert run
+        if facts.built and facts.built.error:
+            return dict.fromkeys(self.wanted.scenarios, str(Outcome.BLOCKED))
+
+        def keep(recipe: Recipe) -> None:
+            if cached_kernel(recipe, self.name, self.ctx):
+                return
+            if self._at != number or not self._outcome:
+                self._stand_at(number, number)
+            if self._outcome and not self._outcome.fault:
+                self._say(number, "package")
+                keep_kernel(recipe, self.name, self.job, self._outcome, self.tree.before, self.ctx)
+
+        return run(title, self.tree.applied[:number], keep)
 
     def _build(self, files: Sequence[str]) -> Built:
         began = time.monotonic()
+        self._outcome = None
         values = self._configure()
         if isinstance(values, UserError):
             return Built(values.message, duration_s=time.monotonic() - began)
-        outcome = self.job.run(keep_going=True)
+        outcome = self._outcome = self.job.run(keep_going=True)
         fault = outcome.fault
         if fault:
             modules = failures.module_failures(outcome.records, self.tree.path)
