@@ -19,14 +19,11 @@ import contextlib
 import dataclasses
 import difflib
 import fcntl
-import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 import sqlite3
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -34,6 +31,7 @@ from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
 from kpatchlab.errors import HostError, LabError, LabWarning, UserError
+from kpatchlab.files import safe_name, write_atomic
 from kpatchlab.history import database
 from kpatchlab.history.index import RunRow, insert_row, read_row, summary
 from kpatchlab.history.record import MANUAL, Origin, record
@@ -44,51 +42,8 @@ LAST = "last"
 HEADER = "run.json"
 PINNED = "pinned"
 _LOCK = ".lock"
-_NAME_BYTES = 100
 
 T = TypeVar("T")
-
-
-def safe_name(text: str) -> str:
-    """Return a file name for `text`: itself where it is harmless, else cleaned with a digest that keeps it unique.
-
-    >>> safe_name("unix-splice.client=with,server=without.1")
-    'unix-splice.client=with,server=without.1'
-    >>> safe_name("../etc/passwd")
-    'etc_passwd-2ad7a0ff'
-    """
-    clean = re.sub(r"[^A-Za-z0-9._=,+@-]+", "_", text).strip("._")
-    if clean == text and 0 < len(text) <= _NAME_BYTES:
-        return text
-    return f"{clean[: _NAME_BYTES - 9]}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}".lstrip(
-        "-"
-    )
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write beside, fsync, rename: whoever reads sees the old file or the new one.
-
-    Raises:
-        HostError: it cannot be written (disk full, no permission).
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, beside = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".new", dir=path.parent)
-        try:
-            with open(descriptor, "wb") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fchmod(handle.fileno(), 0o644)
-                os.fsync(handle.fileno())
-            os.replace(beside, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(beside)
-            raise
-    except OSError as error:
-        raise HostError(
-            f"cannot write {path}: {error.strerror}", hint="is the disk full, or the folder read-only?"
-        ) from None
 
 
 def _dump(value: Any) -> bytes:

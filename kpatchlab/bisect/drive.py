@@ -16,9 +16,9 @@ from kpatchlab.bisect.search import FIGURES, Noise
 from kpatchlab.bisect.state import State
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.errors import UserError
+from kpatchlab.files import write_atomic
 from kpatchlab.progress import Progress, clock
 from kpatchlab.recipes import KernelRecipe
-from kpatchlab.store import write_atomic
 
 CANDIDATES = 3
 """Commits side by side where there is room: the half of what is left, and both quarters beside it."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from kpatchlab.bisect.criterion import Criterion
 from kpatchlab.bisect.loop import Told
 from kpatchlab.errors import LabError, UserError
+from kpatchlab.files import write_atomic
 from kpatchlab.model import from_json, to_json
-from kpatchlab.store import write_atomic
 
 FILE = "state.json"
 VERSION = 1

@@ -60,13 +60,13 @@ def series(
     """Look at a kernel's series patch by patch: applies, builds, new warnings, sparse, checkpatch, modules."""
     from kpatchlab.build import BuildContext, BuildProgress
     from kpatchlab.cache import Cache
+    from kpatchlab.files import write_atomic
     from kpatchlab.host import Host
     from kpatchlab.pipeline import Settings
     from kpatchlab.series import Wanted, judge, walk
     from kpatchlab.series.scenarios import runner
     from kpatchlab.series.views import FILES, VIEWS
     from kpatchlab.series.walk import ALWAYS
-    from kpatchlab.store import write_atomic
 
     lab = load_lab(options)
     name = kernel or _only_one(lab)

@@ -128,7 +128,7 @@ def write_output(path: Path, data: bytes) -> None:
     Raises:
         UserError: it is a folder, or cannot be written.
     """
-    from kpatchlab.store import write_atomic
+    from kpatchlab.files import write_atomic
 
     if path.is_dir():
         raise UserError(f"{path} is a folder", hint=f"a file in it: -o {path}/NAME")

@@ -22,11 +22,11 @@ from kpatchlab.build.context import BuildCancelled, BuildContext, BuildProgress,
 from kpatchlab.build.kernel import cached_kernel, keep_kernel
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.files import write_atomic
 from kpatchlab.model import Outcome, from_json, to_json
 from kpatchlab.series import checks, warnings
 from kpatchlab.series.tree import Tree, files_of, renames_of
 from kpatchlab.series.values import Applied, Built, Looked, PatchResult, Walk
-from kpatchlab.store import write_atomic
 
 VERSION = 1
 """Part of every key: raise it when the same patches are to be looked at again."""
