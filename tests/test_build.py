@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from build_fixtures import Bench
+from build_fixtures import CONFIG, Bench
 
 from kpatchlab.build import BuildCancelled, build_kernel, kernel_key
 from kpatchlab.build import make as make_module
@@ -58,6 +58,19 @@ def test_the_users_tree_is_never_touched(bench):
     build(bench)
     assert bench.snapshot() == before
     assert bench.git("status", "--porcelain") == "M drivers/delta.c"
+
+
+def test_what_is_kept_of_a_kernel_is_not_written_over_by_the_next_one_in_the_same_objects(bench):
+    first = bench.ctx.cache.path("kernel", build(bench).key)
+    kept = {path.name: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    bench.sub("core/net.c", "int core_send(int flags)\n{", "int core_more = 2;\nint core_send(int flags)\n{")
+    (bench.lab / "kernels/config/all.config").write_text(CONFIG.replace("DELTA=m", "DELTA=n"))
+    second = bench.ctx.cache.path("kernel", build(bench).key)
+    (bench.lab / "kernels/config/all.config").write_text(CONFIG)
+    third = bench.ctx.cache.path("kernel", build(bench).key)
+    assert "core_more" in (third / "System.map").read_text()
+    assert len({first, second, third}) == 3
+    assert {path.name: path.read_bytes() for path in first.rglob("*") if path.is_file()} == kept
 
 
 def test_a_tree_configured_in_place_is_refused(bench):

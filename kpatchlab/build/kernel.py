@@ -22,6 +22,8 @@ VERSION = 1
 """Part of every key: raise it when the same inputs are to give another artifact."""
 COVERAGE_VERSION = 1
 """The same, for kernels that are built for gcov."""
+IN_PLACE_VERSION = 1
+"""The same, for kernels of trees that are built from where they lie: before it their System.map was the next one's."""
 TAIL_LINES = 60
 WORK_TREES = "bisect"
 """The cache's kind of work trees that are the lab's own, and are built from where they lie."""
@@ -73,6 +75,7 @@ def _plan(recipe: Recipe, ctx: BuildContext) -> _Plan:
     if not prebuilt:
         parts += [series.series_key(patches), config.key(asked), plan.compiler]
         parts += ["coverage", COVERAGE_VERSION] if recipe.coverage else []
+        parts += ["in place", IN_PLACE_VERSION] if plan.in_place else []
     plan.key = content_key(parts)
     return plan
 
@@ -393,8 +396,10 @@ def _install(
             link_or_copy(path, work / "modules-debug" / path.relative_to(job.obj))
     folder = artifact.finish_modules(root, release, job.obj / "System.map")
     shutil.copyfile(job.image(), work / "vmlinuz")
-    for kept, target in (("vmlinux", "vmlinux"), ("System.map", "System.map"), (".config", "config")):
-        link_or_copy(job.obj / kept, work / target)
+    link_or_copy(job.obj / "vmlinux", work / "vmlinux")
+    # The next build in these objects makes a new vmlinux, and new modules, but writes these two where they are.
+    for kept, target in (("System.map", "System.map"), (".config", "config")):
+        shutil.copyfile(job.obj / kept, work / target)
     artifact.keep_lists(folder, work)
     artifact.pack_modules(root, work / "modules.erofs", work / "config")
     if (job.tree / MAINTAINERS).exists():  # the tree itself is not kept
