@@ -5,10 +5,12 @@ them makes AF_UNIX return wrong bytes where a read ends at an odd place. Both si
 which the good end and then the bad end were built: the user has just seen that one passes and the other fails.
 
 git's side is a clone with the lab's configuration; its step is `make` on the objects that lie there, without ccache,
-then `vng -r arch/x86/boot/bzImage` with the same test, on the host's root. It believes both ends and is done with the
-last step. The lab's time has all that it does: both ends, the steps, the proof, the culprit reverted on top of the bad
-end. It is one round, since a second one would find every kernel built. Takes as long as two builds of that kernel,
-one of them without ccache, and some twenty boots.
+then `vng -r arch/x86/boot/bzImage` with the same test, on the host's root. With --clean each step begins with
+`make clean`, as those have it who do not trust old objects, or who build on another machine each time. It believes
+both ends and is done with the last step. The lab's time has all that it does: both ends, the steps, the proof, the
+culprit reverted on top of the bad end. It is one round, since a second one would find every kernel built. Takes as
+long as two builds of that kernel, one of them without ccache, and some twenty boots; with --clean one more such build
+for each step.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ def main() -> None:
     """Measure and print."""
     options = parser(__doc__, rounds=1)
     options.add_argument("--commits", type=int, default=16, help="how many commits the range has")
+    options.add_argument("--clean", action="store_true", help="git's side compiles everything at each step")
     words = options.parse_args()
     cache = Cache()
     (cache.root / "tmp").mkdir(parents=True, exist_ok=True)
@@ -62,7 +65,7 @@ def main() -> None:
     try:
         made = repository(folder / "linux", context, words.commits)
         lab = Lab(folder, made)
-        git = Git(folder, made, lab)
+        git = Git(folder, made, lab, clean=words.clean)
         say("the lab builds both ends")
         lab.warm()
         say("git's clone: both ends are built")
@@ -74,9 +77,10 @@ def main() -> None:
     finally:
         context.discard(folder)
     print(f"{words.commits} commits; lab: {lab_steps} steps in {lab_s:.0f} s, ends, proof and revert included")
-    print(f"git bisect run: {git_steps} steps in {git_s:.0f} s")
+    print(f"git bisect run: {git_steps} steps in {git_s:.0f} s{', each from nothing' if words.clean else ''}")
     last_line(
-        commits=str(words.commits), lab_s=lab_s, git_s=git_s, lab_steps=str(lab_steps), git_steps=str(git_steps),
+        commits=str(words.commits), clean=str(words.clean).lower(), lab_s=lab_s, git_s=git_s,
+        lab_steps=str(lab_steps), git_steps=str(git_steps),
         ratio_to_git_bisect=git_s / lab_s,
     )  # fmt: skip
 
@@ -126,7 +130,7 @@ class Lab:
 class Git:
     """`git bisect run` on a clone."""
 
-    def __init__(self, folder: Path, made: list[str], lab: Lab) -> None:
+    def __init__(self, folder: Path, made: list[str], lab: Lab, *, clean: bool) -> None:
         self.tree, self.made, self.lab, self.folder = folder / "plain", made, lab, folder
         self.script = folder / "step.sh"
         loaded = load(labs.CLONE / "lab.yaml")
@@ -141,9 +145,9 @@ class Git:
         vng += [] if shape.accel == "kvm" else ["--disable-kvm"]
         vng += ["--cpus", str(shape.cpus), "--memory", f"{shape.memory_mib}M", "--force-9p", "--", str(test)]
         self._make = make
-        self.script.write_text(
-            STEP.format(make=shlex.join([*make, "bzImage", "modules"]), boot=shlex.join(vng), folder=folder)
-        )
+        build = shlex.join([*make, "bzImage", "modules"])
+        build = f"{{ {shlex.join([*make, 'clean'])} && {build}; }}" if clean else build
+        self.script.write_text(STEP.format(make=build, boot=shlex.join(vng), folder=folder))
         self.script.chmod(0o755)
 
     def warm(self) -> None:
