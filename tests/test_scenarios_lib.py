@@ -1,6 +1,7 @@
 """Units of scenarios/lib that can run on the host: reach against a made-up tracefs, KTAP printers, test data."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -103,6 +104,17 @@ def test_reach_does_not_guess_which_of_two_names_was_cut_off(trace):
     assert trace("start", "f", *names).returncode == 0
     (trace.tracing / "trace_stat" / "function0").write_text("  f   3\n  a_function_with_a_name_of_more   7\n")
     assert trace("read").stdout == f"f 3\n{names[0]} -1\n{names[1]} -1\n"
+
+
+def test_reach_on_a_kernel_without_tracing_says_that_nothing_can_be_traced(trace, tmp_path):
+    """Not that the counts could not be read, as where tracefs is there and not mounted."""
+    shutil.rmtree(trace.tracing)
+    known = tmp_path / "filesystems"
+    known.write_text("nodev\tsysfs\n")
+    assert trace("start", "tcp_sendpage", REACH_FILESYSTEMS=str(known)).returncode == 0
+    assert trace("read").stdout == "tcp_sendpage -1\n"
+    known.write_text("nodev\tsysfs\nnodev\ttracefs\n")
+    assert "mount tracefs" in trace("start", "tcp_sendpage", REACH_FILESYSTEMS=str(known)).stderr
 
 
 def test_reach_of_nothing_traceable_does_not_profile_the_whole_kernel(trace):
