@@ -234,8 +234,7 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
     stages = Stages(lab, for_jobs(plan, todo), host, settings, progress, save)
     peak = _Peak()
     executor: Executor = EXECUTORS["local"](None if lab.limits.guests == "auto" else int(lab.limits.guests))
-    progress.total_jobs = len(todo)
-    progress.seconds = {job.id: settings.seconds[job.id] for job in todo if job.id in settings.seconds}
+    progress.begin(len(todo), {job.id: settings.seconds[job.id] for job in todo if job.id in settings.seconds})
     try:
         if done:
             progress.note(f"{len(done)} of {len(plan.jobs)} jobs are done already")

@@ -30,17 +30,18 @@ class Progress(Protocol):
 
     Attributes:
         total_jobs: how many jobs are to be done; 0 where there are none.
-        seconds: job -> what it is expected to take, by what earlier runs took.
     """
 
     total_jobs: int
-    seconds: Mapping[str, float]
 
     def __enter__(self) -> Self:
         """Begin to show."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         """Leave the terminal as it was."""
+
+    def begin(self, jobs: int, seconds: Mapping[str, float]) -> None:
+        """A run of so many jobs begins; job -> what it is expected to take, by what earlier runs took."""
 
     def note(self, text: str) -> None:
         """One line that stays."""
@@ -110,6 +111,11 @@ class _Counted:
         self.seconds: Mapping[str, float] = {}
         self._done: set[str] = set()
         self._began = 0.0
+
+    def begin(self, jobs: int, seconds: Mapping[str, float]) -> None:
+        """Count from the beginning: a series has a run for each patch."""
+        self.total_jobs, self.seconds = jobs, seconds
+        self._done, self._began = set(), 0.0
 
     def _left(self) -> str:
         """Return `3 of 80 jobs, about 4 min 20 s left`; without the time where nothing is known of some of them."""

@@ -43,12 +43,15 @@ def test_a_finished_job_is_one_line():
 def test_plain_jobs_are_counted():
     out = io.StringIO()
     plain = PlainProgress(out)
-    plain.total_jobs = 2
+    plain.begin(2, {})
     with plain:
         plain.note("a note")
         plain.job_started("solo@with#1")
         plain.job_done(job())
     assert out.getvalue() == "a note\n[1/2] PASS     solo@with#1  3.2 s\n"
+    plain.begin(1, {})
+    plain.job_done(job())
+    assert out.getvalue().endswith("[1/1] PASS     solo@with#1  3.2 s\n"), "another run counts from the beginning"
 
 
 def test_phases_that_pass_at_once_are_not_printed(monkeypatch):
@@ -107,7 +110,7 @@ def test_live_view_fits_its_terminal(width):
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=True, color_system=None)
     live = LiveProgress(console)
-    live.total_jobs = 3
+    live.begin(3, {})
     with live:
         live.stage("kernel with", "compile", 30, 100)
         live.stage("root base", "packages")
@@ -129,7 +132,7 @@ def test_time_left_is_what_was_expected_at_the_pace_so_far(monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     out = io.StringIO()
     plain = PlainProgress(out)
-    plain.total_jobs, plain.seconds = 4, {"a": 10.0, "b": 30.0, "c": 20.0, "d": 5.0}
+    plain.begin(4, {"a": 10.0, "b": 30.0, "c": 20.0, "d": 5.0})
     for name, at in (("a", 101.0), ("b", 180.0)):
         plain.job_started(name)
         now[0] = at

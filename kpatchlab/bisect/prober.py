@@ -73,7 +73,6 @@ class _OneLine:
     total_jobs = 0
 
     def __init__(self, progress: Progress) -> None:
-        self.seconds: Mapping[str, float] = {}
         self._progress = progress
 
     def __enter__(self) -> Self:
@@ -81,6 +80,9 @@ class _OneLine:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    def begin(self, jobs: int, seconds: Mapping[str, float]) -> None:
+        """Leave it out."""
 
     def note(self, text: str) -> None:
         """Leave it out."""
