@@ -39,16 +39,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Put a file at `target`, as a hard link where the file system allows it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
 def tree_digest(root: Path) -> str:
     """Return the sha256 over every file below `root`: relative path, executable bit, link target, bytes."""
     whole = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Names of files that nobody outside can choose, and files that are written whole or not at all."""
+"""Names of files that nobody outside can choose, files that are written whole or not at all, and links to them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -54,3 +55,13 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise HostError(
             f"cannot write {path}: {error.strerror}", hint="is the disk full, or the folder read-only?"
         ) from None
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put a file at `target`, as a hard link where the file system allows it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

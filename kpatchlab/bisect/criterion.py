@@ -142,8 +142,8 @@ LOST = {Outcome.CRASH, Outcome.FAIL, Outcome.TIMEOUT}
 def _judge_job(criterion: Criterion, job: JobResult) -> Judged:
     judged = _told_by(criterion, job)
     if judged.verdict is Verdict.SKIP and job.outcome in LOST and not job.guests:
-        # Under emulation on a busy host a kernel panics now and then while it boots, whatever commit it is of ("IO-APIC
-        # + timer doesn't work!"): as what may be the host's fault it is tried again, and skipped if it stays so.
+        # Under emulation on a busy host a kernel can panic while it boots, whatever commit it is of: as what may be the
+        # host's fault it is tried again, and skipped if it stays so.
         return replace(judged, verdict=Verdict.INFRA)
     return judged
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.build.failures import normal
-from kpatchlab.cache import link_or_copy
 from kpatchlab.errors import HostError
+from kpatchlab.files import link_or_copy
 from kpatchlab.model import BuildResult, ModuleFailure, to_json
 
 PACK_S = 900.0

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from kpatchlab.build import artifact, changes, config, failures, make, series, source
 from kpatchlab.build.context import BuildContext, BuildProgress, Recipe
-from kpatchlab.cache import content_key, link_or_copy
+from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.files import link_or_copy
 from kpatchlab.maintainers import NAME as MAINTAINERS
 from kpatchlab.model import BuildResult, ConfigMiss, ModuleFailure, Outcome, from_json
 
@@ -215,15 +216,13 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
         plan.misses = config.verify(plan.asked, config.read_config(obj / ".config"), tree, ctx)
     for line in config.describe(plan.misses):
         ctx.verbose(f"configuration: {line}")
-    result = replace(_result(plan, name, ctx), reproduce=_reproduce(plan, job, ctx))
     with ctx.cache.lock(f"objects-{content_key(str(obj))[:16]}"):
         outcome = job.run()
     if not (plan.in_place or (work / "unpacked-tree").exists()):
         raise HostError(f"{work} was deleted while {name} was built in it", hint="run it again")
-    (work / "build.log").write_text(outcome.log)
+    result = _made(plan, name, job, outcome, work, ctx)
     if plan.in_place and not obj.is_relative_to(tree):
         ctx.note(obj, f"objects of {tree}")
-    result = replace(result, release=job.release(), objects_compiled=outcome.compiled, objects_total=outcome.total)
     if outcome.fault:
         raise Blocked(
             replace(
@@ -254,6 +253,15 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
     return replace(result, module_failures=tuple(missing))
 
 
+def _made(plan: _Plan, name: str, job: make.Job, outcome: make.Compiled, work: Path, ctx: BuildContext) -> BuildResult:
+    """Keep make's log in `work`, and return what make came to, before anything is installed."""
+    (work / "build.log").write_text(outcome.log)
+    return replace(
+        _result(plan, name, ctx), reproduce=_reproduce(plan, job, ctx), release=job.release(),
+        objects_compiled=outcome.compiled, objects_total=outcome.total,
+    )  # fmt: skip
+
+
 def keep_kernel(
     recipe: Recipe, name: str, job: make.Job, outcome: make.Compiled, before: Callable[[str], bytes | None],
     ctx: BuildContext,
@@ -272,9 +280,7 @@ def keep_kernel(
 
     def produce(work: Path) -> None:
         plan.misses = config.verify(plan.asked, config.read_config(job.obj / ".config"), job.tree, ctx)
-        (work / "build.log").write_text(outcome.log)
-        result = replace(_result(plan, name, ctx), reproduce=_reproduce(plan, job, ctx), release=job.release())
-        result = replace(result, objects_compiled=outcome.compiled, objects_total=outcome.total)
+        result = _made(plan, name, job, outcome, work, ctx)
         missing = _install(job, outcome.records, result.release, work, ctx)
         shutil.rmtree(work / "root", ignore_errors=True)
         artifact.write_records(work, replace(result, module_failures=tuple(missing)), missing)
@@ -397,7 +403,7 @@ def _install(
     folder = artifact.finish_modules(root, release, job.obj / "System.map")
     shutil.copyfile(job.image(), work / "vmlinuz")
     link_or_copy(job.obj / "vmlinux", work / "vmlinux")
-    # The next build in these objects makes a new vmlinux, and new modules, but writes these two where they are.
+    # The next build in these objects makes a new vmlinux and new modules, but may write these two where they are.
     for kept, target in (("System.map", "System.map"), (".config", "config")):
         shutil.copyfile(job.obj / kept, work / target)
     artifact.keep_lists(folder, work)

@@ -20,12 +20,12 @@ from kpatchlab.errors import UserError
 @pass_options
 def site(options: Options, output: Path | None) -> None:
     """Write a static site of all nights: an index, a page each, every check's history, trends, badges."""
-    from kpatchlab.site.make import FOLDER, folder_of, make_site
+    from kpatchlab.site.make import make_site, place_of
     from kpatchlab.store import Store
 
     lab = load_lab(options)
     store = Store(lab.root / "results")
-    folder = output or folder_of(lab) or store.root / FOLDER
+    folder = output or place_of(lab, store)
     made = make_site(store, folder, lab.title)
     click.echo(f"{folder}/index.html: {made.pages} pages, {made.written} written")
 
@@ -37,15 +37,16 @@ def serve(options: Options, port: int) -> None:
     """Serve the site of the nights, with its runs, on the loopback interface; Ctrl-C ends it."""
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-    from kpatchlab.site.make import FOLDER, folder_of
+    from kpatchlab.site.make import lies_inside, place_of
+    from kpatchlab.store import Store
 
     lab = load_lab(options)
-    results = lab.root / "results"
-    folder = (folder_of(lab) or results / FOLDER).resolve()
+    store = Store(lab.root / "results")
+    folder = place_of(lab, store).resolve()
     if not (folder / "index.html").exists():
         raise UserError(f"there is no site in {folder}", hint="kpatchlab site makes it")
     # In the results folder its links lead out of it, to the runs beside it.
-    root = results.resolve() if folder.is_relative_to(results.resolve()) else folder
+    root = store.root.resolve() if lies_inside(folder, store) else folder
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(root))
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), handler)

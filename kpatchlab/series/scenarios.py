@@ -18,12 +18,13 @@ from kpatchlab.pipeline import Settings, execute
 from kpatchlab.plan import make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.recipes import QuiltSeries
+from kpatchlab.series.walk import RunScenarios
 from kpatchlab.store import Store
 
 
 def runner(
     lab: Lab, kernel: str, choice: Sequence[str], host: Host, progress: Progress, settings: Settings
-) -> Callable[[str, Sequence[Patch], Callable[[Recipe], None]], dict[str, str]]:
+) -> RunScenarios:
     """Return a function that runs the chosen scenarios on the first patches of `kernel`'s series.
 
     It takes a title, the patches, and what keeps their kernel where it stands built, and returns scenario -> outcome

@@ -37,6 +37,9 @@ CHECKS = ("W=1", "sparse", "checkpatch", "allmodconfig", "coccicheck")
 ALWAYS = ("W=1", "sparse", "checkpatch")
 KCONFIG = r"(^|/)Kconfig[^/]*$"
 
+RunScenarios = Callable[[str, Sequence[series.Patch], Callable[[Recipe], None]], dict[str, str]]
+"""See `Wanted.scenarios`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -53,7 +56,7 @@ class Wanted:
     checks: tuple[str, ...] = ALWAYS
     fresh: bool = False
     scenarios: tuple[str, ...] = ()
-    run_scenarios: Callable[[str, Sequence[series.Patch], Callable[[Recipe], None]], dict[str, str]] | None = None
+    run_scenarios: RunScenarios | None = None
 
 
 def walk(

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kpatchlab.cache import link_or_copy
 from kpatchlab.errors import HostError
+from kpatchlab.files import link_or_copy
 from kpatchlab.history.news import ALARMS
 from kpatchlab.history.query import CheckHistory, Entry, History
 from kpatchlab.history.text import change, letter
@@ -53,6 +53,11 @@ def folder_of(lab: Lab) -> Path | None:
     return lab.root / Path(lab.nightly.site).expanduser() if lab.nightly.site else None
 
 
+def place_of(lab: Lab, store: Store) -> Path:
+    """Return where the site is made and looked at where nothing else is said, also of a lab whose nights write none."""
+    return folder_of(lab) or store.root / FOLDER
+
+
 def make_site(store: Store, folder: Path, title: str) -> Made:
     """Write the site of a store's nights into a folder.
 
@@ -65,12 +70,13 @@ def make_site(store: Store, folder: Path, title: str) -> Made:
     for name, data in pages:
         path = folder / name
         written += data is not None and _write(path, data)
-    if not _inside(folder, store):
+    if not lies_inside(folder, store):
         _keep_logs(store, folder)
     return Made(len(pages), written)
 
 
-def _inside(folder: Path, store: Store) -> bool:
+def lies_inside(folder: Path, store: Store) -> bool:
+    """Whether a site lies in the results folder, so that its links lead to the runs themselves."""
     return folder.resolve().is_relative_to(store.root.resolve())
 
 
@@ -116,7 +122,7 @@ def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator
     entries = {entry.id: entry for entry in history.entries()}
     nights = [night | {"report": EMPTY | night["report"]} for night in history.nights()]
     there, runs_at = set(store.ids()), "runs"
-    if _inside(folder, store):
+    if lies_inside(folder, store):
         runs_at = os.path.relpath(store.root.resolve(), folder.resolve())
     else:
         yield from _run_pages(store, folder, there)
