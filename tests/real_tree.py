@@ -71,6 +71,13 @@ class RealTree:
         self.git("commit", "-q", "-a", "-m", subject)
         return self.head
 
+    def append(self, name: str, text: str, subject: str) -> str:
+        """Append text to a file and commit it; returns the commit."""
+        with (self.path / name).open("a") as handle:
+            handle.write(text)
+        self.git("commit", "-q", "-a", "-m", subject)
+        return self.head
+
     def spoil(self) -> str:
         """Have AF_UNIX streams read from even places only, which corrupts data; returns the commit."""
         right, wrong = "UNIXCB(skb).consumed + skip,", "(UNIXCB(skb).consumed & ~1) + skip,"
