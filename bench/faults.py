@@ -100,6 +100,7 @@ def main() -> None:
     options.add_argument("--commits", type=int, default=64, help="how many commits the range has")
     options.add_argument("--fault", action="append", choices=list(FAULTS), help="only this one; may be repeated")
     options.add_argument("--folder", type=Path, help="for repository, lab and results: kept, and used again if there")
+    options.add_argument("--confidence", default="0.95", help="of each search: the probability at which it stops")
     given = options.parse_args()
     chosen = given.fault or list(FAULTS)
     cache = Cache()
@@ -117,7 +118,7 @@ def main() -> None:
         rows = [line.split(" ", 1) for line in searches.git(tree, "log", "--reverse", "--format=%H %s").splitlines()]
         by_subject = {subject: commit for commit, subject in rows}
         lab = searches.Lab(path, tree, rows[0][0], rows[-1][0])
-        right = sum(searched(lab, name, by_subject[FAULTS[name].subject]) for name in chosen)
+        right = sum(searched(lab, name, by_subject[FAULTS[name].subject], given.confidence) for name in chosen)
     finally:
         if not given.folder:
             context.discard(folder)
@@ -139,12 +140,12 @@ def history(tree: Path, context: BuildContext, count: int) -> None:
             searches.harmless(tree, number)
 
 
-def searched(lab: searches.Lab, name: str, culprit: str) -> bool:
+def searched(lab: searches.Lab, name: str, culprit: str, confidence: str) -> bool:
     """Search for one fault, print what came of it, and return whether its commit was named."""
     say(name)
     began = time.monotonic()
     # All searches have the whole configuration, so that each finds the objects of those before it.
-    done = lab.bisect(*FAULTS[name].words, "--whole-config")
+    done = lab.bisect(*FAULTS[name].words, "--confidence", confidence, "--whole-config")
     took = time.monotonic() - began
     right = done.status == 0 and f"culprit: {culprit[:12]}" in done.stdout
     state = lab.state()

@@ -80,13 +80,18 @@ class Host:
                 hint="kpatchlab clean frees cached artifacts; KPATCHLAB_CACHE names another place",
             )
 
-    def describe(self) -> list[str]:
+    def news(self) -> list[str]:
         """Find out what guests run on; returns a line about it, and one for what could be better.
+
+        That is at the first question: the runs of one command share their host, and tell of it once.
 
         Raises:
             HostError: there is no QEMU that runs.
         """
         qemu, accel = self.qemu(), self.accel()
+        if "told" in self._found:
+            return []
+        self._found["told"] = True
         version = ".".join(str(number) for number in qemu.version)
         where = " (unpacked beside the host's)" if qemu.unpacked else ""
         return [f"guests run in QEMU {version}{where}, {accel.name.upper()}: {accel.reason}", *self.notes]

@@ -238,7 +238,7 @@ def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progres
     try:
         if done:
             progress.note(f"{len(done)} of {len(plan.jobs)} jobs are done already")
-        for line in host.describe() if todo else ():
+        for line in host.news() if todo else ():
             progress.note(line)
         planned = list(plan.jobs)
         while todo:

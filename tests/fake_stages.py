@@ -27,7 +27,7 @@ class FakeHost:
     def check_room(self):
         pass
 
-    def describe(self):
+    def news(self):
         if self.problem:
             raise self.problem
         return ["guests run in a fake"]

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError
 from kpatchlab.guest import accel, initrd, pulse, qemu, wire
 from kpatchlab.guest.console import Console
 from kpatchlab.guest.qmp import Qmp
 from kpatchlab.guest.vm import Boot, MachineShape, Qemu, SavedGuest
+from kpatchlab.host import Host as LabHost
 from tests.guest_support import host_qemu
 
 QEMU = Qemu(Path("/usr/bin/q"), (7, 2, 22), ("/lib/ld.so", "/usr/bin/q"), (("A", "b"),), unpacked=True)
@@ -323,16 +325,12 @@ def test_probe_that_does_not_end_or_fails_means_tcg(tmp_path):
 
 
 def test_no_kvm_device_is_said(tmp_path, monkeypatch):
-    from kpatchlab.cache import Cache
-
     monkeypatch.setattr(accel, "KVM", tmp_path / "kvm")
     found = accel.probe_accel(Cache(tmp_path), QEMU)
     assert (found.name, found.reason) == ("tcg", f"{tmp_path}/kvm: No such file or directory")
 
 
 def test_probes_answer_is_kept(tmp_path, monkeypatch):
-    from kpatchlab.cache import Cache
-
     calls = []
     device = tmp_path / "kvm"
     device.touch()
@@ -343,3 +341,11 @@ def test_probes_answer_is_kept(tmp_path, monkeypatch):
     other = Qemu(Path("/other"), (10,), ("/other",))
     accel.probe_accel(Cache(tmp_path / "cache"), other)
     assert len(calls) == 2
+
+
+def test_a_command_of_many_runs_tells_once_what_its_guests_run_in(tmp_path, monkeypatch):
+    monkeypatch.setattr("kpatchlab.host.find_qemu", lambda *_, **__: QEMU)
+    monkeypatch.setattr("kpatchlab.host.probe_accel", lambda *_: accel.Accel("tcg", "no KVM"))
+    one = LabHost(Cache(tmp_path))
+    assert [line.startswith("guests run in QEMU") for line in one.news()] == [True]
+    assert one.news() == []
