@@ -16,8 +16,7 @@ from kpatchlab.compare import compare
 from kpatchlab.errors import UserError
 from kpatchlab.lab import Lab
 from kpatchlab.model import JobResult, Outcome, Run
-from kpatchlab.pipeline import for_jobs
-from kpatchlab.plan import JobSpec, Plan, make_plan
+from kpatchlab.plan import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.ratios import AGAIN, INSTRUCTIONS, MetricRow, Speed, least, metric_rows
 
 MODES = ("instructions", "time")

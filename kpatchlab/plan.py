@@ -6,7 +6,7 @@ import hashlib
 import heapq
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from kpatchlab import debug
@@ -322,3 +322,15 @@ def _wall(plan: Plan, steps: Mapping[str, float], guests: int) -> float:
             heapq.heappush(free, done)
         end = max(end, done)
     return end
+
+
+def for_jobs(plan: Plan, jobs: Collection[JobSpec]) -> Plan:
+    """Return a plan with these jobs alone, and the kernels, roots and columns that they need."""
+    used = {kernel for job in jobs for kernel in job.placement.values()}
+    return replace(
+        plan,
+        jobs=tuple(jobs),
+        kernels=tuple(step for step in plan.kernels if step.name in used),
+        images=tuple(step for step in plan.images if step.name in {job.rootfs for job in jobs}),
+        columns=tuple(column for column in plan.columns if column in {job.column for job in jobs}),
+    )

@@ -11,11 +11,11 @@ from kpatchlab.errors import UserError
 from kpatchlab.host import Host
 from kpatchlab.job import preflight, setup
 from kpatchlab.lab import Lab
-from kpatchlab.pipeline import Settings, Stages, for_jobs, gather
-from kpatchlab.plan import JobSpec, Plan, make_plan
+from kpatchlab.plan import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.scenario import Role, Scenario
 from kpatchlab.seats import JobInputs, occupied, seats_of
+from kpatchlab.stages import Settings, Stages, gather
 from kpatchlab.yamlfile import suggest
 
 BARE = "bare"

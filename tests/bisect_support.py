@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import executor, host, pipeline
+from kpatchlab import executor, host, pipeline, stages
 from kpatchlab.cli import main
 from kpatchlab.executor import LocalExecutor
 from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, Splat
@@ -137,9 +137,9 @@ def lab(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("KPATCHLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(host, "Host", lambda *_: found.host)
     monkeypatch.setattr("kpatchlab.build.context.BuildContext.check_space", lambda _: None)
-    monkeypatch.setattr(pipeline, "root_image", lambda *_: tmp_path / "root.erofs")
-    monkeypatch.setattr(pipeline, "initrd", lambda *_: tmp_path / "initrd")
-    monkeypatch.setattr(pipeline, "packages_in", lambda _: frozenset({"python3"}))
+    monkeypatch.setattr(stages, "root_image", lambda *_: tmp_path / "root.erofs")
+    monkeypatch.setattr(stages, "initrd", lambda *_: tmp_path / "initrd")
+    monkeypatch.setattr(stages, "packages_in", lambda _: frozenset({"python3"}))
     monkeypatch.setattr(executor, "available_mib", lambda: 64_000)
     monkeypatch.setitem(pipeline.EXECUTORS, "local", functools.partial(LocalExecutor, call=found.run_job))
     return found

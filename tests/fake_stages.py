@@ -7,14 +7,15 @@ import io
 
 import pytest
 
-from kpatchlab import executor, lab, pipeline
+from kpatchlab import executor, lab, pipeline, stages
 from kpatchlab.cache import Cache
 from kpatchlab.executor import LocalExecutor
 from kpatchlab.guest.vm import MachineShape, Qemu
 from kpatchlab.model import BuildResult, JobResult, Outcome
-from kpatchlab.pipeline import Settings, execute
+from kpatchlab.pipeline import execute
 from kpatchlab.plan import make_plan
 from kpatchlab.progress import PlainProgress
+from kpatchlab.stages import Settings
 from kpatchlab.store import Store
 from tests import labdir
 
@@ -110,10 +111,10 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     found = Bench(tmp_path)
-    monkeypatch.setattr(pipeline, "build_kernel", found.build_kernel)
-    monkeypatch.setattr(pipeline, "root_image", found.root_image)
-    monkeypatch.setattr(pipeline, "initrd", lambda kernel, ctx: tmp_path / "initrd")
-    monkeypatch.setattr(pipeline, "packages_in", lambda root: frozenset({"python3"}))
+    monkeypatch.setattr(stages, "build_kernel", found.build_kernel)
+    monkeypatch.setattr(stages, "root_image", found.root_image)
+    monkeypatch.setattr(stages, "initrd", lambda kernel, ctx: tmp_path / "initrd")
+    monkeypatch.setattr(stages, "packages_in", lambda root: frozenset({"python3"}))
     monkeypatch.setattr(executor, "available_mib", lambda: 64_000)
     monkeypatch.setitem(pipeline.EXECUTORS, "local", functools.partial(LocalExecutor, call=found.run_job))
     return found

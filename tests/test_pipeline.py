@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import lab, pipeline
+from kpatchlab import lab, pipeline, stages
 from kpatchlab.build.changes import Changes
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import Built
 from kpatchlab.build.series import DoesNotApplyError
 from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.model import ChangedFunction, JobResult, Outcome, PatchFacts
-from kpatchlab.pipeline import Settings
 from kpatchlab.progress import PlainProgress
 from kpatchlab.recipes import PatchesSeries
+from kpatchlab.stages import Settings
 from tests import labdir
 from tests.fake_stages import bench
 
@@ -43,7 +43,7 @@ def test_a_series_that_does_not_apply_costs_its_own_column(bench, monkeypatch):
         return dataclasses.replace(bench.artifact(name), base_key="tree")
 
     bench.kernel = kernel
-    monkeypatch.setattr(pipeline, "base_key", lambda *_: "tree")
+    monkeypatch.setattr(stages, "base_key", lambda *_: "tree")
     run = bench.execute()
     assert run.builds[1].outcome is Outcome.BLOCKED
     assert "hunk 1 of 2" in run.builds[1].error
@@ -351,7 +351,7 @@ SELFTESTS = labdir.SOLO + "parameters: {collection: [splice, net/tls]}\nneeds: {
 def with_selftests(bench, monkeypatch, build):
     labdir.write(bench.root / "scenarios" / "solo" / "scenario.yaml", SELFTESTS)
     bench.lab = lab.load(bench.root / "lab.yaml")
-    monkeypatch.setattr(pipeline, "build_foreign", lambda recipe, name, ctx: build(name))
+    monkeypatch.setattr(stages, "build_foreign", lambda recipe, name, ctx: build(name))
 
 
 def test_selftests_are_built_for_each_kernel_and_given_to_its_jobs(bench, monkeypatch):
@@ -384,9 +384,9 @@ def with_a_series(bench, monkeypatch, found):
     """Let the kernel `with` have a series, of which is known what `found` returns."""
     recipe = bench.lab.kernels["with"].model_copy(update={"series": (PatchesSeries(type="patches", path="p"),)})
     bench.lab = dataclasses.replace(bench.lab, kernels={**bench.lab.kernels, "with": recipe})
-    monkeypatch.setattr(pipeline, "series_changes", lambda *_: found())
+    monkeypatch.setattr(stages, "series_changes", lambda *_: found())
     told = (PatchFacts("with", 1, "first", ("a.c",), (ChangedFunction("f", "a.c"),)),)
-    monkeypatch.setattr(pipeline.traceable, "facts", lambda *_: (told, ("f",)))
+    monkeypatch.setattr(stages.traceable, "facts", lambda *_: (told, ("f",)))
     return told
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kpatchlab import pipeline
+from kpatchlab import stages
 from kpatchlab.build.series import Patch
 from kpatchlab.model import Outcome
 from kpatchlab.progress import PlainProgress
@@ -22,7 +22,7 @@ def test_each_patch_is_an_ordinary_run_of_the_patches_so_far(bench, monkeypatch)
         seen.append((name, (folder / "series").read_text().split() if folder else []))
         return bench.artifact(name)
 
-    monkeypatch.setattr(pipeline, "build_kernel", kernel)
+    monkeypatch.setattr(stages, "build_kernel", kernel)
     bench.job = lambda inputs: Outcome.FAIL
     run = runner(bench.lab, "with", ("solo",), bench.host, PlainProgress(bench.out), bench.settings)
     patches = [Patch("one", "", b"--- a/x\n", 1), Patch("two", "", b"--- x\n", 0)]

@@ -19,10 +19,10 @@ from kpatchlab.cache import Cache
 from kpatchlab.errors import UserError
 from kpatchlab.host import Host
 from kpatchlab.lab import Lab, load
-from kpatchlab.pipeline import Settings, Stages, gather
 from kpatchlab.plan import Plan, make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.seats import JobInputs
+from kpatchlab.stages import Settings, Stages, gather
 
 CLONE = Path(__file__).resolve().parents[2]
 KTAP_OK = "#!/bin/sh\nprintf 'KTAP version 1\\n1..1\\nok 1 - it runs\\n'\n"

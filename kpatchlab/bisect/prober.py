@@ -25,10 +25,11 @@ from kpatchlab.host import Host
 from kpatchlab.image import initrd, root_image
 from kpatchlab.lab import Lab, Matrix
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
-from kpatchlab.pipeline import Settings, execute, for_jobs
-from kpatchlab.plan import JobSpec, Plan, make_plan
+from kpatchlab.pipeline import execute
+from kpatchlab.plan import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.recipes import DirSource, KernelRecipe
+from kpatchlab.stages import Settings
 from kpatchlab.store import Store
 
 NAME, GOOD = "bisect", "good-end"

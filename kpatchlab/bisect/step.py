@@ -11,9 +11,9 @@ from kpatchlab.bisect.workspace import Workspace
 from kpatchlab.build import BuildContext
 from kpatchlab.host import Host
 from kpatchlab.lab import Lab
-from kpatchlab.pipeline import Settings
 from kpatchlab.progress import Progress
 from kpatchlab.recipes import KernelRecipe
+from kpatchlab.stages import Settings
 
 
 class _AsItIs(Workspace):

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from kpatchlab.build import BuildContext
     from kpatchlab.host import Host
     from kpatchlab.lab import Lab
-    from kpatchlab.pipeline import Settings
     from kpatchlab.progress import Progress
     from kpatchlab.recipes import KernelRecipe
+    from kpatchlab.stages import Settings
 
 ABORT = 128
 """Status from which on `git bisect run` gives up, where any below it would make the commit a bad one."""
@@ -240,7 +240,7 @@ def _carry_out(
     from kpatchlab.bisect.state import Searches
     from kpatchlab.cache import Cache
     from kpatchlab.host import Host
-    from kpatchlab.pipeline import Settings
+    from kpatchlab.stages import Settings
 
     asked = state.question if state else question
     assert asked
@@ -412,7 +412,7 @@ def bisect_step(options: Options, /, tree: Path, variant: str | None, **given: A
     from kpatchlab.bisect.step import judge_tree
     from kpatchlab.cache import Cache
     from kpatchlab.host import Host
-    from kpatchlab.pipeline import Settings
+    from kpatchlab.stages import Settings
 
     lab = load_lab(options, variant=variant)
     criterion = criterion_of(given)

@@ -80,7 +80,8 @@ def _run(
     from kpatchlab import coverage as measured
     from kpatchlab.cache import Cache
     from kpatchlab.host import Host
-    from kpatchlab.pipeline import Settings, execute
+    from kpatchlab.pipeline import execute
+    from kpatchlab.stages import Settings
 
     plan = make(lab, choice, (), 1)
     start(options, plan)

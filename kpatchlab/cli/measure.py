@@ -47,10 +47,11 @@ def measure(
     from kpatchlab.cache import Cache
     from kpatchlab.facts import new_run
     from kpatchlab.host import Host
-    from kpatchlab.pipeline import Settings, execute
+    from kpatchlab.pipeline import execute
     from kpatchlab.quiet import Quiet
     from kpatchlab.report import WRITERS
     from kpatchlab.report.figures import show
+    from kpatchlab.stages import Settings
     from kpatchlab.store import Store
 
     lab = measuring.quiet_lab(load_lab(options, choice), mode)

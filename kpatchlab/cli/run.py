@@ -22,9 +22,9 @@ from kpatchlab.errors import HostError, UserError
 if TYPE_CHECKING:
     from kpatchlab.lab import Lab
     from kpatchlab.model import Run
-    from kpatchlab.pipeline import Settings
     from kpatchlab.plan import ImageStep, KernelStep, Plan
     from kpatchlab.progress import LiveProgress, PlainProgress
+    from kpatchlab.stages import Settings
     from kpatchlab.store import RunDir, Store
 
 kernel_option = click.option(
@@ -46,7 +46,7 @@ def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: in
 
 def only(lab: Lab, jobs: Sequence[str]) -> Plan:
     """Return the plan of the named jobs alone, whatever scenarios the lab file selects."""
-    from kpatchlab.pipeline import for_jobs
+    from kpatchlab.plan import for_jobs
     from kpatchlab.yamlfile import suggest
 
     repeats = [int(number) for name in jobs if (number := name.rpartition("#")[2]).isdecimal()]
@@ -172,10 +172,11 @@ def run(
     from kpatchlab.compare import compare
     from kpatchlab.forecast import history
     from kpatchlab.host import Host
-    from kpatchlab.pipeline import Settings, execute
+    from kpatchlab.pipeline import execute
     from kpatchlab.plan import estimate
     from kpatchlab.report import WRITERS
     from kpatchlab.report.text import show
+    from kpatchlab.stages import Settings
     from kpatchlab.store import Store
 
     store = Store(lab.root / "results")
@@ -317,7 +318,8 @@ def build(options: Options, kernels: tuple[str, ...], variant: str | None, as_js
     from kpatchlab.cache import Cache
     from kpatchlab.host import Host
     from kpatchlab.model import Outcome
-    from kpatchlab.pipeline import Settings, build_only
+    from kpatchlab.pipeline import build_only
+    from kpatchlab.stages import Settings
 
     lab = load_lab(options, variant=variant)
     made = make(lab, (), kernels_of(lab, kernels, variant), None)

@@ -26,8 +26,8 @@ from kpatchlab.model import Run, from_json, to_json
 from kpatchlab.nightly import book
 from kpatchlab.nightly.lanes import Lane, Pinned, Trouble, again, forced, fork, lanes, look
 from kpatchlab.nightly.prune import prune
-from kpatchlab.pipeline import Settings
 from kpatchlab.plan import JobSpec, Plan, estimate, make_plan
+from kpatchlab.stages import Settings
 from kpatchlab.store import INDEX, RunDir, Store
 
 Execute = Callable[[Lab, Plan, RunDir, Settings], Run]

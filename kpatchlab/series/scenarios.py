@@ -14,11 +14,12 @@ from kpatchlab.host import Host
 from kpatchlab.judgement import worst
 from kpatchlab.lab import Lab, Matrix
 from kpatchlab.model import Outcome, Run
-from kpatchlab.pipeline import Settings, execute
+from kpatchlab.pipeline import execute
 from kpatchlab.plan import make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.recipes import QuiltSeries
 from kpatchlab.series.walk import RunScenarios
+from kpatchlab.stages import Settings
 from kpatchlab.store import Store
 
 

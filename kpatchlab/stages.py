@@ -1,0 +1,269 @@
+"""What a plan needs before its jobs: kernels, roots, tests of others, each made once; and what a job gets of them.
+
+Kernels build one after the other (each takes all processors), the roots and the tests beside them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kpatchlab.build import BuildContext, BuildProgress, base_key, build_kernel, series_changes, traceable
+from kpatchlab.build.context import BuildCancelled
+from kpatchlab.build.foreign import Built, build_foreign
+from kpatchlab.build.series import DoesNotApplyError
+from kpatchlab.errors import LabError
+from kpatchlab.executor import told
+from kpatchlab.guest.vm import Boot, MachineShape
+from kpatchlab.host import Host
+from kpatchlab.image import initrd, packages_in, root_image, root_key
+from kpatchlab.lab import Lab
+from kpatchlab.model import BuildResult, JobResult, Outcome, PatchFacts
+from kpatchlab.plan import JobSpec, Plan
+from kpatchlab.progress import Progress, built, clock
+from kpatchlab.seats import JobInputs
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the caller decides beyond the plan.
+
+    Attributes:
+        command: the command line that started the run, for the record.
+        cancel: set to end early; what is done is kept.
+        reproduce: job -> the command line that runs it alone.
+        verbose: takes each command line as it is started.
+        guest: what a job's guest is, see `seats.JobInputs`.
+        broken: see `seats.JobInputs`.
+        seconds: job id -> what it is expected to take; the longest start first.
+        more: asked when all jobs are done: what they showed -> jobs to run as well, on the plan's kernels and roots.
+        trace: whether calls of the functions that the series change are counted; it costs time in the guests.
+        built: kernels that are there already, by name; none of them is looked for or built.
+    """
+
+    command: str = ""
+    cancel: threading.Event = field(default_factory=threading.Event)
+    reproduce: Callable[[JobSpec], str] = lambda job: f"kpatchlab run --job {job.id}"
+    verbose: Callable[[str], None] = lambda text: None  # noqa: ARG005
+    guest: str = "fork"
+    broken: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    more: Callable[[Mapping[str, JobResult]], Sequence[JobSpec]] = lambda done: ()  # noqa: ARG005
+    built: Mapping[str, BuildResult] = field(default_factory=dict)
+    trace: bool = False
+
+
+class Stages:
+    """Builds and images of one plan, each made once, in the background.
+
+    Args:
+        done: takes each kernel as it ends; what it returns stands in its place.
+
+    Attributes:
+        kernels: name -> future of its BuildResult.
+        roots: name -> future of the image's path.
+        foreign: (kernel, name) -> future of the tests of others, built for that kernel.
+        patches: name -> the patches of a kernel that is done; see `traceable.facts`.
+        counted: name -> what `reach start` takes to count the functions that they change.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        plan: Plan,
+        host: Host,
+        settings: Settings,
+        progress: Progress,
+        done: Callable[[BuildResult], BuildResult] = lambda build: build,
+    ) -> None:
+        self._done = done
+        self._lock = threading.Lock()
+        wanted = {(k, name): None for job in plan.jobs for k in job.placement.values() for name in job.foreign}
+        self._all = len(plan.kernels) + len(plan.images) + len(wanted)
+        self._cached: list[str] = []
+        self.patches: dict[str, tuple[PatchFacts, ...]] = {}
+        self.counted: dict[str, tuple[str, ...]] = {}
+        self._lab, self._host, self._progress, self._settings = lab, host, progress, settings
+        self._builders = ThreadPoolExecutor(1, thread_name_prefix="kernel")
+        self._imagers = ThreadPoolExecutor(1, thread_name_prefix="root")
+        self._testers = ThreadPoolExecutor(1, thread_name_prefix="tests")
+        self.kernels = {step.name: self._builders.submit(self._kernel, step.name) for step in plan.kernels}
+        self.roots = {step.name: self._imagers.submit(self._root, step.name) for step in plan.images}
+        self.foreign = {pair: self._testers.submit(self._tests, *pair) for pair in wanted}
+
+    def context(self, name: str) -> BuildContext:
+        """Return what a build or an image needs to know of this lab."""
+
+        def tell(now: BuildProgress) -> None:
+            self._progress.stage(name, now.phase, now.done, now.total_estimate)
+
+        return BuildContext(
+            cache=self._host.cache,
+            lab_root=self._lab.root,
+            mirror=self._lab.mirror,
+            jobs=self._host.build_jobs(self._lab.limits.build_jobs),
+            progress=tell,
+            cancel=self._settings.cancel,
+            verbose=self._settings.verbose,
+        )
+
+    def _kernel(self, name: str) -> BuildResult:
+        label = f"kernel {name}"
+        if name in self._settings.built:
+            self._found(label)
+            return self._done(replace(self._settings.built[name], kernel=name))
+        try:
+            result = build_kernel(self._lab.kernels[name], name, self.context(label))
+        except DoesNotApplyError as error:  # the series' doing: it costs this kernel's columns, and no others
+            tail = "\n".join([*error.details, f"hint: {error.hint}"])
+            base = base_key(self._lab.kernels[name], self.context(label))
+            result = BuildResult(name, Outcome.BLOCKED, base_key=base, error=error.message, log_tail=tail)
+        except LabError as error:
+            self._progress.stage_done(label, f"{label}: {error.message}")
+            raise
+        if result.cached:
+            self._found(label)
+        else:
+            self._progress.stage_done(label, built(result))
+        if self._lab.kernels[name].series and result.outcome in {Outcome.PASS, Outcome.BLOCKED}:
+            self._look(name, result, label)
+        return self._done(result)
+
+    def _look(self, name: str, result: BuildResult, label: str) -> None:
+        """See what each patch of a kernel's series changes; a series that cannot be read costs the counts alone."""
+        try:
+            changes = series_changes(self._lab.kernels[name], self.context(label))
+            artifact = Path(result.path) if result.outcome is Outcome.PASS else None
+            self.patches[name], self.counted[name] = traceable.facts(name, changes, artifact)
+        except LabError as error:
+            self._progress.note(f"kernel {name}: what its patches change is not known: {error.message}")
+            return
+        for unread in (f"patch {patch.number}: {text}" for patch in changes.patches for text in patch.unread):
+            self._progress.note(f"kernel {name}: {unread}: its lines and functions are not known")
+
+    def _root(self, name: str) -> Path:
+        label = f"root {name}"
+        began = time.monotonic()
+        recipe = self._lab.rootfs_recipes[name]
+        try:
+            cached = self._host.cache.has("root", root_key(recipe, self._lab.root))
+            self._progress.stage(label, "cached" if cached else "packages")
+            path = root_image(recipe, self.context(label))
+        except LabError as error:
+            self._progress.stage_done(label, f"{label}: {error.message}")
+            raise
+        if cached:
+            self._found(label)
+        else:
+            self._progress.stage_done(label, f"{label}: made in {clock(time.monotonic() - began)}")
+        return path
+
+    def _tests(self, kernel: str, name: str) -> Built:
+        label = f"{name} of {kernel}"
+        began = time.monotonic()
+        self._progress.stage(label, "build")
+        try:
+            built = build_foreign(self._lab.kernels[kernel], name, self.context(label))
+        except LabError as error:
+            self._progress.stage_done(label, f"{label}: {error.message}")
+            raise
+        if built.cached:
+            self._found(label)
+        else:
+            how = f"built in {clock(time.monotonic() - began)}"
+            self._progress.stage_done(label, f"{label}: {built.reason or how}")
+        return built
+
+    def _found(self, label: str) -> None:
+        """Tell that a step was in the cache; where all of them were, one line says so."""
+        with self._lock:
+            self._cached.append(label)
+            everything = len(self._cached) == self._all
+        self._progress.stage_done(label, "nothing to build: all cached" if everything else "")
+
+    def boot_spec(self, kernel: BuildResult, root: Path, shape: MachineShape, cmdline: str) -> Boot:
+        """Return what to boot for a kernel on a root; packs the initramfs where that is not in the cache."""
+        artifact = Path(kernel.path)
+        return Boot(
+            vmlinuz=artifact / "vmlinuz",
+            initrd=initrd(artifact, self.context(f"initramfs {kernel.kernel}")),
+            root_image=root,
+            modules_image=artifact / "modules.erofs",
+            machine=shape,
+            cmdline=cmdline,
+        )
+
+    def pending(self) -> list[Future[Any]]:
+        """Return what is still being made."""
+        every: list[Future[Any]] = [*self.kernels.values(), *self.roots.values(), *self.foreign.values()]
+        return [future for future in every if not future.done()]
+
+    def finished(self) -> tuple[dict[str, BuildResult], list[BaseException]]:
+        """Return the kernels that came to an end, by name, and why kernels and roots could not even be tried."""
+        results: dict[str, BuildResult] = {}
+        problems: list[BaseException] = []
+        for name, future in self.kernels.items():
+            if future.cancelled():
+                continue
+            if (error := future.exception()) is None:
+                results[name] = future.result()
+            elif not isinstance(error, BuildCancelled):
+                problems.append(error)
+                results[name] = BuildResult(name, Outcome.INFRA, error=told(error))
+        others: list[Future[Any]] = [*self.foreign.values(), *self.roots.values()]
+        found = [error for made in others if not made.cancelled() and (error := made.exception())]
+        problems += [error for error in found if not isinstance(error, BuildCancelled)]
+        return results, problems
+
+    def needed(self, job: JobSpec) -> list[Future[Any]]:
+        """Return what must be there before a job can start."""
+        needed: list[Future[Any]] = [self.roots[job.rootfs]]
+        needed += [self.kernels[name] for name in set(job.placement.values())]
+        return [*needed, *(self.foreign[pair] for pair in _foreign(job))]
+
+    def shutdown(self) -> None:
+        """Let go of what has not begun, and wait for what has."""
+        self._builders.shutdown(cancel_futures=True)
+        self._imagers.shutdown(cancel_futures=True)
+        self._testers.shutdown(cancel_futures=True)
+
+
+def _foreign(job: JobSpec) -> list[tuple[str, str]]:
+    """Return (kernel, name) of all tests of others that a job's guests get."""
+    return [(kernel, name) for kernel in dict.fromkeys(job.placement.values()) for name in job.foreign]
+
+
+def gather(lab: Lab, job: JobSpec, host: Host, stages: Stages, out: Path, folder: Path) -> JobInputs:
+    """Gather a job's inputs, waiting for the stages that it needs.
+
+    Raises:
+        LabError: a stage of the lab itself failed; a kernel that does not build is no such case.
+    """
+    scenario = lab.scenarios[job.scenario]
+    kernels = {name: stages.kernels[name].result() for name in set(job.placement.values())}
+    root = stages.roots[job.rootfs].result()
+    boots = {}
+    for role in job.roles:
+        if kernels[role.kernel].outcome is Outcome.PASS:
+            shape = host.shape(lab.machines[job.machine], role.memory_mib)
+            boots[role.name] = stages.boot_spec(kernels[role.kernel], root, shape, scenario.cmdline)
+    return JobInputs(
+        spec=job,
+        scenario=scenario,
+        kernels=kernels,
+        boots=boots,
+        packages=frozenset(packages_in(root)),
+        lab_root=lab.root,
+        cache=host.cache,
+        out=out,
+        folder=folder,
+        console_bytes=int(lab.limits.console_mib * (1 << 20)),
+        debug=frozenset(name for name in kernels if lab.kernels[name].debug),
+        covered=frozenset(name for name in kernels if lab.kernels[name].coverage),
+        foreign={pair: stages.foreign[pair].result() for pair in _foreign(job)},
+    )

@@ -1,0 +1,26 @@
+"""Six real faults in one history of a small kernel, each of which a search in real guests must name."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from kpatchlab import proc
+
+BENCH = Path(__file__).parents[1] / "bench/faults.py"
+MINUTES_S = 45 * 60.0
+
+
+@pytest.mark.build
+@pytest.mark.guest
+@pytest.mark.mirror
+def test_each_of_six_faults_is_named():
+    done = proc.run(
+        [sys.executable, BENCH, "--commits", "16", "--confidence", "0.999"], timeout_s=MINUTES_S, check=False
+    )
+    assert done.status == 0, done.stdout + done.stderr
+    named = re.findall(r"^([\w% ]+?) +right: ", done.stdout, re.MULTILINE)
+    assert named == ["build break", "hang", "leak", "oops", "flaky corruption", "5 % slower"], done.stdout
