@@ -174,8 +174,6 @@ def run(
     from kpatchlab.host import Host
     from kpatchlab.pipeline import execute
     from kpatchlab.plan import estimate
-    from kpatchlab.report import WRITERS
-    from kpatchlab.report.text import show
     from kpatchlab.stages import Settings
     from kpatchlab.store import Store
 
@@ -202,19 +200,26 @@ def run(
     host = Host(Cache(), lab.mirror, "host" if guest == "vng" else lab.qemu)
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):
         result = execute(lab, plan, host, run_dir, progress, settings)
-    try:
-        if as_json:
-            sys.stdout.buffer.write(WRITERS["json"](result, run_dir.path))
-        else:
-            show(result, run_dir.path, console())
-            click.echo(f"\nresults: {_near(run_dir.path)}/index.html, junit.xml, run.json")
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read along has gone; the run's result stands
-        drop_output()
+    _show(result, run_dir.path, as_json=as_json)
     if settings.cancel.is_set():
         click.echo(f"stopped; to go on: {options.again(f'run --resume {run_dir.id}')}", err=True)
         sys.exit(130)
     sys.exit(_proven(result) if broken else compare(result).exit_code)
+
+
+def _show(result: Run, folder: Path, *, as_json: bool) -> None:
+    from kpatchlab.report import WRITERS
+    from kpatchlab.report.text import show
+
+    try:
+        if as_json:
+            sys.stdout.buffer.write(WRITERS["json"](result, folder))
+        else:
+            show(result, folder, console())
+            click.echo(f"\nresults: {_near(folder)}/index.html, junit.xml, run.json")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read along has gone; the run's result stands
+        drop_output()
 
 
 def _proven(result: Run) -> int:

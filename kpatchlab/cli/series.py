@@ -69,13 +69,7 @@ def series(
     from kpatchlab.stages import Settings
 
     lab = load_lab(options)
-    name = kernel or _only_one(lab)
-    if name not in lab.kernels:
-        from kpatchlab.yamlfile import suggest
-
-        raise UserError(
-            f"no such kernel: {name}{suggest(name, lab.kernels)}", hint=f"there are {', '.join(lab.kernels)}"
-        )
+    name = _chosen(lab, kernel)
     start(options)
     _get_sparse(options)
     more = [word for word, on in (("allmodconfig", allmodconfig), ("coccicheck", coccicheck)) if on]
@@ -114,12 +108,20 @@ def series(
     sys.exit(table.exit_code)
 
 
-def _only_one(lab: Lab) -> str:
-    """Return the kernel that has a series.
+def _chosen(lab: Lab, name: str | None) -> str:
+    """Return the kernel of this name; without one, that which has a series.
 
     Raises:
-        UserError: none has, or several have.
+        UserError: there is no such kernel; none has a series, or several have.
     """
+    if name and name in lab.kernels:
+        return name
+    if name:
+        from kpatchlab.yamlfile import suggest
+
+        raise UserError(
+            f"no such kernel: {name}{suggest(name, lab.kernels)}", hint=f"there are {', '.join(lab.kernels)}"
+        )
     names = [name for name, recipe in lab.kernels.items() if recipe.series]
     if len(names) != 1:
         found = (
