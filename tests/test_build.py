@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -9,6 +10,7 @@ import time
 import pytest
 from build_fixtures import CONFIG, Bench
 
+from kpatchlab import proc
 from kpatchlab.build import BuildCancelled, build_kernel, kernel_key
 from kpatchlab.build import make as make_module
 from kpatchlab.errors import HostError, UserError
@@ -168,8 +170,26 @@ def test_too_little_room_is_said_before_anything_is_unpacked(bench):
 
 def test_a_tree_that_cannot_be_configured(bench):
     bench.write("fail", "config\n")
-    with pytest.raises(UserError, match="Kconfig:3: syntax error"):
-        build(bench)
+    made = build(bench)
+    assert (made.outcome, made.error_file, made.error_line) == (Outcome.BLOCKED, "Kconfig", 3)
+    assert made.error == "the tree cannot be configured: syntax error"
+    assert "Kconfig:3" in made.log_tail
+
+
+def test_modules_that_need_each_other_are_the_kernels_fault(bench, monkeypatch):
+    lines = ["depmod: ERROR: Cycle detected: a -> b -> a", "depmod: ERROR: Found 2 modules in dependency cycles!"]
+
+    def run(argv, **more):
+        result = real(argv, **more)
+        if "depmod" in str(argv[0]):
+            raise proc.CommandFailed(dataclasses.replace(result, status=1, stderr="\n".join(lines)))
+        return result
+
+    real = proc.run
+    monkeypatch.setattr(proc, "run", run)
+    made = build(bench)
+    assert (made.outcome, made.error) == (Outcome.BLOCKED, "modules need each other: Cycle detected: a -> b -> a")
+    assert made.log_tail.splitlines() == lines
 
 
 def test_cancel_is_prompt_and_the_next_try_goes_on(bench):

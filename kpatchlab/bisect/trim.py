@@ -40,8 +40,7 @@ def trimmed(lab: Lab, criterion: Criterion, recipe: KernelRecipe, space: Workspa
     That is so where any module can be what is sought; where the whole configuration lies built already, so that its
     objects cost less than a first build of fewer; and where the tree has no localmodconfig.
 
-    Raises:
-        UserError: the tree cannot be configured.
+    That is so as well where the bad end cannot be configured: its build tells of it.
     """
     ctx = space.ctx
     words = wanted_modules(lab, criterion)
@@ -53,6 +52,8 @@ def trimmed(lab: Lab, criterion: Criterion, recipe: KernelRecipe, space: Workspa
     obj = Path(tempfile.mkdtemp(prefix=f"{OBJECTS}trim-", dir=space.path))
     try:
         return tuple(_trim(lab, criterion, recipe, space.path, obj, words, ctx))
+    except configuration.CannotConfigure:
+        return ()
     finally:
         ctx.discard(obj)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.build.failures import normal
-from kpatchlab.errors import HostError
+from kpatchlab.errors import HostError, LabError
 from kpatchlab.files import link_or_copy
 from kpatchlab.model import BuildResult, ModuleFailure, to_json
 
@@ -27,6 +27,13 @@ NOTES = "gcno"
 SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 
+class DependencyCycle(LabError):
+    """Modules of a kernel need each other in a circle: the kernel's fault."""
+
+    def __init__(self, message: str, lines: Sequence[str]) -> None:
+        super().__init__(message, details=tuple(lines))
+
+
 def modules_of(folder: Path) -> dict[str, Path]:
     """Return every module file below `folder`, by the name that modprobe takes."""
     return {
@@ -37,7 +44,12 @@ def modules_of(folder: Path) -> dict[str, Path]:
 
 
 def finish_modules(root: Path, release: str, system_map: Path | None) -> Path:
-    """Run depmod on `root`/lib/modules/`release` and drop what points at the build; returns that directory."""
+    """Run depmod on `root`/lib/modules/`release` and drop what points at the build; returns that directory.
+
+    Raises:
+        DependencyCycle: modules need each other, which depmod refuses.
+        HostError: depmod fails otherwise.
+    """
     folder = root / "lib/modules" / release
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("build", "source"):
@@ -46,7 +58,14 @@ def finish_modules(root: Path, release: str, system_map: Path | None) -> Path:
         if not (folder / name).exists():
             (folder / name).touch()
     extra = ["-F", str(system_map)] if system_map else []
-    proc.run([_sbin("depmod"), "-b", str(root), *extra, release], timeout_s=PACK_S)
+    try:
+        proc.run([_sbin("depmod"), "-b", str(root), *extra, release], timeout_s=PACK_S)
+    except proc.CommandFailed as failed:
+        lines = failed.result.stderr.splitlines()
+        if not any("dependency cycle" in line for line in lines):
+            raise
+        first = next((line for line in lines if "Cycle detected" in line), lines[0])
+        raise DependencyCycle(f"modules need each other: {first.removeprefix('depmod: ERROR: ')}", lines) from None
     return folder
 
 

@@ -35,6 +35,17 @@ class Asked:
     where: str
 
 
+class CannotConfigure(UserError):
+    """The tree's own Kconfig refuses: its fault as much as a file that does not compile; `fault` says where."""
+
+    def __init__(self, at_fault: str, details: tuple[str, ...]) -> None:
+        hint = "make allnoconfig in the tree shows it"
+        super().__init__(f"the tree cannot be configured: {at_fault}", hint=hint, details=details)
+        place = re.match(r"(\S+):(\d+): *(.*)", at_fault)
+        file, line, text = place.groups() if place else ("", "0", at_fault)
+        self.fault = failures.Fault(file, int(line), f"the tree cannot be configured: {text}")
+
+
 def asked_symbols(recipe: Recipe, ctx: BuildContext) -> dict[str, Asked]:
     """Return what the recipe's fragments and `config_set` ask for, the later word winning.
 
@@ -95,7 +106,7 @@ def configure(
     compiler cache serves every tree from the objects of any other.
 
     Raises:
-        UserError: the tree's own configuration step fails; with its last lines.
+        CannotConfigure: the tree's own configuration step fails; with its last lines.
     """
     obj.mkdir(parents=True, exist_ok=True)
     fragment = obj / "kpatchlab.config"
@@ -112,11 +123,7 @@ def configure(
         failures.check_host(result.stdout + result.stderr, str(tree))
         lines = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
         at_fault = next((line for line in lines if re.search(r":\d+: |\*\*\* ", line)), "no reason given")
-        raise UserError(
-            f"the tree cannot be configured: {at_fault.strip()}",
-            hint="make allnoconfig in the tree shows it",
-            details=tuple(lines[-15:]),
-        )
+        raise CannotConfigure(at_fault.strip(), tuple(lines[-15:]))
     (obj / "include/config").mkdir(parents=True, exist_ok=True)
     return verify(asked, read_config(config), tree, ctx)
 

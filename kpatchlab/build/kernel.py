@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import shutil
@@ -207,13 +208,10 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
     ctx.progress(BuildProgress(name, "config"))
     covered = _covered(plan, work, ctx)
     job = make.Job(name, tree, obj, work, ctx, covered)
-    if plan.in_place:
-        plan.misses = config.configure_anew(tree, obj, plan.asked, ctx, job.env, plan.compiler)
-    elif not (work / "configured").exists():
-        plan.misses = config.configure(tree, obj, plan.asked, ctx, job.env)
-        (work / "configured").touch()
-    else:
-        plan.misses = config.verify(plan.asked, config.read_config(obj / ".config"), tree, ctx)
+    try:
+        _configure(plan, job)
+    except config.CannotConfigure as refused:
+        raise _blocked(_result(plan, name, ctx), refused.fault, refused.details) from None
     for line in config.describe(plan.misses):
         ctx.verbose(f"configuration: {line}")
     with ctx.cache.lock(f"objects-{content_key(str(obj))[:16]}"):
@@ -224,21 +222,15 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
     if plan.in_place and not obj.is_relative_to(tree):
         ctx.note(obj, f"objects of {tree}")
     if outcome.fault:
-        raise Blocked(
-            replace(
-                result,
-                outcome=Outcome.BLOCKED,
-                error=outcome.fault.text,
-                error_file=outcome.fault.file,
-                error_line=outcome.fault.line,
-                log_tail="\n".join(outcome.log.splitlines()[-TAIL_LINES:]),
-                module_failures=tuple(failures.module_failures(outcome.records, tree)),
-            )
-        )
+        result = replace(result, module_failures=tuple(failures.module_failures(outcome.records, tree)))
+        raise _blocked(result, outcome.fault, outcome.log.splitlines())
     if plan.in_place and plan.source.key(plan.recipe.source, ctx) != plan.source_key:
         raise UserError(f"{tree} changed while it was being built", hint="run it again: only what changed is compiled")
     ctx.progress(BuildProgress(name, "package", outcome.total, outcome.total))
-    missing = _install(job, outcome.records, result.release, work, ctx)
+    try:
+        missing = _install(job, outcome.records, result.release, work, ctx)
+    except artifact.DependencyCycle as cycle:
+        raise _blocked(result, failures.Fault("", 0, cycle.message), cycle.details) from None
     if covered:
         artifact.keep_notes(obj, work)
     failures.forget(outcome.records, obj)
@@ -251,6 +243,25 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
         else:
             path.unlink(missing_ok=True)
     return replace(result, module_failures=tuple(missing))
+
+
+def _configure(plan: _Plan, job: make.Job) -> None:
+    """Have the configuration written where it is not, and keep what came out otherwise than asked."""
+    tree, obj, ctx, done = job.tree, job.obj, job.ctx, job.work / "configured"
+    if plan.in_place:
+        plan.misses = config.configure_anew(tree, obj, plan.asked, ctx, job.env, plan.compiler)
+    elif not done.exists():
+        plan.misses = config.configure(tree, obj, plan.asked, ctx, job.env)
+        done.touch()
+    else:
+        plan.misses = config.verify(plan.asked, config.read_config(obj / ".config"), tree, ctx)
+
+
+def _blocked(result: BuildResult, fault: failures.Fault, log: Sequence[str]) -> Blocked:
+    """Return what tells that a kernel does not build, through no fault of the lab's."""
+    tail = "\n".join(log[-TAIL_LINES:])
+    what = replace(result, error=fault.text, error_file=fault.file, error_line=fault.line, log_tail=tail)
+    return Blocked(replace(what, outcome=Outcome.BLOCKED))
 
 
 def _made(plan: _Plan, name: str, job: make.Job, outcome: make.Compiled, work: Path, ctx: BuildContext) -> BuildResult:
@@ -286,7 +297,8 @@ def keep_kernel(
         artifact.write_records(work, replace(result, module_failures=tuple(missing)), missing)
 
     _keep_changes(plan, changes.Replay(plan.patches, before), job.tree, ctx)
-    ctx.cache.get("kernel", plan.key, produce, label=_label(plan, ctx))
+    with contextlib.suppress(artifact.DependencyCycle):  # `build_kernel` tells of it
+        ctx.cache.get("kernel", plan.key, produce, label=_label(plan, ctx))
 
 
 def _tree(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> tuple[Path, Path]:
