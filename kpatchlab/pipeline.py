@@ -168,13 +168,12 @@ class _Execution:
         self, stages: Stages, builds: Mapping[str, BuildResult], host: dict[str, str], *, cancelled: bool
     ) -> Run:
         """Store what came of it all, and keep the cache within its limit."""
-        before, took_s = self.run_dir.header, time.monotonic() - self.began
-        lab, plan = self.lab, self.plan
+        before, lab, plan = self.run_dir.header, self.lab, self.plan
         run = Run(
             id=self.run_dir.id,
             title=before.title,
             started=before.started,
-            duration_s=before.duration_s + took_s,
+            duration_s=before.duration_s + time.monotonic() - self.began,
             complete=not cancelled and len(self.done) == len(self.planned),
             base=plan.base,
             columns=plan.columns,
@@ -194,7 +193,7 @@ class _Execution:
         )
         self.run_dir.finish(run)
         facts.keep_maintainers(run, self.run_dir, builds.values())
-        _keep_within(self.host.cache, lab.limits.disk_gib, time.time() - took_s)
+        _keep_within(self.host.cache, lab.limits.disk_gib, time.time() - (time.monotonic() - self.began))
         for name in ("junit", "html"):
             self.run_dir.write(FILES[name], WRITERS[name](run, self.run_dir.path))
         return run

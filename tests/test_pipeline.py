@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from kpatchlab.build.changes import Changes
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import Built
 from kpatchlab.build.series import DoesNotApplyError
+from kpatchlab.cache import META
 from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.model import ChangedFunction, JobResult, Outcome, PatchFacts
 from kpatchlab.progress import PlainProgress
@@ -315,6 +317,21 @@ def test_reproduce_lines_reach_the_result(bench):
     run = bench.execute()
     assert run.jobs[0].reproduce == "./lab run --job 'solo@without#1'"
     assert bench.store.load("last")[0].jobs[0].reproduce == run.jobs[0].reproduce
+
+
+def test_what_a_run_used_at_its_beginning_is_not_pruned_at_its_end(bench, monkeypatch):
+    limits = bench.lab.limits.model_copy(update={"disk_gib": 1e-9})
+    bench.lab = dataclasses.replace(bench.lab, limits=limits)
+    cache = bench.host.cache
+    for key in ("used", "idle"):
+        cache.get("kernel", key, lambda work: (work / "vmlinux").write_text("x" * 9999))
+    idle = cache.path("kernel", "idle") / META
+    os.utime(idle, (time.time() - 60,) * 2)
+    # What a run writes at its end takes its time, and is no part of what it used.
+    monkeypatch.setattr(pipeline.facts, "keep_maintainers", lambda *_: time.sleep(0.5))
+    bench.image = lambda _: cache.touch("kernel", "used")
+    bench.execute()
+    assert [entry.key for entry in cache.entries()] == ["used"]
 
 
 # --- build
