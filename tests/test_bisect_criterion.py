@@ -144,3 +144,55 @@ def test_a_log_of_gits_is_read_with_its_faults_named():
         gitlog.read("git bisect start\nhello\n", "log")
     with pytest.raises(UserError, match="names no good or no bad"):
         gitlog.read("git bisect start\n", "log")
+
+
+def jobs_of(**cases):
+    """Return jobs of one run: `a` and `b` are the values of a parameter."""
+    found = []
+    for value, outcomes in cases.items():
+        made = job(outcomes)
+        found.append(dataclasses.replace(made, params={"vers": value}))
+    return found
+
+
+def test_the_jobs_of_one_run_are_told_apart_by_their_parameters():
+    shown = judge_jobs(Criterion("case", ("nfs",)), jobs_of(a={"old": F, "new": P}, b={"old": F, "new": F}))
+    assert set(shown.signatures) == {"nfs vers=a: old", "nfs vers=b: old", "nfs vers=b: new"}
+    criterion = narrowed(Criterion("case", ("nfs",)), [["nfs vers=b: new"]])
+    assert judge_jobs(criterion, jobs_of(a={"new": F}, b={"new": P})).verdict is Verdict.GOOD
+    assert judge_jobs(criterion, jobs_of(a={"new": P}, b={"new": F})).verdict is Verdict.BAD
+
+
+def test_a_job_that_is_not_asked_tells_nothing():
+    blocked = sample_run.job("cifs", "bisect", {}, outcome=Outcome.BLOCKED, message="no module")
+    assert judge_jobs(CASE, [blocked, job({"read back whole": P})]).verdict is Verdict.GOOD
+    assert judge_jobs(CASE, [blocked]).verdict is Verdict.SKIP
+    crashed = sample_run.job("cifs", "bisect", {}, outcome=Outcome.CRASH, splats=(sample_run.SPLAT,))
+    assert judge_jobs(CASE, [crashed, job({"read back whole": P})]).verdict is Verdict.SKIP  # it may have had the case
+    known = narrowed(CASE, [["nfs: read back whole", "nfs: other"]])
+    assert known.sought == ("nfs: read back whole",)
+    assert judge_jobs(known, [crashed, job({"read back whole": P})]).verdict is Verdict.GOOD
+    assert judge_jobs(known, []).verdict is Verdict.INFRA
+
+
+def test_another_splat_than_the_one_shown_tells_nothing():
+    splat = f"splat {sample_run.SPLAT.fingerprint}"
+    criterion = narrowed(Criterion("case", ("nfs",)), [[splat, "nfs: write"]])
+    other = job({"write": F}, outcome=Outcome.CRASH, splats=(sample_run.HUNG,))
+    assert judge_jobs(criterion, [other]).verdict is Verdict.SKIP
+    assert judge_jobs(criterion, [job({"write": F})]).verdict is Verdict.BAD
+
+
+def test_a_figure_is_held_against_that_of_the_same_parameters():
+    criterion = Criterion("metric", ("nfs",), metric="speed", bound=1.1)
+
+    def run(**speeds):
+        made = jobs_of(**{value: {"write": P} for value in speeds})
+        values = speeds.values()
+        return [
+            dataclasses.replace(one, metrics=(Metric("speed", float(v), "MB/s", "higher"),))
+            for one, v in zip(made, values, strict=True)
+        ]
+
+    assert judge_jobs(criterion, run(a=100, b=500), run(a=100, b=1000)).verdict is Verdict.BAD
+    assert judge_jobs(criterion, run(a=100, b=990), run(a=100, b=1000)).verdict is Verdict.GOOD

@@ -73,11 +73,14 @@ class Judged:
 def narrowed(criterion: Criterion, shown: Sequence[Sequence[str]]) -> Criterion:
     """Return the criterion with what the bad end's failing runs have shown as what is sought.
 
-    A case or a fingerprint that was asked for stays the only one.
+    A fingerprint that was asked for stays the only one; of a case it is then known which jobs showed it.
     """
-    if criterion.case or criterion.fingerprint or criterion.module or criterion.kind in {"boot", "metric"}:
+    if criterion.fingerprint or criterion.module or criterion.kind in {"boot", "metric"}:
         return criterion
-    return replace(criterion, sought=tuple(dict.fromkeys(s for signatures in shown for s in signatures)))
+    sought = dict.fromkeys(s for signatures in shown for s in signatures)
+    if criterion.case and not criterion.case.startswith(LABS_OWN):
+        sought = {name: None for name in sought if name.endswith(f": {criterion.case}")}
+    return replace(criterion, sought=tuple(sought))
 
 
 def judge_build(criterion: Criterion, build: BuildResult) -> Judged | None:
@@ -123,16 +126,34 @@ def _build_signatures(build: BuildResult) -> dict[str, str]:
 def judge_jobs(criterion: Criterion, jobs: Sequence[JobResult], base: Sequence[JobResult] = ()) -> Judged:
     """Judge the jobs of one run on a commit's kernel; `base`: those of the good end beside them, for figures."""
     if not jobs:
-        return Judged(Verdict.SKIP, "no job of the scenario has these parameters")
+        return Judged(Verdict.INFRA, "no job came to an end")
     if lost := next((job for job in (*jobs, *base) if job.outcome is Outcome.INFRA), None):
         return Judged(Verdict.INFRA, lost.message)
     if criterion.kind == "metric":
         return _judge_metric(criterion, jobs, base)
-    judged = [_judge_job(criterion, job) for job in jobs]
-    for verdict in (Verdict.BAD, Verdict.INFRA, Verdict.SKIP):
-        if found := next((one for one in judged if one.verdict is verdict), None):
+    judged = {_label(job): _judge_job(criterion, job) for job in jobs}
+    if bad := [one for one in judged.values() if one.verdict is Verdict.BAD]:
+        return replace(bad[0], signatures=tuple(dict.fromkeys(s for one in bad for s in one.signatures)))
+    asked = [judged[_label(job)] for job in _asked(criterion, jobs)]
+    for verdict in (Verdict.INFRA, Verdict.SKIP):
+        if found := next((one for one in asked if one.verdict is verdict), None):
             return found
-    return judged[0]
+    return asked[0]
+
+
+def _asked(criterion: Criterion, jobs: Sequence[JobResult]) -> Sequence[JobResult]:
+    """Return the jobs without which nothing can be told: those that own what is sought, or have the case at all."""
+    own = [job for job in jobs if any(name.startswith(f"{_label(job)}: ") for name in criterion.sought)]
+    if own or not criterion.case:
+        return own or jobs
+    has = [job for job in jobs if any(case.name == criterion.case for case in job.cases)]
+    # One that broke off may not have come to the case.
+    return [job for job in jobs if job in has or job.outcome in LOST - {Outcome.FAIL}] if has else jobs
+
+
+def _label(job: JobResult) -> str:
+    """Return what tells a run's jobs apart."""
+    return " ".join([job.scenario, *(f"{name}={value}" for name, value in job.params.items())])
 
 
 LOST = {Outcome.CRASH, Outcome.FAIL, Outcome.TIMEOUT}
@@ -168,11 +189,15 @@ def _told_by(criterion: Criterion, job: JobResult) -> Judged:
     if job.outcome is Outcome.PASS:
         return Judged(Verdict.GOOD, "passes")
     sought = [f"splat {criterion.fingerprint}"] if criterion.fingerprint else criterion.sought
+    splats = {name for name in sought if name.startswith("splat ")}
+    if job.splats and splats and not wrong.keys() & splats:
+        return Judged(Verdict.SKIP, _otherwise(job), details)
     hit = [words for name, words in wrong.items() if not sought or name in sought]
     if hit and (job.guests or sought):
         return Judged(Verdict.BAD, hit[0], details, tuple(wrong))
-    cases = {f"{job.scenario}: {case.name}": case.outcome for case in job.cases}
-    if sought and not job.splats and all(cases.get(name) is Outcome.PASS for name in sought):
+    cases = {f"{_label(job)}: {case.name}": case.outcome for case in job.cases}
+    own = [name for name in sought if name.startswith(f"{_label(job)}: ")] or sought
+    if sought and not job.splats and all(cases.get(name) is Outcome.PASS for name in own):
         return Judged(Verdict.GOOD, f"passes what is sought; fails otherwise: {job.message}")
     return Judged(Verdict.SKIP, _otherwise(job), details)
 
@@ -191,28 +216,35 @@ def signatures(job: JobResult) -> dict[str, str]:
     found = {f"splat {splat.fingerprint}": splat.title for splat in job.splats}
     for case in job.cases:
         if case.outcome.is_bad and not case.name.startswith(LABS_OWN):
-            found[f"{job.scenario}: {case.name}"] = f"{case.name}: {case.message or 'fails'}"
+            found[f"{_label(job)}: {case.name}"] = f"{case.name}: {case.message or 'fails'}"
     if not found and job.outcome.is_bad:
-        found[f"{job.scenario}: {job.outcome.value}"] = job.message or job.outcome.value
+        found[f"{_label(job)}: {job.outcome.value}"] = job.message or job.outcome.value
     return found
 
 
 def _judge_metric(criterion: Criterion, jobs: Sequence[JobResult], base: Sequence[JobResult]) -> Judged:
-    ours, theirs = _figures(criterion.metric, jobs), _figures(criterion.metric, base)
-    if not ours or not theirs:
+    """Judge by the jobs whose figure got worse most; each is held against the good end's with the same parameters."""
+    found = []
+    for label in dict.fromkeys(_label(job) for job in jobs):
+        ours, theirs = ([one for one in some if _label(one) == label] for some in (jobs, base))
+        value, other = _figure(criterion.metric, ours), _figure(criterion.metric, theirs)
+        if value is None or other is None:
+            continue
+        if min(value, other) <= 0:
+            return Judged(Verdict.SKIP, f"{criterion.metric} is {value:g} and {other:g}: no ratio")
+        direction = next(m.direction for job in ours for m in job.metrics if m.name == criterion.metric)
+        ratio = value / other if direction == "lower" else other / value
+        found.append((ratio, f"{criterion.metric} {value:g}, good end {other:g}: worse by a factor of {ratio:.3f}"))
+    if not found:
         job = next((job for job in jobs if job.outcome is not Outcome.PASS), jobs[0])
         return Judged(Verdict.SKIP, f"no figure {criterion.metric}: {job.message or job.outcome.value}")
-    direction = next(m.direction for job in jobs for m in job.metrics if m.name == criterion.metric)
-    value, other = median(ours), median(theirs)
-    if min(value, other) <= 0:
-        return Judged(Verdict.SKIP, f"{criterion.metric} is {value:g} and {other:g}: no ratio")
-    ratio = value / other if direction == "lower" else other / value
-    words = f"{criterion.metric} {value:g}, good end {other:g}: worse by a factor of {ratio:.3f}"
-    return Judged(Verdict.BAD if ratio > criterion.bound else Verdict.GOOD, words)
+    worst, words = max(found)
+    return Judged(Verdict.BAD if worst > criterion.bound else Verdict.GOOD, words)
 
 
-def _figures(name: str, jobs: Sequence[JobResult]) -> list[float]:
-    return [metric.value for job in jobs for metric in job.metrics if metric.name == name]
+def _figure(name: str, jobs: Sequence[JobResult]) -> float | None:
+    values = [metric.value for job in jobs for metric in job.metrics if metric.name == name]
+    return median(values) if values else None
 
 
 def check(criterion: Criterion, known: Mapping[str, object]) -> None:
