@@ -179,6 +179,10 @@ class Cache:
                 found.append(Entry(kind, key, meta.parent, size, meta.stat().st_mtime, label))
         return sorted(found, key=lambda entry: entry.used)
 
+    def drop(self, kind: str, key: str) -> None:
+        """Delete the artifact of a key, as `remove` does, for it to be made once more."""
+        self.remove(Entry(kind, key, self.path(kind, key), 0, 0.0, ""))
+
     def remove(self, entry: Entry) -> None:
         """Delete one artifact, unless a lab is making it or going on with it right now.
 

@@ -19,7 +19,10 @@ MINUTES_S = 45 * 60.0
 @pytest.mark.mirror
 def test_each_of_six_faults_is_named():
     done = proc.run(
-        [sys.executable, BENCH, "--commits", "16", "--confidence", "0.999"], timeout_s=MINUTES_S, check=False
+        # The one that shows in one run of three may be missed; more runs than a user would want make that rare.
+        [sys.executable, BENCH, "--commits", "16", "--confidence", "0.999"],
+        timeout_s=MINUTES_S,
+        check=False,
     )
     assert done.status == 0, done.stdout + done.stderr
     named = re.findall(r"^([\w% ]+?) +right: ", done.stdout, re.MULTILINE)

@@ -92,13 +92,12 @@ class Drive:
         return self.state
 
     def _widened(self, refused: EndsDoNotDiffer) -> bool:
-        """Begin anew with the whole configuration where the bad end does not fail without some modules.
+        """Begin anew with the whole configuration where the ends do not differ without some modules.
 
         Returns:
             Whether that is so.
         """
-        failed = any(one.commit == self.history.bad and one.verdict is Verdict.BAD for one in self.state.told)
-        if failed or not self.state.trimmed or self.whole is None:
+        if not self.state.trimmed or self.whole is None:
             return False
         self.progress.note(f"{refused.message}; once more with all modules of the configuration")
         self.state.trimmed, self.state.told, self.state.sought = (), (), ()
@@ -138,7 +137,7 @@ class Drive:
                 ready.append(found)
         if len(ready) > 1:
             judgements, run, seconds = self.prober.run_beside([built for _, built in ready])
-            self._stopped(judgements)
+            self._check_cancel()
             each = round(seconds / len(ready), 1)
             for (first, _), judged in zip(ready, judgements, strict=True):
                 self._tell(replace(first, seconds=each, run=run), [judged], save=False)
@@ -149,7 +148,7 @@ class Drive:
     def _beside(self, ask: Ask) -> list[Ask]:
         """Return what is built and run together with a step, where the machine has room for it."""
         asked, kind = self.state.question.candidates, self.prober.criterion.kind
-        if asked == 1 or kind not in {"case", "splat"}:
+        if asked == 1 or kind not in {"case", "splat"} or self.prober.tests_of_tree():
             return []
         if not asked and self.prober.width() < CANDIDATES:
             return []
@@ -158,13 +157,10 @@ class Drive:
             ask, most, lambda commit: max(0.0, self.cost(commit) - times.run_s()), times.run_s(), always=bool(asked)
         )
 
-    def _stopped(self, judgements: Sequence[Judged]) -> None:
-        if self.cancel.is_set() and any(one.verdict is Verdict.INFRA for one in judgements):
-            self._check_cancel()
-
     def _build(self, ask: Ask) -> tuple[Told, Built] | None:
         """Return a commit's kernel that is to be run; None where what was built told all, and that is recorded."""
-        built = self.prober.built(ask.commit, self._distance(ask.commit))
+        again = ask.phase is Phase.PROOF and self.prober.criterion.kind == "build"
+        built = self.prober.built(ask.commit, self._distance(ask.commit), again=again)
         self._check_cancel()
         first = Told(
             ask.commit, Verdict.SKIP, ask.phase, build_s=round(built.seconds, 1),
@@ -183,7 +179,7 @@ class Drive:
         good = self._good_end() if self.prober.criterion.kind == "metric" else None
         count = max(1, min(self.prober.width(), runs))
         judgements, run, seconds = self.prober.run(built, good, count)
-        self._stopped(judgements)
+        self._check_cancel()  # jobs that were ended are missing in the run: nothing can be told from it
         self._tell(replace(first, seconds=round(seconds, 1), run=run), judgements)
 
     def _good_end(self) -> Built:
@@ -266,7 +262,8 @@ class Drive:
         bad = sum(one.verdict is Verdict.BAD for one in judgements)
         if lost := next((one for one in judgements if one.verdict in {Verdict.SKIP, Verdict.INFRA}), None):
             return f"cannot be tested: {lost.reason}"
-        return f"failed in {bad} of {len(judgements)} runs" + ("" if bad else ": it is gone")
+        what = ": it is gone" if not bad else ": something else breaks it as well" if bad == len(judgements) else ""
+        return f"failed in {bad} of {len(judgements)} runs{what}"
 
     def _evidence(self) -> list[str]:
         return [report.told_line(self.history, one) for one in self.loop.told]

@@ -101,6 +101,7 @@ class Loop:
     told: list[Told] = field(default_factory=list)
     search: Search = field(init=False)
     _untold: dict[str, int] = field(default_factory=dict)
+    _children: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.search = Search(self.history, self.noise, self.confidence)
@@ -125,14 +126,19 @@ class Loop:
 
     def _mask(self, commit: str) -> int | None:
         """Return the candidates in a parent that the range, limited to paths, does not have; None: it has it."""
-        if commit in self.history.contains or commit == self.history.good:
-            return None
-        for child in self.history.commits:
-            if commit in self._parents(child):
-                return self.history.mask(child) & ~(1 << self.history.index(child))
-        return None
+        child = self._child(commit)
+        return self.history.mask(child) & ~(1 << self.history.index(child)) if child else None
 
-    def _parents(self, commit: str) -> tuple[str, ...]:
+    def _child(self, commit: str) -> str:
+        """Return the candidate that a commit which is none itself is a parent of, "" where there is none."""
+        if commit in self.history.contains or commit == self.history.good:
+            return ""
+        if commit not in self._children:
+            self._children[commit] = next((c for c in self.history.commits if commit in self.parents_of(c)), "")
+        return self._children[commit]
+
+    def parents_of(self, commit: str) -> tuple[str, ...]:
+        """Return the commits that a proof holds a commit against: its own parents, whatever the range is limited to."""
         return (self.parents or (lambda c: self.history.parents.get(c, ())))(commit)
 
     def ask(self, cost: Callable[[str], float] = lambda _: 1.0) -> Ask | None:
@@ -144,6 +150,11 @@ class Loop:
         if ends := self._ends():
             return ends
         if self.exhausted:
+            return None
+        for parent in self._elsewhere():
+            if left := self._unsure(parent):
+                return Ask(parent, left, Phase.PROOF)
+        if self.elsewhere[0]:
             return None
         if not self.search.settled:
             if commit := self.search.choose(cost):
@@ -208,7 +219,35 @@ class Loop:
     def proven(self) -> bool:
         """Whether what was found holds: settled, tested again, and probable enough."""
         group, probability = self.search.suspects()
-        return len(group) == 1 and probability >= self.confidence and self.search.settled and self._proof() is None
+        sure = len(group) == 1 and probability >= self.confidence and self.search.settled
+        if not sure or self.elsewhere[0] or self._proof() is not None:
+            return False
+        return not self.search.skipped.intersection(self.parents_of(group[0]))
+
+    @property
+    def elsewhere(self) -> tuple[str, str]:
+        """(parent, candidate): a candidate's own parent fails as well, so no candidate broke it; ("", "") as a rule.
+
+        That is how a range that is limited to paths ends where the culprit touches none of them.
+        """
+        for commit in self._elsewhere():
+            child, inside = self._child(commit), self._mask(commit) or 0
+            known = [c for c in self.search.counts if not self.history.mask(c) & ~inside and not self._child(c)]
+            without = Count(*(sum(getattr(self._count(c), side) for c in known) for side in ("bad", "good")))
+            count = self._count(commit)
+            alike = better(self._count(child), count) < self.confidence
+            if not self._unsure(commit) and alike and better(count, without) >= self.confidence:
+                return commit, child
+        return "", ""
+
+    def _unsure(self, commit: str) -> int:
+        """Return how many runs of a parent outside of the range are to come before it is said to fail as well."""
+        count = self._count(commit)
+        return max(0, (ENDS_AT_MOST if count.good else self.runs) - count.total)
+
+    def _elsewhere(self) -> list[str]:
+        """Return the parents outside of the range that failed at least once."""
+        return [c for c, count in self.search.counts.items() if count.bad and self._child(c)]
 
     def _count(self, commit: str, phase: Phase | None = None) -> Count:
         count = Count()
@@ -273,7 +312,7 @@ class Loop:
         needed = self.runs if again.bad else max(self.runs, wanted)
         if culprit not in self.search.skipped and again.total < needed:
             return Ask(culprit, (needed if again.total >= self.runs else self.runs) - again.total, Phase.PROOF)
-        for parent in self._parents(culprit) or (self.history.good,):
+        for parent in self.parents_of(culprit) or (self.history.good,):
             count, fresh = self._count(parent), self._count(parent, Phase.PROOF)
             left = max(self.runs - fresh.total, min(ENDS_AT_MOST, wanted) - count.total)
             if parent not in self.search.skipped and left > 0:
@@ -284,7 +323,7 @@ class Loop:
 
     def _doubt(self, culprit: str) -> str | None:
         """Return where one more run raises a probability that is not high enough yet."""
-        sides = [c for c in (*self._parents(culprit), culprit) if c not in self.search.skipped]
+        sides = [c for c in (*self.parents_of(culprit), culprit) if c not in self.search.skipped]
         counts = {c: self._count(c) for c in sides}
         sides = [c for c in sides if counts[c].total < 4 * ENDS_AT_MOST]
         return min(sides, key=lambda c: counts[c].total, default=None)

@@ -43,6 +43,7 @@ COLD_S = 1200.0
 class Built:
     """A commit's kernel; `fresh`: it was built just now, in `seconds`."""
 
+    commit: str
     result: BuildResult
     digest: str
     seconds: float
@@ -144,16 +145,21 @@ class Prober:
 
     # --- builds
 
-    def built(self, commit: str, distance: int = 0) -> Built:
+    def built(self, commit: str, distance: int = 0, *, again: bool = False) -> Built:
         """Return a commit's kernel, from the cache or built in place now.
+
+        Args:
+            again: have make look at it once more, where the build itself is what is to be proven.
 
         Raises:
             LabError: the lab or the host cannot build at all.
         """
         began = time.monotonic()
         known = self.kernels.get(commit)
+        if known and again:
+            self.host.cache.drop("kernel", known.key)
         if known and (result := stored_kernel(known.key, NAME, self._context())):
-            return Built(result, known.digest, 0.0, fresh=False)
+            return Built(commit, result, known.digest, 0.0, fresh=False)
         self.space.checkout(commit)
         result = build_kernel_(self.recipe, NAME, self._context())
         self.at = commit
@@ -164,15 +170,18 @@ class Prober:
             self.kernels[commit] = Kernel(result.key, found)
             if not result.cached:
                 self.times.builds.append((distance, seconds))
-        return Built(result, found, seconds, fresh=not result.cached)
+        return Built(commit, result, found, seconds, fresh=not result.cached)
 
     def judge_build(self, built: Built) -> Judged | None:
         """Judge a kernel as built; None where guests must tell."""
         return judge_build(self.criterion, built.result)
 
     def same_objects(self, built: Built, tested: Sequence[str]) -> str:
-        """Return a tested commit whose kernel is the same to a guest, "" where there is none."""
-        if not built.digest or self.criterion.kind == "build":
+        """Return a tested commit whose kernel is the same to a guest, "" where there is none.
+
+        The digest has neither the code that unpacks and starts a kernel nor the tests in its tree.
+        """
+        if not built.digest or self.criterion.kind in {"build", "boot"} or self.tests_of_tree():
             return ""
         return next((c for c in tested if c in self.kernels and self.kernels[c].digest == built.digest), "")
 
@@ -188,6 +197,12 @@ class Prober:
         )
 
     # --- runs
+
+    def tests_of_tree(self) -> bool:
+        """Whether guests get tests that are built from the commit's own tree (kselftest)."""
+        if self.criterion.kind in {"build", "boot"}:
+            return False
+        return any(name.startswith("kselftest/") for job in self._jobs(1, (NAME,)).jobs for name in job.foreign)
 
     def width(self) -> int:
         """Return how many runs of one commit are worth starting side by side."""
@@ -208,6 +223,8 @@ class Prober:
             good: the good end's kernel, for figures, which are taken side by side.
         """
         began = time.monotonic()
+        if self.tests_of_tree():
+            self.space.checkout(built.commit)
         if self.criterion.kind == "boot":
             judged, folder = [self._boot(built) for _ in range(count)], ""
         else:

@@ -76,6 +76,8 @@ def headline(state: State, loop: Loop) -> list[str]:
     """Return what was found in a few lines."""
     history = loop.history
     group, probability = loop.search.suspects()
+    if loop.elsewhere[0]:
+        return _elsewhere(state, loop)
     if len(group) == 1:
         culprit = group[0]
         lines = [f"culprit: {name_of(history, culprit)}", f"probability: {_percent(probability)}"]
@@ -85,9 +87,7 @@ def headline(state: State, loop: Loop) -> list[str]:
         lines = [f"one of {len(group)} commits, no one of which can be told from the others (skipped):"]
         lines += [f"  {name_of(history, commit)}" for commit in group]
     counts = loop.search.counts
-    for commit, words in [(c, "culprit") for c in group[:1]] + [
-        (p, "parent") for p in history.parents.get(group[0], ())
-    ]:
+    for commit, words in [(c, "culprit") for c in group[:1]] + [(p, "parent") for p in loop.parents_of(group[0])]:
         if commit in counts:
             lines.append(f"{words} {commit[:12]}: {told_count(counts[commit])}")
     if loop.exhausted and not loop.proven:
@@ -95,6 +95,19 @@ def headline(state: State, loop: Loop) -> list[str]:
     if state.reverted:
         lines.append(f"bad end without it: {state.reverted}")
     return lines
+
+
+def _elsewhere(state: State, loop: Loop) -> list[str]:
+    """Return what is known where no commit that touches the paths of the question is the culprit."""
+    parent, child = loop.elsewhere
+    before = next(iter(loop.history.parents.get(child, ())), loop.history.good)
+    counts = loop.search.counts
+    where = f"it is {name_of(loop.history, parent)} or lies between {before[:12]} and it"
+    return [
+        f"the culprit touches none of {' '.join(state.question.paths)}: {where}",
+        *(f"{commit[:12]}: {told_count(counts[commit])}" for commit in (before, parent) if commit in counts),
+        f"to find it: --good {before[:12]} --bad {parent[:12]}, without --path",
+    ]
 
 
 def given_up(loop: Loop) -> str:
@@ -112,6 +125,8 @@ def _percent(probability: float) -> str:
 def _finding(state: State, loop: Loop, shows: Shows) -> list[str]:
     lines = headline(state, loop)
     group, _ = loop.search.suspects()
+    if loop.elsewhere[0]:
+        return lines
     if details := _details(loop):
         lines += ["", *details]
     if len(group) == 1:
@@ -137,7 +152,7 @@ def mail(state: State, loop: Loop, shows: Shows) -> str:
     history, question = loop.history, state.question
     (culprit,), probability = loop.search.suspects()
     count = loop.search.counts.get(culprit, Count())
-    parents = [p for p in history.parents.get(culprit, ()) if p in loop.search.counts]
+    parents = [p for p in loop.parents_of(culprit) if p in loop.search.counts]
     subject = history.subjects.get(culprit, culprit[:12])
     own = [one for one in loop.told if one.commit == culprit and not one.same_as]
     first = next((one for one in own if one.verdict is Verdict.BAD), None)

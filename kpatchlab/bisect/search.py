@@ -279,10 +279,12 @@ class Search:
 
     def _chance(self, commit: str) -> float:
         """Return the probability that a commit can be tested: commits near an untestable one often cannot."""
-        if not self.skipped or commit in self.counts:
+        # A culprit's own parent can be none of the range, which paths limit: it says nothing of its neighbours there.
+        skipped = [other for other in self.skipped if other in self.history.contains]
+        if not skipped or commit in self.counts:
             return 1.0
         place = self.history.index(commit)
-        nearest = min(abs(place - self.history.index(other)) for other in self.skipped)
+        nearest = min(abs(place - self.history.index(other)) for other in skipped)
         return 1.0 - NEAR_SKIP**nearest
 
     def _information(self, mask: int, classes: list[_Class]) -> float:

@@ -74,6 +74,7 @@ class State:
 
     Attributes:
         kernels: commit -> its kernel.
+        config: what decides about the configuration of each step, beside its tree, as a content key.
         trimmed: symbols that are left out of each step's configuration; None: not decided yet.
         reverted: the verdict on the bad end without the culprit, in words.
         ended: "found", "suspects" or "refused"; what it means is in `report.txt`.
@@ -84,6 +85,7 @@ class State:
     told: tuple[Told, ...] = ()
     kernels: dict[str, Kernel] = field(default_factory=dict)
     sought: tuple[str, ...] = ()
+    config: str = ""
     trimmed: tuple[str, ...] | None = None
     reverted: str = ""
     ended: str = ""

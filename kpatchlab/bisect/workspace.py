@@ -208,7 +208,8 @@ def _held(key: str, ctx: BuildContext) -> Iterator[Path]:
         try:
             yield folder
         finally:  # also of a search that was refused: `clean` is to know it
-            ctx.note(folder, "work tree of searches")
+            with contextlib.suppress(OSError):  # a full disk: what has filled it is told, not this
+                ctx.note(folder, "work tree of searches")
 
 
 def _absolute(repository: git.Repository, name: str) -> Path:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import click
 
 from kpatchlab.cli import complete
 from kpatchlab.cli.choosing import kernels_of, variant_option
-from kpatchlab.cli.main import Options, Verb, show_error
+from kpatchlab.cli.main import ABORT, Options, Verb, show_error
 from kpatchlab.cli.run import interruptible, progress_for
 from kpatchlab.cli.verbs import load_lab, pass_options
 from kpatchlab.errors import LabError, UserError
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from kpatchlab.recipes import KernelRecipe
     from kpatchlab.stages import Settings
 
-ABORT = 128
-"""Status from which on `git bisect run` gives up, where any below it would make the commit a bad one."""
 SKIPPED = 125
 
 
@@ -266,7 +265,9 @@ def _carry_out(
             if replay:
                 _replay(state, space, history, replay)
         else:
-            folder = root
+            # Read again, now that nobody else has the work tree: another lab may have gone on with it until now.
+            folder, state = root, Searches(root.parent.parent).open(state.id)[0]
+        _pin(state, folder, recipe, space.ctx)
         progress.note(f"search {state.id}: {asked.criterion}; {len(history.commits)} commits")
         if space.origin and space.origin.git("status", "--porcelain", "-uno", check=False).stdout.strip():
             progress.note(f"uncommitted changes in {space.origin.path} are no part of the search")
@@ -287,6 +288,26 @@ def _carry_out(
     click.echo((folder / REPORT).read_text(), nl=False)
     click.echo(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir() if p.is_file()))}")
     sys.exit(0 if state.ended == "found" else 1)
+
+
+def _pin(state: State, folder: Path, recipe: KernelRecipe, ctx: BuildContext) -> None:
+    """Keep what decides about the configuration of all steps.
+
+    Raises:
+        UserError: it is not what the search began with.
+    """
+    from kpatchlab.bisect.state import save
+    from kpatchlab.build import config
+    from kpatchlab.cache import content_key
+
+    now = content_key(config.key(config.asked_symbols(recipe, ctx)))
+    if state.config and state.config != now:
+        raise UserError(
+            f"the configuration of kernel {state.question.kernel} is not the one that the search began with",
+            hint="undo the change of its recipe or fragments, or start a new search",
+        )
+    state.config = now
+    save(state, folder)
 
 
 def _trimmed(
@@ -390,6 +411,9 @@ class Step(Verb):
             return super().invoke(ctx)
         except LabError as error:
             show_error(error)
+            sys.exit(ABORT)
+        except Exception:  # noqa: BLE001 - whatever it is, Python's own status would make the commit a bad one
+            traceback.print_exc()
             sys.exit(ABORT)
 
 

@@ -18,6 +18,8 @@ from kpatchlab.errors import LabError, LabWarning
 
 COMPLETE_VAR = "_KPATCHLAB_COMPLETE"
 """Set by a shell's completion script, which calls the program for its proposals."""
+ABORT = 128
+"""Status from which on `git bisect run` gives up, where any below it would make the commit a bad one."""
 EXITS = """\b
 Exit status:
   0  nothing regressed
@@ -176,19 +178,20 @@ def main(argv: list[str] | None = None) -> None:
 
     verbs.register(cli)
     warnings.showwarning = _show_warning
-    debug = "--debug" in (argv or sys.argv)
+    words = argv or sys.argv
+    debug = "--debug" in words
     try:
         status: Any = cli.main(argv, prog_name=program(), standalone_mode=False, complete_var=COMPLETE_VAR)
     except click.exceptions.Abort:
         status = 130
     except click.ClickException as error:
         error.show()
-        status = error.exit_code
+        status = ABORT if "bisect-step" in words else error.exit_code
     except LabError as error:
         if debug:
             raise
         show_error(error)
-        status = error.exit_code
+        status = ABORT if "bisect-step" in words else error.exit_code
     except KeyboardInterrupt:
         status = 130
     sys.exit(status if isinstance(status, int) else 0)
