@@ -11,10 +11,12 @@ It is one round, since a second one would find every kernel built.
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from benchkit import labs, searches
 from benchkit.rounds import last_line, parser, run, say
@@ -155,6 +157,9 @@ def searched(lab: searches.Lab, name: str, culprit: str, confidence: str) -> boo
         f" {sum(one['objects'] for one in state['told'])} objects compiled, {took:.0f} s",
         flush=True,
     )
+    reasons = [one["reason"] for one in state["told"] if one["commit"] == culprit]
+    if slower := [float(match[1]) for text in reasons if (match := re.search(r"worse by a factor of ([\d.]+)", text))]:
+        print(f"    its commit is worse by a factor of {median(slower):.3f} (median of {len(slower)} runs)", flush=True)
     if not right:
         wanted = ("culprit:", "probability", "one of", "bad end", "kpatchlab:", "hint:")
         said = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(wanted)]

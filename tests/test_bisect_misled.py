@@ -68,7 +68,7 @@ def test_a_culprit_that_touches_none_of_the_paths_is_not_laid_on_one_that_does(l
 
 def test_a_parent_that_cannot_be_tested_proves_nothing():
     history = make("g", "c3", [("c1", ("g",)), ("c2", ("c1",)), ("c3", ("c2",))])
-    for figures in (Verdict.BAD, Verdict.SKIP):
+    for figures in (Verdict.BAD, Verdict.SKIP, Verdict.INFRA):
         loop = Loop(history, parents=lambda c: (f"p-{c}",))
         while (ask := loop.ask()) is not None:
             verdict = Verdict.BAD if ask.commit in {"c2", "c3"} else Verdict.GOOD

@@ -18,6 +18,8 @@ ENDS_AT_MOST = 12
 three is missed by so many in one search of 130."""
 MISSED = 0.05
 """How likely a fault may have been missed where runs that show nothing are to prove something."""
+ELSEWHERE_RUNS = 4
+"""Runs of a parent outside of the range, all bad, that are 95 % sure beside one good run of the commit before it."""
 INFRA_TRIES = 2
 STEP_RUNS_AT_MOST = 60
 """So many runs for each step that plain bisection needs, and for ends and proof, then a search gives up. 480 for 64
@@ -243,7 +245,8 @@ class Loop:
     def _unsure(self, commit: str) -> int:
         """Return how many runs of a parent outside of the range are to come before it is said to fail as well."""
         count = self._count(commit)
-        return max(0, (ENDS_AT_MOST if count.good else self.runs) - count.total)
+        wanted = ENDS_AT_MOST if count.good else max(self.runs, ELSEWHERE_RUNS)
+        return 0 if commit in self.search.skipped else max(0, wanted - count.total)
 
     def _elsewhere(self) -> list[str]:
         """Return the parents outside of the range that failed at least once."""
