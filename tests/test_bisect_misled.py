@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -179,3 +180,12 @@ def test_tests_of_the_tree_are_those_of_the_commit_that_is_run(lab, monkeypatch)
     assert len(ran) > 9
     assert all(kernel == tree for kernel, tree in ran)
     assert not any(one["same_as"] for one in states(lab)[0]["told"])
+
+
+def test_the_wrapper_of_a_clone_stops_git_where_it_cannot_set_up():
+    program = Path(__file__).parents[1] / "lab"
+    env = os.environ | {"KPATCHLAB_VENV": "/proc/nowhere"}
+    said = [
+        subprocess.run([program, verb], check=False, capture_output=True, env=env) for verb in ("list", "bisect-step")
+    ]
+    assert [done.returncode for done in said] == [3, 128]
