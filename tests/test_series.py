@@ -127,16 +127,17 @@ def test_scenarios_run_on_the_kernel_that_the_walk_has_built(bench):
         shorter = recipe.model_copy(update={"series": series})
         keep(shorter)
         kept[len(patches)] = build_kernel(shorter, "k", bench.ctx)
-        return {} if len(patches) == 1 and len(kept) == 2 else {"solo": "pass"}
+        return {"solo": "infra" if len(patches) == 1 and len(kept) == 2 else "pass"}
 
     wanted = Wanted((), scenarios=("solo",), run_scenarios=run)
     done, _ = walk(recipe, "with", bench.ctx, bench.results, wanted, bench.told.append)
     ways = [one.scenarios.get("solo") for one in done.patches]
-    assert ways == ["pass", None, "blocked", "pass", "pass"]
+    assert ways == ["pass", "infra", "blocked", "pass", "pass"]
     assert [(n, one.cached, one.objects_compiled) for n, one in sorted(kept.items())] == [
         (0, True, 7), (1, True, 1), (3, True, 0), (4, True, 1)  # 3: out of ccache
     ]  # fmt: skip
-    # What was stopped is run now: its kernel is there; and where it is not, the tree stands there once more.
+    # What the lab was at fault for is run now, and what was stopped: its kernel is there; and where it is not, the
+    # tree stands there once more.
     for lost in (False, True):
         if lost:
             shutil.rmtree(kept[1].path)
@@ -241,6 +242,20 @@ def test_built_in_code_that_does_not_compile(bench):
     (failure,) = table.failures
     assert (failure.check, failure.first, failure.mended) == ("build", 1, 3)
     assert row(table, 1, "W=1")[0] == "skip"
+
+
+def test_what_stands_between_two_faults_in_built_in_code_is_nobodys(bench):
+    """Each fault is its own, wherever it moves to, and whichever object make names first."""
+    bench.patch("net: break", ("core/net.c", "return 0;", "return 0"))
+    bench.patch("main: break", ("core/main.c", "return 42;", "return 42"), ("core/net.c", SEND, f"\n\n\n{SEND}"))
+    bench.patch("main: mend", ("core/main.c", "return 42\n", "return 42;\n"))
+    bench.patch("net: mend", ("core/net.c", "return 0\n", "return 0;\n"))
+    table = bench.walk("W=1")
+    cells = [row(table, n, "build") for n in (1, 2, 3, 4)]
+    assert cells == [("fail", "no"), ("fail", "no"), ("still", "since 1"), ("ok", "mended")]
+    net, main = table.failures
+    assert (net.what.split(":")[0], net.first, net.mended) == ("core/net.c", 1, 4)
+    assert (main.what.split(":")[0], main.first, main.mended) == ("core/main.c", 2, 3)
 
 
 def test_sparse_says_what_is_new(bench, monkeypatch):

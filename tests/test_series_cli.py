@@ -9,6 +9,7 @@ import yaml
 from series_fixtures import SeriesBench
 
 from kpatchlab import packages
+from kpatchlab.series.values import Applied, Built, PatchResult, Walk
 from tests import labdir
 
 
@@ -49,6 +50,16 @@ def test_the_table_the_files_and_the_status(bench, call):
 def test_a_series_without_fault_ends_with_status_0(bench, call):
     bench.patch("net: a word", ("core/net.c", "int core_send(int flags)\n{", "/* why */\nint core_send(int flags)\n{"))
     assert call("series")[0] == 0
+
+
+def test_a_walk_that_is_stopped_at_once_says_how_to_go_on(bench, call, monkeypatch):
+    base = PatchResult(0, "the tree without any patch", "", "", Applied("strict"), built=Built())
+    done = Walk("with", "a tree", "2 patches", "gcc", ("W=1",), (base,), "", 0.0, complete=False)
+    monkeypatch.setattr("kpatchlab.series.walk", lambda *_: (done, bench.root / "found"))
+    status, out, err = call("series", "--allmodconfig", "--coccicheck", "--fresh")
+    assert status == 130
+    assert "stopped before the last patch" in out
+    assert "series with --allmodconfig --coccicheck\n" in err.split("stopped; to go on: ")[1]
 
 
 @pytest.mark.parametrize(

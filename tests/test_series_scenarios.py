@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from kpatchlab import stages
 from kpatchlab.build.series import Patch
 from kpatchlab.model import Outcome
@@ -51,3 +53,20 @@ def test_the_first_patch_that_breaks_a_scenario_is_named():
     assert cells == [("fail", "0 of 2 pass"), ("still", "1 of 2 pass"), ("skip", "1 of 2 pass")]
     (failure,) = table.failures
     assert (failure.what, failure.first, failure.mended) == ("a: fail", 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("ways", "states", "first"),
+    [
+        (["fail", "blocked", "fail"], ["skip", "still"], []),
+        (["pass", "fail", "infra", "fail"], ["fail", "skip", "still"], [1]),
+        (["pass", "fail", "crash", "skip", "pass"], ["fail", "still", "skip", "ok"], [1]),
+    ],
+)
+def test_a_scenario_that_did_not_run_says_nothing_about_the_kernel(ways, states, first):
+    results = tuple(
+        PatchResult(n, "", "", "", Applied("strict"), built=Built(), scenarios={"a": way}) for n, way in enumerate(ways)
+    )
+    table = judge(Walk("with", "", "", "", (), results, "", 0.0, complete=True))
+    assert [str(row.cells["scenarios"].state) for row in table.rows] == states
+    assert [failure.first for failure in table.failures] == first

@@ -13,6 +13,9 @@ GCC = """\
       |      ^
 ../net/a.c: In function \u2018g\u2019:
 ../net/a.c:20:1: warning: the frame size of 1040 bytes is larger than 1024 bytes [-Wframe-larger-than=]
+In function \u2018copy\u2019,
+    inlined from \u2018g\u2019 at ../net/a.c:22:2:
+../net/a.c:4:2: warning: \u2018memcpy\u2019 writes 8 bytes into a region of size 4 [-Wstringop-overflow=]
 ../net/a.c: At top level:
 ../net/a.c:30:12: warning: \u2018h\u2019 defined but not used [-Wunused-function]
 """
@@ -27,7 +30,15 @@ def new(before, after, files=("net/a.c",), **more):
 def test_lines_and_numbers_do_not_make_a_warning_new():
     moved = GCC.replace(":10:5", ":110:5").replace("1040", "1056").replace(":30:12", ":31:12")
     assert new(GCC, moved) == []
-    assert len(new("", GCC)) == 3
+    assert len(new("", GCC)) == 4
+
+
+def test_code_that_was_inlined_is_in_its_own_function():
+    """What the compiler has to say of the function before it plays no part."""
+    assert [finding.context for finding in parse(GCC)] == ["f", "g", "copy", ""]
+    lines = GCC.splitlines(keepends=True)
+    inlined = "".join(lines[6:9])
+    assert new(inlined, "".join(lines[4:6]) + inlined) == new("", "".join(lines[4:6]))
 
 
 def test_the_same_words_in_another_function_are_new():

@@ -73,7 +73,8 @@ def series(
     start(options)
     _get_sparse(options)
     more = [word for word, on in (("allmodconfig", allmodconfig), ("coccicheck", coccicheck)) if on]
-    again = options.again(shlex.join(["series", name, *(f"--run={word}" for word in choice)]))
+    given = [*(f"--{word}" for word in more), *(f"--run={word}" for word in choice)]
+    again = options.again(shlex.join(["series", name, *given]))
     settings = Settings(command=shlex.join(sys.argv), reproduce=lambda _: again)
     cache = Cache()
     host = Host(cache, lab.mirror, lab.qemu)

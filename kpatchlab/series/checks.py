@@ -20,9 +20,9 @@ from kpatchlab import proc
 from kpatchlab.build import config, failures, git, make
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.series import Patch
-from kpatchlab.errors import HostError
+from kpatchlab.errors import UserError
 from kpatchlab.series import warnings
-from kpatchlab.series.tree import State, Tree, put
+from kpatchlab.series.tree import KCONFIG, State, Tree, put
 from kpatchlab.series.values import Finding, Looked
 
 CHECK_S = 3600.0
@@ -33,7 +33,9 @@ INCLUDERS = 8
 NO_SPARSE = "sparse is not installed (Debian package sparse)"
 NO_SPATCH = "spatch is not installed (Debian package coccinelle)"
 _CODE = (".c", ".S")
+_MAKEFILES = ("Makefile", "Kbuild")
 _NOT_KERNEL = ("tools", "scripts", "samples", "Documentation")
+_MENDED = "did not compile before the patch: what it says cannot be told apart"
 _COMPILED = re.compile(r"^  (?:CC|AS)\s+(?:\[M\]\s+)?(\S+\.o)$")
 
 
@@ -45,17 +47,24 @@ def sparse_version() -> str:
 
 
 def folders_of(files: Iterable[str], tree: Path) -> list[str]:
-    """Return the folders that kbuild can be asked for, with a trailing slash, for files of the kernel proper."""
+    """Return the folders that kbuild can be asked for, with a trailing slash, for files of the kernel proper.
+
+    A folder without a Makefile is compiled by the nearest one above it that has one, in the tree or among `files`.
+    """
+    files = set(files)
     folders = {Path(file).parent for file in files if file.endswith((*_CODE, ".h"))}
-    return sorted(
-        f"{folder}/"
-        for folder in folders
-        if folder.parts and folder.parts[0] not in _NOT_KERNEL and _is_built(tree / folder)
-    )
+    found = set()
+    for folder in folders:
+        # All of drivers/ is not what a patch to drivers/new/ asks for.
+        above = [folder, *(one for one in folder.parents if len(one.parts) > 1)]
+        makes = (one for one in above if any(f"{one}/{name}" in files for name in _MAKEFILES) or _is_built(tree / one))
+        if folder.parts and folder.parts[0] not in _NOT_KERNEL and (nearest := next(makes, None)):
+            found.add(f"{nearest}/")
+    return sorted(found)
 
 
 def _is_built(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ("Makefile", "Kbuild"))
+    return any((folder / name).exists() for name in _MAKEFILES)
 
 
 def objects_of(files: Iterable[str], obj: Path) -> tuple[list[str], list[str], list[str]]:
@@ -97,8 +106,7 @@ def _includers(files: Sequence[str], obj: Path) -> dict[str, list[str]]:
     users: dict[str, list[str]] = {file: [] for file in files}
     if not files:
         return users
-    names = {os.fsencode(file): file for file in files}
-    search = re.compile(rb"\s(?:\.\./)?(" + b"|".join(map(re.escape, names)) + rb")(?=\s)")
+    ends = tuple(os.fsencode(f"/{os.path.basename(file)}") for file in files)
     for folder, subfolders, there in os.walk(obj):
         if folder == str(obj):
             subfolders[:] = [name for name in subfolders if name not in {"scripts", "tools", "include", "usr"}]
@@ -107,8 +115,10 @@ def _includers(files: Sequence[str], obj: Path) -> dict[str, list[str]]:
                 path = os.path.join(folder, name)
                 target = os.path.relpath(os.path.join(folder, name[1:-4]), obj)
                 with open(path, "rb") as handle:
-                    for hit in set(search.findall(handle.read())):
-                        users[names[hit]].append(target)
+                    words = {os.fsdecode(word) for word in handle.read().split() if word.endswith(ends)}
+                # The compiler writes a path as the source has it, ../drivers/a/../b.h.
+                for file in {warnings.inside_tree(word) for word in words} & users.keys():
+                    users[file].append(target)
     return users
 
 
@@ -156,20 +166,20 @@ class Bench:
         if not target.exists() or target.read_bytes() != source.read_bytes():
             shutil.copyfile(source, target)
 
-    def allmodconfig(self, stamp: str) -> None:
-        """Have everything that there is as a module; once for each `stamp`, which stands for the Kconfig files.
+    def allmodconfig(self) -> None:
+        """Have everything that there is as a module; again where a Kconfig file is another one than last time.
 
         Raises:
-            HostError: the tree cannot be configured so.
+            UserError: the tree cannot be configured so.
         """
         self._lay()
-        mark = self.obj / "kpatchlab-stamp"
+        mark, stamp = self.obj / "kpatchlab-stamp", self.tree.digest(KCONFIG)
         if mark.exists() and mark.read_text() == stamp:
             return
+        mark.unlink(missing_ok=True)
         done = self._make(["allmodconfig"])
         if done.status:
-            last = (done.stderr.strip().splitlines() or ["no reason"])[-1]
-            raise HostError(f"make allmodconfig: {last}", hint="leave --allmodconfig out")
+            raise UserError(f"make allmodconfig: {(done.stderr.strip().splitlines() or ['no reason'])[0]}")
         mark.write_text(stamp)
 
     def _lay(self) -> None:
@@ -188,10 +198,16 @@ class Bench:
         self.ctx.check_cancel()
         if result.status:
             failures.check_host(result.stdout + result.stderr, "with extra warnings")
+        if result.timed_out:
+            raise UserError(f"make did not end in {CHECK_S / 60:.0f} minutes")
         return result
 
     def say(self, targets: Sequence[str]) -> Said:
-        """Bring objects (or folders of them, "net/unix/") up to date; return all that was said of them."""
+        """Bring objects (or folders of them, "net/unix/") up to date; return all that was said of them.
+
+        Raises:
+            UserError: it takes too long.
+        """
         if not targets:
             return Said({}, {}, {}, 0)
         result = self._make(targets)
@@ -209,12 +225,37 @@ class Bench:
             for kind, texts in said.items():
                 if (path := self._record(name, kind)).exists():
                     texts[name] = path.read_text(encoding="utf-8", errors="replace")
+        if result.status:
+            fault = failures.first_fault(result.stderr, self.tree.path, make=True)
+            text = f"{fault.file}:{fault.line}: error: {fault.text}" if fault.line else fault.text
+            said["failed"] |= dict.fromkeys(self._unmade(targets, names, said["failed"]), text)
+            for kind in ("warnings", "sparse"):
+                said[kind] = {name: words for name, words in said[kind].items() if name not in said["failed"]}
         return Said(
             {name: warnings.parse(text) for name, text in said["warnings"].items()},
             {name: warnings.parse(text) for name, text in said["sparse"].items()},
             said["failed"],
             compiled,
         )
+
+    def _unmade(self, targets: Sequence[str], names: Sequence[str], failed: Collection[str]) -> list[str]:
+        """Return what a make that failed has left as it was, although no compiler has said why.
+
+        Where the tree cannot be prepared, make stops before the first object.
+        """
+        late = [name for name in names if name not in failed and self._is_stale(name)]
+        return late if late or failed else [target for target in targets if target.endswith("/")]
+
+    def _is_stale(self, name: str) -> bool:
+        """Whether an object is older than the sources that it was compiled from."""
+        target = self.obj / name
+        try:
+            made = target.stat().st_mtime_ns
+            words = _command_file(target).read_text(errors="surrogateescape").split()
+        except FileNotFoundError:
+            return True
+        paths = [self.obj / word for word in words if word.endswith((*_CODE, ".h"))]
+        return any(path.exists() and path.stat().st_mtime_ns > made for path in paths)
 
     def forget(self, objects: Iterable[str]) -> None:
         """Have objects compiled again whatever their times say."""
@@ -278,7 +319,7 @@ def after(
         if name in now.failed or (name not in now.warnings and name in told.warnings):
             notes.append(f"{name} does not compile, and could not be looked at")
         elif name in told.failed and name not in told.warnings:
-            notes.append(f"{name} did not compile before the patch: what it says cannot be told apart")
+            notes.append(f"{name} {_MENDED}")
         elif name in now.warnings:
             compared.append(name)
     if not objects:
@@ -398,14 +439,38 @@ def checkpatch(tree: Path, patch: Patch) -> Looked:
     return Looked("checkpatch", tuple(found), duration_s=time.monotonic() - began)
 
 
-def whole_folders(earlier: Said, now: Said, files: Sequence[str], renamed: Mapping[str, str], tree: Path) -> Looked:
+def before_folders(bench: Bench, folders: Sequence[str], files: Sequence[str]) -> Before:
+    """Look at all objects of some folders, all as modules, as they stand before a patch of `files`."""
+    began = time.monotonic()
+    said = _say_folders(bench, folders)
+    texts = {file: bench.tree.state(file) for file in files}
+    objects = [*said.warnings, *said.failed]
+    return Before(objects, said, texts, {}, (bench.obj / ".config").read_bytes(), time.monotonic() - began)
+
+
+def after_folders(
+    bench: Bench, earlier: Before, folders: Sequence[str], files: Sequence[str], renamed: Mapping[str, str]
+) -> Looked:
     """Compare all objects of some folders: those that no longer compile, and new warnings in `files`."""
-    broken = [_not_compiled(name, now.failed[name], tree) for name in sorted(set(now.failed) - set(earlier.failed))]
-    mended = [_not_compiled(n, earlier.failed[n], tree) for n in sorted(set(earlier.failed) - set(now.failed))]
-    both = {name: said for name, said in now.warnings.items() if name not in now.failed}
-    new, gone = warnings.difference(earlier.warnings, both, files, renamed)
+    began = time.monotonic()
+    now = _say_folders(bench, folders)
+    objects = [name for name in objects_of(files, bench.obj)[0] if name in now.warnings]
+    told = _as_before(bench, earlier, objects, moved=(bench.obj / ".config").read_bytes() != earlier.config)
+    tree, failed = bench.tree.path, earlier.said.failed
+    broken = [_not_compiled(name, now.failed[name], tree) for name in sorted(set(now.failed) - set(failed))]
+    mended = [_not_compiled(name, failed[name], tree) for name in sorted(set(failed) - set(now.failed))]
+    new, gone = warnings.difference(told.warnings, now.without(told.failed).warnings, files, renamed)
     gone = [] if now.failed else gone
-    return Looked("allmodconfig", (*broken, *new), (*mended, *gone), objects=earlier.compiled + now.compiled)
+    notes = tuple(f"{name} {_MENDED}" for name in objects if name in told.failed)
+    # One fault of make's is the same for every object that it left out.
+    found, lost = (*dict.fromkeys(broken), *new), (*dict.fromkeys(mended), *gone)
+    compiled, seconds = told.compiled + now.compiled, earlier.duration_s + time.monotonic() - began
+    return Looked("allmodconfig", found, lost, "", notes, compiled, seconds)
+
+
+def _say_folders(bench: Bench, folders: Sequence[str]) -> Said:
+    bench.allmodconfig()
+    return bench.say([folder for folder in folders if _is_built(bench.tree.path / folder)])
 
 
 def _not_compiled(name: str, output: str, tree: Path) -> Finding:
@@ -421,7 +486,11 @@ def no_coccicheck(tree: Path) -> str:
 
 
 def coccicheck(tree: Path, files: Iterable[str], ctx: BuildContext) -> dict[str, list[Finding]]:
-    """Return what the tree's own semantic patches say of each file (scripts/coccicheck, one file at a time)."""
+    """Return what the tree's own semantic patches say of each file (scripts/coccicheck, one file at a time).
+
+    Raises:
+        UserError: it does not come to its end; it stops at the first semantic patch that fails.
+    """
     found: dict[str, list[Finding]] = {}
     includes = f"-I arch/{config.source_arch(ctx.arch)}/include -I include"
     given = {"C": "1", "MODE": "report", "srctree": ".", "LINUXINCLUDE": includes, "V": "0", "LC_ALL": "C.UTF-8"}
@@ -431,5 +500,10 @@ def coccicheck(tree: Path, files: Iterable[str], ctx: BuildContext) -> dict[str,
             words = ["bash", "scripts/coccicheck", file]
             result = proc.run(words, timeout_s=COCCI_S, check=False, cwd=tree, env=env, cancel=ctx.cancel)
             ctx.check_cancel()
+            if result.timed_out:
+                raise UserError(f"coccicheck did not end in {COCCI_S / 60:.0f} minutes")
+            if result.status:
+                last = (result.stderr.strip() or result.stdout.strip() or "it says nothing").splitlines()[-1]
+                raise UserError(f"scripts/coccicheck failed on {file}: {last}")
             found[file] = warnings.parse(result.stdout, plain=True)
     return found

@@ -5,11 +5,12 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from kpatchlab.model import ModuleFailure
+from kpatchlab.model import ModuleFailure, Outcome
 from kpatchlab.series import warnings
-from kpatchlab.series.values import Built, Finding, Looked, PatchResult, Walk
+from kpatchlab.series.values import Built, Fault, Finding, Looked, PatchResult, Walk
 
 BUILDS = ("apply", "build", "modules")
+_BAD = {str(outcome) for outcome in Outcome if outcome.is_bad}
 
 
 class State(enum.StrEnum):
@@ -117,10 +118,9 @@ class _Track:
 
     def __init__(self) -> None:
         self.failures: dict[tuple[object, ...], Failure] = {}
-        self.built: Built | None = None
+        self.build: dict[tuple[str, str], tuple[Fault, int]] = {}
         self.modules: dict[str, int] = {}
-        self.build_since = -1
-        self.scenarios: dict[str, str] = {}
+        self.scenarios: set[str] = set()
 
     def broke(self, key: tuple[object, ...], failure: Failure) -> None:
         """Note a failure; one that came again after it was mended counts from its first patch on."""
@@ -154,27 +154,42 @@ def _build(facts: PatchResult, track: _Track) -> Cell:
     built = facts.built
     if not built:
         return Cell(State.UNTRIED, "-")
-    before, track.built = track.built, built
-    more = tuple(f"configuration: {line}" for line in built.config[:20]) if facts.number else ()
-    more += tuple(f"{file} is not compiled in this configuration" for file in built.unseen)
-    if built.error:
-        place = f"{built.place}: " if built.error_file else ""
-        if before and (before.error, before.place) == (built.error, built.place):
-            return Cell(State.STILL, _since(track.build_since), (f"{place}{built.error}",))
-        if before and before.error:
-            track.mended(("build", before.error, before.place), facts.number)
-        track.build_since = facts.number
+    # A line moves with what stands above it, and a header's fault is one in however many objects.
+    now = {(fault.file, warnings.without_numbers(fault.text)): fault for fault in reversed(built.faults)}
+    new = sorted(now.keys() - track.build)
+    mended = [key for key, (fault, _) in track.build.items() if key not in now and _tried(fault, built)]
+    lines = [str(now[key]) for key in new]
+    for key in mended:
+        fault, since = track.build.pop(key)
+        lines.append(f"{fault}: mended, was broken {_since(since)}")
+        track.mended(("build", *key), facts.number)
+    lines += [f"{fault}: broken {_since(since)}" for fault, since in track.build.values()]
+    old = min((since for _, since in track.build.values()), default=0)
+    for key in new:
+        track.build[key] = now[key], facts.number
         if facts.number:
-            what = f"{place}{built.error}"
-            track.broke(("build", built.error, built.place), Failure("build", what, facts.number))
-        return Cell(State.FAIL, "no", (f"{place}{built.error}", *more))
-    if before and before.error:
-        track.mended(("build", before.error, before.place), facts.number)
-        return Cell(State.OK, "mended", more)
-    code = [file for file in facts.files if file.endswith((".c", ".h", ".S"))]
+            track.broke(("build", *key), Failure("build", str(now[key]), facts.number))
+    more = tuple(f"configuration: {line}" for line in built.config[:20]) if facts.number else ()
+    lines += [*more, *(f"{file} is not compiled in this configuration" for file in built.unseen)]
+    if new:
+        return Cell(State.FAIL, "no", tuple(lines))
+    if now:
+        return Cell(State.STILL, _since(old), tuple(lines))
+    if mended:
+        return Cell(State.OK, "mended", tuple(lines))
+    code = [file for file in facts.files if file.endswith((".c", ".h", ".S")) and file not in built.deleted]
     if code and len(built.unseen) == len(code):
-        return Cell(State.SKIP, "not compiled", more)
-    return Cell(State.OK, "ok" if not built.unseen else f"ok, {len(built.unseen)} unseen", more)
+        return Cell(State.SKIP, "not compiled", tuple(lines))
+    return Cell(State.OK, "ok" if not built.unseen else f"ok, {len(built.unseen)} unseen", tuple(lines))
+
+
+def _tried(known: Fault, built: Built) -> bool:
+    """Whether a build came to where an earlier one had this fault.
+
+    Make tries every object, but links none where one does not compile; and where make itself stops, nobody knows
+    what it would have come to.
+    """
+    return not built.faults or all(fault.object for fault in (known, *built.faults))
 
 
 def _lost(built: Built) -> dict[str, tuple[ModuleFailure, bool]]:
@@ -254,20 +269,19 @@ def _scenarios(facts: PatchResult, track: _Track) -> Cell:
         return Cell(State.UNTRIED, "-")
     worse, lines = [], []
     for name, outcome in facts.scenarios.items():
-        before = track.scenarios.get(name, "pass")
-        if outcome in {"fail", "crash", "timeout"}:
-            if outcome != before:
+        if outcome != "pass":
+            lines.append(f"{name}: {outcome}")
+        if outcome in _BAD:
+            if name not in track.scenarios:
                 worse.append(name)
                 if facts.number:
                     track.broke(("scenarios", name), Failure("scenarios", f"{name}: {outcome}", facts.number))
-            lines.append(f"{name}: {outcome}")
-        elif outcome == "pass":
+            track.scenarios.add(name)
+        elif outcome == "pass":  # one that did not run says nothing about the kernel: it stands as it stood
+            track.scenarios.discard(name)
             track.mended(("scenarios", name), facts.number)
-        else:
-            lines.append(f"{name}: {outcome}")
-        track.scenarios[name] = outcome
     passed = sum(outcome == "pass" for outcome in facts.scenarios.values())
     text = f"{passed} of {len(facts.scenarios)} pass"
-    bad = any(outcome in {"fail", "crash", "timeout"} for outcome in facts.scenarios.values())
+    bad = any(outcome in _BAD for outcome in facts.scenarios.values())
     state = State.FAIL if worse else State.STILL if bad else State.OK if passed == len(facts.scenarios) else State.SKIP
     return Cell(state, text, tuple(lines))

@@ -24,6 +24,7 @@ from kpatchlab.series.values import Applied
 
 MAX_FUZZ = 2
 """What patch(1) lets pass by default."""
+KCONFIG = r"(^|/)Kconfig[^/]*$"
 _NAMES = re.compile(
     rb"^(?:diff --git (?P<old>\S+) (?P<new>\S+)|(?:---|\+\+\+) (?!/dev/null)(?P<path>[^\t\n]+)"
     rb"|(?:rename|copy) (?:from|to) (?P<moved>[^\n]+))",
@@ -157,8 +158,8 @@ class Tree:
         return written
 
     def digest(self, pattern: str) -> str:
-        """Return a content key over the files, as they are now, of which a patch ever changed one by this name."""
-        states = [(name, _read(self._stage / name)) for name in self._files if re.search(pattern, name)]
+        """Return a content key over files as they stand in the tree: those by this name that a patch ever changes."""
+        states = [(name, self.state(name)) for name in self._files if re.search(pattern, name)]
         return content_key([(name, state and (state[0], state[1].hex())) for name, state in states])
 
     def before(self, name: str) -> bytes | None:

@@ -47,21 +47,40 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing for which there is no kernel.
+
+    Attributes:
+        object: the object of built-in code that does not compile; "" where make or the linker stopped.
+        file, line: the place in the tree, as far as it is known.
+    """
+
+    object: str
+    file: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        """Return it as compilers print it."""
+        place = f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""
+        return f"{place}{self.text}"
+
+
+@dataclass(frozen=True, slots=True)
 class Built:
     """What make came to with the patch, in an object directory that the patch before left.
 
     Attributes:
-        error, error_file, error_line: why there is no kernel; all empty where there is one.
+        faults: why there is no kernel: every object that does not compile, or what make says; empty where there is one.
         modules: every module that cannot be used.
         rebuilt: objects that make compiled again, `compiled` those that the compiler cache did not have,
             `total` those that the kernel has.
         config: symbols that came out otherwise than before the patch, as "FOO=m, was n".
         unseen: files that the patch changes and that this configuration does not compile.
+        deleted: files that the patch takes away.
     """
 
-    error: str = ""
-    error_file: str = ""
-    error_line: int = 0
+    faults: tuple[Fault, ...] = ()
     modules: tuple[ModuleFailure, ...] = ()
     rebuilt: int = 0
     compiled: int = 0
@@ -69,11 +88,12 @@ class Built:
     duration_s: float = 0.0
     config: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
 
     @property
-    def place(self) -> str:
-        """Where it stopped, as FILE:LINE."""
-        return f"{self.error_file}:{self.error_line}" if self.error_line else self.error_file
+    def error(self) -> str:
+        """The first reason why there is no kernel, "" where there is one."""
+        return self.faults[0].text if self.faults else ""
 
 
 @dataclass(frozen=True, slots=True)

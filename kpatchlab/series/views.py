@@ -54,7 +54,7 @@ def text(table: Table, *, width: int = WIDE, colour: bool = False) -> bytes:
 def _grid(table: Table, width: int) -> Grid:
     grid = Grid(box=None, pad_edge=False, header_style="bold")
     grid.add_column("#", justify="right")
-    others = sum(max(len(name), *(len(row.cells[name].text) for row in table.rows)) + 2 for name in table.columns)
+    others = sum(max([len(name), *(len(row.cells[name].text) for row in table.rows)]) + 2 for name in table.columns)
     grid.add_column("patch", no_wrap=True, overflow="ellipsis", max_width=max(16, min(TITLE, width - others - 26)))
     for name in table.columns:
         grid.add_column(name, no_wrap=True)

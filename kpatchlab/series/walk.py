@@ -25,20 +25,22 @@ from kpatchlab.errors import HostError, UserError
 from kpatchlab.files import write_atomic
 from kpatchlab.model import Outcome, from_json, to_json
 from kpatchlab.series import checks, warnings
-from kpatchlab.series.tree import Tree, files_of, renames_of
-from kpatchlab.series.values import Applied, Built, Looked, PatchResult, Walk
+from kpatchlab.series.tree import KCONFIG, Tree, files_of, renames_of
+from kpatchlab.series.values import Applied, Built, Fault, Looked, PatchResult, Walk
 
-VERSION = 1
+VERSION = 2
 """Part of every key: raise it when the same patches are to be looked at again."""
 KIND = "series-tree"
 LOG_BYTES = 8 << 10
 """How much of a compiler's output a stored module failure keeps."""
 CHECKS = ("W=1", "sparse", "checkpatch", "allmodconfig", "coccicheck")
 ALWAYS = ("W=1", "sparse", "checkpatch")
-KCONFIG = r"(^|/)Kconfig[^/]*$"
 
 RunScenarios = Callable[[str, Sequence[series.Patch], Callable[[Recipe], None]], dict[str, str]]
 """See `Wanted.scenarios`."""
+Finish = Callable[[], tuple[Looked, ...]]
+Look = Callable[[PatchResult], Finish]
+"""A check: it looks at the tree before a patch, and what it returns at the tree after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,9 @@ class _Walker:
         facts = PatchResult(number, patch.subject, patch.name, key, applied, tuple(files_of(patch)))
         if (stored := self._stored(number, key)) and not self.wanted.fresh:
             looked = tuple(look for look in stored.looked if self._holds(look, number, patch))
-            facts = replace(facts, built=stored.built, looked=looked, scenarios=stored.scenarios, stored=True)
+            # What the lab itself was at fault for is run again.
+            ran = {name: outcome for name, outcome in stored.scenarios.items() if outcome != Outcome.INFRA}
+            facts = replace(facts, built=stored.built, looked=looked, scenarios=ran, stored=True)
         todo = [check for check in self.wanted.checks if number and not facts.look(check)]
         if "checkpatch" in todo:
             self._say(number, "checkpatch")
@@ -243,16 +247,12 @@ class _Walker:
         number = facts.number
         if previous and self._at != number - 1:
             self._stand_at(number - 1, number)
-        afters = []
-        if {"W=1", "sparse"} & set(todo):
-            self._say(number, "W=1 before")
-            afters.append(self._extra(facts))
-        if "allmodconfig" in todo:
-            self._say(number, "allmodconfig before")
-            afters.append(self._allmodconfig(facts))
-        if "coccicheck" in todo:
-            self._say(number, "coccicheck before")
-            afters.append(self._coccicheck(facts))
+        looks: dict[tuple[str, ...], Look] = {
+            ("W=1", "sparse"): self._extra,
+            ("allmodconfig",): self._allmodconfig,
+            ("coccicheck",): self._coccicheck,
+        }
+        afters = [self._begin(names, look, facts) for names, look in looks.items() if set(names) & set(todo)]
         self.tree.settle()
         self._say(number, "make")
         built = self._build(facts.files)
@@ -262,11 +262,31 @@ class _Walker:
         found = [look for look in found if look.check in self.wanted.checks]
         return replace(facts, built=facts.built or built, looked=(*kept, *found), stored=False)
 
-    def _extra(self, facts: PatchResult) -> Callable[[], tuple[Looked, ...]]:
+    def _begin(self, names: Sequence[str], look: Look, facts: PatchResult) -> Finish:
+        """Look at the tree without the patch; returns what looks at it with the patch.
+
+        Where the tree or the time does not let it come to an end, it is skipped with the reason.
+        """
+        self._say(facts.number, f"{names[0]} before")
+        try:
+            finish = look(facts)
+        except UserError as error:
+            blind = tuple(Looked(name, skipped=f"before the patch: {error.message}") for name in names)
+            return lambda: blind
+
+        def attempt() -> tuple[Looked, ...]:
+            self._say(facts.number, names[0])
+            try:
+                return finish()
+            except UserError as error:
+                return tuple(Looked(name, skipped=error.message) for name in names)
+
+        return attempt
+
+    def _extra(self, facts: PatchResult) -> Finish:
         earlier = checks.before(self.bench, facts.files, self.obj)
 
         def finish() -> tuple[Looked, ...]:
-            self._say(facts.number, "W=1")
             return checks.after(self.bench, earlier, facts.files, self._renamed(facts), self.obj)
 
         return finish
@@ -274,32 +294,24 @@ class _Walker:
     def _renamed(self, facts: PatchResult) -> dict[str, str]:
         return renames_of(self.plan.patches[facts.number - 1])
 
-    def _allmodconfig(self, facts: PatchResult) -> Callable[[], tuple[Looked, ...]]:
-        began = time.monotonic()
+    def _allmodconfig(self, facts: PatchResult) -> Finish:
         folders = checks.folders_of(facts.files, self.tree.path)
-        if folders:
-            self.allmod.allmodconfig(self.tree.digest(KCONFIG))
-        earlier = self.allmod.say(folders)
+        if not folders:
+            return lambda: (Looked("allmodconfig", skipped="it changes no folder that is compiled"),)
+        earlier = checks.before_folders(self.allmod, folders, facts.files)
 
         def finish() -> tuple[Looked, ...]:
-            if not folders:
-                return (Looked("allmodconfig", skipped="it changes no folder that is compiled"),)
-            self._say(facts.number, "allmodconfig")
-            self.allmod.allmodconfig(self.tree.digest(KCONFIG))
-            now = self.allmod.say([name for name in folders if (self.tree.path / name).is_dir()])
-            look = checks.whole_folders(earlier, now, facts.files, self._renamed(facts), self.tree.path)
-            return (replace(look, duration_s=time.monotonic() - began),)
+            return (checks.after_folders(self.allmod, earlier, folders, facts.files, self._renamed(facts)),)
 
         return finish
 
-    def _coccicheck(self, facts: PatchResult) -> Callable[[], tuple[Looked, ...]]:
+    def _coccicheck(self, facts: PatchResult) -> Finish:
         began, tree = time.monotonic(), self.tree.path
         if lacking := checks.no_coccicheck(tree):
             return lambda: (Looked("coccicheck", skipped=lacking),)
         earlier = checks.coccicheck(tree, facts.files, self.ctx)
 
         def finish() -> tuple[Looked, ...]:
-            self._say(facts.number, "coccicheck")
             now = checks.coccicheck(tree, facts.files, self.ctx)
             new, gone = warnings.difference(earlier, now, facts.files, self._renamed(facts))
             return (Looked("coccicheck", tuple(new), tuple(gone), duration_s=time.monotonic() - began),)
@@ -342,10 +354,9 @@ class _Walker:
         self._outcome = None
         values = self._configure()
         if isinstance(values, UserError):
-            return Built(values.message, duration_s=time.monotonic() - began)
+            return Built((Fault("", "", 0, values.message),), duration_s=time.monotonic() - began)
         outcome = self._outcome = self.job.run(keep_going=True)
-        fault = outcome.fault
-        if fault:
+        if outcome.fault:
             modules = failures.module_failures(outcome.records, self.tree.path)
         else:
             modules = self.job.missing_modules(outcome.records, self.job.built_modules())
@@ -355,19 +366,30 @@ class _Walker:
             for symbol in sorted({*now, *values})
             if now.get(symbol) != values.get(symbol)
         ]
-        unseen = checks.objects_of([file for file in files if self.tree.state(file)], self.obj)[1]
+        there = [file for file in files if self.tree.state(file)]
         return Built(
-            error=fault.text if fault else "",
-            error_file=fault.file if fault else "",
-            error_line=fault.line if fault else 0,
+            faults=self._faults(outcome),
             modules=tuple(replace(module, log=module.log[:LOG_BYTES]) for module in modules),
             rebuilt=outcome.rebuilt,
             compiled=outcome.compiled,
             total=outcome.total,
             duration_s=time.monotonic() - began,
             config=tuple(changed),
-            unseen=tuple(unseen),
+            unseen=tuple(checks.objects_of(there, self.obj)[1]),
+            deleted=tuple(file for file in files if file not in there),
         )
+
+    def _faults(self, outcome: make.Compiled) -> tuple[Fault, ...]:
+        """Return every object that keeps the kernel from being built; where none does, what make or the linker say."""
+        if not outcome.fault:
+            return ()
+        found = []
+        for record in outcome.records:
+            if record.builtin:
+                fault = failures.first_fault(record.output, self.tree.path)
+                file = fault.file or failures.relative(record.source, self.tree.path)
+                found.append(Fault(record.object, file, fault.line, fault.text))
+        return tuple(found) or (Fault("", outcome.fault.file, outcome.fault.line, outcome.fault.text),)
 
     def _configure(self) -> dict[str, str] | UserError:
         """Configure again where a Kconfig file is another one than last time; returns what was set before."""

@@ -29,16 +29,17 @@ for word do
 	[ "$word" = -Werror ] || set -- "$@" "$word"
 done
 
+record=$KPATCHLAB_RECORDS/$(printf '%s' "$object" | tr / %)
+rm -f "$record.sparse" # what was said of another text
 exec 3>&1
 # shellcheck disable=SC2086
 output=$($compiler "$@" 2>&1 >&3 3>&-)
 status=$?
-record=$KPATCHLAB_RECORDS/$(printf '%s' "$object" | tr / %)
 kind=failed
 [ "$status" -ne 0 ] || kind=warnings
 if [ "$status" -lt 128 ]; then
 	printf '%s\n' "$output" >"$record.new" && mv "$record.new" "$record.$kind" || exit 1
 fi
-[ "$status" -ne 0 ] || rm -f "$record.failed"
+if [ "$status" -eq 0 ]; then rm -f "$record.failed"; else rm -f "$record.warnings"; fi
 [ -z "$output" ] || printf '%s\n' "$output" >&2
 exit "$status"

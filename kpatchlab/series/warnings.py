@@ -18,7 +18,8 @@ _SAID = re.compile(
     r"^(?P<file>[^\s:][^:\n]*):(?P<line>\d+)(?::\d+)?(?:-\d+)?: "
     r"(?:(?P<kind>warning|error|fatal error|WARNING|ERROR|CHECK): ?)?(?P<text>\S.*)$"
 )
-_INSIDE = re.compile(r"^\S[^:]*: In (?:function|member function) [\u2018'`](?P<name>[^\u2019'`]+)[\u2019'`]:$")
+# A function that was inlined has no file before it, and its callers after it.
+_INSIDE = re.compile(r"^(?:\S[^:]*: )?In (?:member )?function [\u2018'`](?P<name>[^\u2019'`]+)[\u2019'`][:,]$")
 _TOP = re.compile(r"^\S[^:]*: At top level:$")
 _NUMBER = re.compile(r"\b(?:0x[0-9a-fA-F]+|\d+)\b")
 
@@ -43,11 +44,16 @@ def parse(output: str, *, plain: bool = False) -> list[Finding]:
             inside = ""
         elif (match := _SAID.match(line)) and (match["kind"] or plain):
             kind = (match["kind"] or "warning").lower().removeprefix("fatal ")
-            found.append(Finding(match["text"].strip(), _inside_tree(match["file"]), int(match["line"]), kind, inside))
+            found.append(Finding(match["text"].strip(), inside_tree(match["file"]), int(match["line"]), kind, inside))
     return found
 
 
-def _inside_tree(path: str) -> str:
+def inside_tree(path: str) -> str:
+    """Return a path as compilers print it as one inside the tree.
+
+    >>> inside_tree("../drivers/tty/serial/8250/../serial_mctrl_gpio.h")
+    'drivers/tty/serial/serial_mctrl_gpio.h'
+    """
     text = os.path.normpath(path)
     while text.startswith("../"):  # the compiler stands in the object directory
         text = text[3:]
@@ -56,7 +62,12 @@ def _inside_tree(path: str) -> str:
 
 def key(finding: Finding) -> Key:
     """Return what makes two findings one."""
-    return finding.file, finding.context, finding.severity, _NUMBER.sub("N", finding.text)
+    return finding.file, finding.context, finding.severity, without_numbers(finding.text)
+
+
+def without_numbers(text: str) -> str:
+    """Return a text as it is compared: lines, sizes and subscripts in it come and go with other code."""
+    return _NUMBER.sub("N", text)
 
 
 def difference(
