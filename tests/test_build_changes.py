@@ -9,7 +9,7 @@ import pytest
 
 from kpatchlab.build.changes import Changes, Line, Named, Replay, read, write
 from kpatchlab.build.functions import Function, functions_in
-from kpatchlab.build.series import split_mbox
+from kpatchlab.build.series import Patch, split_mbox
 
 SOURCE = """\
 #include <linux/net.h>
@@ -170,6 +170,17 @@ def test_bytes_that_are_no_utf8_and_line_ends_of_dos(repo):
     (patch,) = repo.changes().patches
     assert [line.number for line in patch.hunks[0].lines] == [3, 5]
     assert [f.name for f in patch.functions] == ["a"]
+
+
+def test_empty_lines_behind_a_hunk_are_none_of_it_and_those_inside_are_blank_ones(repo):
+    repo.sub("change", "return sk->a;\n}\n\n", "return sk->b;\n}\n\n")
+    diff = repo.git("diff", repo.base).replace("\n \n", "\n\n").encode()
+    assert b"\n \n" not in diff
+    for behind in (b"", b"\n", b"\n\n"):
+        patches = [Patch("a.patch", "", diff + behind)]
+        (patch,) = Replay(patches, repo.at(repo.base)).run(repo.at("HEAD")).patches
+        assert not patch.unread
+        assert [line.text for line in patch.hunks[0].lines] == ["\treturn sk->b;"]
 
 
 def test_a_tree_that_the_patches_do_not_make_is_told_and_gives_no_lines(repo):

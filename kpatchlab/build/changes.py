@@ -309,14 +309,15 @@ def _name(path: str, strip: int) -> str:
     return "" if path == "/dev/null" else path.split("/", strip)[-1]
 
 
-def _rows(hunk: Iterable[Any]) -> list[tuple[str, str]]:
+def _rows(hunk: Any) -> list[tuple[str, str]]:
     """Return a hunk's lines as (sign, text): " ", "+" or "-", and the line with its end, where it has one."""
     rows: list[tuple[str, str]] = []
     for line in hunk:
         if line.line_type == "\\":  # "No newline at end of file", about the line before it
             rows[-1] = (rows[-1][0], rows[-1][1].removesuffix("\n"))
-        else:
-            rows.append((" " if line.is_context else str(line.line_type), str(line.value)))
+        elif line.line_type or len(_old(rows)) < hunk.source_length:
+            rows.append((str(line.line_type) or " ", str(line.value)))
+        # else a line that is empty: inside of a hunk a blank one that lost its space on the way, but this is behind it
     return rows
 
 
