@@ -35,13 +35,14 @@ class FakeConsole:
     def __init__(self):
         self.bytes = b"[    0.000000] Linux version 6.1.0\n"
         self.last = 0.0
+        self.more = 0
 
     def data(self):
         return self.bytes
 
     @property
     def total(self):
-        return len(self.bytes)
+        return len(self.bytes) + self.more
 
 
 class FakeGuest:
@@ -381,6 +382,34 @@ def test_what_was_found_before_the_guest_died_is_kept(bench):
     assert [(c.name, c.outcome) for c in result.cases[1:4]] == [
         ("first", Outcome.PASS), ("second", Outcome.FAIL), ("more / third", Outcome.PASS),
     ]  # fmt: skip
+
+
+def test_checks_that_fail_for_a_guest_that_the_lab_lost_are_no_kernels_fault(bench):
+    def fails_alone(guest, _):
+        guest.on_output("stdout", b"KTAP version 1\n1..3\nok 1 - first\nnot ok 2 - timed out\n")
+        return GuestLost("exit", "QEMU was killed")
+
+    result = bench({"run.sh": fails_alone})
+    assert result.outcome is Outcome.INFRA
+    assert [(c.name, c.outcome) for c in result.cases[1:3]] == [("first", Outcome.PASS), ("timed out", Outcome.INFRA)]
+
+
+@pytest.mark.parametrize("oops", [b"", OOPS])
+def test_a_log_of_which_some_is_missing_is_not_called_clean(bench, oops):
+    def drops(guest, _):
+        guest.console.bytes += b"[    1.0] ** 12 printk messages dropped **\n** 3 printk messages dropped **\n" + oops
+        return GOOD
+
+    def long(guest, _):
+        guest.console.bytes += oops
+        guest.console.more = 7
+        return GOOD
+
+    for answer, words in ((drops, "the kernel dropped 15 messages"), (long, "7 bytes of the log are not kept")):
+        result = bench({"run.sh": answer})
+        (case,) = [case for case in result.cases if case.name.startswith("log: ")]
+        assert (case.outcome, case.message == words) == ((Outcome.CRASH, False) if oops else (Outcome.SKIP, True))
+        assert result.outcome is (Outcome.CRASH if oops else Outcome.PASS)
 
 
 @pytest.mark.parametrize(
