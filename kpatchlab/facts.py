@@ -8,10 +8,13 @@ from pathlib import Path
 from kpatchlab import __version__, maintainers
 from kpatchlab.build import BuildContext
 from kpatchlab.build.thread import thread_of
+from kpatchlab.cache import content_key, file_digest
+from kpatchlab.image import root_key
 from kpatchlab.lab import Lab
 from kpatchlab.model import BuildResult, KernelFacts, PatchFacts, Run, SystemFacts, Thread
 from kpatchlab.plan import Plan
 from kpatchlab.report.digest import concerned_files
+from kpatchlab.scenario import own_files
 from kpatchlab.store import RunDir, Store
 
 
@@ -72,3 +75,21 @@ def keep_maintainers(run: Run, run_dir: RunDir, builds: Iterable[BuildResult]) -
             sections = maintainers.concerned(maintainers.parse(path.read_bytes()), concerned_files(run))
             run_dir.write(maintainers.NAME, maintainers.written(sections))
             return
+
+
+def of_contents(lab: Lab, plan: Plan) -> dict[str, str]:
+    """Return scenario -> key of what its jobs are made of beside kernels: its files, the library, root and machine."""
+    library = _files(lab.root / "scenarios/lib")
+    return {
+        job.scenario: content_key(
+            _files(lab.scenarios[job.scenario].folder),
+            library,
+            root_key(lab.rootfs_recipes[job.rootfs], lab.root),
+            lab.machines[job.machine].model_dump(mode="json"),
+        )
+        for job in plan.jobs
+    }
+
+
+def _files(folder: Path) -> list[tuple[str, str]]:
+    return [(name, file_digest(path)) for name, path in own_files(folder)]

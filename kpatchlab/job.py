@@ -220,8 +220,9 @@ def _judge_loss(inputs: JobInputs, seats: Sequence[Seat], record: _Record, lost:
     why = f"{roles or 'guest'} lost: {lost}"
     record.worsen(blame := _blame(inputs, lost), why)
     if blame is Outcome.INFRA:  # a peer that is gone fails checks in the guest that is left
-        found = record.cases
-        record.cases = [replace(case, outcome=blame, message=why) if case.outcome.is_bad else case for case in found]
+        record.cases[:] = [
+            replace(case, outcome=blame, message=why) if case.outcome.is_bad else case for case in record.cases
+        ]
 
 
 def _blame(inputs: JobInputs, lost: GuestLost) -> Outcome:

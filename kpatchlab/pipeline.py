@@ -6,6 +6,7 @@ the executor has room for its guests.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -27,6 +28,9 @@ from kpatchlab.seats import JobInputs
 from kpatchlab.stages import Settings, Stages, gather
 from kpatchlab.store import RunDir
 from kpatchlab.systems import files_of
+
+CONTENTS = "contents.json"
+"""In a run's folder: scenario -> key of what its jobs were made of, see `facts.of_contents`."""
 
 
 def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progress, settings: Settings) -> Run:
@@ -63,8 +67,21 @@ class _Execution:
 
     def __post_init__(self) -> None:
         self.planned, self.earlier = list(self.plan.jobs), self.run_dir.done_builds()
+        self._forget_others()
         results = self.run_dir.done_jobs()
         self.done = {name: result for name, result in results.items() if result.outcome is not Outcome.INFRA}
+
+    def _forget_others(self) -> None:
+        """Forget what a run that goes on has of scenarios which are other ones now: no column may have half of it."""
+        now, kept = facts.of_contents(self.lab, self.plan), self.run_dir.path / CONTENTS
+        before = json.loads(kept.read_bytes()) if kept.exists() else {}
+        if changed := {name for name in now if before.get(name, now[name]) != now[name]}:
+            for name, result in self.run_dir.done_jobs().items():
+                if result.scenario in changed:
+                    self.run_dir.drop_job(name)
+            words = ", ".join(sorted(changed))
+            self.progress.note(f"run again, since they changed after the run had begun: {words}")
+        self.run_dir.write(CONTENTS, json.dumps(now, indent=1).encode())
 
     def go(self) -> Run:
         """Run what is not done yet, and store the run."""

@@ -117,6 +117,10 @@ class RunDir:
         """Store one job; one of the same name is replaced."""
         self.write(f"jobs/{safe_name(job.job)}.json", _dump(to_json(job)))
 
+    def drop_job(self, job: str) -> None:
+        """Forget one job's result, for it to be run again."""
+        (self.path / "jobs" / f"{safe_name(job)}.json").unlink(missing_ok=True)
+
     def save_build(self, build: BuildResult, log: str = "") -> None:
         """Store one build without its path in the cache, and its log."""
         name = safe_name(build.kernel)

@@ -301,6 +301,25 @@ def test_a_whole_run_is_not_done_again(bench):
     assert (run.jobs, run.builds, run.host) == (first.jobs, first.builds, first.host)
 
 
+@pytest.mark.parametrize("what", ["scenarios/solo/run.sh", "scenarios/lib/more.py", "rootfs/base.yaml", ""])
+def test_a_scenario_that_changed_meanwhile_is_run_whole_again(bench, what):
+    plan = bench.plan()
+    cancel_at(bench, 2)
+    assert not bench.execute(plan=plan).complete
+    path = bench.root / what
+    if what:
+        path.parent.mkdir(exist_ok=True)
+        added = "packages: [python3, nfs-common]\n" if path.suffix == ".yaml" else "# another\n"
+        path.write_text(added if path.suffix == ".yaml" else (path.read_text() if path.exists() else "") + added)
+    bench.lab = lab.load(bench.lab.path)
+    bench.settings, bench.job, bench.log[:] = Settings(), lambda inputs: Outcome.PASS, []
+    run = bench.execute(plan=plan, run_dir=bench.store.open_run("last"))
+    assert run.complete
+    assert sum(line.startswith("start ") for line in bench.log) == (len(plan.jobs) if what else len(plan.jobs) - 1)
+    said = "run again, since they changed after the run had begun: solo"
+    assert (said in bench.lines) is bool(what)
+
+
 def test_going_on_with_another_kernel_is_refused(bench):
     plan = bench.plan()
     cancel_at(bench, 2)
