@@ -9,7 +9,8 @@ Pure: values in, values out. The rules, in the order in which they are asked:
    two kernels' own trees are not the same, and a job that fails by one of them says nothing about the others.
 3. Two cells become a verdict, see `_judge`.
 4. A kernel splat is never noise: a fingerprint that the base never showed is REGRESSED, also where both sides
-   fail ("fails differently") and where it came up in some repeats only.
+   fail ("fails differently"), where it came up in some repeats only, and where the base skipped the job or was
+   blocked: that the base might have shown it too is no reason to pass over it.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _group(key: GroupKey, jobs: dict[str, list[JobResult]], base: str, columns: 
     cases = {column: [_cases(job) for job in ordered[column]] for column in ordered}
     names = dict.fromkeys([JOB_CASE, *(name for column in cases.values() for found in column for name in found)])
     rows = [Row(name, {c: _cell(name, ordered[c], cases[c]) for c in ordered}) for name in names]
-    if len(columns) > 1:
+    if len(columns) > 1 and base in columns:
         rows = [_row_verdicts(row, base) for row in rows]
         rows = _mark_followers(_splat_verdicts(rows, ordered, base), base)
     return Group(key[0], dict(key[1]), tuple(rows), ordered)
@@ -185,7 +186,11 @@ def _own(case: str) -> bool:
 
 
 def _splat_verdicts(rows: list[Row], jobs: dict[str, tuple[JobResult, ...]], base: str) -> list[Row]:
-    """Raise SAME and FLAKY to REGRESSED on the row that carries a splat which the base never showed."""
+    """Raise a row that carries a splat which the base never showed to REGRESSED.
+
+    SAME and FLAKY are raised, and what could not be compared since the base did not run it; a side that the lab
+    lost stays UNKNOWN.
+    """
     known = {s.fingerprint for s in _splats(jobs.get(base, ()))}
     if base not in jobs:
         return rows
@@ -201,9 +206,13 @@ def _splat_verdicts(rows: list[Row], jobs: dict[str, tuple[JobResult, ...]], bas
                 what = (
                     "fails differently" if held.outcome.is_bad else f"in {_bad(cell)} of {len(cell.outcomes)} repeats"
                 )
-                raised = replace(cell, verdict=Verdict.REGRESSED, reason=f"{what}: {fresh[0].title}")
-                rows[i] = Row(rows[i].case, {**rows[i].cells, column: raised})
-                break
+            elif cell.verdict in {Verdict.UNKNOWN, Verdict.BLOCKED} and held.outcome in {Outcome.SKIP, Outcome.BLOCKED}:
+                what = "the base did not run it; here"
+            else:
+                continue
+            raised = replace(cell, verdict=Verdict.REGRESSED, reason=f"{what}: {fresh[0].title}")
+            rows[i] = Row(rows[i].case, {**rows[i].cells, column: raised})
+            break
     return rows
 
 

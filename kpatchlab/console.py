@@ -40,7 +40,7 @@ _CUT = re.compile(rb"\[\.\.\. \d+ bytes cut \.\.\.\]")
 _HINT = re.compile(
     r"[\[(]? ?(?:Kernel|kernel|BUG|UBSAN|kmemleak|unref|Unable|Oops|PANIC|general|Internal|WARNING|INFO|rcu:"
     r"|NMI|watch|Watch|Memory|Out|refcount|list_|unregister|divide|invalid|stack|int3|double|align|control"
-    r"|bounds|overflow)|.{1,20} invoked oom"
+    r"|bounds|overflow|csd: |sysfs: |kmem_cache_d)|.{1,20} invoked oom"
 )
 _ADDRESS = re.compile(r"(?<![0-9a-z])(?:0x)?[0-9a-f]{16}(?![0-9a-z])")
 _VOLATILE = re.compile(r"\b0x[0-9a-fA-F]+|\b[0-9a-f]{12,16}\b|\b\d{2,}\b|(?<=CPU )\d+|(?<=CPU#)\d+")

@@ -65,7 +65,7 @@ class Cell:
         implied: the outcome is the job's, which did not get to this check (in one repeat at least).
         follows: the verdict repeats what another row of this job says, and is not counted a second time.
         missing: the job ran to its end without this check; `outcome` then means nothing.
-        verdict: None in the base column, and where the run has one column only.
+        verdict: None in the base column, and where no column is held against it; see `Comparison.compares`.
         reason: why the verdict is what it is, where that is not plain from the outcomes.
     """
 
@@ -210,14 +210,26 @@ class Comparison:
 
     @property
     def compares(self) -> bool:
-        """Whether there is more than one kernel or column to hold against another."""
-        return len(self.columns) > 1 or len({b.kernel for b in self.builds}) > 1
+        """Whether a column is held against the base column; else no cell has a verdict.
+
+        Two kernels are not enough: a mixed column has both, and where it alone was run nothing is held against it.
+        """
+        return len(self.columns) > 1 and self.base in self.columns
+
+    @property
+    def alone(self) -> bool:
+        """Whether one kernel is all there is: then no build has a verdict either."""
+        return len(self.columns) < 2 and len({b.kernel for b in self.builds}) < 2
+
+    @property
+    def bad_cells(self) -> int:
+        """Number of bad cells, in whatever column."""
+        return sum(c.outcome.is_bad and not c.missing for g in self.groups for r in g.rows for c in r.cells.values())
 
     @property
     def bad(self) -> int:
         """Number of bad cells and broken builds, in whatever column."""
-        cells = sum(c.outcome.is_bad and not c.missing for g in self.groups for r in g.rows for c in r.cells.values())
-        return cells + sum(b.outcome.is_bad or b.outcome is Outcome.BLOCKED for b in self.builds)
+        return self.bad_cells + sum(b.outcome.is_bad or b.outcome is Outcome.BLOCKED for b in self.builds)
 
     @property
     def judged(self) -> bool:
@@ -230,12 +242,14 @@ class Comparison:
     def exit_code(self) -> int:
         """What the process ends with.
 
-        1: something regressed, a broken build of kernel or module included; with one kernel alone: anything is
-        bad. 3: no regression is known, but the lab lost a job in every repeat (INFRA), the run is not complete,
-        or nothing was judged at all (every job skipped). 0: nothing regressed. Checks that are bad on the base
-        too, flaky ones, skips and blocked scenarios do not change it by themselves.
+        1: something regressed, a broken build of kernel or module included; where the base column did not run:
+        any check is bad; with one kernel alone: anything is. 3: no regression is known, but the lab lost a job in
+        every repeat (INFRA), the run is not complete, or nothing was judged at all (every job skipped). 0: nothing
+        regressed. Checks that are bad on the base too, flaky ones, skips and blocked scenarios do not change it by
+        themselves.
         """
-        if self.regressed or (not self.compares and self.bad):
+        bad = self.bad if self.alone else self.bad_cells  # of two kernels' builds the verdicts tell
+        if self.regressed or (not self.compares and bad):
             return 1
         return 3 if self.lost or not self.complete or not self.judged else 0
 
@@ -251,8 +265,10 @@ class Comparison:
     @property
     def basis(self) -> str:
         """What a difference between the columns can mean, in one sentence."""
-        if not self.compares:
+        if self.alone:
             return "One kernel: nothing to compare with."
+        if not self.compares:
+            return "The base column did not run: nothing to compare with."
         if not self.builds:
             return "No build is stored: whether the kernels have one base is not known."
         if self.same_base:

@@ -28,6 +28,7 @@ _LOCKDEP = (
     "possible [a-z ]+|inconsistent lock state|suspicious RCU usage|held lock freed|bad unlock balance detected"
     "|lock held when returning to user space|Nested lock was not taken|Invalid wait context|bad contention detected"
     r"|\w+-safe -> \w+-unsafe lock order detected|\S+ still has locks held|RCU used illegally from idle CPU"
+    "|trying to register non-static key|chain_key collision"
 )
 
 HEADERS: tuple[Header, ...] = _headers(
@@ -68,6 +69,14 @@ HEADERS: tuple[Header, ...] = _headers(
     ("list", r"(?P<what>list_(?:add|del)\w* (?:corruption|double add))", "{what}"),
     ("bug", r"BUG: Bad page (?P<what>\w+)", "BUG: Bad page {what}"),
     ("bug", r"BUG (?P<cache>[^ ]+) \((?:Not t|T)ainted[^)]*\): (?P<what>.*)", "BUG {cache}: {what}"),
+    # Plain messages with a dump_stack() behind them. Since 5.17 that of kmem_cache_destroy() is a WARN, and goes on.
+    ("bug", r"csd: (?:Detected|Continued) non-responsive CSD lock", "csd: non-responsive CSD lock"),
+    ("bug", r"sysfs: cannot create duplicate filename ", "sysfs: cannot create duplicate filename"),
+    (
+        "bug",
+        r"kmem_cache_destroy (?P<cache>.+): Slab cache still has objects$",
+        "kmem_cache_destroy {cache}: Slab cache still has objects",
+    ),
     ("bug", r"unregister_netdevice: waiting for", "unregister_netdevice: waiting for a device to become free"),
     ("bug", r"BUG: (?P<what>[^:,!\[]+?)(?: on CPU| in process| in preemptible|[:,!\[]|$)", "BUG: {what}"),
 )
@@ -122,6 +131,7 @@ BELONGS = re.compile(
     r'|>[0-9a-f]{12,}:|index -?\d|load of|shift exponent|rcu: |\(detected by|Sending NMI|NMI backtrace|"echo 0 >'
     r"|task:|workqueue |pwq |pool \d|in-flight:|pending:|in_atomic\(\)|preempt_count:"
     r'|backtrace:|comm "|hex dump|Slab 0x|Object|Redzone|Padding|Allocated in|Freed in|FIX '
+    r"|hlock_id:|class_idx:|csd: "
     r"|RCU nest depth|no locks held|INFO: lockdep is turned off|irq event stamp|(?:hard|soft)irqs last"
     r"|Preemption disabled at|Mem-Info:|oom-kill:|oom_reaper:|Out of memory: Killed"
     r")"
@@ -150,16 +160,19 @@ DULL = re.compile(
     # the checkers' own functions
     r"|_*kasan_\w+|print_address_description|print_report|end_report|check_memory_region|_*asan_\w+|_*tsan_\w+|kcsan_\w+"
     r"|_*ubsan_\w+|kfence_\w+|_*msan_\w+|kmsan_\w+|object_err|slab_err|check_object|check_bytes\w*|print_trailer"
-    r"|\w+_debug_processing|__slab_\w+|slab_\w+|kfree|kmem_cache_free|bad_page|refcount_warn_saturate|__list_\w+_valid\w*"
+    r"|\w+_debug_processing|__slab_\w+|slab_\w+|kfree|kmem_cache_(?:free|destroy)|bad_page|refcount_warn_saturate|__list_\w+_valid\w*"
     r"|__?_?_?(?:lock_acquire|might_sleep|might_resched)|lock_(?:acquire|release)|print_\w+_bug\w*|check_noncircular"
     r"|check_prev_add|validate_chain|mark_lock\w*|lockdep_\w+|debug_check_no_locks_freed|__schedule_bug"
+    r"|register_lock_class|assign_lock_key|print_collision|check_no_collision|lookup_chain_cache\w*"
     # waiting
     r"|(?:__|io_)?schedule(?:_timeout\w*|_preempt_disabled|_idle|_rtlock)?|preempt_schedule\w*|__switch_to\w*|__cond_resched|_*raw_\w*lock\w*|_*mutex_lock\w*|down_\w+"
     r"|rwsem_\w+|_*wait_for_com\w+|do_wait_for_common|(?:native_)?queued_\w+_slowpath|pv_\w+|kvm_wait|prepare_to_wait\w*"
+    r"|csd_lock_wait\w*|smp_call_function\w*|on_each_cpu\w*"
     # the detectors of stalls, on top of the stack that they complain of
     r"|\w*trigger_\w*backtrace|rcu_dump_cpu_stacks|rcu_sched_clock_irq|print_(?:other_)?cpu_stall|check_cpu_stall"
     r"|update_process_times|tick_\w+|_*hrtimer_\w+|watchdog_\w+|__perf_event_\w+|perf_event_\w*overflow|perf_\w*nmi\w*|\w+_pmu_\w+|handle_pmi_common"
-    # who hands a bad pointer to them is to blame
+    # who hands a bad pointer, or a name that is taken, to them is to blame
+    r"|sysfs_warn_dup|sysfs_create_dir_ns|sysfs_do_create_link\w*|kobject_(?:add|init_and_add)\w*"
     r"|_*mem(?:cpy|set|move|cmp|chr)\w*|strn?(?:len|cpy|cmp|cat|chr)\w*|strscpy|_*copy_(?:from|to)_user\w*|rep_movs\w*|clear_page\w*"
 )
 """Functions that say nothing about the fault (`re.fullmatch`): left out of titles and fingerprints."""

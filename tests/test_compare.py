@@ -7,6 +7,8 @@ from sample_run import SPLAT, B, C, F, I, P, S, T, builds, job, sample
 
 from kpatchlab.compare import compare
 from kpatchlab.model import Case, KernelFacts, Outcome, Run, Splat, Verdict
+from kpatchlab.report.common import changes
+from kpatchlab.report.sentence import sentence
 
 OTHER = dataclasses.replace(SPLAT, fingerprint="feedfacecafe", title="KASAN: something else")
 
@@ -210,6 +212,48 @@ def test_new_splat_is_counted_where_it_regressed_already():
     comparison = compare(run_of(job("s", "a", crash, splats=(SPLAT,)), job("s", "b", both, splats=(SPLAT, OTHER))))
     assert comparison.regressed == 1
     assert cell(comparison, "log: server").verdict is Verdict.REGRESSED
+
+
+@pytest.mark.parametrize(("base", "verdict"), [(S, "UNKNOWN"), (B, "BLOCKED"), (I, "UNKNOWN")])
+def test_new_splat_where_the_base_did_not_run_it(base, verdict):
+    """What the base lacks a symbol or a module for may still not oops; only what the lab lost is not known."""
+    held, bad = job("s", "a", {}, outcome=base), {"job": C, "log: client": C, "x": F}
+    comparison = compare(run_of(held, job("s", "b", bad, splats=(SPLAT,))))
+    found = cell(comparison, "log: client")
+    if base is I:
+        assert (found.verdict, comparison.regressed) == (verdict, 0)
+    else:
+        assert (found.verdict, found.reason) == (Verdict.REGRESSED, f"the base did not run it; here: {SPLAT.title}")
+        assert (comparison.regressed, comparison.exit_code) == (1, 1)
+    assert cell(comparison, "x").verdict == verdict
+    assert compare(run_of(held, job("s", "b", bad))).regressed == 0
+
+
+MIXED = ("client=b,server=a", "client=a,server=b")
+
+
+@pytest.mark.parametrize("columns", [MIXED[:1], MIXED])
+@pytest.mark.parametrize(("outcome", "code"), [(C, 1), (T, 1), (P, 0), (B, 3)])
+def test_mixed_columns_without_the_base_column(columns, outcome, code):
+    """The one command that a report gives to run a mixed pair again: two kernels, and nothing to hold it against."""
+    splats = (SPLAT,) if outcome is C else ()
+    made = [job("s", c, {"x": P} if outcome is P else {}, outcome=outcome, splats=splats) for c in columns]
+    built = tuple(dataclasses.replace(b, kernel=k, module_failures=()) for b, k in zip(builds(), "ab", strict=True))
+    comparison = compare(dataclasses.replace(run_of(*made, built=built), base="a", columns=columns))
+    assert comparison.exit_code == code
+    assert comparison.headline == f"{len(columns)} {outcome}"
+    assert comparison.basis == "The base column did not run: nothing to compare with."
+    assert [c.column for c in changes(comparison)] == ([] if outcome is P else list(columns))
+    assert outcome is B or f"“{columns[0]}”" in sentence(comparison)
+    assert comparison.verdicts == {Verdict.SAME: 1}  # the second kernel's build
+
+
+def test_a_module_broken_on_both_kernels_does_not_fail_a_mixed_column():
+    built = tuple(dataclasses.replace(builds()[1], kernel=kernel) for kernel in "ab")
+    run = dataclasses.replace(run_of(job("s", MIXED[0], {"x": P}), built=built), base="a", columns=MIXED[:1])
+    assert compare(run).exit_code == 0
+    good = dataclasses.replace(builds()[0], kernel="a")
+    assert compare(dataclasses.replace(run, builds=(good, built[1]))).exit_code == 1
 
 
 def test_column_that_ran_no_such_job_has_no_verdict():

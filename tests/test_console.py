@@ -59,6 +59,14 @@ EXPECTED = {
         ("bug", "unregister_netdevice: waiting for a device to become free", False),
         ("lockdep", "lockdep: suspicious RCU usage in tls_sw_sendpage", False),
     ],
+    "plain": [
+        ("lockdep", "lockdep: trying to register non-static key in siw_create_qp", False),
+        ("lockdep", "lockdep: chain_key collision in rxrpc_send_data", False),
+        ("bug", "csd: non-responsive CSD lock in siw_run_sq", False),
+        ("bug", "sysfs: cannot create duplicate filename in erofs_register_sysfs", False),
+        ("bug", "kmem_cache_destroy cifs_request: Slab cache still has objects in exit_cifs", False),
+        ("warning", "WARNING in exit_cifs", False),
+    ],
     "warn-6.19": [("warning", "WARNING in tcp_sendmsg_locked", False)],
     "innocent": [],
 }

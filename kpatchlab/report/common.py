@@ -94,7 +94,7 @@ def changes(comparison: Comparison) -> list[Change]:
         for row in group.rows
         for column, cell in row.cells.items()
         if not cell.follows
-        and (cell.verdict not in {None, Verdict.SAME} if len(comparison.columns) > 1 else _noisy(group, row, column))
+        and (cell.verdict not in {None, Verdict.SAME} if comparison.compares else _noisy(group, row, column))
     ]
     rank = {verdict: i for i, verdict in enumerate(VERDICT_ORDER)}
     return sorted(found, key=lambda change: rank[change.cell.verdict] if change.cell.verdict else -1)

@@ -139,7 +139,9 @@ def _alone(comparison: Comparison) -> str:
         for build in comparison.builds
         if build.outcome.is_bad or build.outcome is Outcome.BLOCKED
     ]
-    where = f"on “{line(comparison.base, 60)}”, with no other kernel to compare"
+    columns = listed(f"“{line(column, 56)}”" for column in comparison.columns)
+    why = "no other kernel" if comparison.alone else "no base column"
+    where = f"on {columns}, with {why} to compare"
     if not bad and not broken:
         return f"All {counted(good, 'check')} passed {where}" if good != 1 else f"The one check passed {where}"
     parts = [f"{len(bad)} of {counted(len(bad) + good, 'check')} failed, in {listed(bad)}"] if bad else []
