@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
+from kpatchlab.console import find_splats
+from kpatchlab.errors import HostError
 from kpatchlab.guest.vm import Guest
 from kpatchlab.model import Case, Outcome, ReachCount
 from kpatchlab.scenario import GUEST_LIB, Reach
 
-DEADLINE_S = 60.0
+DEADLINE_S = 600.0
+"""The same for every guest, so enough for a slow one: a kernel with debugging, a clock that counts instructions.
+Nothing waits so long for a guest that hangs: its heartbeat tells."""
 
 
 class Counters:
@@ -48,9 +52,19 @@ class Counters:
         return ""
 
     def start(self, guest: Guest) -> None:
-        """Set the counters to nought and let them run."""
-        if self._asked:
-            guest.run([f"{GUEST_LIB}/reach", "start", *self._asked], timeout_s=DEADLINE_S)
+        """Set the counters to nought and let them run.
+
+        Raises:
+            HostError: what the rules ask for is not counted: nothing could be said of the kernel.
+        """
+        if not self._asked:
+            return
+        done = guest.run([f"{GUEST_LIB}/reach", "start", *self._asked], timeout_s=DEADLINE_S)
+        # What went wrong with a splat is the kernel's fault: the job goes on, to be judged by its log.
+        if self._names and (done.timed_out or done.status != 0) and not find_splats(guest.console.data()):
+            said = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"status {done.status}"]
+            why = f"it took longer than {DEADLINE_S:.0f} s" if done.timed_out else said[-1]
+            raise HostError(f"{self._role}: counting did not start: {why[:300]}")
 
     def read(self, guest: Guest) -> tuple[list[ReachCount], list[ReachCount], list[Case]]:
         """Return the counts for the rules, those for the series, and a case for each rule.

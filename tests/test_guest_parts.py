@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import lzma
@@ -11,14 +12,16 @@ import socket
 import struct
 import subprocess
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 
 from kpatchlab.cache import Cache
-from kpatchlab.errors import HostError
+from kpatchlab.errors import GuestLost, HostError, LabWarning
 from kpatchlab.guest import accel, initrd, pulse, qemu, wire
 from kpatchlab.guest.console import Console
+from kpatchlab.guest.guest import Guest
 from kpatchlab.guest.qmp import Qmp
 from kpatchlab.guest.vm import Boot, MachineShape, Qemu, SavedGuest
 from kpatchlab.host import Host as LabHost
@@ -119,6 +122,51 @@ def test_short_console_is_on_disk_as_it_comes(tmp_path):
     assert console.text() == "\N{REPLACEMENT CHARACTER}ab"
 
 
+def test_a_disk_that_refuses_costs_the_console_nothing_but_its_file(tmp_path):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    console = Console(folder / "c", 100)
+    console.add(b"one ")
+    folder.rename(tmp_path / "away")
+    console.add(b"two ")
+    (tmp_path / "away").rename(folder)
+    console.add(b"three")
+    assert console.data() == b"one two three"
+    assert (folder / "c").read_bytes() == b"one "  # with no gap
+    console.flush()
+    assert (folder / "c").read_bytes() == b"one two three"
+
+
+def test_a_console_whose_file_is_not_whole_is_told_once(tmp_path):
+    console = Console(tmp_path / "c", 100)
+    (tmp_path / "c").unlink()
+    (tmp_path / "c").mkdir()
+    console.add(b"lost")
+    with pytest.warns(LabWarning, match="c is not whole: Is a directory"):
+        console.flush()
+    with warnings.catch_warnings(action="error"):
+        console.flush()
+
+
+def test_a_fault_of_the_reader_is_not_the_kernels_and_wakes_all_before_the_disk_is_asked(tmp_path, monkeypatch):
+    ours, theirs = socket.socketpair()
+    guest, woken = Guest(ours, Console(tmp_path / "c")), []
+
+    def tick():
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(guest, "_tick", tick)
+    monkeypatch.setattr(guest.console, "flush", lambda: woken.append(guest._gone.is_set()))
+    with theirs, guest:
+        guest._thread.start()
+        with pytest.raises(GuestLost, match=r"cannot read the guest: OSError\(24, 'Too many") as caught:
+            guest.run(["anything"], timeout_s=20)
+        guest._thread.join()
+    assert caught.value.reason == "exit"
+    assert woken
+    assert all(woken)
+
+
 # --- pulse
 
 
@@ -200,6 +248,16 @@ def test_paused_guest_does_not_hang(host):
     assert host.seconds(heart, 2) == ""
 
 
+def test_a_pause_of_lab_and_guest_together_is_no_silence(host):
+    heart = heart_of()
+    host.sleeps = True
+    assert host.seconds(heart, 4) == ""
+    host.now += 3600
+    assert heart.hangs(host.now, 0.0) == ""
+    assert host.seconds(heart, 0.5) == ""
+    assert host.seconds(heart, 1) != "", "one that goes on being silent hangs"
+
+
 def test_processor_time_leaves_out_what_a_process_waits_for():
     before = pulse.process_ns(os.getpid())
     time.sleep(0.2)
@@ -256,12 +314,11 @@ def test_accelerators(name, words):
     assert ("-cpu max,-erms,-fsrm" in line) == (name == "icount")
 
 
-def test_a_clock_that_counts_instructions_beats_slower_and_is_waited_for():
-    now = time.monotonic()
+def test_a_clock_that_counts_instructions_beats_slower_and_is_waited_for(host):
     for stretch, hangs in ((1.0, True), (20.0, False)):
         heart = pulse.Pulse(1, stretch)
-        heart.resume(os.getpid())
-        assert bool(heart.hangs(now + 2 * pulse.SILENT_WALL_S, now)) == hangs
+        heart.resume(1)
+        assert bool(host.seconds(heart, 2 * pulse.SILENT_WALL_S)) == hangs
 
 
 def test_boot_survives_json():

@@ -136,6 +136,23 @@ def test_reach_counts_with_kprobes(trace, asked):
     assert trace("read").stdout == "tcp_sendpage 12\nno_such -1\n"
 
 
+def test_reach_has_no_counts_of_a_start_that_failed_at_its_last_write(trace):
+    (trace.tracing / "kprobe_events").write_text("")
+    (trace.tracing / "kprobe_profile").write_text("")
+    done = trace("start", "tcp_sendpage", REACH_METHOD="kprobe")  # events/reach is not there
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "reach: cannot start to count")
+    assert (trace("read").returncode, trace("read").stdout) == (1, "")
+
+
+def test_reach_has_no_counts_of_an_earlier_start_where_the_next_fails(trace):
+    (trace.tracing / "trace_stat" / "function0").write_text("  tcp_sendpage   4\n")
+    assert trace("start", "tcp_sendpage").returncode == 0
+    (trace.tracing / "function_profile_enabled").unlink()
+    (trace.tracing / "function_profile_enabled").symlink_to("/dev/full")
+    assert "cannot start to count" in trace("start", "tcp_sendpage").stderr
+    assert (trace("read").returncode, trace("read").stdout) == (1, "")
+
+
 def test_reach_says_what_is_wrong(trace):
     for words in ((), ("start",), ("read",), ("frobnicate",)):
         done = trace(*words)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from pathlib import Path
 
+from kpatchlab.errors import LabWarning
 from kpatchlab.proc import Kept
 
 LIMIT_BYTES = 4 << 20
@@ -14,7 +16,8 @@ LIMIT_BYTES = 4 << 20
 class Console:
     """What a guest printed: head and tail of `limit_bytes` together, however much it is.
 
-    The head goes to the file as it comes; where there is more, `flush` adds the tail.
+    The head goes to the file as it comes; where there is more, `flush` adds the tail. A file that cannot be written
+    is left to `flush`, which warns where it cannot either: the disk must not cost the guest its reader.
 
     Attributes:
         total: bytes printed so far.
@@ -29,6 +32,8 @@ class Console:
         self._lock = threading.Lock()
         self._on_disk = 0
         self._half = limit_bytes // 2
+        self._late = False  # the file is left to `flush`
+        self._warned = False
         path.write_bytes(b"")
 
     def add(self, data: bytes) -> None:
@@ -37,11 +42,14 @@ class Console:
             self._kept.add(data)
             self.total += len(data)
             self.last = time.monotonic()
-            if self._on_disk < self._half:
+            if self._on_disk < self._half and not self._late:
                 data = data[: self._half - self._on_disk]
-                with self.path.open("ab") as handle:
-                    handle.write(data)
-                self._on_disk += len(data)
+                try:
+                    with self.path.open("ab") as handle:
+                        handle.write(data)
+                    self._on_disk += len(data)
+                except OSError:
+                    self._late = True
 
     def data(self) -> bytes:
         """Return what is kept; a line in the middle says how much is not."""
@@ -56,4 +64,9 @@ class Console:
         """Bring the file up to what is kept."""
         with self._lock:
             if self._on_disk < self.total:
-                self.path.write_bytes(self._kept.data())
+                try:
+                    self.path.write_bytes(self._kept.data())
+                except OSError as error:
+                    if not self._warned:
+                        warnings.warn(f"{self.path} is not whole: {error.strerror}", LabWarning, stacklevel=2)
+                    self._warned = True

@@ -342,9 +342,9 @@ class Guest:
             ]
         with contextlib.suppress(OSError):
             self._ctl.shutdown(socket.SHUT_RDWR)
-        self.console.flush()
         for event in waiting:
             event.set()
+        self.console.flush()
 
     # --- the reader's thread
 
@@ -355,7 +355,8 @@ class Guest:
         try:
             self._read_all()
         except Exception as error:  # noqa: BLE001 - nobody may wait for a thread that is no more
-            self._lose("silence", f"the lab cannot read the guest: {error!r}")
+            # What a guest can do wrong is told apart before: this is the lab's own fault, and not the kernel's silence.
+            self._lose("exit", f"the lab cannot read the guest: {error!r}")
 
     def _read_all(self) -> None:
         with self._selector:

@@ -21,6 +21,9 @@ SILENT_PRINTING_S = 20.0
 SILENT_WALL_S = 30.0
 """Seconds of silence by the wall clock, whatever the host's load."""
 PRINTING_S = 1.0
+TICK_MAX_S = 1.0
+"""How much silence one look at the guest may add. A look that comes late, as after a pause of the lab and QEMU
+together, finds the guest without a chance to beat meanwhile; one that really hangs is silent at the next ones too."""
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -103,7 +106,7 @@ class Pulse:
             if self._paused:
                 return ""
             used = used_s(self._pid)
-            wall_s = now - self._at
+            wall_s = min(now - self._at, TICK_MAX_S)
             fair_s = wall_s if idle(self._pid) else min(wall_s, (used - self._used) / self._cpus)
             self._at, self._used = now, used
             limit_s = SILENT_PRINTING_S if now - printed < PRINTING_S else SILENT_S
