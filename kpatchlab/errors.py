@@ -41,7 +41,7 @@ class GuestLost(Exception):
     """A guest stopped answering while something was asked of it.
 
     Attributes:
-        reason: "panic", "hang", "exit" (QEMU ended), "silence" (no agent within the deadline).
+        reason: "panic", "hang", "exit" (QEMU ended, or the lab cannot read it), "silence" (no agent in time).
         detail: one line for people.
     """
 
