@@ -87,7 +87,7 @@ def of_contents(lab: Lab, plan: Plan) -> dict[str, str]:
             root_key(lab.rootfs_recipes[job.rootfs], lab.root),
             lab.machines[job.machine].model_dump(mode="json"),
         )
-        for job in plan.jobs
+        for job in {job.scenario: job for job in plan.jobs}.values()
     }
 
 

@@ -5,9 +5,10 @@ Kernels build one after the other (each takes all processors), the roots and the
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -117,15 +118,13 @@ class Stages:
         if name in self._settings.built:
             self._found(label)
             return self._done(replace(self._settings.built[name], kernel=name))
-        try:
-            result = build_kernel(self._lab.kernels[name], name, self.context(label))
-        except DoesNotApplyError as error:  # the series' doing: it costs this kernel's columns, and no others
-            tail = "\n".join([*error.details, f"hint: {error.hint}"])
-            base = base_key(self._lab.kernels[name], self.context(label))
-            result = BuildResult(name, Outcome.BLOCKED, base_key=base, error=error.message, log_tail=tail)
-        except LabError as error:
-            self._progress.stage_done(label, f"{label}: {error.message}")
-            raise
+        with self._telling(label):
+            try:
+                result = build_kernel(self._lab.kernels[name], name, self.context(label))
+            except DoesNotApplyError as error:  # the series' doing: it costs this kernel's columns, and no others
+                tail = "\n".join([*error.details, f"hint: {error.hint}"])
+                base = base_key(self._lab.kernels[name], self.context(label))
+                result = BuildResult(name, Outcome.BLOCKED, base_key=base, error=error.message, log_tail=tail)
         if result.cached:
             self._found(label)
         else:
@@ -150,13 +149,10 @@ class Stages:
         label = f"root {name}"
         began = time.monotonic()
         recipe = self._lab.rootfs_recipes[name]
-        try:
+        with self._telling(label):
             cached = self._host.cache.has("root", root_key(recipe, self._lab.root))
             self._progress.stage(label, "cached" if cached else "packages")
             path = root_image(recipe, self.context(label))
-        except LabError as error:
-            self._progress.stage_done(label, f"{label}: {error.message}")
-            raise
         if cached:
             self._found(label)
         else:
@@ -167,17 +163,23 @@ class Stages:
         label = f"{name} of {kernel}"
         began = time.monotonic()
         self._progress.stage(label, "build")
-        try:
+        with self._telling(label):
             built = build_foreign(self._lab.kernels[kernel], name, self.context(label))
-        except LabError as error:
-            self._progress.stage_done(label, f"{label}: {error.message}")
-            raise
         if built.cached:
             self._found(label)
         else:
             how = f"built in {clock(time.monotonic() - began)}"
             self._progress.stage_done(label, f"{label}: {built.reason or how}")
         return built
+
+    @contextlib.contextmanager
+    def _telling(self, label: str) -> Iterator[None]:
+        """Have a step that the lab cannot carry out end with the reason."""
+        try:
+            yield
+        except LabError as error:
+            self._progress.stage_done(label, f"{label}: {error.message}")
+            raise
 
     def _found(self, label: str) -> None:
         """Tell that a step was in the cache; where all of them were, one line says so."""

@@ -131,10 +131,11 @@ def judge_jobs(criterion: Criterion, jobs: Sequence[JobResult], base: Sequence[J
         return Judged(Verdict.INFRA, lost.message)
     if criterion.kind == "metric":
         return _judge_metric(criterion, jobs, base)
-    judged = {_label(job): _judge_job(criterion, job) for job in jobs}
-    if bad := [one for one in judged.values() if one.verdict is Verdict.BAD]:
+    judged = [_judge_job(criterion, job) for job in jobs]
+    if bad := [one for one in judged if one.verdict is Verdict.BAD]:
         return replace(bad[0], signatures=tuple(dict.fromkeys(s for one in bad for s in one.signatures)))
-    asked = [judged[_label(job)] for job in _asked(criterion, jobs)]
+    owners = _asked(criterion, jobs)
+    asked = [one for job, one in zip(jobs, judged, strict=True) if job in owners]
     for verdict in (Verdict.INFRA, Verdict.SKIP):
         if found := next((one for one in asked if one.verdict is verdict), None):
             return found
@@ -143,12 +144,17 @@ def judge_jobs(criterion: Criterion, jobs: Sequence[JobResult], base: Sequence[J
 
 def _asked(criterion: Criterion, jobs: Sequence[JobResult]) -> Sequence[JobResult]:
     """Return the jobs without which nothing can be told: those that own what is sought, or have the case at all."""
-    own = [job for job in jobs if any(name.startswith(f"{_label(job)}: ") for name in criterion.sought)]
+    own = [job for job in jobs if _owned(criterion.sought, job)]
     if own or not criterion.case:
         return own or jobs
     has = [job for job in jobs if any(case.name == criterion.case for case in job.cases)]
     # One that broke off may not have come to the case.
     return [job for job in jobs if job in has or job.outcome in LOST - {Outcome.FAIL}] if has else jobs
+
+
+def _owned(sought: Sequence[str], job: JobResult) -> list[str]:
+    """Return the signatures that only this job can have."""
+    return [name for name in sought if name.startswith(f"{_label(job)}: ")]
 
 
 def _label(job: JobResult) -> str:
@@ -196,7 +202,7 @@ def _told_by(criterion: Criterion, job: JobResult) -> Judged:
     if hit and (job.guests or sought):
         return Judged(Verdict.BAD, hit[0], details, tuple(wrong))
     cases = {f"{_label(job)}: {case.name}": case.outcome for case in job.cases}
-    own = [name for name in sought if name.startswith(f"{_label(job)}: ")] or sought
+    own = _owned(sought, job) or sought
     if sought and not job.splats and all(cases.get(name) is Outcome.PASS for name in own):
         return Judged(Verdict.GOOD, f"passes what is sought; fails otherwise: {job.message}")
     return Judged(Verdict.SKIP, _otherwise(job), details)

@@ -148,7 +148,7 @@ class Drive:
     def _beside(self, ask: Ask) -> list[Ask]:
         """Return what is built and run together with a step, where the machine has room for it."""
         asked, kind = self.state.question.candidates, self.prober.criterion.kind
-        if asked == 1 or kind not in {"case", "splat"} or self.prober.tests_of_tree():
+        if asked == 1 or kind not in {"case", "splat"} or self.prober.tests_of_tree:
             return []
         if not asked and self.prober.width() < CANDIDATES:
             return []

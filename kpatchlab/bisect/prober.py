@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -181,7 +182,7 @@ class Prober:
 
         The digest has neither the code that unpacks and starts a kernel nor the tests in its tree.
         """
-        if not built.digest or self.criterion.kind in {"build", "boot"} or self.tests_of_tree():
+        if not built.digest or self.criterion.kind in {"build", "boot"} or self.tests_of_tree:
             return ""
         return next((c for c in tested if c in self.kernels and self.kernels[c].digest == built.digest), "")
 
@@ -198,6 +199,7 @@ class Prober:
 
     # --- runs
 
+    @functools.cached_property
     def tests_of_tree(self) -> bool:
         """Whether guests get tests that are built from the commit's own tree (kselftest)."""
         if self.criterion.kind in {"build", "boot"}:
@@ -223,7 +225,7 @@ class Prober:
             good: the good end's kernel, for figures, which are taken side by side.
         """
         began = time.monotonic()
-        if self.tests_of_tree():
+        if self.tests_of_tree:
             self.space.checkout(built.commit)
         if self.criterion.kind == "boot":
             judged, folder = [self._boot(built) for _ in range(count)], ""

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import shlex
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import click
 
 from kpatchlab.cli import complete
 from kpatchlab.cli.choosing import kernels_of, variant_option
-from kpatchlab.cli.main import ABORT, Options, Verb, show_error
+from kpatchlab.cli.main import ABORT, Options, Verb
 from kpatchlab.cli.run import interruptible, progress_for
 from kpatchlab.cli.verbs import load_lab, pass_options
 from kpatchlab.errors import LabError, UserError
@@ -394,32 +393,9 @@ def _replay(state: State, space: Workspace, history: History, path: Path) -> Non
     state.told = tuple(told)
 
 
-class Step(Verb):
-    """A verb for `git bisect run`: no mistake of the user's or the host's may make a commit a bad one."""
-
-    def make_context(self, *args: Any, **more: Any) -> click.Context:
-        """Read the options; wrong ones abort the whole bisection."""
-        try:
-            return super().make_context(*args, **more)
-        except click.ClickException as error:
-            error.show()
-            raise click.exceptions.Exit(ABORT) from None
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Judge the commit; what is not the commit's fault aborts the whole bisection."""
-        try:
-            return super().invoke(ctx)
-        except LabError as error:
-            show_error(error)
-            sys.exit(ABORT)
-        except Exception:  # noqa: BLE001 - whatever it is, Python's own status would make the commit a bad one
-            traceback.print_exc()
-            sys.exit(ABORT)
-
-
 @click.command(
     "bisect-step",
-    cls=Step,
+    cls=Verb,
     epilog="\b\nExample, in a kernel tree:\n"
     "  git bisect start master v6.11\n"
     "  git bisect run kpatchlab --lab ~/lab/lab.yaml bisect-step --scenario unix-splice\n"

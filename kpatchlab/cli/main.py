@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,18 +181,24 @@ def main(argv: list[str] | None = None) -> None:
     warnings.showwarning = _show_warning
     words = argv or sys.argv
     debug = "--debug" in words
+    step = "bisect-step" in words  # what goes wrong there, in Python as well, must not make a commit a bad one
     try:
         status: Any = cli.main(argv, prog_name=program(), standalone_mode=False, complete_var=COMPLETE_VAR)
     except click.exceptions.Abort:
         status = 130
     except click.ClickException as error:
         error.show()
-        status = ABORT if "bisect-step" in words else error.exit_code
+        status = ABORT if step else error.exit_code
     except LabError as error:
-        if debug:
+        if debug and not step:
             raise
         show_error(error)
-        status = ABORT if "bisect-step" in words else error.exit_code
+        status = ABORT if step else error.exit_code
+    except Exception:
+        if not step:
+            raise
+        traceback.print_exc()
+        status = ABORT
     except KeyboardInterrupt:
         status = 130
     sys.exit(status if isinstance(status, int) else 0)
