@@ -237,6 +237,9 @@ def _text(path: Path, problems: Problems) -> str | None:
 
 
 _DEEP = f"lists and mappings nested too deeply, more than {MAX_DEPTH}"
+_OWN_LIMIT = "maximum nesting depth"
+"""In what libyaml says from 1000 levels on (in PyYAML's wheels from 6.0.4): its scanner looks ahead, so that this error
+can come before the events that `_too_deep` counts."""
 
 
 def _too_deep(text: str) -> int:
@@ -252,6 +255,8 @@ def _too_deep(text: str) -> int:
 def _syntax(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
     mark = error.problem_mark or error.context_mark
     number = mark.line + 1 if mark else 0
+    if _OWN_LIMIT in (error.problem or ""):
+        return number, _DEEP
     lines = text.split("\n")
     line = lines[mark.line] if mark and mark.line < len(lines) else ""
     if "\t" in line[: len(line) - len(line.lstrip())]:
