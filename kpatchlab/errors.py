@@ -49,3 +49,8 @@ class GuestLost(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+def told(error: BaseException) -> str:
+    """Return one line about an error."""
+    return str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"

@@ -12,7 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
-from kpatchlab.errors import LabError
+from kpatchlab.errors import told
+from kpatchlab.host import available_mib
 from kpatchlab.job import run_job
 from kpatchlab.model import Case, JobResult, Outcome
 from kpatchlab.plan import JobSpec
@@ -45,15 +46,6 @@ class Executor(Protocol):
 
     def shutdown(self) -> None:
         """Wait for what runs, and let everything go."""
-
-
-def available_mib() -> int:
-    """Return the memory in MiB that can be had without swapping (MemAvailable, proc(5))."""
-    with open("/proc/meminfo") as handle:
-        for line in handle:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) // 1024
-    return 0
 
 
 class LocalExecutor:
@@ -111,11 +103,6 @@ class LocalExecutor:
     def shutdown(self) -> None:
         """Wait for what runs, and let everything go."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def told(error: BaseException) -> str:
-    """Return one line about an error."""
-    return str(error) if isinstance(error, LabError) else f"{type(error).__name__}: {error}"
 
 
 def infra(spec: JobSpec, error: BaseException, reproduce: str = "") -> JobResult:

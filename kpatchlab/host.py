@@ -13,7 +13,6 @@ from pathlib import Path
 from kpatchlab import packages
 from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError
-from kpatchlab.executor import available_mib
 from kpatchlab.guest.accel import Accel, probe_accel
 from kpatchlab.guest.vm import MachineShape, Qemu
 from kpatchlab.lab import Machine
@@ -128,6 +127,15 @@ def _system() -> str:
         return platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
     except OSError:
         return "Linux"
+
+
+def available_mib() -> int:
+    """Return the memory in MiB that can be had without swapping (MemAvailable, proc(5))."""
+    with open("/proc/meminfo") as handle:
+        for line in handle:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) // 1024
+    return 0
 
 
 @functools.cache

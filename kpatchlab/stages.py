@@ -18,8 +18,7 @@ from kpatchlab.build import BuildContext, BuildProgress, base_key, build_kernel,
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import Built, build_foreign
 from kpatchlab.build.series import DoesNotApplyError
-from kpatchlab.errors import LabError
-from kpatchlab.executor import told
+from kpatchlab.errors import LabError, told
 from kpatchlab.guest.vm import Boot, MachineShape
 from kpatchlab.host import Host
 from kpatchlab.image import initrd, packages_in, root_image, root_key

@@ -210,7 +210,7 @@ class Prober:
         """Return how many runs of one commit are worth starting side by side."""
         import os
 
-        from kpatchlab.executor import available_mib
+        from kpatchlab.host import available_mib
 
         kernels = (NAME, GOOD) if self.criterion.kind == "metric" else (NAME,)
         jobs = self._jobs(1, kernels).jobs if self.criterion.kind != "boot" else ()
