@@ -11,11 +11,11 @@ from typing import Any
 
 from kpatchlab import __version__
 from kpatchlab.errors import UserError
-from kpatchlab.judgement import JOB_CASE, worst
 from kpatchlab.model import Case, JobResult, KernelFacts, Outcome, Run
 from kpatchlab.results_in import parse
 from kpatchlab.store import Store
 from kpatchlab.textclean import one_line
+from kpatchlab.verdict.values import JOB_CASE, worst
 
 LIMIT_BYTES = 256 << 20
 MESSAGE_CHARS = 1000

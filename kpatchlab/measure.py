@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from kpatchlab.compare import compare
 from kpatchlab.errors import UserError
 from kpatchlab.lab import Lab
 from kpatchlab.model import JobResult, Outcome, Run
 from kpatchlab.plan import JobSpec, Plan, for_jobs, make_plan
-from kpatchlab.ratios import AGAIN, INSTRUCTIONS, MetricRow, Speed, least, metric_rows
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.ratios import AGAIN, INSTRUCTIONS, MetricRow, Speed, least, metric_rows
 
 MODES = ("instructions", "time")
 DEFAULT_CHOICE = ("tag:bench",)

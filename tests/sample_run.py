@@ -24,7 +24,7 @@ from kpatchlab.model import (
     Splat,
     SystemFacts,
 )
-from kpatchlab.ratios import AGAIN
+from kpatchlab.verdict.ratios import AGAIN
 
 P, F, S, C, T, B, I = (  # noqa: E741
     Outcome.PASS,

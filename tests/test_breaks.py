@@ -15,10 +15,10 @@ import pytest
 
 from kpatchlab import lab
 from kpatchlab.cache import Cache
-from kpatchlab.judgement import JOB_CASE
 from kpatchlab.model import JobResult
 from kpatchlab.store import Store
 from kpatchlab.survey import survey
+from kpatchlab.verdict.values import JOB_CASE
 
 pytestmark = [pytest.mark.guest, pytest.mark.mirror]
 

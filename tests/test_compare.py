@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 from sample_run import SPLAT, B, C, F, I, P, S, T, builds, job, sample
 
-from kpatchlab.compare import compare
 from kpatchlab.model import Case, KernelFacts, Outcome, Run, Splat, Verdict
 from kpatchlab.report.common import changes
 from kpatchlab.report.sentence import sentence
+from kpatchlab.verdict.compare import compare
 
 OTHER = dataclasses.replace(SPLAT, fingerprint="feedfacecafe", title="KASAN: something else")
 

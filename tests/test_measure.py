@@ -18,8 +18,8 @@ from kpatchlab.build.foreign import build_foreign
 from kpatchlab.errors import UserError
 from kpatchlab.model import JobResult, Metric, Outcome
 from kpatchlab.quiet import Quiet
-from kpatchlab.ratios import AGAIN
 from kpatchlab.report.figures import show
+from kpatchlab.verdict.ratios import AGAIN
 from tests.sample_run import sample
 
 P = Outcome.PASS

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from kpatchlab import proc
-from kpatchlab.compare import compare
 from kpatchlab.model import Run, from_json
-from kpatchlab.ratios import AGAIN, Speed, metric_rows
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.ratios import AGAIN, Speed, metric_rows
 
 LAB = Path(__file__).parent.parent
 LAB_FILE = """\

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from sample_run import SPLAT, B, C, F, I, P, S, bench_jobs, full, job, sample
 
-from kpatchlab.compare import compare
 from kpatchlab.model import KernelFacts, Metric, Outcome, Run, SystemFacts
-from kpatchlab.ratios import AGAIN, metric_rows
 from kpatchlab.report import WRITERS, markup, matrix, sentence, speed
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.ratios import AGAIN, metric_rows
 
 
 def run_of(*jobs, columns=("a", "b"), **more):

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from kpatchlab.compare import compare
 from kpatchlab.model import Metric, Outcome
-from kpatchlab.ratios import AGAIN, Speed, again, interval, judge, margin, metric_rows, splits
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.ratios import AGAIN, Speed, again, interval, judge, margin, metric_rows, splits
 from tests.sample_run import job, sample
 
 P = Outcome.PASS

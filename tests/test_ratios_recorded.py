@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab.ratios import Speed, interval, judge
+from kpatchlab.verdict.ratios import Speed, interval, judge
 
 TIME = "time (TCG)"
 RECORDED: dict[str, list[tuple[float, float]]] = json.loads(

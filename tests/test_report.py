@@ -12,14 +12,14 @@ import pytest
 from rich.console import Console
 from sample_run import SPLAT, C, F, I, P, S, job, large, sample
 
-from kpatchlab.compare import compare
 from kpatchlab.model import GuestLog, KernelFacts, Metric, ReachCount, Run, SystemFacts, from_json
-from kpatchlab.ratios import interval, metric_rows
 from kpatchlab.report import FILES, WRITERS
 from kpatchlab.report.common import frames, line, tail
 from kpatchlab.report.markup import highlight, href
 from kpatchlab.report.text import show
 from kpatchlab.textclean import printable
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.ratios import interval, metric_rows
 
 NASTY = "a\x00\x1b[31m\x1b]0;title\x07<script>alert(1)</script>[bold]\ud800 é :smile:\n\"'&"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from sample_run import SPLAT, C, F, P, job, large, sample
 
-from kpatchlab.compare import compare
 from kpatchlab.model import KernelFacts, Metric, Run, Splat, SystemFacts
 from kpatchlab.report import WRITERS
 from kpatchlab.report.digest import excerpt, faults, figures, standing, uncovered
 from kpatchlab.report.markdown import LIMIT, cut, text
+from kpatchlab.verdict.compare import compare
 
 
 def comment(run):

@@ -13,8 +13,8 @@ from sample_run import P, job
 
 from kpatchlab.build.traceable import GONE, UNKNOWN, UNTRACED
 from kpatchlab.model import ChangedFunction, KernelFacts, Metric, PatchFacts, ReachCount, Run
-from kpatchlab.ratios import AGAIN
 from kpatchlab.report import WRITERS
+from kpatchlab.verdict.ratios import AGAIN
 
 METRICS = {
     "a": (Metric("bare", 3.0, "", "higher"), Metric("hole", math.nan, "s", "lower"), Metric("left", 1, "s", "lower")),

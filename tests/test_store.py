@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from sample_run import P, builds, job, large, sample
 
-from kpatchlab.compare import compare
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.files import safe_name, write_atomic
 from kpatchlab.model import Run
 from kpatchlab.report import WRITERS
 from kpatchlab.store import Store
+from kpatchlab.verdict.compare import compare
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from sample_run import SPLAT, C, F, P, job, sample
 
-from kpatchlab.compare import compare
 from kpatchlab.errors import UserError
 from kpatchlab.model import KernelFacts, Outcome, Run, Verdict
 from kpatchlab.report import WRITERS
-from kpatchlab.versus import COLUMN, Side, pairs, versus
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.two_runs import COLUMN, Side, pairs, versus
 
 
 def again(run, **changes):

@@ -12,12 +12,12 @@ from kpatchlab.cli.main import Options, Verb
 from kpatchlab.cli.report import checked, deliver, format_option, output_option, stored
 
 if TYPE_CHECKING:
-    from kpatchlab.versus import Side
+    from kpatchlab.verdict.two_runs import Side
 
 
 def _side(options: Options, word: str) -> Side:
     """Return the run, and the column if there is one, of the user's word RUN or RUN:COLUMN."""
-    from kpatchlab.versus import Side
+    from kpatchlab.verdict.two_runs import Side
 
     name, _, column = word.partition(":")
     return Side(*stored(options, name), column)
@@ -40,8 +40,8 @@ def compare(options: Options, first: str, second: str, form: str, output: str | 
     The second run's columns are held against the first's of the same name; RUN:COLUMN names one. RUN is what
     `report` takes.
     """
-    from kpatchlab.compare import compare as judge
-    from kpatchlab.versus import columns, pairs, versus
+    from kpatchlab.verdict.compare import compare as judge
+    from kpatchlab.verdict.two_runs import columns, pairs, versus
 
     checked(form)
     one, two = _side(options, first), _side(options, second)

@@ -169,13 +169,13 @@ def run(
     plan = None if resume else only(lab, jobs) if jobs else make(lab, choice, kernels, repeat)
     start(options, plan)
     from kpatchlab.cache import Cache
-    from kpatchlab.compare import compare
     from kpatchlab.forecast import history
     from kpatchlab.host import Host
     from kpatchlab.pipeline import execute
     from kpatchlab.plan import estimate
     from kpatchlab.stages import Settings
     from kpatchlab.store import Store
+    from kpatchlab.verdict.compare import compare
 
     store = Store(lab.root / "results")
     plan, run_dir = (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from kpatchlab.history.query import Entry
 from kpatchlab.history.record import BUILD
-from kpatchlab.judgement import JOB_CASE
+from kpatchlab.verdict.values import JOB_CASE
 
 Head = Mapping[str, str]
 

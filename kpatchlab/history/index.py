@@ -7,8 +7,8 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
-from kpatchlab.compare import compare
 from kpatchlab.model import Run
+from kpatchlab.verdict.compare import compare
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from kpatchlab.compare import compare
-from kpatchlab.judgement import JOB_CASE, Comparison, Group
 from kpatchlab.model import Outcome, Run
-from kpatchlab.ratios import metric_rows
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.ratios import metric_rows
+from kpatchlab.verdict.values import JOB_CASE, Comparison, Group
 
 OUTCOMES = tuple(Outcome)
 """An outcome is stored as its place in here: append only."""

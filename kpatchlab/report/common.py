@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from kpatchlab.judgement import JOB_CASE, VERDICT_ORDER, Cell, Comparison, Group, Row
 from kpatchlab.model import JobResult, Outcome, Splat, Verdict
 from kpatchlab.textclean import printable
+from kpatchlab.verdict.values import JOB_CASE, VERDICT_ORDER, Cell, Comparison, Group, Row
 
 STAMP = re.compile(r"^(?:<\d+>)?\[\s*\d+\.\d+\](?:\[[^\]]*\])?\s?", re.MULTILINE)
 """What the kernel's log has before each line: level, time, and the task or processor."""

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kpatchlab.compare import compare
-from kpatchlab.judgement import Comparison
 from kpatchlab.model import Run, to_json
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.values import Comparison
 
 
 def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments

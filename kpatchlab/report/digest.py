@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from kpatchlab.judgement import JOB_CASE, Cell, Comparison
 from kpatchlab.model import JobResult, Outcome, Run, Splat, Verdict
 from kpatchlab.progress import clock
-from kpatchlab.ratios import AGAIN, Figure, MetricRow, Speed, again, metric_rows
 from kpatchlab.report.common import STAMP, Change, changes, frames, line, reasons, splats
 from kpatchlab.report.patches import NO_FUNCTION, patch_rows
 from kpatchlab.textclean import printable
+from kpatchlab.verdict.ratios import AGAIN, Figure, MetricRow, Speed, again, metric_rows
+from kpatchlab.verdict.values import JOB_CASE, Cell, Comparison
 
 FAULT_FRAMES = 24
 NAMED = 6

@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kpatchlab.compare import compare
 from kpatchlab.model import JobResult, Outcome, Run
 from kpatchlab.progress import clock
-from kpatchlab.ratios import AGAIN, Figure, MetricRow, Speed, again, margin, metric_rows, splits
 from kpatchlab.report.common import line
 from kpatchlab.textclean import printable
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.ratios import AGAIN, Figure, MetricRow, Speed, again, margin, metric_rows, splits
 
 STYLES = {Speed.FASTER: "green", Speed.SLOWER: "bold red", Speed.UNKNOWN: "yellow", Speed.SAME: ""}
 CONDITIONS = ("pinned", "governor", "load", "other_load", "stolen", "uncontrolled")

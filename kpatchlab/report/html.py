@@ -17,15 +17,15 @@ from typing import Any
 import jinja2
 
 from kpatchlab import __version__
-from kpatchlab.compare import compare
-from kpatchlab.judgement import HEADLINE_ORDER, Comparison, Group
 from kpatchlab.model import SCHEMA_VERSION, BuildResult, GuestLog, JobResult, Outcome, Run, Splat, Verdict
 from kpatchlab.progress import clock
-from kpatchlab.ratios import AGAIN, metric_rows
 from kpatchlab.report import markup, matrix, patches, sentence, speed
 from kpatchlab.report.common import Change, changes, line, reach_rows, reasons, tail
 from kpatchlab.templates import templates
 from kpatchlab.textclean import printable
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.ratios import AGAIN, metric_rows
+from kpatchlab.verdict.values import HEADLINE_ORDER, Comparison, Group
 
 TAIL_BYTES = 64 << 10
 """Upper bound for what one job shows of its consoles and output."""

@@ -16,12 +16,12 @@ from xml.etree import ElementTree as ET
 
 from junit_xml import TestCase, TestSuite
 
-from kpatchlab.compare import compare
-from kpatchlab.judgement import BuildCheck, Cell, Comparison, Group, Row
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
-from kpatchlab.ratios import metric_rows
 from kpatchlab.report.common import line, splats, tail
 from kpatchlab.textclean import printable
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.ratios import metric_rows
+from kpatchlab.verdict.values import BuildCheck, Cell, Comparison, Group, Row
 
 TAIL_BYTES = 16 << 10
 """How much of a console and of a build log one case carries; only the first bad case of a job carries any."""

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from kpatchlab.compare import compare
-from kpatchlab.judgement import JOB_CASE, Comparison, Group
 from kpatchlab.model import BuildResult, Case, JobResult, Outcome, Run
-from kpatchlab.ratios import Figure, MetricRow, metric_rows
 from kpatchlab.report.common import line, splats, tail
 from kpatchlab.textclean import printable
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.ratios import Figure, MetricRow, metric_rows
+from kpatchlab.verdict.values import JOB_CASE, Comparison, Group
 
 ORIGIN = "kpatchlab"
 VERSION = {"major": 5, "minor": 3}

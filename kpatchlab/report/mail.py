@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kpatchlab.cache import Cache
-from kpatchlab.compare import compare
-from kpatchlab.judgement import BuildCheck, Comparison
 from kpatchlab.maintainers import NAME, Section, concerned, parse
 from kpatchlab.model import Outcome, Run, Thread, Verdict
-from kpatchlab.ratios import Speed
 from kpatchlab.report import digest
 from kpatchlab.report.common import line
 from kpatchlab.report.prose import item, items, part, prose, verbatim
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.ratios import Speed
+from kpatchlab.verdict.values import BuildCheck, Comparison
 
 MAX_FAULTS = 10
 """So many faults are told with their call trace; the others in a line each."""

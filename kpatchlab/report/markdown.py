@@ -6,10 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from kpatchlab.compare import compare
-from kpatchlab.judgement import Comparison, Group
 from kpatchlab.model import Outcome, Run, Verdict
-from kpatchlab.ratios import Speed
 from kpatchlab.report.common import line, markdown_table
 from kpatchlab.report.digest import (
     Fault,
@@ -27,6 +24,9 @@ from kpatchlab.report.digest import (
 )
 from kpatchlab.report.digest import outcomes as outcomes_of
 from kpatchlab.textclean import printable
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.ratios import Speed
+from kpatchlab.verdict.values import Comparison, Group
 
 LIMIT = 65_536
 """What GitHub takes for a comment or a description, in characters (its own error: "body is too long (maximum is 65536

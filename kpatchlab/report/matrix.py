@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kpatchlab.judgement import VERDICT_ORDER, Comparison, Group, worst
 from kpatchlab.model import Outcome, Run, Verdict
+from kpatchlab.verdict.values import VERDICT_ORDER, Comparison, Group, worst
 
 
 @dataclass(frozen=True, slots=True)

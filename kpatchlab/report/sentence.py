@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from kpatchlab.judgement import Comparison
 from kpatchlab.model import Outcome, Verdict
-from kpatchlab.ratios import AGAIN, Speed, again, metric_rows
 from kpatchlab.report.common import changes, line
+from kpatchlab.verdict.ratios import AGAIN, Speed, again, metric_rows
+from kpatchlab.verdict.values import Comparison
 
 NAMED = 4
 """At most so many scenarios are named in a sentence."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from kpatchlab.judgement import Comparison, Group
-from kpatchlab.ratios import AGAIN, Figure, MetricRow, Speed, again, least, margin, splits
 from kpatchlab.report import markup
 from kpatchlab.report.common import line
+from kpatchlab.verdict.ratios import AGAIN, Figure, MetricRow, Speed, again, least, margin, splits
+from kpatchlab.verdict.values import Comparison, Group
 
 MAX_ROWS = 600
 """So many figures are shown in one mode, those first that say something."""

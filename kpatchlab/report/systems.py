@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kpatchlab.judgement import JOB_CASE
 from kpatchlab.model import Case, JobResult, Outcome, Run
 from kpatchlab.progress import clock
 from kpatchlab.report.common import line, markdown_table
+from kpatchlab.verdict.values import JOB_CASE
 
 SLOWEST = 10
 

@@ -11,15 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kpatchlab.compare import compare
-from kpatchlab.judgement import Cell, Comparison, Group
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run, Verdict
 from kpatchlab.progress import clock
-from kpatchlab.ratios import metric_rows
 from kpatchlab.report.common import Change, changes, frames, line, reasons
 from kpatchlab.report.figures import verdict
 from kpatchlab.report.patches import patch_rows, summary
 from kpatchlab.textclean import printable
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.ratios import metric_rows
+from kpatchlab.verdict.values import Cell, Comparison, Group
 
 WIDTH = 80
 MANY_GROUPS = 40

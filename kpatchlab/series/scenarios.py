@@ -11,7 +11,6 @@ from kpatchlab.build.context import Recipe
 from kpatchlab.build.series import Patch
 from kpatchlab.facts import new_run
 from kpatchlab.host import Host
-from kpatchlab.judgement import worst
 from kpatchlab.lab import Lab, Matrix
 from kpatchlab.model import Outcome, Run
 from kpatchlab.pipeline import execute
@@ -21,6 +20,7 @@ from kpatchlab.recipes import QuiltSeries
 from kpatchlab.series.walk import RunScenarios
 from kpatchlab.stages import Settings
 from kpatchlab.store import Store
+from kpatchlab.verdict.values import worst
 
 
 def runner(

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kpatchlab.judgement import Comparison, Group
+from kpatchlab.verdict.values import Comparison, Group
 
 AGAIN = " (again)"
 """Ends the name of the column that runs the base kernel a second time: what differs there is noise."""

@@ -19,8 +19,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from kpatchlab.judgement import BADNESS, JOB_CASE, BuildCheck, Cell, Comparison, Group, GroupKey, Row
 from kpatchlab.model import BuildResult, Case, JobResult, Outcome, Run, Splat, Verdict
+from kpatchlab.verdict.values import BADNESS, JOB_CASE, BuildCheck, Cell, Comparison, Group, GroupKey, Row
 
 
 def compare(run: Run) -> Comparison:
