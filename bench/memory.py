@@ -19,7 +19,7 @@ from benchkit import labs
 from benchkit.rounds import last_line, parser, run
 
 from kpatchlab import proc
-from kpatchlab.console import find_splats
+from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.console import Console
 from kpatchlab.guest.guest import Guest
 from kpatchlab.job import run_job

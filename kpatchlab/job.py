@@ -19,10 +19,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kpatchlab import coverage, debug, results_in, waits, warm
-from kpatchlab.console import find_splats
-from kpatchlab.decode import Decoder
+from kpatchlab import coverage, debug, waits, warm
 from kpatchlab.errors import GuestLost, UserError
+from kpatchlab.evidence import ktap
+from kpatchlab.evidence.decode import Decoder
+from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, ReachCount, Splat
 from kpatchlab.needs import lacking_packages, refusal
@@ -320,11 +321,11 @@ def _run(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
     except GuestLost:  # what was found before is known all the same
         record.stdout = bytes(came)
         (inputs.folder / f"{seat.role}-run.out").write_bytes(record.stdout)
-        record.cases += results_in.parse(record.stdout, exit_status=None).cases
+        record.cases += ktap.parse(record.stdout, exit_status=None).cases
         raise
     record.stdout, record.stderr = done.stdout, done.stderr
     _keep_output(inputs.folder, f"{seat.role}-run", done)
-    parsed = results_in.parse(done.stdout, exit_status=None if done.timed_out or done.signal else done.status)
+    parsed = ktap.parse(done.stdout, exit_status=None if done.timed_out or done.signal else done.status)
     record.cases += parsed.cases
     if not inputs.debug and not inputs.covered:  # a figure from such a kernel says nothing
         record.metrics = parsed.metrics

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
-from kpatchlab.console import find_splats
 from kpatchlab.errors import HostError
+from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Guest
 from kpatchlab.model import Case, Outcome, ReachCount
 from kpatchlab.scenario import GUEST_LIB, Reach

@@ -14,7 +14,7 @@ from pathlib import Path
 from kpatchlab import warm
 from kpatchlab.build.foreign import Built, guest_files
 from kpatchlab.cache import Cache, content_key, file_digest
-from kpatchlab.console import find_splats
+from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.initrd import agent_source, build_agent
 from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, link, resume
 from kpatchlab.guest.vng import boot_vng

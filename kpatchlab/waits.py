@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from kpatchlab.evidence.patterns import ANY_FRAME
 from kpatchlab.guest.vm import Guest
-from kpatchlab.splat_patterns import ANY_FRAME
 from kpatchlab.textclean import printable
 
 DEADLINE_S = 20.0

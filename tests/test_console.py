@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab.console import MAX_LINES, MAX_SAME, find_splats
+from kpatchlab.evidence.splats import MAX_LINES, MAX_SAME, find_splats
 
 DATA = Path(__file__).parent / "data" / "splats"
 

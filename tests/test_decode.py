@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab.decode import Decoder
+from kpatchlab.evidence.decode import Decoder
 from kpatchlab.model import Splat
 
 pytestmark = pytest.mark.skipif(

@@ -13,9 +13,10 @@ import pytest
 from build_fixtures import Bench
 from rich.console import Console
 
-from kpatchlab import lab, measure, results_in
+from kpatchlab import lab, measure
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.errors import UserError
+from kpatchlab.evidence import ktap
 from kpatchlab.model import JobResult, Metric, Outcome
 from kpatchlab.quiet import Quiet
 from kpatchlab.report.figures import show
@@ -225,7 +226,7 @@ def test_the_benchmark_counts_its_bytes(tmp_path, monkeypatch, family):
     program = built.path / "programs" / "bench"
     done = proc.run([program, family, "1"], timeout_s=60, check=False)
     assert done.status == 0, done.stdout
-    parsed = results_in.parse(done.stdout.encode(), exit_status=0)
+    parsed = ktap.parse(done.stdout.encode(), exit_status=0)
     assert (parsed.problems, {case.outcome for case in parsed.cases}) == ((), {P})
     ways = {tuple(metric.name.split(":")[:2]) for metric in parsed.metrics}
     assert ways == {(what, way) for what in ("throughput", "cpu") for way in ("sendfile", "splice", "write")} | {

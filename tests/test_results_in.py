@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from kpatchlab.evidence.ktap import MAX_CASES, parse
 from kpatchlab.model import Metric, Outcome
-from kpatchlab.results_in import MAX_CASES, parse
 
 OK = b"KTAP version 1\n1..2\nok 1 - open\nok 2 - read\n"
 

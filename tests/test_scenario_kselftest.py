@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import results_in
+from kpatchlab.evidence import ktap
 
 LIB = Path(__file__).parent.parent / "scenarios" / "lib"
 RUNNER = """\
@@ -40,7 +40,7 @@ def play(tmp_path):
         done = subprocess.run(  # noqa: PLW1510 - its status is what is looked at
             [sys.executable, "-c", text], capture_output=True, env=environment, timeout=60, start_new_session=True
         )
-        parsed = results_in.parse(done.stdout, exit_status=done.returncode)
+        parsed = ktap.parse(done.stdout, exit_status=done.returncode)
         assert not parsed.problems, done.stdout.decode()
         return [(case.name, str(case.outcome), case.message) for case in parsed.cases]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import results_in
+from kpatchlab.evidence import ktap
 from kpatchlab.model import Outcome
 
 LIB = Path(__file__).parent.parent / "scenarios" / "lib"
@@ -168,7 +168,7 @@ def test_reach_symbols_are_whole_names_and_come_once(trace):
 
 
 def _cases(stdout):
-    parsed = results_in.parse(stdout, exit_status=0)
+    parsed = ktap.parse(stdout, exit_status=0)
     assert not parsed.problems
     return [(case.name, case.outcome, case.message) for case in parsed.cases], parsed.metrics
 

@@ -18,8 +18,8 @@ from kpatchlab.bisect.state import Kernel
 from kpatchlab.bisect.workspace import Workspace
 from kpatchlab.build import BuildContext, stored_kernel
 from kpatchlab.build import build_kernel as build_kernel_
-from kpatchlab.console import find_splats
 from kpatchlab.errors import GuestLost, UserError
+from kpatchlab.evidence.splats import find_splats
 from kpatchlab.facts import new_run
 from kpatchlab.guest.vm import Boot, boot
 from kpatchlab.host import Host

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.errors import HostError
+from kpatchlab.evidence.patterns import ANY_FRAME, PROGRAM_COUNTER
 from kpatchlab.model import Splat
-from kpatchlab.splat_patterns import ANY_FRAME, PROGRAM_COUNTER
 
 TIMEOUT_S = 60.0
 """For one call of readelf or addr2line; a distribution's vmlinux takes some 10 s."""

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from kpatchlab import splat_patterns as p
+from kpatchlab.evidence import patterns as p
 from kpatchlab.model import Splat
 from kpatchlab.textclean import iter_lines, one_line, printable
 
