@@ -33,7 +33,7 @@ from kpatchlab.build import BuildContext
 from kpatchlab.cache import Cache
 from kpatchlab.errors import LabError
 from kpatchlab.host import Host
-from kpatchlab.lab import load
+from kpatchlab.lab.load import load
 
 FAULT, RIGHT, WRONG = "net/unix/af_unix.c", "UNIXCB(skb).consumed + skip,", "(UNIXCB(skb).consumed & ~1) + skip,"
 ODD_READS = labs.CLONE / "tests/data/odd-reads"

@@ -17,12 +17,12 @@ from benchkit import labs
 from benchkit.rounds import children_s, interleaved, last_line, parser, run, say, show
 from history import fill
 
-from kpatchlab import lab as lab_file
 from kpatchlab import proc
 from kpatchlab.build import BuildContext
 from kpatchlab.cache import Cache
 from kpatchlab.history import database
 from kpatchlab.history.record import Origin, record
+from kpatchlab.lab import load as lab_file
 from kpatchlab.model import Run
 from kpatchlab.nightly.lanes import look
 from kpatchlab.store import Store

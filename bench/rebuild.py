@@ -21,7 +21,7 @@ from kpatchlab.build import BuildContext, BuildProgress, build_kernel
 from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError
 from kpatchlab.host import Host
-from kpatchlab.lab import load
+from kpatchlab.lab.load import load
 from kpatchlab.model import BuildResult, Outcome
 
 # The first lines of a file are its most lasting context.

@@ -26,7 +26,7 @@ from kpatchlab.store import Store
 
 if TYPE_CHECKING:
     from kpatchlab.guest.vm import Guest
-    from kpatchlab.lab import Lab
+    from kpatchlab.lab.load import Lab
 
 SUFFIX = "-coverage"
 FILE = "coverage.json"

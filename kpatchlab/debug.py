@@ -8,13 +8,13 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from kpatchlab.errors import UserError
+from kpatchlab.lab.recipes import locate
+from kpatchlab.lab.yamlfile import suggest
 from kpatchlab.model import Case, Outcome
-from kpatchlab.recipes import locate
-from kpatchlab.yamlfile import suggest
 
 if TYPE_CHECKING:
     from kpatchlab.guest.vm import Guest
-    from kpatchlab.lab import Lab
+    from kpatchlab.lab.load import Lab
 
 MEMORY = 1.5
 """How much more memory its guests get: KASAN's shadow takes an eighth, its quarantine and red zones some more

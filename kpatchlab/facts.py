@@ -10,11 +10,11 @@ from kpatchlab.build import BuildContext
 from kpatchlab.build.thread import thread_of
 from kpatchlab.cache import content_key, file_digest
 from kpatchlab.image import root_key
-from kpatchlab.lab import Lab
+from kpatchlab.lab.load import Lab
+from kpatchlab.lab.scenario import own_files
 from kpatchlab.model import BuildResult, KernelFacts, PatchFacts, Run, SystemFacts, Thread
 from kpatchlab.plan import Plan
 from kpatchlab.report.digest import concerned_files
-from kpatchlab.scenario import own_files
 from kpatchlab.store import RunDir, Store
 
 

@@ -10,7 +10,7 @@ from kpatchlab.build import BuildContext, kernel_key
 from kpatchlab.cache import Cache
 from kpatchlab.errors import LabError
 from kpatchlab.image import root_key
-from kpatchlab.lab import Lab
+from kpatchlab.lab.load import Lab
 from kpatchlab.plan import Estimate, Plan, estimate
 from kpatchlab.store import Store
 

@@ -15,7 +15,7 @@ from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError
 from kpatchlab.guest.accel import Accel, probe_accel
 from kpatchlab.guest.vm import MachineShape, Qemu
-from kpatchlab.lab import Machine
+from kpatchlab.lab.load import Machine
 from kpatchlab.qemu_find import find_qemu
 
 GIB = 1 << 30

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from kpatchlab.errors import UserError
-from kpatchlab.lab import Lab
+from kpatchlab.lab.load import Lab
 from kpatchlab.model import JobResult, Outcome, Run
 from kpatchlab.plan import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.verdict.compare import compare

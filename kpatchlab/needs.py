@@ -6,8 +6,8 @@ import functools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from kpatchlab.lab.scenario import Needs
 from kpatchlab.model import BuildResult, Outcome
-from kpatchlab.scenario import Needs
 
 
 def lacking_packages(needs: Needs, packages: Collection[str]) -> str:

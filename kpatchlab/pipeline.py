@@ -19,7 +19,8 @@ from kpatchlab.cache import Cache, prunable
 from kpatchlab.errors import UserError
 from kpatchlab.executor import EXECUTORS, Executor, Weight, infra
 from kpatchlab.host import Host
-from kpatchlab.lab import Lab
+from kpatchlab.lab.load import Lab
+from kpatchlab.lab.systems import files_of
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
 from kpatchlab.plan import JobSpec, Plan, for_jobs, longest_first
 from kpatchlab.progress import Progress
@@ -27,7 +28,6 @@ from kpatchlab.report import FILES, WRITERS
 from kpatchlab.seats import JobInputs
 from kpatchlab.stages import Settings, Stages, gather
 from kpatchlab.store import RunDir
-from kpatchlab.systems import files_of
 
 CONTENTS = "contents.json"
 """In a run's folder: scenario -> key of what its jobs were made of, see `facts.of_contents`."""

@@ -11,10 +11,10 @@ from statistics import fmean
 
 from kpatchlab import debug
 from kpatchlab.errors import UserError
-from kpatchlab.lab import Lab, Machine
-from kpatchlab.recipes import DebianImage, KernelRecipe
-from kpatchlab.scenario import Role, Scenario, expand, foreign_tests
-from kpatchlab.yamlfile import suggest
+from kpatchlab.lab.load import Lab, Machine
+from kpatchlab.lab.recipes import DebianImage, KernelRecipe
+from kpatchlab.lab.scenario import Role, Scenario, expand, foreign_tests
+from kpatchlab.lab.yamlfile import suggest
 
 BUILD_S = 1200.0
 """What a kernel's build takes where nothing better is known: a lean one on two processors."""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from kpatchlab.errors import HostError
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Guest
+from kpatchlab.lab.scenario import GUEST_LIB, Reach
 from kpatchlab.model import Case, Outcome, ReachCount
-from kpatchlab.scenario import GUEST_LIB, Reach
 
 DEADLINE_S = 600.0
 """The same for every guest, so enough for a slow one: a kernel with debugging, a clock that counts instructions.

@@ -18,9 +18,9 @@ from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.initrd import agent_source, build_agent
 from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, link, resume
 from kpatchlab.guest.vng import boot_vng
+from kpatchlab.lab.scenario import GUEST_LIB, Scenario, payload
 from kpatchlab.model import BuildResult, Splat
 from kpatchlab.plan import JobSpec
-from kpatchlab.scenario import GUEST_LIB, Scenario, payload
 
 SERVER, CLIENT, PREFIX = "10.77.0.1", "10.77.0.2", "/24"
 ADDRESSES = {"server": SERVER, "client": CLIENT}

@@ -10,13 +10,13 @@ from pathlib import Path
 from kpatchlab.errors import UserError
 from kpatchlab.host import Host
 from kpatchlab.job import preflight, setup
-from kpatchlab.lab import Lab
+from kpatchlab.lab.load import Lab
+from kpatchlab.lab.scenario import Role, Scenario
+from kpatchlab.lab.yamlfile import suggest
 from kpatchlab.plan import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
-from kpatchlab.scenario import Role, Scenario
 from kpatchlab.seats import JobInputs, occupied, seats_of
 from kpatchlab.stages import Settings, Stages, gather
-from kpatchlab.yamlfile import suggest
 
 BARE = "bare"
 """Name of the scenario that stands in where the user names none: a guest, and nothing in it."""

@@ -22,7 +22,7 @@ from kpatchlab.errors import LabError, told
 from kpatchlab.guest.vm import Boot, MachineShape
 from kpatchlab.host import Host
 from kpatchlab.image import initrd, packages_in, root_image, root_key
-from kpatchlab.lab import Lab
+from kpatchlab.lab.load import Lab
 from kpatchlab.model import BuildResult, JobResult, Outcome, PatchFacts
 from kpatchlab.plan import JobSpec, Plan
 from kpatchlab.progress import Progress, built, clock

@@ -9,11 +9,11 @@ from kpatchlab.build import BuildContext, cached_kernel
 from kpatchlab.build.config import asked_symbols
 from kpatchlab.cache import Cache
 from kpatchlab.errors import LabError
-from kpatchlab.lab import Lab
+from kpatchlab.lab.load import Lab
+from kpatchlab.lab.recipes import KernelRecipe
+from kpatchlab.lab.scenario import Scenario
 from kpatchlab.model import BuildResult
 from kpatchlab.needs import refusal
-from kpatchlab.recipes import KernelRecipe
-from kpatchlab.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True)

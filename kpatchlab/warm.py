@@ -16,7 +16,7 @@ from kpatchlab import debug as debugging
 from kpatchlab.cache import SAVED, Cache, content_key
 from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, resume
-from kpatchlab.scenario import GUEST_LIB
+from kpatchlab.lab.scenario import GUEST_LIB
 
 VERSION = 2
 """Part of every key: raise it when what a saved guest holds changes."""

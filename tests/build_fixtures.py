@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from kpatchlab.build import BuildContext
 from kpatchlab.cache import Cache
-from kpatchlab.recipes import KernelRecipe
+from kpatchlab.lab.recipes import KernelRecipe
 
 FAKE = Path(__file__).with_name("fake_linux")
 CONFIG = "CONFIG_NET=y\nCONFIG_ALPHA=m\nCONFIG_BETA=m\nCONFIG_GAMMA=m\nCONFIG_DELTA=m\n"

@@ -7,10 +7,11 @@ import io
 
 import pytest
 
-from kpatchlab import executor, lab, pipeline, stages
+from kpatchlab import executor, pipeline, stages
 from kpatchlab.cache import Cache
 from kpatchlab.executor import LocalExecutor
 from kpatchlab.guest.vm import MachineShape, Qemu
+from kpatchlab.lab import load
 from kpatchlab.model import BuildResult, JobResult, Outcome
 from kpatchlab.pipeline import execute
 from kpatchlab.plan import make_plan
@@ -48,7 +49,7 @@ class Bench:
 
     def __init__(self, root):
         self.root = root
-        self.lab = lab.load(labdir.make(root))
+        self.lab = load.load(labdir.make(root))
         self.store = Store(root / "results")
         self.host = FakeHost(root)
         self.settings = Settings(command="kpatchlab run")

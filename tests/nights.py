@@ -9,11 +9,11 @@ import threading
 
 import pytest
 
-from kpatchlab import lab as lab_file
 from kpatchlab import pipeline
 from kpatchlab.build import BuildContext
 from kpatchlab.cache import content_key
 from kpatchlab.executor import LocalExecutor
+from kpatchlab.lab import load as lab_file
 from kpatchlab.model import Case, JobResult, Outcome
 from kpatchlab.nightly import lanes as lanes_room
 from kpatchlab.nightly.lock import held

@@ -11,7 +11,7 @@ import yaml
 from kpatchlab.build import BuildContext
 from kpatchlab.build.source import SOURCES
 from kpatchlab.cache import Cache
-from kpatchlab.recipes import KernelRecipe
+from kpatchlab.lab.recipes import KernelRecipe
 
 PROJECT = Path(__file__).parent.parent
 ODD_READS = PROJECT / "tests/data/odd-reads"

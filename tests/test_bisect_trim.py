@@ -12,7 +12,7 @@ from kpatchlab.bisect import trim
 from kpatchlab.bisect.criterion import Criterion
 from kpatchlab.build import config
 from kpatchlab.executor import LocalExecutor
-from kpatchlab.lab import load
+from kpatchlab.lab.load import load
 from tests import labdir
 from tests.bisect_support import lab, search, states
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import lab
 from kpatchlab.cache import Cache
+from kpatchlab.lab import load
 from kpatchlab.model import JobResult
 from kpatchlab.store import Store
 from kpatchlab.survey import survey
@@ -23,7 +23,7 @@ from kpatchlab.verdict.values import JOB_CASE
 pytestmark = [pytest.mark.guest, pytest.mark.mirror]
 
 PROJECT = Path(__file__).parent.parent
-WHOLE = lab.load(PROJECT / "lab.yaml")
+WHOLE = load.load(PROJECT / "lab.yaml")
 NO_DATA = {
     "chelsio-tls": "needs its card: it is compiled and loaded, nothing is sent",
     "zcopy-alloc": "no kernel that can be had here has the allocator",

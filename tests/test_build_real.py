@@ -9,8 +9,8 @@ import yaml
 
 from kpatchlab.build import BuildContext, build_kernel
 from kpatchlab.cache import Cache
+from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.model import Outcome
-from kpatchlab.recipes import KernelRecipe
 
 LAB = Path(__file__).parent.parent
 BREAK = """{name}: break it, for the lab's own test

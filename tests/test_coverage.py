@@ -18,7 +18,7 @@ from kpatchlab import coverage
 from kpatchlab.build.changes import Changes, Hunk, Line, PatchChanges
 from kpatchlab.coverage import Coverage
 from kpatchlab.errors import UserError
-from kpatchlab.lab import load
+from kpatchlab.lab.load import load
 from kpatchlab.model import Outcome
 from kpatchlab.report.coverage import cobertura, lcov, lines
 from kpatchlab.store import Store

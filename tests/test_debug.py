@@ -2,9 +2,10 @@
 
 import pytest
 
-from kpatchlab import debug, lab
+from kpatchlab import debug
 from kpatchlab.errors import UserError
 from kpatchlab.guest.vm import Exit
+from kpatchlab.lab import load
 from kpatchlab.model import Outcome
 from kpatchlab.plan import make_plan
 from tests import labdir
@@ -32,7 +33,7 @@ def root(tmp_path):
 
 
 def test_variant_has_other_names_and_one_more_fragment(root):
-    found = debug.variant(lab.load(root / "lab.yaml"), "debug")
+    found = debug.variant(load.load(root / "lab.yaml"), "debug")
     assert list(found.kernels) == ["without-debug", "with-debug"]
     assert found.base == "without-debug"
     for recipe in found.kernels.values():
@@ -46,18 +47,18 @@ def test_variant_has_other_names_and_one_more_fragment(root):
 
 def test_variant_of_a_named_column(root):
     labdir.write(root / "lab.yaml", labdir.LAB + "matrix: {columns: [with, {client: with, server: without}]}\n")
-    found = debug.variant(lab.load(root / "lab.yaml"), "debug")
+    found = debug.variant(load.load(root / "lab.yaml"), "debug")
     assert found.matrix.columns == ("with-debug", {"client": "with-debug", "server": "without-debug"})
 
 
 def test_variant_that_there_is_not(root):
     with pytest.raises(UserError, match="there is no variant 'debgu'; did you mean 'debug'"):
-        debug.variant(lab.load(root / "lab.yaml"), "debgu")
+        debug.variant(load.load(root / "lab.yaml"), "debgu")
 
 
 def test_variant_whose_fragment_is_away(tmp_path):
     with pytest.raises(UserError, match="variant debug: there is no kernels"):
-        debug.variant(lab.load(labdir.make(tmp_path)), "debug")
+        debug.variant(load.load(labdir.make(tmp_path)), "debug")
 
 
 def test_variant_of_what_debian_built(root):
@@ -65,7 +66,7 @@ def test_variant_of_what_debian_built(root):
         root / "kernels" / "old.yaml", "source: {type: debian-image, package: linux-image-amd64, suite: sid}\n"
     )
     with pytest.raises(UserError, match="kernel without is built already"):
-        debug.variant(lab.load(root / "lab.yaml"), "debug")
+        debug.variant(load.load(root / "lab.yaml"), "debug")
 
 
 class Guest:

@@ -11,10 +11,10 @@ from sample_run import SPLAT, C, F, P, job
 from kpatchlab.errors import HostError, LabWarning, UserError
 from kpatchlab.history import database
 from kpatchlab.history.database import VERSION
-from kpatchlab.history.known import Known, KnownIssue, load_known
 from kpatchlab.history.news import Kind, doubtful, news
 from kpatchlab.history.query import History, matching
 from kpatchlab.history.trends import trends
+from kpatchlab.lab.known import Known, KnownIssue, load_known
 from kpatchlab.model import BuildResult, Metric, Outcome, Run
 from kpatchlab.store import Store
 

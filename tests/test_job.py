@@ -13,9 +13,9 @@ from kpatchlab.build.foreign import Built
 from kpatchlab.cache import Cache
 from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Boot, Exit, MachineShape, Qemu, SavedGuest
+from kpatchlab.lab.scenario import Scenario
 from kpatchlab.model import BuildResult, ModuleFailure, Outcome
 from kpatchlab.plan import JobSpec, RoleSpec
-from kpatchlab.scenario import Scenario
 
 OOPS = b"""[    5.123456] BUG: kernel NULL pointer dereference, address: 0000000000000008
 [    5.123456] #PF: supervisor read access in kernel mode

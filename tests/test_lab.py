@@ -10,9 +10,9 @@ from pathlib import Path
 import labdir
 import pytest
 
-from kpatchlab import lab
 from kpatchlab.errors import UserError
-from kpatchlab.recipes import DebianSource, GitSeries, KernelRecipe, locate
+from kpatchlab.lab import load
+from kpatchlab.lab.recipes import DebianSource, GitSeries, KernelRecipe, locate
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,12 +27,12 @@ def errors(path: Path, text: str | None = None, *, deep: bool = False) -> tuple[
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError) as caught:
-        (lab.check if deep else lab.load)(path)
+        (load.check if deep else load.load)(path)
     return caught.value.details
 
 
 def test_a_whole_lab(path: Path) -> None:
-    got = lab.load(path)
+    got = load.load(path)
     assert (got.root, got.path, got.title, got.base) == (path.parent, path, "small", "without")
     assert list(got.kernels) == ["without", "with"]
     assert isinstance(got.kernels["with"].source, DebianSource)
@@ -51,22 +51,22 @@ def test_an_inline_recipe(path: Path) -> None:
         "    config_set: {KASAN: y, NR_CPUS: 64}\n"
     )
     path.write_text(text)
-    recipe = lab.load(path).kernels["a"]
+    recipe = load.load(path).kernels["a"]
     assert isinstance(recipe.series[0], GitSeries)
     assert recipe.config_set == {"KASAN": "y", "NR_CPUS": "64"}
 
 
 def test_limits_as_numbers(path: Path) -> None:
     path.write_text(labdir.LAB + "limits: {guests: 3, build_jobs: auto, disk_gib: 1.5}\n")
-    limits = lab.load(path).limits
+    limits = load.load(path).limits
     assert (limits.guests, limits.build_jobs, limits.disk_gib) == (3, "auto", 1.5)
 
 
 def test_default_machine_is_always_there_and_can_be_redefined(path: Path) -> None:
     path.write_text(labdir.LAB + "machine: big\nmachines: {big: {memory_mib: 4096}}\n")
-    assert sorted(lab.load(path).machines) == ["big", "default"]
+    assert sorted(load.load(path).machines) == ["big", "default"]
     path.write_text(labdir.LAB + "machines: {default: {cpus: 2}}\n")
-    assert lab.load(path).machines["default"].cpus == 2
+    assert load.load(path).machines["default"].cpus == 2
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_every_error_of_every_file_at_once(path: Path, tmp_path: Path) -> None:
     (tmp_path / "scenarios" / "duo" / "client.py").unlink()
     path.write_text(labdir.LAB + "base: none\nmirrors: x\n")
     with pytest.raises(UserError) as caught:
-        lab.load(path)
+        load.load(path)
     assert caught.value.message == "5 errors in 5 files"
     assert caught.value.details == (
         "kernels/new.yaml:1: source.path: is missing",
@@ -137,7 +137,7 @@ def test_every_error_of_every_file_at_once(path: Path, tmp_path: Path) -> None:
 
 def test_standard_input_is_no_path(path: Path) -> None:
     path.write_text("kernels: {a: {source: {type: dir, path: .}, series: [{type: mbox, path: '-'}]}}")
-    assert lab.load(path).kernels["a"].series
+    assert load.load(path).kernels["a"].series
 
 
 def test_paths_of_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,36 +161,36 @@ def test_paths_of_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_choice_on_the_command_line(path: Path, words: list[str], wanted: tuple[str, ...]) -> None:
-    assert lab.load(path, words).selected == wanted
+    assert load.load(path, words).selected == wanted
 
 
 def test_a_choice_stands_in_place_of_the_labs_own_unless_it_only_leaves_out(path: Path) -> None:
     path.write_text(labdir.LAB.replace('"*"', "solo"))
-    assert lab.load(path, ["duo"]).selected == ("duo",)
-    assert lab.load(path, ["!duo"]).selected == ("solo",)
+    assert load.load(path, ["duo"]).selected == ("duo",)
+    assert load.load(path, ["!duo"]).selected == ("solo",)
 
 
 def test_a_choice_that_matches_nothing(path: Path) -> None:
     with pytest.raises(UserError, match="there is no scenario 'dou'; did you mean 'duo'"):
-        lab.load(path, ["dou"])
+        load.load(path, ["dou"])
 
 
 def test_a_lab_without_scenarios_loads(path: Path, tmp_path: Path) -> None:
     (tmp_path / "scenarios").rename(tmp_path / "elsewhere")
-    assert lab.load(path).selected == ()
+    assert load.load(path).selected == ()
 
 
 def test_find_lab_upwards(path: Path, tmp_path: Path) -> None:
     deep = tmp_path / "scenarios" / "solo"
-    assert lab.find_lab(deep) == path
-    assert lab.find_lab(path) == path
+    assert load.find_lab(deep) == path
+    assert load.find_lab(path) == path
     with pytest.raises(UserError, match="no such file"):
-        lab.find_lab(tmp_path / "gone.yaml")
+        load.find_lab(tmp_path / "gone.yaml")
 
 
 def test_find_lab_nowhere(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no lab\.yaml in"):
-        lab.find_lab(tmp_path)
+        load.find_lab(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -214,16 +214,16 @@ def test_find_lab_nowhere(tmp_path: Path) -> None:
 def test_check_parses_scripts_and_templates_as_well(
     path: Path, tmp_path: Path, name: str, text: str, wanted: str
 ) -> None:
-    assert lab.check(path).selected
+    assert load.check(path).selected
     labdir.write(tmp_path / "scenarios" / name, text, 0o755)
-    lab.load(path)
+    load.load(path)
     (line,) = errors(path, deep=True)
     assert line.startswith(wanted)
 
 
 def test_loading_starts_no_child_and_imports_nothing_heavy(path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from kpatchlab import lab, plan; plan.make_plan(lab.load(Path(sys.argv[1])));"
+        "import sys; from pathlib import Path; from kpatchlab.lab.load import load; from kpatchlab import plan; plan.make_plan(load(Path(sys.argv[1])));"
         "print(*({'jinja2', 'rich', 'paramiko', 'subprocess', 'asyncio', 'kpatchlab.proc'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -232,7 +232,7 @@ def test_loading_starts_no_child_and_imports_nothing_heavy(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lab.yaml", "mission.yaml", "quick.yaml"])
 def test_the_labs_that_come_with_it(name: str) -> None:
-    got = lab.check(ROOT / name)
+    got = load.check(ROOT / name)
     assert got.base == "without"
     assert set(got.kernels) == {"without", "with"}
     assert got.selected

@@ -13,10 +13,11 @@ import pytest
 from build_fixtures import Bench
 from rich.console import Console
 
-from kpatchlab import lab, measure
+from kpatchlab import measure
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.errors import UserError
 from kpatchlab.evidence import ktap
+from kpatchlab.lab import load
 from kpatchlab.model import JobResult, Metric, Outcome
 from kpatchlab.quiet import Quiet
 from kpatchlab.report.figures import show
@@ -28,7 +29,7 @@ P = Outcome.PASS
 
 @pytest.fixture
 def whole(tmp_path):
-    return lab.load(labdir.make(tmp_path))
+    return load.load(labdir.make(tmp_path))
 
 
 def result(job, value, outcome=P, name="speed"):

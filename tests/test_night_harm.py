@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import lab as lab_file
 from kpatchlab.errors import HostError, LabWarning
 from kpatchlab.history.news import Kind
 from kpatchlab.history.query import Entry, History
+from kpatchlab.lab import load as lab_file
 from kpatchlab.model import Outcome
 from kpatchlab.nightly import book, lanes, prune
 from kpatchlab.nightly.letter import letter

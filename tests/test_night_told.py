@@ -17,13 +17,13 @@ from kpatchlab.errors import LabError
 from kpatchlab.history.culprit import by_case, by_metric, by_splat, search
 from kpatchlab.history.news import Kind
 from kpatchlab.history.query import Entry
+from kpatchlab.lab.nightly import Mail
 from kpatchlab.model import Metric, Outcome
 from kpatchlab.nightly.lanes import look
 from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.night import lines
 from kpatchlab.nightly.notify import message
 from kpatchlab.nightly.searches import bisect_by
-from kpatchlab.nightly.settings import Mail
 from kpatchlab.report import mail
 from kpatchlab.report.prose import WIDTH
 from tests import labdir

@@ -13,10 +13,10 @@ import time
 
 import pytest
 
-from kpatchlab import lab as lab_file
 from kpatchlab.errors import UserError
 from kpatchlab.history.news import ALARMS, Kind
 from kpatchlab.history.query import History
+from kpatchlab.lab import load as lab_file
 from kpatchlab.model import Metric, Outcome
 from kpatchlab.nightly.lanes import lanes
 from kpatchlab.nightly.night import lines

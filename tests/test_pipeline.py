@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import lab, pipeline, stages
+from kpatchlab import pipeline, stages
 from kpatchlab.build.changes import Changes
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import Built
 from kpatchlab.build.series import DoesNotApplyError
 from kpatchlab.cache import META
 from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.lab import load
+from kpatchlab.lab.recipes import PatchesSeries
 from kpatchlab.model import ChangedFunction, JobResult, Outcome, PatchFacts
 from kpatchlab.progress import PlainProgress
-from kpatchlab.recipes import PatchesSeries
 from kpatchlab.stages import Settings
 from tests import labdir
 from tests.fake_stages import bench
@@ -311,7 +312,7 @@ def test_a_scenario_that_changed_meanwhile_is_run_whole_again(bench, what):
         path.parent.mkdir(exist_ok=True)
         added = "packages: [python3, nfs-common]\n" if path.suffix == ".yaml" else "# another\n"
         path.write_text(added if path.suffix == ".yaml" else (path.read_text() if path.exists() else "") + added)
-    bench.lab = lab.load(bench.lab.path)
+    bench.lab = load.load(bench.lab.path)
     bench.settings, bench.job, bench.log[:] = Settings(), lambda inputs: Outcome.PASS, []
     run = bench.execute(plan=plan, run_dir=bench.store.open_run("last"))
     assert run.complete
@@ -386,7 +387,7 @@ SELFTESTS = labdir.SOLO + "parameters: {collection: [splice, net/tls]}\nneeds: {
 
 def with_selftests(bench, monkeypatch, build):
     labdir.write(bench.root / "scenarios" / "solo" / "scenario.yaml", SELFTESTS)
-    bench.lab = lab.load(bench.root / "lab.yaml")
+    bench.lab = load.load(bench.root / "lab.yaml")
     monkeypatch.setattr(stages, "build_foreign", lambda recipe, name, ctx: build(name))
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import labdir
 import pytest
 
-from kpatchlab import lab
 from kpatchlab.errors import UserError
+from kpatchlab.lab import load
 from kpatchlab.plan import BUILD_S, CACHED_S, GUEST_S, IMAGE_S, Plan, estimate, longest_first, make_plan
 
 
@@ -20,7 +20,7 @@ def path(tmp_path: Path) -> Path:
 
 def plan(path: Path, more: str = "", *, choice: tuple[str, ...] = (), kernels: tuple[str, ...] = ()) -> Plan:
     path.write_text(labdir.LAB + more)
-    return make_plan(lab.load(path), choice=choice, kernels=kernels or None)
+    return make_plan(load.load(path), choice=choice, kernels=kernels or None)
 
 
 THREE = "kernels: {a: old, b: old, c: old}\n"
@@ -28,7 +28,7 @@ THREE = "kernels: {a: old, b: old, c: old}\n"
 
 def columns(path: Path, more: str) -> tuple[str, ...]:
     path.write_text(more)
-    return make_plan(lab.load(path), choice=["duo"]).columns
+    return make_plan(load.load(path), choice=["duo"]).columns
 
 
 def test_two_kernels_and_two_roles_make_four_columns(path: Path) -> None:
@@ -100,12 +100,12 @@ def test_ids_are_unique_and_safe_as_names_of_files(path: Path, tmp_path: Path) -
     labdir.write(tmp_path / "scenarios" / "solo" / "scenario.yaml", text)
     name = "k" * 40
     path.write_text(f"kernels: {{{name}: old, {name[:-1]}j: old}}\n")
-    got = make_plan(lab.load(path))
+    got = make_plan(load.load(path))
     ids = [job.id for job in got.jobs]
     assert len(set(ids)) == len(ids)
     assert max(map(len, ids)) + len(".json") <= 255
     assert all(re.fullmatch(r"[A-Za-z0-9._+=@,#~-]+", job) for job in ids)
-    assert ids == [job.id for job in make_plan(lab.load(path)).jobs]
+    assert ids == [job.id for job in make_plan(load.load(path)).jobs]
 
 
 def test_estimate_with_defaults(path: Path) -> None:

@@ -3,9 +3,9 @@
 import pytest
 
 from kpatchlab.errors import HostError
+from kpatchlab.lab.scenario import Reach
 from kpatchlab.model import Outcome
 from kpatchlab.reach import Counters
-from kpatchlab.scenario import Reach
 from tests.test_job import OOPS, FakeGuest, ended
 
 NEVER = (Reach(function="sock_no_sendpage", max=0),)

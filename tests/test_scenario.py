@@ -9,10 +9,10 @@ from pathlib import Path
 import labdir
 import pytest
 
-from kpatchlab import lab
 from kpatchlab.errors import UserError
-from kpatchlab.scenario import Scenario, expand, foreign_tests, load_scenario, new, payload
-from kpatchlab.yamlfile import Problems
+from kpatchlab.lab import load
+from kpatchlab.lab.scenario import Scenario, expand, foreign_tests, load_scenario, new, payload
+from kpatchlab.lab.yamlfile import Problems
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_new_lays_out_a_scenario_that_passes_at_once(root: Path) -> None:
     folder = new(root, "my-test")
     assert folder == root / "scenarios" / "my-test"
     assert sorted(os.listdir(folder)) == ["run.sh", "scenario.yaml"]
-    assert "my-test" in lab.check(root / "lab.yaml").selected
+    assert "my-test" in load.check(root / "lab.yaml").selected
     done = subprocess.run(
         [folder / "run.sh"], capture_output=True, text=True, env={**os.environ, "LAB_TMP": str(root)}, check=True
     )

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import lab
+from kpatchlab.lab import load
 
-WHOLE = lab.load(Path(__file__).parent.parent / "lab.yaml")
+WHOLE = load.load(Path(__file__).parent.parent / "lab.yaml")
 EVERY = [scenario for name, scenario in sorted(WHOLE.scenarios.items()) if not name.startswith("selftest-")]
 OWN = [scenario for scenario in EVERY if "bench" not in scenario.tags]
 

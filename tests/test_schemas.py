@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from kpatchlab.schemas import DOCS, FOLDER, FORMATS, docs, models, schema, write
+from tools.schemas import DOCS, FOLDER, FORMATS, docs, models, schema, write
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_stored_schemas_are_current(name: str) -> None:
-    assert (FOLDER / f"{name}.schema.json").read_text() == schema(name), "python -m kpatchlab.schemas writes them anew"
+    assert (FOLDER / f"{name}.schema.json").read_text() == schema(name), "python tools/schemas.py writes them anew"
 
 
 def test_there_are_no_others() -> None:
@@ -21,7 +21,7 @@ def test_there_are_no_others() -> None:
 
 
 def test_the_page_is_current() -> None:
-    assert DOCS.read_text() == docs(DOCS.read_text()), "python -m kpatchlab.schemas writes its tables anew"
+    assert DOCS.read_text() == docs(DOCS.read_text()), "python tools/schemas.py writes its tables anew"
 
 
 def test_the_page_has_a_table_for_every_model() -> None:

@@ -15,7 +15,7 @@ from kpatchlab.build import build_kernel, kernel_key
 from kpatchlab.build.kernel import series_changes
 from kpatchlab.build.series import apply_series
 from kpatchlab.errors import HostError, UserError
-from kpatchlab.recipes import QuiltSeries
+from kpatchlab.lab.recipes import QuiltSeries
 from kpatchlab.series import Wanted, judge, walk
 from kpatchlab.series.scenarios import write_quilt
 from kpatchlab.series.views import VIEWS

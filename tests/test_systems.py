@@ -5,13 +5,14 @@ import sys
 
 import pytest
 
-from kpatchlab import lab, survey, systems
+from kpatchlab import survey
 from kpatchlab.build.series import Patch, changed_files
 from kpatchlab.cache import Cache
 from kpatchlab.errors import UserError
+from kpatchlab.lab import load, systems
+from kpatchlab.lab.scenario import Needs
 from kpatchlab.model import BuildResult, ModuleFailure, Outcome
 from kpatchlab.needs import refusal
-from kpatchlab.scenario import Needs
 from tests import labdir
 
 TABLE = """\
@@ -47,7 +48,7 @@ def root(tmp_path):
     ],
 )
 def test_choosing(root, words, names):
-    assert lab.load(root / "lab.yaml", words).selected == names
+    assert load.load(root / "lab.yaml", words).selected == names
 
 
 @pytest.mark.parametrize(
@@ -61,14 +62,14 @@ def test_choosing(root, words, names):
 )
 def test_choosing_nothing(root, word, message):
     with pytest.raises(UserError) as error:
-        lab.load(root / "lab.yaml", [word])
+        load.load(root / "lab.yaml", [word])
     assert error.value.message.startswith(message)
 
 
 def test_system_that_is_not_in_the_table(root):
     labdir.write(root / "scenarios" / "duo" / "scenario.yaml", labdir.DUO + "systems: [nsf]\n")
     with pytest.raises(UserError) as error:
-        lab.load(root / "lab.yaml")
+        load.load(root / "lab.yaml")
     assert error.value.details == (
         "scenarios/duo/scenario.yaml:11: systems[0]: there is no system 'nsf'; did you mean 'nfs'?",
     )
@@ -77,7 +78,7 @@ def test_system_that_is_not_in_the_table(root):
 def test_unknown_key_in_the_table(root):
     labdir.write(root / "scenarios" / "systems.yaml", TABLE.replace("title: DLM", "titel: DLM"))
     with pytest.raises(UserError) as error:
-        lab.load(root / "lab.yaml")
+        load.load(root / "lab.yaml")
     assert any("systems.yaml:4" in line and "titel" in line for line in error.value.details)
 
 
@@ -124,7 +125,7 @@ def test_module_that_did_not_build_blocks_what_needs_it(tmp_path):
 
 def test_survey_of_kernels_that_are_not_built_goes_by_their_recipes(root, tmp_path):
     labdir.write(root / "kernels" / "config" / "guest.config", "# CONFIG_UNIX is not set\n")
-    rows = {row.system: row for row in survey.survey(lab.load(root / "lab.yaml"), Cache(tmp_path / "c"), ["with"])}
+    rows = {row.system: row for row in survey.survey(load.load(root / "lab.yaml"), Cache(tmp_path / "c"), ["with"])}
     assert (rows["unix"].runnable, rows["unix"].reason) == (False, "with: is asked for without CONFIG_UNIX")
     assert (rows["nfs"].runnable, rows["nfs"].reason) == (True, "")
     assert (rows["dlm"].runnable, rows["dlm"].reason) == (False, "no scenario tests it")
@@ -132,7 +133,7 @@ def test_survey_of_kernels_that_are_not_built_goes_by_their_recipes(root, tmp_pa
 
 
 def test_survey_of_a_built_kernel(root, tmp_path, monkeypatch):
-    found = lab.load(root / "lab.yaml")
+    found = load.load(root / "lab.yaml")
     build = _kernel(tmp_path / "k", "CONFIG_NET=y\n")
     monkeypatch.setattr(survey, "cached_kernel", lambda recipe, name, context: build)
     rows = {row.system: row for row in survey.survey(found, Cache(tmp_path / "c"), ["with"])}
@@ -158,7 +159,7 @@ def test_list_systems_for_scripts(root, monkeypatch, capfd):
 
 
 def test_a_folder_stands_for_what_is_below_it(root):
-    found = lab.load(root / "lab.yaml")
+    found = load.load(root / "lab.yaml")
     solo = found.scenarios["solo"]
     assert systems.touches(solo, found.systems, "net/unix")
     assert not systems.touches(solo, found.systems, "net/uni")

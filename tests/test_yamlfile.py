@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field
 
 from kpatchlab.errors import UserError
-from kpatchlab.yamlfile import MAX_NODES, FileModel, Problems, load, suggest
+from kpatchlab.lab.yamlfile import MAX_NODES, FileModel, Problems, load, suggest
 
 
 class Disk(FileModel):

@@ -18,7 +18,7 @@ from kpatchlab.build import BuildContext, kernel_key
 from kpatchlab.cache import Cache
 from kpatchlab.errors import UserError
 from kpatchlab.host import Host
-from kpatchlab.lab import Lab, load
+from kpatchlab.lab.load import Lab, load
 from kpatchlab.plan import Plan, make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.seats import JobInputs

@@ -14,7 +14,7 @@ from benchkit import labs
 from kpatchlab import proc
 from kpatchlab.build import BuildContext
 from kpatchlab.build.source import source_of
-from kpatchlab.recipes import KernelRecipe
+from kpatchlab.lab.recipes import KernelRecipe
 
 HOURS_S = 4 * 3600.0
 FILES = ("net/unix/garbage.c", "fs/pipe.c", "drivers/net/dummy.c", "fs/splice.c", "net/core/sock.c", "mm/filemap.c")

@@ -17,8 +17,8 @@ from kpatchlab.bisect.state import State
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.errors import UserError
 from kpatchlab.files import write_atomic
+from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.progress import Progress, clock
-from kpatchlab.recipes import KernelRecipe
 
 CANDIDATES = 3
 """Commits side by side where there is room: the half of what is left, and both quarters beside it."""

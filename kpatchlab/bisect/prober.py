@@ -24,12 +24,12 @@ from kpatchlab.facts import new_run
 from kpatchlab.guest.vm import Boot, boot
 from kpatchlab.host import Host
 from kpatchlab.image import initrd, root_image
-from kpatchlab.lab import Lab, Matrix
+from kpatchlab.lab.load import Lab, Matrix
+from kpatchlab.lab.recipes import DirSource, KernelRecipe
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
 from kpatchlab.pipeline import execute
 from kpatchlab.plan import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
-from kpatchlab.recipes import DirSource, KernelRecipe
 from kpatchlab.stages import Settings
 from kpatchlab.store import Store
 

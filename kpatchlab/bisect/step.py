@@ -10,9 +10,9 @@ from kpatchlab.bisect.prober import Prober
 from kpatchlab.bisect.workspace import Workspace
 from kpatchlab.build import BuildContext
 from kpatchlab.host import Host
-from kpatchlab.lab import Lab
+from kpatchlab.lab.load import Lab
+from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.progress import Progress
-from kpatchlab.recipes import KernelRecipe
 from kpatchlab.stages import Settings
 
 

@@ -22,9 +22,9 @@ from kpatchlab.build.artifact import BOOT_MODULES
 from kpatchlab.build.kconfig import Kconfig
 from kpatchlab.build.kernel import OBJECTS
 from kpatchlab.build.make import build_environment
-from kpatchlab.lab import Lab
-from kpatchlab.recipes import KernelRecipe
-from kpatchlab.scenario import Scenario, own_files
+from kpatchlab.lab.load import Lab
+from kpatchlab.lab.recipes import KernelRecipe
+from kpatchlab.lab.scenario import Scenario, own_files
 
 SCRIPT = "scripts/kconfig/streamline_config.pl"
 SCRIPT_S = 300.0

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from kpatchlab.bisect.workspace import Workspace
     from kpatchlab.build import BuildContext
     from kpatchlab.host import Host
-    from kpatchlab.lab import Lab
+    from kpatchlab.lab.load import Lab
+    from kpatchlab.lab.recipes import KernelRecipe
     from kpatchlab.progress import Progress
-    from kpatchlab.recipes import KernelRecipe
     from kpatchlab.stages import Settings
 
 SKIPPED = 125
@@ -189,7 +189,7 @@ def _where(
 ) -> tuple[Path | None, tuple[dict[str, str], ...], str, str]:
     """Return repository and ends: from the options, a log of git's, or the kernels' own recipes."""
     from kpatchlab.bisect import gitlog
-    from kpatchlab.recipes import GitSource, locate
+    from kpatchlab.lab.recipes import GitSource, locate
 
     good, bad = given["good"] or "", given["bad"] or ""
     if given["replay"]:
@@ -333,7 +333,7 @@ def _context(lab: Lab, host: Host, settings: Settings) -> BuildContext:
 
 def _recipe(lab: Lab, asked: Question) -> KernelRecipe:
     """Return the kernel's recipe with the series that is searched in the place of its own, if there is one."""
-    from kpatchlab.recipes import DebianImage, KernelRecipe
+    from kpatchlab.lab.recipes import DebianImage, KernelRecipe
 
     recipe = lab.kernels[asked.kernel]
     if isinstance(recipe.source, DebianImage):

@@ -13,7 +13,7 @@ from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
     from kpatchlab.coverage import Coverage
-    from kpatchlab.lab import Lab
+    from kpatchlab.lab.load import Lab
 
 CHOICE_HELP = (
     "CHOICE: scenario names, globs, tag:NAME, system:NAME, touching:FILE, !WORD to leave out; default: what the lab "
@@ -84,8 +84,8 @@ def _changed(lab: Lab) -> list[str]:
     from kpatchlab.build import BuildContext
     from kpatchlab.build.series import changed_files, read_series, series_key
     from kpatchlab.cache import Cache
+    from kpatchlab.lab.systems import touches
     from kpatchlab.store import Store
-    from kpatchlab.systems import touches
 
     context = BuildContext(Cache(), lab.root, lab.mirror)
     series = [read_series(recipe.series, context) for recipe in lab.kernels.values() if recipe.series]

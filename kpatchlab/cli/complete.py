@@ -10,7 +10,7 @@ from kpatchlab.errors import LabError
 
 
 def _lab_file(ctx: click.Context) -> Path:
-    from kpatchlab.lab import find_lab
+    from kpatchlab.lab.load import find_lab
 
     given = ctx.find_root().params.get("lab")
     return find_lab(Path(given or Path.cwd()))
@@ -31,10 +31,10 @@ def scenarios(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
 
 def kernels(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
     """Propose the lab file's kernels."""
-    from kpatchlab import lab
+    from kpatchlab.lab import load
 
     try:
-        return _fitting(list(lab.load(_lab_file(ctx)).kernels), incomplete)
+        return _fitting(list(load.load(_lab_file(ctx)).kernels), incomplete)
     except LabError:
         return []
 

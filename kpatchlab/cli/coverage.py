@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kpatchlab.build.changes import Changes
     from kpatchlab.coverage import Coverage
     from kpatchlab.host import Host
-    from kpatchlab.lab import Lab
+    from kpatchlab.lab.load import Lab
     from kpatchlab.model import Run
     from kpatchlab.store import RunDir, Store
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kpatchlab.history.index import RunRow
-    from kpatchlab.lab import Lab
+    from kpatchlab.lab.load import Lab
 
 Rows = Callable[["Lab", Sequence[str], bool], list[Any]]
 

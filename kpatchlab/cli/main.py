@@ -42,7 +42,7 @@ class Options:
 
     def lab_file(self) -> Path:
         """Return the lab file: --lab, or the nearest lab.yaml upwards."""
-        from kpatchlab.lab import find_lab
+        from kpatchlab.lab.load import find_lab
 
         return find_lab(self.lab or Path.cwd())
 

@@ -59,8 +59,8 @@ def checked(form: str) -> str:
     Raises:
         UserError: there is none of that name; the nearest is named.
     """
+    from kpatchlab.lab.yamlfile import suggest
     from kpatchlab.report import WRITERS
-    from kpatchlab.yamlfile import suggest
 
     if form not in WRITERS:
         raise UserError(f"no such format: {form}{suggest(form, WRITERS)}", hint=f"there are {', '.join(WRITERS)}")
@@ -120,8 +120,8 @@ class Mail:
         Raises:
             UserError: there is no such subsystem; the nearest are named.
         """
+        from kpatchlab.lab.yamlfile import suggest
         from kpatchlab.report.mail import subsystems, to_subsystem
-        from kpatchlab.yamlfile import suggest
 
         known = {section.title: section for section in self.sections(run, folder)}
         if not known:

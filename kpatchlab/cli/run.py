@@ -20,7 +20,7 @@ from kpatchlab.cli.verbs import as_json, console, dump, load_lab, pass_options, 
 from kpatchlab.errors import HostError, UserError
 
 if TYPE_CHECKING:
-    from kpatchlab.lab import Lab
+    from kpatchlab.lab.load import Lab
     from kpatchlab.model import Run
     from kpatchlab.plan import ImageStep, KernelStep, Plan
     from kpatchlab.progress import LiveProgress, PlainProgress
@@ -46,8 +46,8 @@ def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: in
 
 def only(lab: Lab, jobs: Sequence[str]) -> Plan:
     """Return the plan of the named jobs alone, whatever scenarios the lab file selects."""
+    from kpatchlab.lab.yamlfile import suggest
     from kpatchlab.plan import for_jobs
-    from kpatchlab.yamlfile import suggest
 
     repeats = [int(number) for name in jobs if (number := name.rpartition("#")[2]).isdecimal()]
     plan = make(lab, ("*",), (), min(1000, max([1, *repeats])))

@@ -17,7 +17,7 @@ from kpatchlab.cli.verbs import load_lab, pass_options, write_output
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
-    from kpatchlab.lab import Lab
+    from kpatchlab.lab.load import Lab
     from kpatchlab.series.judge import Table
     from kpatchlab.series.values import PatchResult
 
@@ -118,7 +118,7 @@ def _chosen(lab: Lab, name: str | None) -> str:
     if name and name in lab.kernels:
         return name
     if name:
-        from kpatchlab.yamlfile import suggest
+        from kpatchlab.lab.yamlfile import suggest
 
         raise UserError(
             f"no such kernel: {name}{suggest(name, lab.kernels)}", hint=f"there are {', '.join(lab.kernels)}"

@@ -19,7 +19,7 @@ from kpatchlab.errors import HostError, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kpatchlab.lab import Lab
+    from kpatchlab.lab.load import Lab
 
 pass_options = click.make_pass_decorator(Options)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
@@ -63,9 +63,10 @@ def register(group: click.Group) -> None:
 
 def load_lab(options: Options, choice: tuple[str, ...] = (), variant: str | None = None) -> Lab:
     """Read the lab file and everything that it names; `variant`: of its kernels, see `kpatchlab.debug`."""
-    from kpatchlab import debug, lab
+    from kpatchlab import debug
+    from kpatchlab.lab import load
 
-    loaded = lab.load(options.lab_file(), choice)
+    loaded = load.load(options.lab_file(), choice)
     return debug.variant(loaded, variant) if variant else loaded
 
 
@@ -81,10 +82,10 @@ def dump(value: Any) -> None:
 @pass_options
 def check(options: Options, as_json: bool) -> None:
     """Check every file of the lab: all errors at once, with file and line."""
-    from kpatchlab import lab
+    from kpatchlab.lab import load
 
     try:
-        lab.check(options.lab_file())
+        load.check(options.lab_file())
     except UserError as error:
         if not as_json:
             raise
@@ -333,7 +334,7 @@ def _clean_runs(options: Options, keep: int, yes: bool) -> None:
 @pass_options
 def new(options: Options, kind: str, name: str) -> None:  # noqa: ARG001 - one kind so far
     """Lay out a new scenario that runs at once."""
-    from kpatchlab import scenario
+    from kpatchlab.lab import scenario
 
     folder = scenario.new(options.lab_file().parent, name)
     click.echo(f"{folder}: edit scenario.yaml and run.sh, then: {program()} run {name}")

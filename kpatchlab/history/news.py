@@ -17,9 +17,9 @@ import enum
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kpatchlab.history.known import Known, KnownIssue
 from kpatchlab.history.query import CheckHistory, CheckName, Entry, History, MetricHistory, Point
 from kpatchlab.history.trends import Trend, trends
+from kpatchlab.lab.known import Known, KnownIssue
 
 FLAKY_BEFORE = 0.05
 """From this flake rate on, one more bad run is one more flake."""

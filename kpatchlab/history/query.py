@@ -11,8 +11,8 @@ from typing import Any
 
 from kpatchlab.errors import UserError
 from kpatchlab.history.record import OUTCOMES
+from kpatchlab.lab.yamlfile import suggest
 from kpatchlab.model import Outcome
-from kpatchlab.yamlfile import suggest
 
 WINDOW = 30
 """Runs that a flake rate is about."""

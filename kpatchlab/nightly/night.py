@@ -18,10 +18,10 @@ from kpatchlab.facts import new_run
 from kpatchlab.forecast import history
 from kpatchlab.history import database
 from kpatchlab.history.culprit import Search, by_case, by_metric, by_splat, commit_range, search
-from kpatchlab.history.known import Known, load_known
 from kpatchlab.history.news import ALARMS, Kind, News, doubtful, news
 from kpatchlab.history.query import Entry, History
-from kpatchlab.lab import Lab
+from kpatchlab.lab.known import Known, load_known
+from kpatchlab.lab.load import Lab
 from kpatchlab.model import Run, from_json, to_json
 from kpatchlab.nightly import book
 from kpatchlab.nightly.lanes import Lane, Pinned, Trouble, again, forced, fork, lanes, look

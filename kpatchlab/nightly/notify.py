@@ -18,11 +18,11 @@ from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.errors import LabError, UserError
-from kpatchlab.lab import Lab
+from kpatchlab.lab.load import Lab
+from kpatchlab.lab.nightly import Mail, Webhook
 from kpatchlab.model import to_json
 from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.night import Report, lines
-from kpatchlab.nightly.settings import Mail, Webhook
 from kpatchlab.store import Store
 
 TIMEOUT_S = 30.0

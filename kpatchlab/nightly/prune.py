@@ -8,7 +8,7 @@ from kpatchlab.cache import disk_bytes
 from kpatchlab.errors import LabError
 from kpatchlab.history.query import Entry, History
 from kpatchlab.history.record import MANUAL
-from kpatchlab.nightly.settings import Keep
+from kpatchlab.lab.nightly import Keep
 from kpatchlab.store import Store
 
 JUMP = timedelta(days=30)

@@ -11,12 +11,12 @@ from kpatchlab.build.context import Recipe
 from kpatchlab.build.series import Patch
 from kpatchlab.facts import new_run
 from kpatchlab.host import Host
-from kpatchlab.lab import Lab, Matrix
+from kpatchlab.lab.load import Lab, Matrix
+from kpatchlab.lab.recipes import QuiltSeries
 from kpatchlab.model import Outcome, Run
 from kpatchlab.pipeline import execute
 from kpatchlab.plan import make_plan
 from kpatchlab.progress import Progress
-from kpatchlab.recipes import QuiltSeries
 from kpatchlab.series.walk import RunScenarios
 from kpatchlab.stages import Settings
 from kpatchlab.store import Store

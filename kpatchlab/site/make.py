@@ -26,7 +26,7 @@ from kpatchlab.history.news import ALARMS
 from kpatchlab.history.query import CheckHistory, Entry, History
 from kpatchlab.history.text import change, letter
 from kpatchlab.history.trends import Trend, trends
-from kpatchlab.lab import Lab
+from kpatchlab.lab.load import Lab
 from kpatchlab.store import Store
 from kpatchlab.templates import templates
 

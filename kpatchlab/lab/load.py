@@ -13,14 +13,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PlainValidator, Tag, WithJsonSchema
 
-from kpatchlab.choice import select
 from kpatchlab.errors import UserError
-from kpatchlab.nightly.settings import Nightly
-from kpatchlab.recipes import GitSource, KernelRecipe, Name, Needed, RootRecipe, locate
-from kpatchlab.scenario import FILE as SCENARIO_FILE
-from kpatchlab.scenario import Scenario, load_scenario
-from kpatchlab.systems import System, load_systems
-from kpatchlab.yamlfile import Document, FileModel, Loc, Problems, read, suggest
+from kpatchlab.lab.choice import select
+from kpatchlab.lab.nightly import Nightly
+from kpatchlab.lab.recipes import GitSource, KernelRecipe, Name, Needed, RootRecipe, locate
+from kpatchlab.lab.scenario import FILE as SCENARIO_FILE
+from kpatchlab.lab.scenario import Scenario, load_scenario
+from kpatchlab.lab.systems import System, load_systems
+from kpatchlab.lab.yamlfile import Document, FileModel, Loc, Problems, read, suggest
 
 FILE = "lab.yaml"
 
@@ -225,7 +225,7 @@ def check(path: Path) -> Lab:
     Raises:
         UserError: anything is wrong, with one line of `details` per error of any file.
     """
-    from kpatchlab.scripts import check_scripts  # starts shells, which `load` never does
+    from kpatchlab.lab.scripts import check_scripts  # starts shells, which `load` never does
 
     loader = _Loader(path.absolute())
     lab = loader.load()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from kpatchlab.recipes import Name, Needed
-from kpatchlab.scenario import Scenario
-from kpatchlab.yamlfile import FileModel, Problems, read
+from kpatchlab.lab.recipes import Name, Needed
+from kpatchlab.lab.scenario import Scenario
+from kpatchlab.lab.yamlfile import FileModel, Problems, read
 
 FILE = "systems.yaml"
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kpatchlab import proc
-from kpatchlab.scenario import FILE, Scenario, TemplateProblem, expand, own_files, render_template
-from kpatchlab.yamlfile import Problems
+from kpatchlab.lab.scenario import FILE, Scenario, TemplateProblem, expand, own_files, render_template
+from kpatchlab.lab.yamlfile import Problems
 
 _TIMEOUT_S = 10.0
 _SHELLS = {"sh": "sh", "dash": "sh", "bash": "bash"}

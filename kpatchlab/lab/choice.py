@@ -5,9 +5,9 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from kpatchlab.scenario import Scenario
-from kpatchlab.systems import System, touches
-from kpatchlab.yamlfile import suggest
+from kpatchlab.lab.scenario import Scenario
+from kpatchlab.lab.systems import System, touches
+from kpatchlab.lab.yamlfile import suggest
 
 Kind = Callable[[str, Mapping[str, Scenario], Mapping[str, System]], set[str]]
 

@@ -14,8 +14,8 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from kpatchlab.errors import UserError
-from kpatchlab.recipes import NAME_PATTERN, Name, Needed, Symbol, Text
-from kpatchlab.yamlfile import Document, FileModel, Loc, Problems, read, suggest
+from kpatchlab.lab.recipes import NAME_PATTERN, Name, Needed, Symbol, Text
+from kpatchlab.lab.yamlfile import Document, FileModel, Loc, Problems, read, suggest
 
 FILE = "scenario.yaml"
 GUEST_FOLDER = "/lab/scenario"

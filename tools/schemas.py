@@ -1,6 +1,6 @@
 """JSON Schemas of the lab's file formats, for editors, and the tables of docs/files.md: both made from the models.
 
-`python -m kpatchlab.schemas` writes them anew; a test holds what is stored against the models.
+`python tools/schemas.py` writes them anew; a test holds what is stored against the models.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticUndefined
 
-from kpatchlab.history.known import KnownFile
-from kpatchlab.lab import LabFile
-from kpatchlab.recipes import KernelRecipe, RootRecipe
-from kpatchlab.scenario import ScenarioFile
-from kpatchlab.systems import SystemsFile
+from kpatchlab.lab.known import KnownFile
+from kpatchlab.lab.load import LabFile
+from kpatchlab.lab.recipes import KernelRecipe, RootRecipe
+from kpatchlab.lab.scenario import ScenarioFile
+from kpatchlab.lab.systems import SystemsFile
 
 FORMATS: dict[str, type[BaseModel]] = {
     "lab": LabFile,
@@ -30,8 +30,9 @@ FORMATS: dict[str, type[BaseModel]] = {
     "systems": SystemsFile,
     "known": KnownFile,
 }
-FOLDER = Path(__file__).parent / "schemas"
-DOCS = Path(__file__).parent.parent / "docs" / "files.md"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "kpatchlab" / "schemas"
+DOCS = ROOT / "docs" / "files.md"
 
 _BLOCK = re.compile(r"<!-- keys of (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 

@@ -14,8 +14,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, WithJsonSchema, model_validator
 
-from kpatchlab.recipes import Needed
-from kpatchlab.yamlfile import FileModel, Problems, read
+from kpatchlab.lab.recipes import Needed
+from kpatchlab.lab.yamlfile import FileModel, Problems, read
 
 FILE = "known.yaml"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from kpatchlab.recipes import Name, Needed, Series
-from kpatchlab.yamlfile import FileModel
+from kpatchlab.lab.recipes import Name, Needed, Series
+from kpatchlab.lab.yamlfile import FileModel
 
 
 class Keep(FileModel):

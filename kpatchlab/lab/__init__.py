@@ -1,0 +1,1 @@
+"""The files that people write: lab.yaml and all that it leads to, read and checked."""
