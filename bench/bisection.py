@@ -32,7 +32,7 @@ from kpatchlab import proc
 from kpatchlab.build import BuildContext
 from kpatchlab.cache import Cache
 from kpatchlab.errors import LabError
-from kpatchlab.host import Host
+from kpatchlab.host.host import Host
 from kpatchlab.lab.load import load
 
 FAULT, RIGHT, WRONG = "net/unix/af_unix.c", "UNIXCB(skb).consumed + skip,", "(UNIXCB(skb).consumed & ~1) + skip,"

@@ -24,7 +24,7 @@ from benchkit.rounds import last_line, parser, run, say
 from kpatchlab.build import BuildContext
 from kpatchlab.cache import Cache
 from kpatchlab.errors import LabError
-from kpatchlab.host import Host
+from kpatchlab.host.host import Host
 
 SCENARIOS = labs.CLONE / "tests/data/faults"
 SYMBOLS = {"INFINIBAND": "m", "INFINIBAND_ADDR_TRANS": "y", "INFINIBAND_USER_ACCESS": "m", "RDMA_SIW": "m"}

@@ -20,7 +20,7 @@ from benchkit.rounds import last_line, parser, run, say
 from kpatchlab.build import BuildContext, BuildProgress, build_kernel
 from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError
-from kpatchlab.host import Host
+from kpatchlab.host.host import Host
 from kpatchlab.lab.load import load
 from kpatchlab.model import BuildResult, Outcome
 

@@ -19,7 +19,7 @@ from benchkit.rounds import last_line, parser, run, say
 
 from kpatchlab.build import BuildContext
 from kpatchlab.cache import Cache
-from kpatchlab.host import Host
+from kpatchlab.host.host import Host
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.series import Wanted, judge, walk
 from kpatchlab.series.values import PatchResult

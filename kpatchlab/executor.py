@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kpatchlab.errors import told
-from kpatchlab.host import available_mib
+from kpatchlab.host.host import available_mib
 from kpatchlab.job import run_job
 from kpatchlab.model import Case, JobResult, Outcome
 from kpatchlab.plan import JobSpec

@@ -18,9 +18,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Protocol
 
-from kpatchlab import debian, proc
+from kpatchlab import proc
 from kpatchlab.cache import Cache, content_key, file_digest, tree_digest
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.host import debian
 
 IMAGE = "root.erofs"
 PACKAGES = "packages.txt"

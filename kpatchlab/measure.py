@@ -26,7 +26,7 @@ ICOUNT = "icount"
 MOST_REPEATS = 1000
 
 
-def quiet_lab(lab: Lab, mode: str) -> Lab:
+def measured_lab(lab: Lab, mode: str) -> Lab:
     """Return the lab as it is measured.
 
     Raises:

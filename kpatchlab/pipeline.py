@@ -18,7 +18,7 @@ from kpatchlab import __version__, facts, proc
 from kpatchlab.cache import Cache, prunable
 from kpatchlab.errors import UserError
 from kpatchlab.executor import EXECUTORS, Executor, Weight, infra
-from kpatchlab.host import Host
+from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.systems import files_of
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run

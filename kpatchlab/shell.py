@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kpatchlab.errors import UserError
-from kpatchlab.host import Host
+from kpatchlab.host.host import Host
 from kpatchlab.job import preflight, setup
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.scenario import Role, Scenario

@@ -20,7 +20,7 @@ from kpatchlab.build.foreign import Built, build_foreign
 from kpatchlab.build.series import DoesNotApplyError
 from kpatchlab.errors import LabError, told
 from kpatchlab.guest.vm import Boot, MachineShape
-from kpatchlab.host import Host
+from kpatchlab.host.host import Host
 from kpatchlab.image import initrd, packages_in, root_image, root_key
 from kpatchlab.lab.load import Lab
 from kpatchlab.model import BuildResult, JobResult, Outcome, PatchFacts

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import executor, host, pipeline, stages
+from kpatchlab import executor, pipeline, stages
 from kpatchlab.cli import main
 from kpatchlab.executor import LocalExecutor
+from kpatchlab.host import host
 from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, Splat
 from tests import labdir
 from tests.build_fixtures import CONFIG, FAKE

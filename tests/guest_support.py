@@ -17,10 +17,10 @@ from kpatchlab.guest.console import Console
 from kpatchlab.guest.guest import Guest
 from kpatchlab.guest.initrd import build_initrd
 from kpatchlab.guest.vm import Boot, MachineShape, Qemu
+from kpatchlab.host.qemu import find_qemu
 from kpatchlab.image import root_image
 from kpatchlab.lab.recipes import KernelRecipe, RootRecipe
 from kpatchlab.model import Outcome
-from kpatchlab.qemu_find import find_qemu
 
 LAB = Path(__file__).parent.parent
 STUB = Path(__file__).with_name("stub_qemu.py")

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 from build_fixtures import Bench
 
-from kpatchlab import packages
 from kpatchlab.build import BuildCancelled, kselftest
 from kpatchlab.build.foreign import Built, build_foreign, guest_files
 from kpatchlab.build.kselftest import without_tests
 from kpatchlab.errors import UserError
+from kpatchlab.host import packages
 from kpatchlab.model import Outcome
 
 SELFTESTS = "tools/testing/selftests"

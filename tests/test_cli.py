@@ -14,11 +14,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from kpatchlab import host, packages
 from kpatchlab.cli import main
 from kpatchlab.cli import run as run_verbs
 from kpatchlab.cli.main import Verbs
 from kpatchlab.errors import HostError
+from kpatchlab.host import doctor, packages
 from kpatchlab.model import Outcome
 from kpatchlab.store import Store
 from tests import labdir
@@ -584,12 +584,12 @@ def test_report_of_a_run_that_there_is_not(faked):
 
 def test_doctor_without_a_lab(tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(host, "examine", lambda found: [host.Check("memory", "bad", "too little", "buy some")])
+    monkeypatch.setattr(doctor, "examine", lambda found: [doctor.HostCheck("memory", "bad", "too little", "buy some")])
     status, out, _ = call("doctor")
     assert status == 3
     assert "BAD   memory:" in out
     assert "-> buy some" in out
-    monkeypatch.setattr(host, "examine", lambda found: [host.Check("memory", "ok", "enough")])
+    monkeypatch.setattr(doctor, "examine", lambda found: [doctor.HostCheck("memory", "ok", "enough")])
     assert call("doctor")[0] == 0
     assert json.loads(call("doctor", "--json")[1])[0]["state"] == "ok"
 

@@ -6,10 +6,11 @@ import time
 
 import pytest
 
-from kpatchlab import debian, proc
+from kpatchlab import proc
 from kpatchlab.cache import Cache
-from kpatchlab.debian import Apt, Mirror
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.host import debian
+from kpatchlab.host.debian import Apt, Mirror
 
 THIRD_PARTY = """\
 Types: deb

@@ -8,7 +8,7 @@ import pytest
 from kpatchlab import executor
 from kpatchlab.errors import HostError
 from kpatchlab.executor import EXECUTORS, LocalExecutor, Weight, infra
-from kpatchlab.host import available_mib
+from kpatchlab.host.host import available_mib
 from kpatchlab.model import Outcome
 from kpatchlab.plan import JobSpec
 

@@ -19,12 +19,13 @@ import pytest
 
 from kpatchlab.cache import Cache
 from kpatchlab.errors import GuestLost, HostError, LabWarning
-from kpatchlab.guest import accel, initrd, pulse, qemu, wire
+from kpatchlab.guest import initrd, pulse, qemu, wire
 from kpatchlab.guest.console import Console
 from kpatchlab.guest.guest import Guest
 from kpatchlab.guest.qmp import Qmp
 from kpatchlab.guest.vm import Boot, MachineShape, Qemu, SavedGuest
-from kpatchlab.host import Host as LabHost
+from kpatchlab.host import accel
+from kpatchlab.host.host import Host as LabHost
 from tests.guest_support import host_qemu
 
 QEMU = Qemu(Path("/usr/bin/q"), (7, 2, 22), ("/lib/ld.so", "/usr/bin/q"), (("A", "b"),), unpacked=True)
@@ -401,8 +402,8 @@ def test_probes_answer_is_kept(tmp_path, monkeypatch):
 
 
 def test_a_command_of_many_runs_tells_once_what_its_guests_run_in(tmp_path, monkeypatch):
-    monkeypatch.setattr("kpatchlab.host.find_qemu", lambda *_, **__: QEMU)
-    monkeypatch.setattr("kpatchlab.host.probe_accel", lambda *_: accel.Accel("tcg", "no KVM"))
+    monkeypatch.setattr("kpatchlab.host.host.find_qemu", lambda *_, **__: QEMU)
+    monkeypatch.setattr("kpatchlab.host.host.probe_accel", lambda *_: accel.Accel("tcg", "no KVM"))
     one = LabHost(Cache(tmp_path))
     assert [line.startswith("guests run in QEMU") for line in one.news()] == [True]
     assert one.news() == []

@@ -17,9 +17,9 @@ from kpatchlab import measure
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.errors import UserError
 from kpatchlab.evidence import ktap
+from kpatchlab.host.conditions import Conditions
 from kpatchlab.lab import load
 from kpatchlab.model import JobResult, Metric, Outcome
-from kpatchlab.quiet import Quiet
 from kpatchlab.report.figures import show
 from kpatchlab.verdict.ratios import AGAIN
 from tests.sample_run import sample
@@ -40,18 +40,18 @@ def result(job, value, outcome=P, name="speed"):
 
 
 def test_what_is_measured_is_quiet(whole):
-    quiet = measure.quiet_lab(whole, "instructions")
+    quiet = measure.measured_lab(whole, "instructions")
     assert {(machine.accel, machine.cpus) for machine in quiet.machines.values()} == {("icount", 1)}
     assert not any(scenario.reach for scenario in quiet.scenarios.values())
     assert quiet.limits.guests == 1
-    assert measure.quiet_lab(whole, "time").machines == whole.machines
+    assert measure.measured_lab(whole, "time").machines == whole.machines
     slow = {name: recipe.model_copy(update={"debug": True}) for name, recipe in whole.kernels.items()}
     with pytest.raises(UserError, match="no figures are taken"):
-        measure.quiet_lab(dataclasses.replace(whole, kernels=slow), "time")
+        measure.measured_lab(dataclasses.replace(whole, kernels=slow), "time")
 
 
 def test_the_base_runs_twice_and_the_columns_take_turns(whole):
-    plan = measure.first_plan(measure.quiet_lab(whole, "instructions"), ("solo",), None, 2)
+    plan = measure.first_plan(measure.measured_lab(whole, "instructions"), ("solo",), None, 2)
     assert plan.columns == ("without", "with", f"without{AGAIN}")
     assert [job.id for job in plan.jobs] == [
         "solo@without#1", "solo@with#1", "solo@without.again#1",
@@ -61,17 +61,17 @@ def test_the_base_runs_twice_and_the_columns_take_turns(whole):
 
 
 def test_two_clocks_that_count_instructions_are_not_measured(whole):
-    quiet = measure.quiet_lab(whole, "instructions")
+    quiet = measure.measured_lab(whole, "instructions")
     plan = measure.first_plan(quiet, ("solo", "duo"), None, 1)
     assert {job.scenario for job in plan.jobs} == {"solo"}
     with pytest.raises(UserError, match="duo has two guests"):
         measure.first_plan(quiet, ("duo",), None, 1)
-    timed = measure.first_plan(measure.quiet_lab(whole, "time"), ("duo",), None, 1)
+    timed = measure.first_plan(measure.measured_lab(whole, "time"), ("duo",), None, 1)
     assert set(timed.columns) == {"without", "with", f"without{AGAIN}"}
 
 
 def rounds(whole, budget_s=1000.0):
-    quiet = measure.quiet_lab(whole, "instructions")
+    quiet = measure.measured_lab(whole, "instructions")
     return measure.Rounds(lambda repeat: measure.first_plan(quiet, ("solo",), None, repeat), 3, budget_s)
 
 
@@ -169,7 +169,7 @@ def host(tmp_path, **files):
         labdir.write(tmp_path / name, text)
     for name, text in files.items():
         labdir.write(tmp_path / name.replace("__", "/"), text)
-    return Quiet(1, tmp_path)
+    return Conditions(1, tmp_path)
 
 
 def test_what_a_host_does_not_let_control_is_said(tmp_path, monkeypatch):

@@ -4,9 +4,10 @@ import time
 
 import pytest
 
-from kpatchlab import packages, proc
+from kpatchlab import proc
 from kpatchlab.errors import HostError, UserError
-from kpatchlab.packages import Missing, Need
+from kpatchlab.host import packages
+from kpatchlab.host.packages import Missing, Need
 
 LACKING = [Missing("flex", "builds kconfig", ("build",)), Missing("bc", "constants", ("build",))]
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from series_fixtures import SeriesBench
 
-from kpatchlab import packages
+from kpatchlab.host import packages
 from kpatchlab.series.values import Applied, Built, PatchResult, Walk
 from tests import labdir
 

@@ -17,7 +17,7 @@ from benchkit.rounds import say
 from kpatchlab.build import BuildContext, kernel_key
 from kpatchlab.cache import Cache
 from kpatchlab.errors import UserError
-from kpatchlab.host import Host
+from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab, load
 from kpatchlab.plan import Plan, make_plan
 from kpatchlab.progress import PlainProgress

@@ -22,7 +22,7 @@ from kpatchlab.errors import GuestLost, UserError
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.facts import new_run
 from kpatchlab.guest.vm import Boot, boot
-from kpatchlab.host import Host
+from kpatchlab.host.host import Host
 from kpatchlab.image import initrd, root_image
 from kpatchlab.lab.load import Lab, Matrix
 from kpatchlab.lab.recipes import DirSource, KernelRecipe
@@ -210,7 +210,7 @@ class Prober:
         """Return how many runs of one commit are worth starting side by side."""
         import os
 
-        from kpatchlab.host import available_mib
+        from kpatchlab.host.host import available_mib
 
         kernels = (NAME, GOOD) if self.criterion.kind == "metric" else (NAME,)
         jobs = self._jobs(1, kernels).jobs if self.criterion.kind != "boot" else ()

@@ -9,7 +9,7 @@ from kpatchlab.bisect.loop import INFRA_TRIES, Verdict
 from kpatchlab.bisect.prober import Prober
 from kpatchlab.bisect.workspace import Workspace
 from kpatchlab.build import BuildContext
-from kpatchlab.host import Host
+from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.progress import Progress

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kpatchlab import packages, proc
+from kpatchlab import proc
 from kpatchlab.build.context import BuildContext, Recipe
+from kpatchlab.host import packages
 from kpatchlab.model import Outcome
 
 

@@ -23,8 +23,8 @@ from kpatchlab.build import config, failures, make, series, source
 from kpatchlab.build.context import BuildContext, Recipe
 from kpatchlab.build.foreign import Built, Unbuilt, check_host, version_of
 from kpatchlab.cache import content_key
-from kpatchlab.debian import Apt
 from kpatchlab.errors import UserError
+from kpatchlab.host.debian import Apt
 from kpatchlab.model import Outcome
 
 VERSION = 1

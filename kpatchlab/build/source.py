@@ -15,8 +15,8 @@ from kpatchlab import proc
 from kpatchlab.build import git
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key, file_digest, tree_digest
-from kpatchlab.debian import Apt
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.host.debian import Apt
 
 UNPACK_S = 1800.0
 

@@ -16,8 +16,8 @@ from kpatchlab.build import failures, make
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.foreign import Built, Unbuilt
 from kpatchlab.cache import content_key, file_digest
-from kpatchlab.debian import Apt
 from kpatchlab.errors import UserError
+from kpatchlab.host.debian import Apt
 from kpatchlab.model import Outcome
 
 VERSION = 1

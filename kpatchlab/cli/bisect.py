@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kpatchlab.bisect.state import Question, State
     from kpatchlab.bisect.workspace import Workspace
     from kpatchlab.build import BuildContext
-    from kpatchlab.host import Host
+    from kpatchlab.host.host import Host
     from kpatchlab.lab.load import Lab
     from kpatchlab.lab.recipes import KernelRecipe
     from kpatchlab.progress import Progress
@@ -237,7 +237,7 @@ def _carry_out(
     from kpatchlab.bisect.prober import Prober
     from kpatchlab.bisect.state import Searches
     from kpatchlab.cache import Cache
-    from kpatchlab.host import Host
+    from kpatchlab.host.host import Host
     from kpatchlab.stages import Settings
 
     asked = state.question if state else question
@@ -246,9 +246,9 @@ def _carry_out(
     if asked.kernel not in lab.kernels:
         raise UserError(f"there is no kernel {asked.kernel} any more", hint=f"there are {', '.join(lab.kernels)}")
     if asked.mode:
-        from kpatchlab.measure import quiet_lab
+        from kpatchlab.measure import measured_lab
 
-        lab = quiet_lab(lab, asked.mode)
+        lab = measured_lab(lab, asked.mode)
     settings = Settings(command=shlex.join(sys.argv))
     if options.verbose:
         settings = dataclasses.replace(settings, verbose=lambda text: click.echo(f"+ {text}", err=True))
@@ -411,7 +411,7 @@ def bisect_step(options: Options, /, tree: Path, variant: str | None, **given: A
     from kpatchlab.bisect import criterion as criteria
     from kpatchlab.bisect.step import judge_tree
     from kpatchlab.cache import Cache
-    from kpatchlab.host import Host
+    from kpatchlab.host.host import Host
     from kpatchlab.stages import Settings
 
     lab = load_lab(options, variant=variant)

@@ -20,7 +20,7 @@ from kpatchlab.errors import UserError
 if TYPE_CHECKING:
     from kpatchlab.build.changes import Changes
     from kpatchlab.coverage import Coverage
-    from kpatchlab.host import Host
+    from kpatchlab.host.host import Host
     from kpatchlab.lab.load import Lab
     from kpatchlab.model import Run
     from kpatchlab.store import RunDir, Store
@@ -79,7 +79,7 @@ def _run(
     """Run the scenarios, and store what ran with the run; returns that, and the exit status."""
     from kpatchlab import coverage as measured
     from kpatchlab.cache import Cache
-    from kpatchlab.host import Host
+    from kpatchlab.host.host import Host
     from kpatchlab.pipeline import execute
     from kpatchlab.stages import Settings
 

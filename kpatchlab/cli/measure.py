@@ -46,15 +46,15 @@ def measure(
     from kpatchlab import measure as measuring
     from kpatchlab.cache import Cache
     from kpatchlab.facts import new_run
-    from kpatchlab.host import Host
+    from kpatchlab.host.conditions import Conditions
+    from kpatchlab.host.host import Host
     from kpatchlab.pipeline import execute
-    from kpatchlab.quiet import Quiet
     from kpatchlab.report import WRITERS
     from kpatchlab.report.figures import show
     from kpatchlab.stages import Settings
     from kpatchlab.store import Store
 
-    lab = measuring.quiet_lab(load_lab(options, choice), mode)
+    lab = measuring.measured_lab(load_lab(options, choice), mode)
     first = repeat or measuring.repeats(mode)
     make = functools.cache(functools.partial(measuring.first_plan, lab, choice, kernels or None))
     plan = make(first)
@@ -67,9 +67,9 @@ def measure(
         reproduce=lambda job: options.again(f"measure {shlex.quote(job.scenario)} --mode {mode} --repeat {first}"),
         more=rounds.more,
     )
-    quiet = Quiet(max(job.cpus for job in plan.jobs))
-    quiet.begin()
-    host = Host(Cache(), lab.mirror, lab.qemu, more_facts=quiet.facts)
+    conditions = Conditions(max(job.cpus for job in plan.jobs))
+    conditions.begin()
+    host = Host(Cache(), lab.mirror, lab.qemu, more_facts=conditions.facts)
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):
         result = execute(lab, plan, host, run_dir, progress, settings)
     if as_json:

@@ -26,9 +26,9 @@ from kpatchlab.cli.verbs import as_json, dump, load_lab, pass_options
 def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
     """Run what is new on every branch, hold it against the last good night, store, report and prune."""
     lab = load_lab(options)
-    from kpatchlab import host as hosts
     from kpatchlab.build import BuildContext
     from kpatchlab.cache import Cache
+    from kpatchlab.host import host as hosts
     from kpatchlab.model import to_json
     from kpatchlab.nightly.lock import held
     from kpatchlab.nightly.night import Night, lines

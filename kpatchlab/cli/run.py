@@ -93,8 +93,8 @@ def start(options: Options, plan: Plan | None = None) -> None:
 
     What only some of the plan's scenarios ask for is installed where that is allowed; without it these are skipped.
     """
-    from kpatchlab import packages
     from kpatchlab.build.foreign import host_stages
+    from kpatchlab.host import packages
 
     def echo(text: str) -> None:
         click.echo(text, err=True)
@@ -170,7 +170,7 @@ def run(
     start(options, plan)
     from kpatchlab.cache import Cache
     from kpatchlab.forecast import history
-    from kpatchlab.host import Host
+    from kpatchlab.host.host import Host
     from kpatchlab.pipeline import execute
     from kpatchlab.plan import estimate
     from kpatchlab.stages import Settings
@@ -321,7 +321,7 @@ def plan(
 def build(options: Options, kernels: tuple[str, ...], variant: str | None, as_json: bool) -> None:
     """Build kernels and roots, and run nothing."""
     from kpatchlab.cache import Cache
-    from kpatchlab.host import Host
+    from kpatchlab.host.host import Host
     from kpatchlab.model import Outcome
     from kpatchlab.pipeline import build_only
     from kpatchlab.stages import Settings
@@ -369,7 +369,7 @@ def shell(
 ) -> None:
     """Open a prompt in a guest: the same kernel, root and environment that a job has."""
     from kpatchlab.cache import Cache
-    from kpatchlab.host import Host
+    from kpatchlab.host.host import Host
     from kpatchlab.shell import open_shell
 
     lab = load_lab(options, variant=variant)

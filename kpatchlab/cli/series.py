@@ -61,7 +61,7 @@ def series(
     from kpatchlab.build import BuildContext, BuildProgress
     from kpatchlab.cache import Cache
     from kpatchlab.files import write_atomic
-    from kpatchlab.host import Host
+    from kpatchlab.host.host import Host
     from kpatchlab.series import Wanted, judge, walk
     from kpatchlab.series.scenarios import runner
     from kpatchlab.series.views import FILES, VIEWS
@@ -136,8 +136,8 @@ def _chosen(lab: Lab, name: str | None) -> str:
 
 def _get_sparse(options: Options) -> None:
     """Have sparse where it may be installed; without it that check is skipped, with the reason."""
-    from kpatchlab import packages
     from kpatchlab.errors import HostError
+    from kpatchlab.host import packages
 
     if options.install and (lacking := packages.missing(["sparse"])):
         try:

@@ -214,7 +214,7 @@ def doctor(
     if only_store:
         _doctor_store(options, repair=repair, as_json=as_json)
         return
-    from kpatchlab import packages
+    from kpatchlab.host import packages
 
     stages = (*packages.STAGES, *packages.TESTS) if tests else packages.STAGES
     if install and (lacking := packages.missing(stages)):
@@ -223,7 +223,8 @@ def doctor(
         packages.require(stages)
         return
     from kpatchlab.cache import Cache
-    from kpatchlab.host import Host, examine
+    from kpatchlab.host.doctor import examine
+    from kpatchlab.host.host import Host
 
     host = Host(Cache())
     with contextlib.ExitStack() as stack:

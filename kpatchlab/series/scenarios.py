@@ -10,7 +10,7 @@ from pathlib import Path
 from kpatchlab.build.context import Recipe
 from kpatchlab.build.series import Patch
 from kpatchlab.facts import new_run
-from kpatchlab.host import Host
+from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab, Matrix
 from kpatchlab.lab.recipes import QuiltSeries
 from kpatchlab.model import Outcome, Run

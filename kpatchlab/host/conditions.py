@@ -1,4 +1,4 @@
-"""How quiet a host is while figures are taken: what can be pinned is, and what cannot be controlled is said."""
+"""The conditions under which figures are taken: what can be pinned is, and what cannot be controlled is said."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPARE = 2
 
 
 @dataclass(slots=True)
-class Quiet:
+class Conditions:
     """A host from the beginning of a measurement to its end.
 
     Args:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.cache import Cache, content_key
-from kpatchlab.debian import Apt
 from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.guest.shapes import Qemu
+from kpatchlab.host.debian import Apt
 
 PROGRAM = "qemu-system-x86_64"
 PACKAGE = "qemu-system-x86"

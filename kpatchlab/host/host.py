@@ -6,26 +6,20 @@ import functools
 import os
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kpatchlab import packages
 from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError
-from kpatchlab.guest.accel import Accel, probe_accel
 from kpatchlab.guest.vm import MachineShape, Qemu
+from kpatchlab.host.accel import Accel, probe_accel
+from kpatchlab.host.qemu import find_qemu
 from kpatchlab.lab.load import Machine
-from kpatchlab.qemu_find import find_qemu
 
-GIB = 1 << 30
-WANTED_DISK_GIB = 20
-"""Two lean kernels with their trees, objects, symbols and a root take some 12 GiB (measured on 6.1 and 6.12)."""
 LEAST_DISK_MIB = 512
 """Below this nothing is begun: package lists and saved guests take hundreds of MiB, and apt's http method hangs for
 minutes on a full disk."""
-WANTED_MEMORY_MIB = 3072
-"""A pair of guests of 1 GiB each, and a linker for vmlinux."""
 
 
 @dataclass(slots=True)
@@ -72,7 +66,7 @@ class Host:
         Raises:
             HostError: it is full.
         """
-        free = _free_bytes(self.cache)
+        free = free_bytes(self.cache)
         if free < LEAST_DISK_MIB << 20:
             raise HostError(
                 f"no space left for the cache {self.cache.root}: {free >> 20} MiB free, {LEAST_DISK_MIB} needed",
@@ -148,127 +142,9 @@ def _memory_mib() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that `doctor` looked at; `state` is "ok", "note" (works, could be better) or "bad"."""
-
-    name: str
-    state: str
-    text: str
-    remedy: str = ""
-
-
-def examine(host: Host, stages: Sequence[str] = packages.STAGES) -> list[Check]:
-    """Look at everything that a run needs; each finding names its remedy."""
-    checks: list[Callable[[], Check]] = [
-        functools.partial(_packages, stages),
-        functools.partial(_kvm, host),
-        functools.partial(_qemu, host),
-        _memory,
-        functools.partial(_disk, host.cache),
-        _namespaces,
-        functools.partial(_mirror, host),
-    ]
-    found = []
-    for check in checks:
-        try:
-            found.append(check())
-        except Exception as error:  # noqa: BLE001 - the doctor tells of every part, whatever one of them does
-            hint = getattr(error, "hint", "")
-            found.append(Check(_name(check), "bad", str(error), hint))
-    return found
-
-
-def _name(check: Callable[[], Check]) -> str:
-    inner = check.func if isinstance(check, functools.partial) else check
-    return inner.__name__.strip("_")
-
-
-def _packages(stages: Sequence[str]) -> Check:
-    lacking = packages.missing(stages)
-    if not lacking and (optional := packages.missing(packages.OPTIONAL)):
-        names = " ".join(sorted({item.package for item in optional}))
-        return Check("packages", "note", f"some scenarios are skipped without {names}", f"apt-get install {names}")
-    if not lacking:
-        return Check("packages", "ok", "all Debian packages that the lab uses are there")
-    names = " ".join(sorted({item.package for item in lacking}))
-    return Check("packages", "bad", f"missing: {names}", f"apt-get install {names}   (or: kpatchlab doctor --install)")
-
-
-def _kvm(host: Host) -> Check:
-    accel = host.accel()
-    if accel.name == "kvm":
-        return Check("kvm", "ok", accel.reason)
-    return Check(
-        "kvm",
-        "note",
-        f"guests run under TCG: {accel.reason}",
-        "on a machine with working KVM guests run 5 to 10 times faster",
-    )
-
-
-def _qemu(host: Host) -> Check:
-    qemu = host.qemu()
-    version = ".".join(str(n) for n in qemu.version)
-    if host.accel().name == "tcg" and qemu.version < (10,):
-        return Check(
-            "qemu",
-            "note",
-            f"QEMU {version} ({qemu.path})",
-            "under TCG, QEMU 10 forks and executes programs 3 to 4 times faster; "
-            "`qemu: auto` in lab.yaml unpacks one beside the host's",
-        )
-    return Check("qemu", "ok", f"QEMU {version}, {'unpacked beside the host' if qemu.unpacked else qemu.path}")
-
-
-def _memory() -> Check:
-    have = available_mib()
-    if have < WANTED_MEMORY_MIB:
-        return Check(
-            "memory",
-            "bad",
-            f"{have} MiB available, {WANTED_MEMORY_MIB} wanted",
-            "lower machines.*.memory_mib in lab.yaml",
-        )
-    return Check("memory", "ok", f"{have} MiB available")
-
-
-def _free_bytes(cache: Cache) -> int:
+def free_bytes(cache: Cache) -> int:
+    """Return how much room there is on the disk that the cache is on, or will be on, in bytes."""
     place: Path = cache.root
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
-
-
-def _disk(cache: Cache) -> Check:
-    free = _free_bytes(cache) // GIB
-    if free < WANTED_DISK_GIB:
-        return Check(
-            "disk",
-            "note",
-            f"{free} GiB free below {cache.root}, {WANTED_DISK_GIB} wanted for two kernels",
-            "kpatchlab clean, or KPATCHLAB_CACHE",
-        )
-    return Check("disk", "ok", f"{free} GiB free below {cache.root}")
-
-
-def _namespaces() -> Check:
-    if os.geteuid() == 0:
-        return Check("root images", "ok", "made as root")
-    try:
-        limit = int(Path("/proc/sys/user/max_user_namespaces").read_text())
-    except (OSError, ValueError):
-        limit = 1
-    blocked = Path("/proc/sys/kernel/unprivileged_userns_clone")
-    if limit == 0 or (blocked.exists() and blocked.read_text().strip() == "0"):
-        return Check(
-            "root images", "bad", "user namespaces are switched off", "sysctl kernel.unprivileged_userns_clone=1"
-        )
-    return Check("root images", "ok", "made in a user namespace")
-
-
-def _mirror(host: Host) -> Check:
-    from kpatchlab.debian import Apt
-
-    version = Apt(host.cache, "bookworm", host.mirror).candidate("linux-source-6.1")
-    return Check("mirror", "ok", f"Debian's mirror answers (linux-source-6.1 {version})")
