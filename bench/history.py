@@ -21,7 +21,7 @@ from kpatchlab.history.text import check_row, metric_row
 from kpatchlab.history.trends import trends
 from kpatchlab.nightly import book
 from kpatchlab.site.make import make_site
-from kpatchlab.store import INDEX, Store
+from kpatchlab.store.store import INDEX, Store
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from kpatchlab.history.record import Origin, record
 from kpatchlab.lab import load as lab_file
 from kpatchlab.model import Run
 from kpatchlab.nightly.lanes import look
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 
 LAB = """\
 title: nothing new

@@ -22,7 +22,7 @@ from kpatchlab.build.changes import Changes, Hunk, PatchChanges
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.files import write_atomic
 from kpatchlab.model import Run, from_json, to_json
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 
 if TYPE_CHECKING:
     from kpatchlab.guest.vm import Guest

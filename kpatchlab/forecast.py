@@ -12,7 +12,7 @@ from kpatchlab.errors import LabError
 from kpatchlab.image import root_key
 from kpatchlab.lab.load import Lab
 from kpatchlab.plan import Estimate, Plan, estimate
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from kpatchlab.progress import Progress
 from kpatchlab.report import FILES, WRITERS
 from kpatchlab.seats import JobInputs
 from kpatchlab.stages import Settings, Stages, gather
-from kpatchlab.store import RunDir
+from kpatchlab.store.store import RunDir
 
 CONTENTS = "contents.json"
 """In a run's folder: scenario -> key of what its jobs were made of, see `facts.of_contents`."""

@@ -17,7 +17,7 @@ from kpatchlab.pipeline import execute
 from kpatchlab.plan import make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.stages import Settings
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 from tests import labdir
 
 

@@ -16,7 +16,7 @@ import pytest
 from kpatchlab.cache import Cache
 from kpatchlab.lab import load
 from kpatchlab.model import JobResult
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 from kpatchlab.survey import survey
 from kpatchlab.verdict.values import JOB_CASE
 

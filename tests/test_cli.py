@@ -18,9 +18,9 @@ from kpatchlab.cli import main
 from kpatchlab.cli import run as run_verbs
 from kpatchlab.cli.main import Verbs
 from kpatchlab.errors import HostError
-from kpatchlab.host import doctor, packages
+from kpatchlab.host import doctor, host, packages
 from kpatchlab.model import Outcome
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 from tests import labdir
 from tests.fake_stages import bench
 

@@ -21,7 +21,7 @@ from kpatchlab.errors import UserError
 from kpatchlab.lab.load import load
 from kpatchlab.model import Outcome
 from kpatchlab.report.coverage import cobertura, lcov, lines
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 from tests import labdir
 from tests.sample_run import job, sample
 

@@ -16,7 +16,7 @@ from kpatchlab.history.query import History, matching
 from kpatchlab.history.trends import trends
 from kpatchlab.lab.known import Known, KnownIssue, load_known
 from kpatchlab.model import BuildResult, Metric, Outcome, Run
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 
 I = Outcome.INFRA  # noqa: E741
 

@@ -10,11 +10,11 @@ from sample_run import F, P
 from kpatchlab.errors import UserError
 from kpatchlab.history import database
 from kpatchlab.history.news import Kind
-from kpatchlab.imports import import_file
 from kpatchlab.model import Outcome
 from kpatchlab.report import WRITERS
-from kpatchlab.store import Store
-from kpatchlab.storecheck import examine
+from kpatchlab.store.check import examine
+from kpatchlab.store.importing import import_file
+from kpatchlab.store.store import Store
 from tests.test_history import night, told
 
 JUNIT = """<?xml version="1.0"?>

@@ -94,7 +94,7 @@ def test_a_clock_that_is_wrong_for_several_nights_prunes_nothing_by_age(nights, 
         def now(cls, tz=None):
             return dt.datetime.now(tz) + dt.timedelta(days=4000)
 
-    monkeypatch.setattr("kpatchlab.store.datetime", Wrong)
+    monkeypatch.setattr("kpatchlab.store.store.datetime", Wrong)
     monkeypatch.setattr("kpatchlab.nightly.night.dt", types.SimpleNamespace(datetime=Wrong, UTC=dt.UTC))
     for _ in range(3):
         nights.push()

@@ -21,7 +21,7 @@ import pytest
 
 from kpatchlab.model import JobResult, Run, from_json
 from kpatchlab.proc import OWNER
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 from tests.labdir import write
 
 pytestmark = [pytest.mark.guest, pytest.mark.mirror]

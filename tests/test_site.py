@@ -10,7 +10,7 @@ import pytest
 from kpatchlab.history import database
 from kpatchlab.nightly import book
 from kpatchlab.site.make import make_site
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 from tests import labdir
 from tests.test_history import F, Metric, P, night
 

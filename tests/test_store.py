@@ -14,7 +14,7 @@ from kpatchlab.errors import LabError, UserError
 from kpatchlab.files import safe_name, write_atomic
 from kpatchlab.model import Run
 from kpatchlab.report import WRITERS
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 from kpatchlab.verdict.compare import compare
 
 

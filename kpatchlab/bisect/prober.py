@@ -31,7 +31,7 @@ from kpatchlab.pipeline import execute
 from kpatchlab.plan import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.stages import Settings
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 
 NAME, GOOD = "bisect", "good-end"
 """What the two kernels are called in a step's runs."""

@@ -140,7 +140,7 @@ def _question(lab: Lab, given: dict[str, Any]) -> Question:
     from kpatchlab.bisect import criterion as criteria
     from kpatchlab.bisect import from_run
     from kpatchlab.bisect.state import Question
-    from kpatchlab.store import Store
+    from kpatchlab.store.store import Store
 
     kernel = kernels_of(lab, (given["kernel"] or lab.base,), given["variant"])[0]
     criterion, placement, base = criterion_of(given), {}, lab.base

@@ -85,7 +85,7 @@ def _changed(lab: Lab) -> list[str]:
     from kpatchlab.build.series import changed_files, read_series, series_key
     from kpatchlab.cache import Cache
     from kpatchlab.lab.systems import touches
-    from kpatchlab.store import Store
+    from kpatchlab.store.store import Store
 
     context = BuildContext(Cache(), lab.root, lab.mirror)
     series = [read_series(recipe.series, context) for recipe in lab.kernels.values() if recipe.series]

@@ -41,7 +41,7 @@ def kernels(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
     """Propose past runs, the newest first."""
-    from kpatchlab.store import Store
+    from kpatchlab.store.store import Store
 
     try:
         return _fitting(["last", *reversed(Store(_lab_file(ctx).parent / "results").ids())], incomplete)

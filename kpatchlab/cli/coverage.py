@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kpatchlab.host.host import Host
     from kpatchlab.lab.load import Lab
     from kpatchlab.model import Run
-    from kpatchlab.store import RunDir, Store
+    from kpatchlab.store.store import RunDir, Store
 
 
 @click.command(
@@ -51,7 +51,7 @@ def coverage(
     from kpatchlab import coverage as measured
     from kpatchlab.model import to_json
     from kpatchlab.report import coverage as report
-    from kpatchlab.store import Store
+    from kpatchlab.store.store import Store
 
     if stored and (choice or kernels):
         raise UserError("--of shows a stored run: leave the other choices out")

@@ -41,7 +41,7 @@ def history(
 ) -> None:
     """Show when a check was first seen and last good, how often it flakes, and where a metric changed."""
     from kpatchlab.history.query import History
-    from kpatchlab.store import Store
+    from kpatchlab.store.store import Store
 
     store = Store(options.lab_file().parent / "results")
     for wanted, on in ((pin, True), (unpin, False)):

@@ -25,8 +25,8 @@ from kpatchlab.cli.verbs import pass_options
 def import_results(options: Options, form: str, files: tuple[Path, ...], column: str, lane: str) -> None:
     """Store results of another lab, in the order of the files, so that reports and history have them."""
     from kpatchlab.errors import LabError
-    from kpatchlab.imports import import_file
-    from kpatchlab.store import Store
+    from kpatchlab.store.importing import import_file
+    from kpatchlab.store.store import Store
     from kpatchlab.verdict.compare import compare
 
     store = Store(options.lab_file().parent / "results")

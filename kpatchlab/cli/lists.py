@@ -81,7 +81,7 @@ def _systems(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:
 
 
 def _runs(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:  # noqa: ARG001
-    from kpatchlab.store import Store
+    from kpatchlab.store.store import Store
 
     found = Store(lab.root / "results").list()
     return list(found) if whole else [_run(row) for row in found]

@@ -52,7 +52,7 @@ def measure(
     from kpatchlab.report import WRITERS
     from kpatchlab.report.figures import show
     from kpatchlab.stages import Settings
-    from kpatchlab.store import Store
+    from kpatchlab.store.store import Store
 
     lab = measuring.measured_lab(load_lab(options, choice), mode)
     first = repeat or measuring.repeats(mode)

@@ -36,7 +36,7 @@ def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
     from kpatchlab.nightly.searches import bisect_by
     from kpatchlab.pipeline import execute
     from kpatchlab.stages import Settings
-    from kpatchlab.store import Store
+    from kpatchlab.store.store import Store
 
     store = Store(lab.root / "results")
     cache = Cache()

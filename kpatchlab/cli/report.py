@@ -33,7 +33,7 @@ def stored(options: Options, wanted: str) -> tuple[Run, Path]:
     Raises:
         UserError, LabError: as `store.Store.load`.
     """
-    from kpatchlab.store import HEADER, Store
+    from kpatchlab.store.store import HEADER, Store
 
     if "/" in wanted:
         folder = Path(wanted).resolve()

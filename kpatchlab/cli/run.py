@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kpatchlab.plan import ImageStep, KernelStep, Plan
     from kpatchlab.progress import LiveProgress, PlainProgress
     from kpatchlab.stages import Settings
-    from kpatchlab.store import RunDir, Store
+    from kpatchlab.store.store import RunDir, Store
 
 kernel_option = click.option(
     "--kernel",
@@ -174,7 +174,7 @@ def run(
     from kpatchlab.pipeline import execute
     from kpatchlab.plan import estimate
     from kpatchlab.stages import Settings
-    from kpatchlab.store import Store
+    from kpatchlab.store.store import Store
     from kpatchlab.verdict.compare import compare
 
     store = Store(lab.root / "results")
@@ -235,7 +235,7 @@ def _proven(result: Run) -> int:
 
 
 def _variant_of(options: Options, resume: str) -> str | None:
-    from kpatchlab.store import Store
+    from kpatchlab.store.store import Store
 
     found = (Store(options.lab_file().parent / "results").open_run(resume).load_plan() or {}).get("variant")
     return str(found) if found else None

@@ -21,7 +21,7 @@ from kpatchlab.errors import UserError
 def site(options: Options, output: Path | None) -> None:
     """Write a static site of all nights: an index, a page each, every check's history, trends, badges."""
     from kpatchlab.site.make import make_site, place_of
-    from kpatchlab.store import Store
+    from kpatchlab.store.store import Store
 
     lab = load_lab(options)
     store = Store(lab.root / "results")
@@ -38,7 +38,7 @@ def serve(options: Options, port: int) -> None:
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
     from kpatchlab.site.make import lies_inside, place_of
-    from kpatchlab.store import Store
+    from kpatchlab.store.store import Store
 
     lab = load_lab(options)
     store = Store(lab.root / "results")

@@ -247,8 +247,8 @@ def doctor(
 
 
 def _doctor_store(options: Options, *, repair: bool, as_json: bool) -> None:
-    from kpatchlab.store import Store
-    from kpatchlab.storecheck import FOUND, examine
+    from kpatchlab.store.check import FOUND, examine
+    from kpatchlab.store.store import Store
 
     store = Store(options.lab_file().parent / "results")
     found = examine(store, repair=repair) if store.root.is_dir() else []
@@ -320,7 +320,7 @@ def clean(
 
 
 def _clean_runs(options: Options, keep: int, yes: bool) -> None:
-    from kpatchlab.store import Store
+    from kpatchlab.store.store import Store
 
     store = Store(options.lab_file().parent / "results")
     old = [name for name in sorted((row.id for row in store.list()), reverse=True)[keep:] if not store.pinned(name)]

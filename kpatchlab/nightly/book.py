@@ -10,7 +10,7 @@ from typing import Any
 
 from kpatchlab.history import database
 from kpatchlab.history.query import Entry, History
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 
 RUNNING = "running"
 UNTOLD = "untold"

@@ -9,7 +9,7 @@ from kpatchlab.history.news import ALARMS, Kind, News
 from kpatchlab.nightly.night import Report, details
 from kpatchlab.report import mail
 from kpatchlab.report.prose import WIDTH, item, items, part, prose, verbatim
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 
 WORSE = (*sorted(ALARMS, key=list(Kind).index), Kind.LOST)
 

@@ -28,7 +28,7 @@ from kpatchlab.nightly.lanes import Lane, Pinned, Trouble, again, forced, fork, 
 from kpatchlab.nightly.prune import prune
 from kpatchlab.plan import JobSpec, Plan, estimate, make_plan
 from kpatchlab.stages import Settings
-from kpatchlab.store import INDEX, RunDir, Store
+from kpatchlab.store.store import INDEX, RunDir, Store
 
 Execute = Callable[[Lab, Plan, RunDir, Settings], Run]
 """Runs a plan into a run's folder: `pipeline.execute` with a host and a progress."""

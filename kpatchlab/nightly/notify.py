@@ -23,7 +23,7 @@ from kpatchlab.lab.nightly import Mail, Webhook
 from kpatchlab.model import to_json
 from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.night import Report, lines
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 
 TIMEOUT_S = 30.0
 

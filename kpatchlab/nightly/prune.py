@@ -9,7 +9,7 @@ from kpatchlab.errors import LabError
 from kpatchlab.history.query import Entry, History
 from kpatchlab.history.record import MANUAL
 from kpatchlab.lab.nightly import Keep
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 
 JUMP = timedelta(days=30)
 """A night so much later or earlier than the one before it may have a wrong clock."""

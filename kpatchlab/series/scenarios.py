@@ -19,7 +19,7 @@ from kpatchlab.plan import make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.series.walk import RunScenarios
 from kpatchlab.stages import Settings
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 from kpatchlab.verdict.values import worst
 
 

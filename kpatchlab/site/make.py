@@ -27,7 +27,7 @@ from kpatchlab.history.query import CheckHistory, Entry, History
 from kpatchlab.history.text import change, letter
 from kpatchlab.history.trends import Trend, trends
 from kpatchlab.lab.load import Lab
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 from kpatchlab.templates import templates
 
 RECENT = 200

@@ -13,7 +13,7 @@ from kpatchlab import __version__
 from kpatchlab.errors import UserError
 from kpatchlab.evidence.ktap import parse
 from kpatchlab.model import Case, JobResult, KernelFacts, Outcome, Run
-from kpatchlab.store import Store
+from kpatchlab.store.store import Store
 from kpatchlab.textclean import one_line
 from kpatchlab.verdict.values import JOB_CASE, worst
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.history import database
 from kpatchlab.history.query import History
-from kpatchlab.store import INDEX, Store
+from kpatchlab.store.store import INDEX, Store
 
 JUMP = timedelta(days=1)
 MENDED, FOUND, OK = "mended", "bad", "ok"
