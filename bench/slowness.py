@@ -9,8 +9,8 @@ from __future__ import annotations
 from benchkit import labs
 from benchkit.rounds import Figures, last_line, parser, run, say, show
 
-from kpatchlab import debug
 from kpatchlab.seats import occupied, seats_of
+from kpatchlab.variants import debug
 
 SCENARIO = {
     "bare": {

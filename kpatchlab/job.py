@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kpatchlab import coverage, debug, waits, warm
+from kpatchlab import waits, warm
 from kpatchlab.errors import GuestLost, UserError
 from kpatchlab.evidence import ktap
 from kpatchlab.evidence.decode import Decoder
@@ -29,6 +29,7 @@ from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, ReachCou
 from kpatchlab.needs import lacking_packages, refusal
 from kpatchlab.reach import Counters
 from kpatchlab.seats import BROKEN, JobInputs, Seat, occupied, seats_of
+from kpatchlab.variants import coverage, debug
 
 TAIL_BYTES = 16 << 10
 """How much of a console and of a script's output goes into the result itself; the whole lies beside it."""

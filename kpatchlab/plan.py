@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from kpatchlab import debug
 from kpatchlab.errors import UserError
 from kpatchlab.lab.load import Lab, Machine
 from kpatchlab.lab.recipes import DebianImage, KernelRecipe
 from kpatchlab.lab.scenario import Role, Scenario, expand, foreign_tests
 from kpatchlab.lab.yamlfile import suggest
+from kpatchlab.variants import debug
 
 BUILD_S = 1200.0
 """What a kernel's build takes where nothing better is known: a lean one on two processors."""

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kpatchlab import debug as debugging
 from kpatchlab.cache import SAVED, Cache, content_key
 from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, resume
 from kpatchlab.lab.scenario import GUEST_LIB
+from kpatchlab.variants import debug as debugging
 
 VERSION = 2
 """Part of every key: raise it when what a saved guest holds changes."""

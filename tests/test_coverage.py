@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import coverage
 from kpatchlab.build.changes import Changes, Hunk, Line, PatchChanges
-from kpatchlab.coverage import Coverage
 from kpatchlab.errors import UserError
 from kpatchlab.lab.load import load
 from kpatchlab.model import Outcome
 from kpatchlab.report.coverage import cobertura, lcov, lines
 from kpatchlab.store.store import Store
+from kpatchlab.variants import coverage
+from kpatchlab.variants.coverage import Coverage
 from tests import labdir
 from tests.sample_run import job, sample
 

@@ -9,7 +9,6 @@ import sys
 import pytest
 from sample_run import SPLAT
 
-from kpatchlab import debug
 from kpatchlab.bisect.criterion import Criterion
 from kpatchlab.bisect.state import Question, Searches
 from kpatchlab.cli.bisect import _question, bisect
@@ -26,6 +25,7 @@ from kpatchlab.nightly.notify import message
 from kpatchlab.nightly.searches import bisect_by
 from kpatchlab.report import mail
 from kpatchlab.report.prose import WIDTH
+from kpatchlab.variants import debug
 from tests import labdir
 from tests.nights import LAB, bad_on_with, bench, git, nights
 

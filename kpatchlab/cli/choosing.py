@@ -12,8 +12,8 @@ from kpatchlab.cli import complete
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
-    from kpatchlab.coverage import Coverage
     from kpatchlab.lab.load import Lab
+    from kpatchlab.variants.coverage import Coverage
 
 CHOICE_HELP = (
     "CHOICE: scenario names, globs, tag:NAME, system:NAME, touching:FILE, !WORD to leave out; default: what the lab "
@@ -80,12 +80,12 @@ def _changed(lab: Lab) -> list[str]:
     Raises:
         UserError: no kernel has a series, or no scenario is about any of its files.
     """
-    from kpatchlab import coverage
     from kpatchlab.build import BuildContext
     from kpatchlab.build.series import changed_files, read_series, series_key
     from kpatchlab.cache import Cache
     from kpatchlab.lab.systems import touches
     from kpatchlab.store.store import Store
+    from kpatchlab.variants import coverage
 
     context = BuildContext(Cache(), lab.root, lab.mirror)
     series = [read_series(recipe.series, context) for recipe in lab.kernels.values() if recipe.series]
@@ -106,7 +106,7 @@ def _changed(lab: Lab) -> list[str]:
 
 def _by_coverage(lab: Lab, run: str, found: list[Coverage], about: set[str]) -> list[str]:
     """Return the scenarios that ran changed lines; where the coverage did not run one, what it is about decides."""
-    from kpatchlab.coverage import runners
+    from kpatchlab.variants.coverage import runners
 
     tried = {name for item in found for name in item.scenarios}
     ran = runners(found) & set(lab.scenarios)

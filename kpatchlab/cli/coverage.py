@@ -19,11 +19,11 @@ from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
     from kpatchlab.build.changes import Changes
-    from kpatchlab.coverage import Coverage
     from kpatchlab.host.host import Host
     from kpatchlab.lab.load import Lab
     from kpatchlab.model import Run
     from kpatchlab.store.store import RunDir, Store
+    from kpatchlab.variants.coverage import Coverage
 
 
 @click.command(
@@ -48,10 +48,10 @@ def coverage(
     as_json: bool,
 ) -> None:
     """Say which of the lines that a series changes ran, in which scenario, and which never did."""
-    from kpatchlab import coverage as measured
     from kpatchlab.model import to_json
     from kpatchlab.report import coverage as report
     from kpatchlab.store.store import Store
+    from kpatchlab.variants import coverage as measured
 
     if stored and (choice or kernels):
         raise UserError("--of shows a stored run: leave the other choices out")
@@ -77,11 +77,11 @@ def _run(
     options: Options, lab: Lab, choice: tuple[str, ...], store: Store, *, quiet: bool
 ) -> tuple[list[Coverage], int]:
     """Run the scenarios, and store what ran with the run; returns that, and the exit status."""
-    from kpatchlab import coverage as measured
     from kpatchlab.cache import Cache
     from kpatchlab.host.host import Host
     from kpatchlab.pipeline import execute
     from kpatchlab.stages import Settings
+    from kpatchlab.variants import coverage as measured
 
     plan = make(lab, choice, (), 1)
     start(options, plan)

@@ -63,8 +63,8 @@ def register(group: click.Group) -> None:
 
 def load_lab(options: Options, choice: tuple[str, ...] = (), variant: str | None = None) -> Lab:
     """Read the lab file and everything that it names; `variant`: of its kernels, see `kpatchlab.debug`."""
-    from kpatchlab import debug
     from kpatchlab.lab import load
+    from kpatchlab.variants import debug
 
     loaded = load.load(options.lab_file(), choice)
     return debug.variant(loaded, variant) if variant else loaded

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kpatchlab import debug
 from kpatchlab.build import BuildContext, git, kernel_key
 from kpatchlab.cache import content_key, tree_digest
 from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.lab.load import FILE, Lab
 from kpatchlab.lab.recipes import GitSeries, GitSource, KernelRecipe, MessageIdSeries
+from kpatchlab.variants import debug
 
 DEFAULT = "nightly"
 """Name of the lane of a lab that has only one; in other files than lab.yaml, their own name."""

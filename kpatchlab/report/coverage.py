@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from xml.etree import ElementTree as ET
 
-from kpatchlab.coverage import Coverage, Share, share, why_no_code
 from kpatchlab.report.common import line
 from kpatchlab.textclean import printable
+from kpatchlab.variants.coverage import Coverage, Share, share, why_no_code
 
 BY = 3
 """So many scenarios are named for a hunk: those that ran most of it."""
