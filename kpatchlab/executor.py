@@ -16,7 +16,7 @@ from kpatchlab.errors import told
 from kpatchlab.host.host import available_mib
 from kpatchlab.job import run_job
 from kpatchlab.model import Case, JobResult, Outcome
-from kpatchlab.plan import JobSpec
+from kpatchlab.plan.jobs import JobSpec
 from kpatchlab.seats import JobInputs
 
 MEMORY_SHARE = 0.75

@@ -13,7 +13,7 @@ from kpatchlab.image import root_key
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.scenario import own_files
 from kpatchlab.model import BuildResult, KernelFacts, PatchFacts, Run, SystemFacts, Thread
-from kpatchlab.plan import Plan
+from kpatchlab.plan.jobs import Plan
 from kpatchlab.report.digest import concerned_files
 from kpatchlab.store.store import RunDir, Store
 

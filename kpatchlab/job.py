@@ -26,7 +26,7 @@ from kpatchlab.evidence.decode import Decoder
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, ReachCount, Splat
-from kpatchlab.needs import lacking_packages, refusal
+from kpatchlab.plan.needs import lacking_packages, refusal
 from kpatchlab.reach import Counters
 from kpatchlab.seats import BROKEN, JobInputs, Seat, occupied, seats_of
 from kpatchlab.variants import coverage, debug

@@ -15,7 +15,7 @@ from itertools import chain
 from kpatchlab.errors import UserError
 from kpatchlab.lab.load import Lab
 from kpatchlab.model import JobResult, Outcome, Run
-from kpatchlab.plan import JobSpec, Plan, for_jobs, make_plan
+from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import AGAIN, INSTRUCTIONS, MetricRow, Speed, least, metric_rows
 

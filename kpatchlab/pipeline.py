@@ -22,7 +22,7 @@ from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.systems import files_of
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
-from kpatchlab.plan import JobSpec, Plan, for_jobs, longest_first
+from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, longest_first
 from kpatchlab.progress import Progress
 from kpatchlab.report import FILES, WRITERS
 from kpatchlab.seats import JobInputs

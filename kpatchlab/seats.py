@@ -20,7 +20,7 @@ from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, link, re
 from kpatchlab.guest.vng import boot_vng
 from kpatchlab.lab.scenario import GUEST_LIB, Scenario, payload
 from kpatchlab.model import BuildResult, Splat
-from kpatchlab.plan import JobSpec
+from kpatchlab.plan.jobs import JobSpec
 
 SERVER, CLIENT, PREFIX = "10.77.0.1", "10.77.0.2", "/24"
 ADDRESSES = {"server": SERVER, "client": CLIENT}

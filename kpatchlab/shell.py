@@ -13,7 +13,7 @@ from kpatchlab.job import preflight, setup
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.scenario import Role, Scenario
 from kpatchlab.lab.yamlfile import suggest
-from kpatchlab.plan import JobSpec, Plan, for_jobs, make_plan
+from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.seats import JobInputs, occupied, seats_of
 from kpatchlab.stages import Settings, Stages, gather

@@ -24,7 +24,7 @@ from kpatchlab.host.host import Host
 from kpatchlab.image import initrd, packages_in, root_image, root_key
 from kpatchlab.lab.load import Lab
 from kpatchlab.model import BuildResult, JobResult, Outcome, PatchFacts
-from kpatchlab.plan import JobSpec, Plan
+from kpatchlab.plan.jobs import JobSpec, Plan
 from kpatchlab.progress import Progress, built, clock
 from kpatchlab.seats import JobInputs
 

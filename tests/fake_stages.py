@@ -14,7 +14,7 @@ from kpatchlab.guest.vm import MachineShape, Qemu
 from kpatchlab.lab import load
 from kpatchlab.model import BuildResult, JobResult, Outcome
 from kpatchlab.pipeline import execute
-from kpatchlab.plan import make_plan
+from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.stages import Settings
 from kpatchlab.store.store import Store

@@ -16,8 +16,8 @@ import pytest
 from kpatchlab.cache import Cache
 from kpatchlab.lab import load
 from kpatchlab.model import JobResult
+from kpatchlab.plan.runnable import survey
 from kpatchlab.store.store import Store
-from kpatchlab.survey import survey
 from kpatchlab.verdict.values import JOB_CASE
 
 pytestmark = [pytest.mark.guest, pytest.mark.mirror]

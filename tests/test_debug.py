@@ -6,7 +6,7 @@ from kpatchlab.errors import UserError
 from kpatchlab.guest.vm import Exit
 from kpatchlab.lab import load
 from kpatchlab.model import Outcome
-from kpatchlab.plan import make_plan
+from kpatchlab.plan.jobs import make_plan
 from kpatchlab.variants import debug
 from tests import labdir
 

@@ -10,7 +10,7 @@ from kpatchlab.errors import HostError
 from kpatchlab.executor import EXECUTORS, LocalExecutor, Weight, infra
 from kpatchlab.host.host import available_mib
 from kpatchlab.model import Outcome
-from kpatchlab.plan import JobSpec
+from kpatchlab.plan.jobs import JobSpec
 
 
 def spec(name="solo@with#1"):

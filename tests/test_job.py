@@ -15,7 +15,7 @@ from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Boot, Exit, MachineShape, Qemu, SavedGuest
 from kpatchlab.lab.scenario import Scenario
 from kpatchlab.model import BuildResult, ModuleFailure, Outcome
-from kpatchlab.plan import JobSpec, RoleSpec
+from kpatchlab.plan.jobs import JobSpec, RoleSpec
 
 OOPS = b"""[    5.123456] BUG: kernel NULL pointer dereference, address: 0000000000000008
 [    5.123456] #PF: supervisor read access in kernel mode

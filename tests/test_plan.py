@@ -10,7 +10,7 @@ import pytest
 
 from kpatchlab.errors import UserError
 from kpatchlab.lab import load
-from kpatchlab.plan import BUILD_S, CACHED_S, GUEST_S, IMAGE_S, Plan, estimate, longest_first, make_plan
+from kpatchlab.plan.jobs import BUILD_S, CACHED_S, GUEST_S, IMAGE_S, Plan, estimate, longest_first, make_plan
 
 
 @pytest.fixture

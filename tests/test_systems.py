@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from kpatchlab import survey
 from kpatchlab.build.series import Patch, changed_files
 from kpatchlab.cache import Cache
 from kpatchlab.errors import UserError
 from kpatchlab.lab import load, systems
 from kpatchlab.lab.scenario import Needs
 from kpatchlab.model import BuildResult, ModuleFailure, Outcome
-from kpatchlab.needs import refusal
+from kpatchlab.plan import runnable
+from kpatchlab.plan.needs import refusal
 from tests import labdir
 
 TABLE = """\
@@ -125,7 +125,7 @@ def test_module_that_did_not_build_blocks_what_needs_it(tmp_path):
 
 def test_survey_of_kernels_that_are_not_built_goes_by_their_recipes(root, tmp_path):
     labdir.write(root / "kernels" / "config" / "guest.config", "# CONFIG_UNIX is not set\n")
-    rows = {row.system: row for row in survey.survey(load.load(root / "lab.yaml"), Cache(tmp_path / "c"), ["with"])}
+    rows = {row.system: row for row in runnable.survey(load.load(root / "lab.yaml"), Cache(tmp_path / "c"), ["with"])}
     assert (rows["unix"].runnable, rows["unix"].reason) == (False, "with: is asked for without CONFIG_UNIX")
     assert (rows["nfs"].runnable, rows["nfs"].reason) == (True, "")
     assert (rows["dlm"].runnable, rows["dlm"].reason) == (False, "no scenario tests it")
@@ -135,8 +135,8 @@ def test_survey_of_kernels_that_are_not_built_goes_by_their_recipes(root, tmp_pa
 def test_survey_of_a_built_kernel(root, tmp_path, monkeypatch):
     found = load.load(root / "lab.yaml")
     build = _kernel(tmp_path / "k", "CONFIG_NET=y\n")
-    monkeypatch.setattr(survey, "cached_kernel", lambda recipe, name, context: build)
-    rows = {row.system: row for row in survey.survey(found, Cache(tmp_path / "c"), ["with"])}
+    monkeypatch.setattr(runnable, "cached_kernel", lambda recipe, name, context: build)
+    rows = {row.system: row for row in runnable.survey(found, Cache(tmp_path / "c"), ["with"])}
     assert (rows["unix"].runnable, rows["unix"].reason) == (False, "with: lacks CONFIG_UNIX")
     assert rows["unix"].kernels[0].built
 

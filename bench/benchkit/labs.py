@@ -19,7 +19,7 @@ from kpatchlab.cache import Cache
 from kpatchlab.errors import UserError
 from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab, load
-from kpatchlab.plan import Plan, make_plan
+from kpatchlab.plan.jobs import Plan, make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.seats import JobInputs
 from kpatchlab.stages import Settings, Stages, gather

@@ -28,7 +28,7 @@ from kpatchlab.lab.load import Lab, Matrix
 from kpatchlab.lab.recipes import DirSource, KernelRecipe
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
 from kpatchlab.pipeline import execute
-from kpatchlab.plan import JobSpec, Plan, for_jobs, make_plan
+from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.stages import Settings
 from kpatchlab.store.store import Store

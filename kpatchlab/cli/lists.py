@@ -46,8 +46,8 @@ def _scenarios(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:  # n
 
 def _systems(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:
     from kpatchlab.cache import Cache
-    from kpatchlab.plan import kernel_names
-    from kpatchlab.survey import survey
+    from kpatchlab.plan.jobs import kernel_names
+    from kpatchlab.plan.runnable import survey
 
     rows = survey(lab, Cache(), kernel_names(lab, kernels))
     if not whole:

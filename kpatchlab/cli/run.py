@@ -22,7 +22,7 @@ from kpatchlab.errors import HostError, UserError
 if TYPE_CHECKING:
     from kpatchlab.lab.load import Lab
     from kpatchlab.model import Run
-    from kpatchlab.plan import ImageStep, KernelStep, Plan
+    from kpatchlab.plan.jobs import ImageStep, KernelStep, Plan
     from kpatchlab.progress import LiveProgress, PlainProgress
     from kpatchlab.stages import Settings
     from kpatchlab.store.store import RunDir, Store
@@ -39,7 +39,7 @@ kernel_option = click.option(
 
 def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: int | None) -> Plan:
     """Return the plan for what the user chose."""
-    from kpatchlab.plan import make_plan
+    from kpatchlab.plan.jobs import make_plan
 
     return make_plan(lab, choice=choice, kernels=kernels or None, repeat=repeat)
 
@@ -47,7 +47,7 @@ def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: in
 def only(lab: Lab, jobs: Sequence[str]) -> Plan:
     """Return the plan of the named jobs alone, whatever scenarios the lab file selects."""
     from kpatchlab.lab.yamlfile import suggest
-    from kpatchlab.plan import for_jobs
+    from kpatchlab.plan.jobs import for_jobs
 
     repeats = [int(number) for name in jobs if (number := name.rpartition("#")[2]).isdecimal()]
     plan = make(lab, ("*",), (), min(1000, max([1, *repeats])))
@@ -169,10 +169,10 @@ def run(
     plan = None if resume else only(lab, jobs) if jobs else make(lab, choice, kernels, repeat)
     start(options, plan)
     from kpatchlab.cache import Cache
-    from kpatchlab.forecast import history
     from kpatchlab.host.host import Host
     from kpatchlab.pipeline import execute
-    from kpatchlab.plan import estimate
+    from kpatchlab.plan.forecast import history
+    from kpatchlab.plan.jobs import estimate
     from kpatchlab.stages import Settings
     from kpatchlab.store.store import Store
     from kpatchlab.verdict.compare import compare
@@ -291,7 +291,7 @@ def plan(
 ) -> None:
     """Show what would run, what is cached, and how long it takes."""
     from kpatchlab.cache import Cache
-    from kpatchlab.forecast import forecast
+    from kpatchlab.plan.forecast import forecast
     from kpatchlab.progress import clock
 
     lab = load_lab(options, choice, variant)

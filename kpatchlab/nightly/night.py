@@ -15,7 +15,6 @@ from kpatchlab import __version__
 from kpatchlab.build import BuildContext
 from kpatchlab.errors import LabError
 from kpatchlab.facts import new_run
-from kpatchlab.forecast import history
 from kpatchlab.history import database
 from kpatchlab.history.culprit import Search, by_case, by_metric, by_splat, commit_range, search
 from kpatchlab.history.news import ALARMS, Kind, News, doubtful, news
@@ -26,7 +25,8 @@ from kpatchlab.model import Run, from_json, to_json
 from kpatchlab.nightly import book
 from kpatchlab.nightly.lanes import Lane, Pinned, Trouble, again, forced, fork, lanes, look
 from kpatchlab.nightly.prune import prune
-from kpatchlab.plan import JobSpec, Plan, estimate, make_plan
+from kpatchlab.plan.forecast import history
+from kpatchlab.plan.jobs import JobSpec, Plan, estimate, make_plan
 from kpatchlab.stages import Settings
 from kpatchlab.store.store import INDEX, RunDir, Store
 

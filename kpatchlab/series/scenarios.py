@@ -15,7 +15,7 @@ from kpatchlab.lab.load import Lab, Matrix
 from kpatchlab.lab.recipes import QuiltSeries
 from kpatchlab.model import Outcome, Run
 from kpatchlab.pipeline import execute
-from kpatchlab.plan import make_plan
+from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.series.walk import RunScenarios
 from kpatchlab.stages import Settings

@@ -11,7 +11,7 @@ from kpatchlab.cache import Cache
 from kpatchlab.errors import LabError
 from kpatchlab.image import root_key
 from kpatchlab.lab.load import Lab
-from kpatchlab.plan import Estimate, Plan, estimate
+from kpatchlab.plan.jobs import Estimate, Plan, estimate
 from kpatchlab.store.store import Store
 
 

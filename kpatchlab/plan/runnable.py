@@ -13,7 +13,7 @@ from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.lab.scenario import Scenario
 from kpatchlab.model import BuildResult
-from kpatchlab.needs import refusal
+from kpatchlab.plan.needs import refusal
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What would run: jobs, what a scenario needs, what the kernels can run, how long it takes."""
