@@ -22,7 +22,7 @@ from kpatchlab import proc
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.console import Console
 from kpatchlab.guest.guest import Guest
-from kpatchlab.job import run_job
+from kpatchlab.run.job import run_job
 
 SCENARIO_YAML = "description: Prints without end.\ntimeout_s: 3600\nroles:\n  main: {run: run.sh}\n"
 RUN = r"""#!/bin/sh

@@ -29,8 +29,8 @@ from kpatchlab import proc
 from kpatchlab.cache import Cache, content_key
 from kpatchlab.errors import HostError
 from kpatchlab.guest.vm import Boot
-from kpatchlab.job import run_job
 from kpatchlab.model import Outcome
+from kpatchlab.run.job import run_job
 
 SCENARIO = {
     "trivial": {

@@ -14,7 +14,7 @@ from benchkit import labs
 from benchkit.rounds import Figures, last_line, parser, run, say, show
 
 from kpatchlab.errors import HostError
-from kpatchlab.seats import Seat, occupied, seats_of
+from kpatchlab.run.guests import JobGuest, guests_of, occupied
 
 SCENARIO = {
     "siw-pair": {
@@ -49,21 +49,21 @@ def main() -> None:
 def _pair(bench: labs.Bench) -> float:
     inputs = bench.inputs("siw-pair")
     began = time.monotonic()
-    seats = seats_of(inputs)
-    with occupied(inputs, seats), ThreadPoolExecutor(2) as pool:
-        list(pool.map(_first, seats))
+    guests = guests_of(inputs)
+    with occupied(inputs, guests), ThreadPoolExecutor(2) as pool:
+        list(pool.map(_first, guests))
         took = time.monotonic() - began
-        for seat in seats:
-            assert seat.guest is not None
-            done = seat.guest.run(["/bin/sh", "-c", CHECK], env=seat.environment(inputs), timeout_s=30)
+        for guest in guests:
+            assert guest.vm is not None
+            done = guest.vm.run(["/bin/sh", "-c", CHECK], env=guest.environment(inputs), timeout_s=30)
             if done.status != 0:
-                raise HostError(f"{seat.role}: the link is not up: {done.stdout!r} {done.stderr!r}")
+                raise HostError(f"{guest.role}: the link is not up: {done.stdout!r} {done.stderr!r}")
     return took
 
 
-def _first(seat: Seat) -> None:
-    assert seat.guest is not None
-    seat.guest.run(["true"], timeout_s=30)
+def _first(guest: JobGuest) -> None:
+    assert guest.vm is not None
+    guest.vm.run(["true"], timeout_s=30)
 
 
 if __name__ == "__main__":

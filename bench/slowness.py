@@ -9,7 +9,7 @@ from __future__ import annotations
 from benchkit import labs
 from benchkit.rounds import Figures, last_line, parser, run, say, show
 
-from kpatchlab.seats import occupied, seats_of
+from kpatchlab.run.guests import guests_of, occupied
 from kpatchlab.variants import debug
 
 SCENARIO = {
@@ -28,11 +28,11 @@ def main() -> None:
     like, kernel = labs.choose(options.lab, options.kernel)
     with labs.bench(like, kernel, SCENARIO) as bench:
         inputs = bench.inputs("bare")
-        (seat,) = seats = seats_of(inputs)
-        with occupied(inputs, seats):
-            assert seat.guest is not None
-            debug.ratio(seat.guest)  # the programs are read from the root now
-            taken = [debug.ratio(seat.guest) for _ in range(options.rounds)]
+        (guest,) = guests = guests_of(inputs)
+        with occupied(inputs, guests):
+            assert guest.vm is not None
+            debug.ratio(guest.vm)  # the programs are read from the root now
+            taken = [debug.ratio(guest.vm) for _ in range(options.rounds)]
             say(f"{options.rounds} rounds on kernel {kernel} of {like.name}")
     figures = {"kernel's seconds over a program's": Figures(tuple(taken))}
     show(figures)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import executor, pipeline, stages
 from kpatchlab.cli import main
-from kpatchlab.executor import LocalExecutor
 from kpatchlab.host import host
 from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, Splat
+from kpatchlab.run import executor, pipeline, stages
+from kpatchlab.run.executor import LocalExecutor
 from tests import labdir
 from tests.build_fixtures import CONFIG, FAKE
 from tests.build_fixtures import Bench as Tree

@@ -7,16 +7,16 @@ import io
 
 import pytest
 
-from kpatchlab import executor, pipeline, stages
 from kpatchlab.cache import Cache
-from kpatchlab.executor import LocalExecutor
 from kpatchlab.guest.vm import MachineShape, Qemu
 from kpatchlab.lab import load
 from kpatchlab.model import BuildResult, JobResult, Outcome
-from kpatchlab.pipeline import execute
 from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import PlainProgress
-from kpatchlab.stages import Settings
+from kpatchlab.run import executor, pipeline, stages
+from kpatchlab.run.executor import LocalExecutor
+from kpatchlab.run.pipeline import execute
+from kpatchlab.run.stages import Settings
 from kpatchlab.store.store import Store
 from tests import labdir
 

@@ -9,16 +9,16 @@ import threading
 
 import pytest
 
-from kpatchlab import pipeline
 from kpatchlab.build import BuildContext
 from kpatchlab.cache import content_key
-from kpatchlab.executor import LocalExecutor
 from kpatchlab.lab import load as lab_file
 from kpatchlab.model import Case, JobResult, Outcome
 from kpatchlab.nightly import lanes as lanes_room
 from kpatchlab.nightly.lock import held
 from kpatchlab.nightly.night import Night
 from kpatchlab.progress import PlainProgress
+from kpatchlab.run import pipeline
+from kpatchlab.run.executor import LocalExecutor
 from tests import labdir
 from tests.fake_stages import bench
 

@@ -12,10 +12,10 @@ import time
 
 import pytest
 
-from kpatchlab import pipeline
 from kpatchlab.bisect import prober, workspace
-from kpatchlab.executor import LocalExecutor
 from kpatchlab.model import Outcome, Splat
+from kpatchlab.run import pipeline
+from kpatchlab.run.executor import LocalExecutor
 from tests.bisect_support import lab, search, states
 
 __all__ = ["lab"]  # a fixture

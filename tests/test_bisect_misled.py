@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import pipeline, stages
 from kpatchlab.bisect import drive, step
 from kpatchlab.bisect.history import make
 from kpatchlab.bisect.loop import Loop, Told, Verdict
 from kpatchlab.build.foreign import Built
-from kpatchlab.executor import LocalExecutor, infra
 from kpatchlab.model import Outcome
+from kpatchlab.run import pipeline, stages
+from kpatchlab.run.executor import LocalExecutor, infra
 from tests.bisect_support import lab, search, states
 
 __all__ = ["lab"]  # a fixture

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import pipeline
 from kpatchlab.bisect import trim
 from kpatchlab.bisect.criterion import Criterion
 from kpatchlab.build import config
-from kpatchlab.executor import LocalExecutor
 from kpatchlab.lab.load import load
+from kpatchlab.run import pipeline
+from kpatchlab.run.executor import LocalExecutor
 from tests import labdir
 from tests.bisect_support import lab, search, states
 

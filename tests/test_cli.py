@@ -422,7 +422,7 @@ def test_second_ctrl_c_ends_at_once(tmp_path):
     code = """
 import os, signal, threading
 from kpatchlab.cli.run import interruptible
-from kpatchlab.stages import Settings
+from kpatchlab.run.stages import Settings
 threading.Thread(target=threading.Event().wait).start()
 settings = Settings()
 with interruptible(settings):

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from kpatchlab import executor
 from kpatchlab.errors import HostError
-from kpatchlab.executor import EXECUTORS, LocalExecutor, Weight, infra
 from kpatchlab.host.host import available_mib
 from kpatchlab.model import Outcome
 from kpatchlab.plan.jobs import JobSpec
+from kpatchlab.run import executor
+from kpatchlab.run.executor import EXECUTORS, LocalExecutor, Weight, infra
 
 
 def spec(name="solo@with#1"):

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import job, seats, warm
 from kpatchlab.build.foreign import Built
 from kpatchlab.cache import Cache
 from kpatchlab.errors import GuestLost
-from kpatchlab.guest.vm import Boot, Exit, MachineShape, Qemu, SavedGuest
+from kpatchlab.guest.vm import Boot, Exit, Identity, MachineShape, Qemu, SavedGuest
 from kpatchlab.lab.scenario import Scenario
 from kpatchlab.model import BuildResult, ModuleFailure, Outcome
 from kpatchlab.plan.jobs import JobSpec, RoleSpec
+from kpatchlab.run import guests as job_guests
+from kpatchlab.run import job, saved
+from kpatchlab.run.inputs import JobInputs
 
 OOPS = b"""[    5.123456] BUG: kernel NULL pointer dereference, address: 0000000000000008
 [    5.123456] #PF: supervisor read access in kernel mode
@@ -92,20 +94,20 @@ def bench(tmp_path, monkeypatch):
     (kernel / "config").write_text("CONFIG_UNIX=y\nCONFIG_NFSD=m\n# CONFIG_TLS is not set\n")
     (kernel / "modules.dep").write_text("kernel/fs/nfsd/nfsd.ko: kernel/net/sunrpc/sunrpc.ko\n")
     (kernel / "modules.builtin").write_text("kernel/fs/ext4/ext4.ko\n")
-    saved = SavedGuest(tmp_path / "saved", None)
-    saved.path.mkdir()
-    (saved.path / "symbols").write_text("tcp_sendmsg\nsplice_to_socket\n")
+    stored = SavedGuest(tmp_path / "saved", None)
+    stored.path.mkdir()
+    (stored.path / "symbols").write_text("tcp_sendmsg\nsplice_to_socket\n")
     guests = []
 
     def play(answers=None, build=None, before=b"", more=None, foreign=(), **scenario):
-        (saved.path / "console.log").write_bytes(before)
+        (stored.path / "console.log").write_bytes(before)
         text = {"description": "d", "roles": {"guest": {"run": "run.sh"}}, **scenario}
         made = Scenario.model_validate({**text, "name": "probe", "folder": home})
         guest = FakeGuest({"run.sh": GOOD, **(answers or {})})
         guests.append(guest)
-        monkeypatch.setattr(warm, "booted", lambda *_, **__: saved)
-        monkeypatch.setattr(warm, "prepared", lambda *_: saved)
-        monkeypatch.setattr(seats, "resume", lambda *_, **__: guest)
+        monkeypatch.setattr(saved, "booted", lambda *_, **__: stored)
+        monkeypatch.setattr(saved, "prepared", lambda *_: stored)
+        monkeypatch.setattr(job_guests, "resume", lambda *_, **__: guest)
         monkeypatch.setattr(job, "SETTLE_S", 0)
         build = build or BuildResult("with", Outcome.PASS, path=str(kernel))
         spec = JobSpec("probe@with#1", "probe", {}, {"guest": "with"}, "with", 1,
@@ -117,9 +119,7 @@ def bench(tmp_path, monkeypatch):
         cache = Cache(tmp_path / "c")
         packages = frozenset({"python3"})
         folder = out / "jobs" / "probe"
-        inputs = seats.JobInputs(
-            spec, made, {"with": build}, boots, packages, tmp_path, cache, out, folder, **(more or {})
-        )
+        inputs = JobInputs(spec, made, {"with": build}, boots, packages, tmp_path, cache, out, folder, **(more or {}))
         result = job.run_job(inputs)
         play.guest = guest
         return result
@@ -318,24 +318,24 @@ def test_attachments_cannot_climb_out(bench, tmp_path):
 
 def test_a_preparation_that_fails_is_told(bench, monkeypatch):
     def fail(*_):
-        raise warm.PrepareFailed("modprobe failed (status 1): siw", OOPS)
+        raise saved.PrepareFailed("modprobe failed (status 1): siw", OOPS)
 
-    monkeypatch.setattr(seats, "_bring_up", fail)
+    monkeypatch.setattr(job_guests, "_bring_up", fail)
     result = bench()
     assert result.outcome is Outcome.CRASH
     assert result.splats
 
 
 def test_forks_differ():
-    how = warm.Preparation(seats.Identity("guest", "52:54:00:77:00:01", "", "0" * 32, b""), (), (), (), ())
-    a, b = seats.fresh_identity(how), seats.fresh_identity(how)
+    how = saved.Preparation(Identity("guest", "52:54:00:77:00:01", "", "0" * 32, b""), (), (), (), ())
+    a, b = job_guests.fresh_identity(how), job_guests.fresh_identity(how)
     assert len({a.mac, b.mac}) == len({a.machine_id, b.machine_id}) == len({a.hostname, b.hostname}) == 2
     assert a.seed != b.seed
 
 
 def test_a_prepared_rdma_device_keeps_its_mac():
-    how = warm.Preparation(seats.Identity("guest", "52:54:00:77:00:01", "", "0" * 32, b""), (), ("siw",), (), ())
-    assert seats.fresh_identity(how).mac == "52:54:00:77:00:01"
+    how = saved.Preparation(Identity("guest", "52:54:00:77:00:01", "", "0" * 32, b""), (), ("siw",), (), ())
+    assert job_guests.fresh_identity(how).mac == "52:54:00:77:00:01"
 
 
 def test_a_guest_that_still_prints_is_let_finish(bench, monkeypatch):

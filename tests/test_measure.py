@@ -13,7 +13,6 @@ import pytest
 from build_fixtures import Bench
 from rich.console import Console
 
-from kpatchlab import measure
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.errors import UserError
 from kpatchlab.evidence import ktap
@@ -21,6 +20,7 @@ from kpatchlab.host.conditions import Conditions
 from kpatchlab.lab import load
 from kpatchlab.model import JobResult, Metric, Outcome
 from kpatchlab.report.figures import show
+from kpatchlab.run import measure
 from kpatchlab.verdict.ratios import AGAIN
 from tests.sample_run import sample
 

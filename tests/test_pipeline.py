@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import pipeline, stages
 from kpatchlab.build.changes import Changes
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import Built
@@ -20,7 +19,8 @@ from kpatchlab.lab import load
 from kpatchlab.lab.recipes import PatchesSeries
 from kpatchlab.model import ChangedFunction, JobResult, Outcome, PatchFacts
 from kpatchlab.progress import PlainProgress
-from kpatchlab.stages import Settings
+from kpatchlab.run import pipeline, stages
+from kpatchlab.run.stages import Settings
 from tests import labdir
 from tests.fake_stages import bench
 
@@ -348,7 +348,7 @@ def test_what_a_run_used_at_its_beginning_is_not_pruned_at_its_end(bench, monkey
     idle = cache.path("kernel", "idle") / META
     os.utime(idle, (time.time() - 60,) * 2)
     # What a run writes at its end takes its time, and is no part of what it used.
-    monkeypatch.setattr(pipeline.facts, "keep_maintainers", lambda *_: time.sleep(0.5))
+    monkeypatch.setattr(pipeline.header, "keep_maintainers", lambda *_: time.sleep(0.5))
     bench.image = lambda _: cache.touch("kernel", "used")
     bench.execute()
     assert [entry.key for entry in cache.entries()] == ["used"]

@@ -5,7 +5,7 @@ import pytest
 from kpatchlab.errors import HostError
 from kpatchlab.lab.scenario import Reach
 from kpatchlab.model import Outcome
-from kpatchlab.reach import Counters
+from kpatchlab.run.reach import Counters
 from tests.test_job import OOPS, FakeGuest, ended
 
 NEVER = (Reach(function="sock_no_sendpage", max=0),)

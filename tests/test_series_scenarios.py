@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kpatchlab import stages
 from kpatchlab.build.series import Patch
 from kpatchlab.model import Outcome
 from kpatchlab.progress import PlainProgress
+from kpatchlab.run import stages
 from kpatchlab.series.judge import judge
 from kpatchlab.series.scenarios import runner
 from kpatchlab.series.values import Applied, Built, PatchResult, Walk

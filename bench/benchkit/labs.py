@@ -21,8 +21,8 @@ from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab, load
 from kpatchlab.plan.jobs import Plan, make_plan
 from kpatchlab.progress import PlainProgress
-from kpatchlab.seats import JobInputs
-from kpatchlab.stages import Settings, Stages, gather
+from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run.stages import Settings, Stages, gather
 
 CLONE = Path(__file__).resolve().parents[2]
 KTAP_OK = "#!/bin/sh\nprintf 'KTAP version 1\\n1..1\\nok 1 - it runs\\n'\n"

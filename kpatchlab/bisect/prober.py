@@ -20,17 +20,17 @@ from kpatchlab.build import BuildContext, stored_kernel
 from kpatchlab.build import build_kernel as build_kernel_
 from kpatchlab.errors import GuestLost, UserError
 from kpatchlab.evidence.splats import find_splats
-from kpatchlab.facts import new_run
 from kpatchlab.guest.vm import Boot, boot
 from kpatchlab.host.host import Host
 from kpatchlab.image import initrd, root_image
 from kpatchlab.lab.load import Lab, Matrix
 from kpatchlab.lab.recipes import DirSource, KernelRecipe
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
-from kpatchlab.pipeline import execute
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
-from kpatchlab.stages import Settings
+from kpatchlab.run.header import new_run
+from kpatchlab.run.pipeline import execute
+from kpatchlab.run.stages import Settings
 from kpatchlab.store.store import Store
 
 NAME, GOOD = "bisect", "good-end"

@@ -13,7 +13,7 @@ from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.progress import Progress
-from kpatchlab.stages import Settings
+from kpatchlab.run.stages import Settings
 
 
 class _AsItIs(Workspace):

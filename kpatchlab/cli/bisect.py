@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kpatchlab.lab.load import Lab
     from kpatchlab.lab.recipes import KernelRecipe
     from kpatchlab.progress import Progress
-    from kpatchlab.stages import Settings
+    from kpatchlab.run.stages import Settings
 
 SKIPPED = 125
 
@@ -238,7 +238,7 @@ def _carry_out(
     from kpatchlab.bisect.state import Searches
     from kpatchlab.cache import Cache
     from kpatchlab.host.host import Host
-    from kpatchlab.stages import Settings
+    from kpatchlab.run.stages import Settings
 
     asked = state.question if state else question
     assert asked
@@ -246,7 +246,7 @@ def _carry_out(
     if asked.kernel not in lab.kernels:
         raise UserError(f"there is no kernel {asked.kernel} any more", hint=f"there are {', '.join(lab.kernels)}")
     if asked.mode:
-        from kpatchlab.measure import measured_lab
+        from kpatchlab.run.measure import measured_lab
 
         lab = measured_lab(lab, asked.mode)
     settings = Settings(command=shlex.join(sys.argv))
@@ -412,7 +412,7 @@ def bisect_step(options: Options, /, tree: Path, variant: str | None, **given: A
     from kpatchlab.bisect.step import judge_tree
     from kpatchlab.cache import Cache
     from kpatchlab.host.host import Host
-    from kpatchlab.stages import Settings
+    from kpatchlab.run.stages import Settings
 
     lab = load_lab(options, variant=variant)
     criterion = criterion_of(given)

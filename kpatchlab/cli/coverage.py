@@ -79,8 +79,8 @@ def _run(
     """Run the scenarios, and store what ran with the run; returns that, and the exit status."""
     from kpatchlab.cache import Cache
     from kpatchlab.host.host import Host
-    from kpatchlab.pipeline import execute
-    from kpatchlab.stages import Settings
+    from kpatchlab.run.pipeline import execute
+    from kpatchlab.run.stages import Settings
     from kpatchlab.variants import coverage as measured
 
     plan = make(lab, choice, (), 1)

@@ -43,15 +43,15 @@ def measure(
     as_json: bool,
 ) -> None:
     """Measure every kernel against the base, side by side, and the base against itself."""
-    from kpatchlab import measure as measuring
     from kpatchlab.cache import Cache
-    from kpatchlab.facts import new_run
     from kpatchlab.host.conditions import Conditions
     from kpatchlab.host.host import Host
-    from kpatchlab.pipeline import execute
     from kpatchlab.report import WRITERS
     from kpatchlab.report.figures import show
-    from kpatchlab.stages import Settings
+    from kpatchlab.run import measure as measuring
+    from kpatchlab.run.header import new_run
+    from kpatchlab.run.pipeline import execute
+    from kpatchlab.run.stages import Settings
     from kpatchlab.store.store import Store
 
     lab = measuring.measured_lab(load_lab(options, choice), mode)

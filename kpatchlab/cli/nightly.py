@@ -34,8 +34,8 @@ def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
     from kpatchlab.nightly.night import Night, lines
     from kpatchlab.nightly.notify import notify
     from kpatchlab.nightly.searches import bisect_by
-    from kpatchlab.pipeline import execute
-    from kpatchlab.stages import Settings
+    from kpatchlab.run.pipeline import execute
+    from kpatchlab.run.stages import Settings
     from kpatchlab.store.store import Store
 
     store = Store(lab.root / "results")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kpatchlab.model import Run
     from kpatchlab.plan.jobs import ImageStep, KernelStep, Plan
     from kpatchlab.progress import LiveProgress, PlainProgress
-    from kpatchlab.stages import Settings
+    from kpatchlab.run.stages import Settings
     from kpatchlab.store.store import RunDir, Store
 
 kernel_option = click.option(
@@ -170,10 +170,10 @@ def run(
     start(options, plan)
     from kpatchlab.cache import Cache
     from kpatchlab.host.host import Host
-    from kpatchlab.pipeline import execute
     from kpatchlab.plan.forecast import history
     from kpatchlab.plan.jobs import estimate
-    from kpatchlab.stages import Settings
+    from kpatchlab.run.pipeline import execute
+    from kpatchlab.run.stages import Settings
     from kpatchlab.store.store import Store
     from kpatchlab.verdict.compare import compare
 
@@ -257,7 +257,7 @@ def _go_on(store: Store, lab: Lab, resume: str, guest: str) -> tuple[Plan, RunDi
 
 def begin(store: Store, lab: Lab, plan: Plan, guest: str, variant: str | None, *, broken: bool) -> tuple[Plan, RunDir]:
     """Return a new run's folder with its plan in it."""
-    from kpatchlab.facts import new_run
+    from kpatchlab.run.header import new_run
 
     run_dir = new_run(store, lab, plan, f"{lab.title}{', broken on purpose' if broken else ''}", shlex.join(sys.argv))
     run_dir.save_plan({"jobs": [job.id for job in plan.jobs], "guest": guest, "variant": variant, "broken": broken})
@@ -323,8 +323,8 @@ def build(options: Options, kernels: tuple[str, ...], variant: str | None, as_js
     from kpatchlab.cache import Cache
     from kpatchlab.host.host import Host
     from kpatchlab.model import Outcome
-    from kpatchlab.pipeline import build_only
-    from kpatchlab.stages import Settings
+    from kpatchlab.run.pipeline import build_only
+    from kpatchlab.run.stages import Settings
 
     lab = load_lab(options, variant=variant)
     made = make(lab, (), kernels_of(lab, kernels, variant), None)
@@ -370,7 +370,7 @@ def shell(
     """Open a prompt in a guest: the same kernel, root and environment that a job has."""
     from kpatchlab.cache import Cache
     from kpatchlab.host.host import Host
-    from kpatchlab.shell import open_shell
+    from kpatchlab.run.shell import open_shell
 
     lab = load_lab(options, variant=variant)
     kernel = kernels_of(lab, (kernel,), variant)[0] if kernel else None

@@ -62,11 +62,11 @@ def series(
     from kpatchlab.cache import Cache
     from kpatchlab.files import write_atomic
     from kpatchlab.host.host import Host
+    from kpatchlab.run.stages import Settings
     from kpatchlab.series import Wanted, judge, walk
     from kpatchlab.series.scenarios import runner
     from kpatchlab.series.views import FILES, VIEWS
     from kpatchlab.series.walk import ALWAYS
-    from kpatchlab.stages import Settings
 
     lab = load_lab(options)
     name = _chosen(lab, kernel)

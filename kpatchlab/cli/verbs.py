@@ -62,7 +62,7 @@ def register(group: click.Group) -> None:
 
 
 def load_lab(options: Options, choice: tuple[str, ...] = (), variant: str | None = None) -> Lab:
-    """Read the lab file and everything that it names; `variant`: of its kernels, see `kpatchlab.debug`."""
+    """Read the lab file and everything that it names; `variant`: of its kernels, see `variants.debug`."""
     from kpatchlab.lab import load
     from kpatchlab.variants import debug
 

@@ -14,7 +14,6 @@ from typing import Any
 from kpatchlab import __version__
 from kpatchlab.build import BuildContext
 from kpatchlab.errors import LabError
-from kpatchlab.facts import new_run
 from kpatchlab.history import database
 from kpatchlab.history.culprit import Search, by_case, by_metric, by_splat, commit_range, search
 from kpatchlab.history.news import ALARMS, Kind, News, doubtful, news
@@ -27,7 +26,8 @@ from kpatchlab.nightly.lanes import Lane, Pinned, Trouble, again, forced, fork, 
 from kpatchlab.nightly.prune import prune
 from kpatchlab.plan.forecast import history
 from kpatchlab.plan.jobs import JobSpec, Plan, estimate, make_plan
-from kpatchlab.stages import Settings
+from kpatchlab.run.header import new_run
+from kpatchlab.run.stages import Settings
 from kpatchlab.store.store import INDEX, RunDir, Store
 
 Execute = Callable[[Lab, Plan, RunDir, Settings], Run]

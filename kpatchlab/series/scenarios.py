@@ -9,16 +9,16 @@ from pathlib import Path
 
 from kpatchlab.build.context import Recipe
 from kpatchlab.build.series import Patch
-from kpatchlab.facts import new_run
 from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab, Matrix
 from kpatchlab.lab.recipes import QuiltSeries
 from kpatchlab.model import Outcome, Run
-from kpatchlab.pipeline import execute
 from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import Progress
+from kpatchlab.run.header import new_run
+from kpatchlab.run.pipeline import execute
+from kpatchlab.run.stages import Settings
 from kpatchlab.series.walk import RunScenarios
-from kpatchlab.stages import Settings
 from kpatchlab.store.store import Store
 from kpatchlab.verdict.values import worst
 

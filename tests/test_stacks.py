@@ -1,6 +1,6 @@
 """What is said of a hang, from what /proc has of the processes."""
 
-from kpatchlab.waits import parse, told
+from kpatchlab.run.stacks import parse, told
 
 LOOKED = """\
 == 140 S mount.nfs

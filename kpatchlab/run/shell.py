@@ -9,14 +9,15 @@ from pathlib import Path
 
 from kpatchlab.errors import UserError
 from kpatchlab.host.host import Host
-from kpatchlab.job import preflight, setup
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.scenario import Role, Scenario
 from kpatchlab.lab.yamlfile import suggest
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
-from kpatchlab.seats import JobInputs, occupied, seats_of
-from kpatchlab.stages import Settings, Stages, gather
+from kpatchlab.run.guests import guests_of, occupied
+from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run.job import preflight, setup
+from kpatchlab.run.stages import Settings, Stages, gather
 
 BARE = "bare"
 """Name of the scenario that stands in where the user names none: a guest, and nothing in it."""
@@ -89,10 +90,10 @@ def open_shell(
 def _prompt(inputs: JobInputs, role: str, *, bare: bool) -> int:
     if reason := preflight(inputs):
         raise UserError(f"{inputs.scenario.name} cannot run there: {reason[1]}")
-    seats = seats_of(inputs)
-    with occupied(inputs, seats):
+    guests = guests_of(inputs)
+    with occupied(inputs, guests):
         if not bare:
-            setup(inputs, seats)
-        seat = next(seat for seat in seats if seat.role == role)
-        assert seat.guest is not None
-        return seat.guest.interactive(["/bin/bash", "-i"], env=seat.environment(inputs), cwd="/lab/scenario")
+            setup(inputs, guests)
+        guest = next(guest for guest in guests if guest.role == role)
+        assert guest.vm is not None
+        return guest.vm.interactive(["/bin/bash", "-i"], env=guest.environment(inputs), cwd="/lab/scenario")

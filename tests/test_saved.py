@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from kpatchlab import seats, warm
 from kpatchlab.cache import Cache
 from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Boot, Exit, Identity, MachineShape, Qemu, SavedGuest
-from kpatchlab.warm import Preparation, PrepareFailed
+from kpatchlab.run import guests, saved
+from kpatchlab.run.saved import Preparation, PrepareFailed
 from tests.test_job import OOPS
 
 LIB = (("/lab/lib/prepare/siw.sh", b"#!/bin/sh\nip link\n", 0o755), ("/lab/lib/ktap.sh", b"echo\n", 0o644))
@@ -80,7 +80,7 @@ def bench(tmp_path, monkeypatch):
                 self.guests.append(FakeGuest(self.log, self.answers, f"{word} console".encode()))
                 return self.guests[-1]
 
-            monkeypatch.setattr(warm, word, begin)
+            monkeypatch.setattr(saved, word, begin)
 
     found = Bench()
     found.start("boot")
@@ -103,33 +103,35 @@ def exited(status=0, stdout=b"", stderr=b"", timed_out=False):
 
 def test_a_guest_is_booted_once(bench):
     bench.answers["awk"] = exited(stdout=b"do_splice\ntcp_sendmsg\n")
-    first = warm.booted(bench.spec, bench.cache, "with")
-    assert warm.booted(bench.spec, bench.cache, "with").path == first.path
+    first = saved.booted(bench.spec, bench.cache, "with")
+    assert saved.booted(bench.spec, bench.cache, "with").path == first.path
     assert bench.log.count("boot") == bench.log.count("save") == 1
-    assert warm.symbols_of(first, ["do_splice", "tcp_sendpage"]) == {"do_splice"}
-    assert warm.console_of(first) == b"boot console"
+    assert saved.symbols_of(first, ["do_splice", "tcp_sendpage"]) == {"do_splice"}
+    assert saved.console_of(first) == b"boot console"
     assert all(guest.closed.is_set() for guest in bench.guests)
 
 
 def test_another_machine_is_booted_anew(bench):
-    warm.booted(bench.spec, bench.cache, "with")
-    warm.booted(replace(bench.spec, machine=replace(bench.spec.machine, cpus=2)), bench.cache, "with")
+    saved.booted(bench.spec, bench.cache, "with")
+    saved.booted(replace(bench.spec, machine=replace(bench.spec.machine, cpus=2)), bench.cache, "with")
     assert bench.log.count("boot") == 2
 
 
 def test_a_guest_is_prepared_once_on_top_of_the_booted_one(bench):
-    base = warm.booted(bench.spec, bench.cache, "with")
+    base = saved.booted(bench.spec, bench.cache, "with")
     bench.log.clear()
-    saved = warm.prepared(base, HOW, bench.cache, "with server")
-    again = warm.prepared(base, replace(HOW, identity=replace(HOW.identity, seed=b"other")), bench.cache, "with server")
-    assert saved.path == again.path != base.path
+    made = saved.prepared(base, HOW, bench.cache, "with server")
+    again = saved.prepared(
+        base, replace(HOW, identity=replace(HOW.identity, seed=b"other")), bench.cache, "with server"
+    )
+    assert made.path == again.path != base.path
     assert bench.log == ["resume", "identify server", "put 4", "modprobe", "/lab/lib/prepare/siw.sh", "save"]
-    assert warm.console_of(saved) == b"boot consoleresume console"
+    assert saved.console_of(made) == b"boot consoleresume console"
 
 
 def test_nothing_to_prepare_is_the_booted_guest(bench):
-    base = warm.booted(bench.spec, bench.cache, "with")
-    assert warm.prepared(base, replace(HOW, modules=(), scripts=()), bench.cache, "x") is base
+    base = saved.booted(bench.spec, bench.cache, "with")
+    assert saved.prepared(base, replace(HOW, modules=(), scripts=()), bench.cache, "x") is base
 
 
 @pytest.mark.parametrize(
@@ -157,10 +159,10 @@ def test_key_has_what_the_prepared_guest_depends_on(change, same):
     ],
 )
 def test_a_failed_preparation_says_how_far_it_came(bench, word, answer, message):
-    base = warm.booted(bench.spec, bench.cache, "with")
+    base = saved.booted(bench.spec, bench.cache, "with")
     bench.answers[word] = answer
     with pytest.raises(PrepareFailed) as caught:
-        warm.prepared(base, HOW, bench.cache, "with server")
+        saved.prepared(base, HOW, bench.cache, "with server")
     assert caught.value.message == message
     assert b"resume console" in caught.value.console
     assert (caught.value.lost is None) is not isinstance(answer, GuestLost)
@@ -171,7 +173,7 @@ def test_a_failed_preparation_says_how_far_it_came(bench, word, answer, message)
 def test_a_kernel_that_does_not_boot_keeps_its_console(bench):
     bench.start("boot", GuestLost("silence", "no agent within 120 s"))
     with pytest.raises(PrepareFailed) as caught:
-        warm.booted(bench.spec, bench.cache, "with")
+        saved.booted(bench.spec, bench.cache, "with")
     assert caught.value.lost.reason == "silence"
     assert caught.value.console == b"boot console"
     assert not [entry for entry in bench.cache.entries() if entry.kind == "saved"]
@@ -180,39 +182,39 @@ def test_a_kernel_that_does_not_boot_keeps_its_console(bench):
 # --- what ends a job's guests early
 
 
-def seat(guest=None):
-    return seats.Seat("main", "with", HOW, guest=guest)
+def one(vm=None):
+    return guests.JobGuest("main", "with", HOW, vm=vm)
 
 
 def test_cancel_closes_the_guests():
     cancel, guest = threading.Event(), FakeGuest([], {})
-    with seats._watching(cancel, [seat(guest)]):
+    with guests._watching(cancel, [one(guest)]):
         cancel.set()
         assert guest.closed.wait(5)
 
 
 def test_cancel_also_closes_a_guest_that_comes_up_later():
-    cancel, late = threading.Event(), seat()
+    cancel, late = threading.Event(), one()
     cancel.set()
-    with seats._watching(cancel, [late]):
+    with guests._watching(cancel, [late]):
         time.sleep(0.5)
-        late.guest = FakeGuest([], {})
-        assert late.guest.closed.wait(5)
+        late.vm = FakeGuest([], {})
+        assert late.vm.closed.wait(5)
 
 
 def test_a_broken_kernel_ends_its_job_soon(monkeypatch):
-    monkeypatch.setattr(seats, "AFTER_OOPS_S", 0.1)
+    monkeypatch.setattr(guests, "AFTER_OOPS_S", 0.1)
     console = OOPS
-    broken, peer = seat(FakeGuest([], {}, console)), seat(FakeGuest([], {}))
-    with seats._watching(threading.Event(), [broken, peer]):
-        assert peer.guest.closed.wait(5)
-        assert broken.guest.closed.is_set()
-    assert broken.broken.kind in seats.BROKEN
+    broken, peer = one(FakeGuest([], {}, console)), one(FakeGuest([], {}))
+    with guests._watching(threading.Event(), [broken, peer]):
+        assert peer.vm.closed.wait(5)
+        assert broken.vm.closed.is_set()
+    assert broken.broken.kind in guests.BROKEN
     assert peer.broken is None
 
 
 def test_a_warning_does_not_end_a_job():
     console = b"[    5.1] WARNING: CPU: 0 PID: 1 at net/core/x.c:1 f+0x1/0x2\n"
-    warned = seat(FakeGuest([], {}, console))
-    with seats._watching(threading.Event(), [warned]):
-        assert not warned.guest.closed.wait(0.6)
+    warned = one(FakeGuest([], {}, console))
+    with guests._watching(threading.Event(), [warned]):
+        assert not warned.vm.closed.wait(0.6)

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kpatchlab import waits, warm
 from kpatchlab.errors import GuestLost, UserError
 from kpatchlab.evidence import ktap
 from kpatchlab.evidence.decode import Decoder
@@ -27,8 +26,10 @@ from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, ReachCount, Splat
 from kpatchlab.plan.needs import lacking_packages, refusal
-from kpatchlab.reach import Counters
-from kpatchlab.seats import BROKEN, JobInputs, Seat, occupied, seats_of
+from kpatchlab.run import saved, stacks
+from kpatchlab.run.guests import BROKEN, JobGuest, guests_of, occupied
+from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run.reach import Counters
 from kpatchlab.variants import coverage, debug
 
 TAIL_BYTES = 16 << 10
@@ -88,14 +89,14 @@ def preflight(inputs: JobInputs) -> tuple[Outcome, str] | None:
     return None
 
 
-def setup(inputs: JobInputs, seats: Sequence[Seat]) -> None:
+def setup(inputs: JobInputs, guests: Sequence[JobGuest]) -> None:
     """Run the set-up scripts alone; for a person who goes on by hand.
 
     Raises:
         UserError: one of them failed.
     """
     record = _Record()
-    if not _steps(inputs, seats, record, "setup"):
+    if not _steps(inputs, guests, record, "setup"):
         raise UserError(record.message)
 
 
@@ -103,13 +104,13 @@ def run_job(inputs: JobInputs) -> JobResult:
     """Run one job and judge it; see the module's docstring."""
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     record = _Record()
-    seats: list[Seat] = []
+    guests: list[JobGuest] = []
     if reason := preflight(inputs):
         record.outcome, record.message = reason
     else:
-        seats = seats_of(inputs)
-        _play(inputs, seats, record)
-    logs = tuple(_judge_seat(inputs, seat, record) for seat in seats if seat.guest is not None)
+        guests = guests_of(inputs)
+        _play(inputs, guests, record)
+    logs = tuple(_judge_guest(inputs, guest, record) for guest in guests if guest.vm is not None)
     whole = time.monotonic() - began
     record.cases.insert(0, Case("job", record.outcome, record.message, record.details, whole))
     return JobResult(
@@ -140,52 +141,53 @@ def run_job(inputs: JobInputs) -> JobResult:
     )
 
 
-def _play(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
+def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record) -> None:
     """Start the guests, run the scenario's steps in order, and collect what they left."""
     try:
-        with occupied(inputs, seats):
-            rules = [[r for r in inputs.scenario.reach if r.applies(seat.role, inputs.spec.params)] for seat in seats]
+        with occupied(inputs, guests):
+            every, params = inputs.scenario.reach, inputs.spec.params
+            rules = [[rule for rule in every if rule.applies(guest.role, params)] for guest in guests]
             counters = [
-                Counters(seat.role, wanted, seat.has_symbol, inputs.patched.get(seat.kernel, ()))
-                for seat, wanted in zip(seats, rules, strict=True)
+                Counters(guest.role, wanted, guest.has_symbol, inputs.patched.get(guest.kernel, ()))
+                for guest, wanted in zip(guests, rules, strict=True)
             ]
-            for seat, counter in zip(seats, counters, strict=True):
-                assert seat.guest is not None
-                if seat.kernel in inputs.debug:
-                    debug.forget_leaks(seat.guest)
-                if seat.kernel in inputs.covered:
-                    coverage.reset(seat.guest)
-                counter.start(seat.guest)
-            if _steps(inputs, seats, record, "setup"):
-                _run(inputs, seats, record)
-                _steps(inputs, seats, record, "finish")
+            for guest, counter in zip(guests, counters, strict=True):
+                assert guest.vm is not None
+                if guest.kernel in inputs.debug:
+                    debug.forget_leaks(guest.vm)
+                if guest.kernel in inputs.covered:
+                    coverage.reset(guest.vm)
+                counter.start(guest.vm)
+            if _steps(inputs, guests, record, "setup"):
+                _run(inputs, guests, record)
+                _steps(inputs, guests, record, "finish")
             settled = time.monotonic() + SETTLE_S  # the guests can print while what they left is fetched
-            for seat, counter in zip(seats, counters, strict=True):
-                assert seat.guest is not None
-                reached, patched, cases = counter.read(seat.guest)
+            for guest, counter in zip(guests, counters, strict=True):
+                assert guest.vm is not None
+                reached, patched, cases = counter.read(guest.vm)
                 record.reach += reached
                 record.patched += patched
                 record.cases += cases
-                _attachments(inputs, seat, record)
-                if seat.kernel in inputs.covered and (data := coverage.fetch(seat.guest)):
-                    (inputs.folder / coverage.DATA.format(role=seat.role)).write_bytes(data)
-            _leaks(inputs, seats, record)
-            _settle(seats, settled)
-    except warm.PrepareFailed as failed:
+                _attachments(inputs, guest, record)
+                if guest.kernel in inputs.covered and (data := coverage.fetch(guest.vm)):
+                    (inputs.folder / coverage.DATA.format(role=guest.role)).write_bytes(data)
+            _leaks(inputs, guests, record)
+            _settle(guests, settled)
+    except saved.PrepareFailed as failed:
         died = failed.lost is not None and failed.lost.reason in {"panic", "hang"}
         record.worsen(_blame(inputs, failed.lost) if failed.lost else Outcome.FAIL, f"preparation: {failed.message}")
         _judge_log(inputs, record, f"preparation of {failed.kernel}", failed.kernel, failed.console, died=died)
     except GuestLost as lost:
         record.reported = False
-        _judge_loss(inputs, seats, record, lost)
+        _judge_loss(inputs, guests, record, lost)
     for case in record.cases:
         if case.name.startswith("reach: ") and case.outcome.is_bad and record.outcome in {Outcome.PASS, Outcome.SKIP}:
             record.worsen(Outcome.FAIL, f"{case.name}: {case.message}")
 
 
-def _leaks(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
+def _leaks(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record) -> None:
     """Have kernels with debugging look for memory that was lost, all guests at once."""
-    asked = [(seat.guest, seat.role) for seat in seats if seat.guest is not None and seat.kernel in inputs.debug]
+    asked = [(guest.vm, guest.role) for guest in guests if guest.vm is not None and guest.kernel in inputs.debug]
     if not asked:
         return
     with ThreadPoolExecutor(len(asked)) as pool:
@@ -196,29 +198,29 @@ def _leaks(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
                     record.worsen(Outcome.FAIL, f"{case.name}: {case.message}")
 
 
-def _settle(seats: Sequence[Seat], until: float) -> None:
+def _settle(guests: Sequence[JobGuest], until: float) -> None:
     """Wait until a monotonic time, and on while a guest still prints: a late splat belongs to the job."""
     began = time.monotonic()
     time.sleep(max(0.0, until - began))
-    consoles = [seat.guest.console for seat in seats if seat.guest is not None]
+    consoles = [guest.vm.console for guest in guests if guest.vm is not None]
     while any(time.monotonic() - console.last < SETTLE_QUIET_S for console in consoles):
         if time.monotonic() - began > SETTLE_MAX_S:
             return
         time.sleep(0.02)
 
 
-def _judge_loss(inputs: JobInputs, seats: Sequence[Seat], record: _Record, lost: GuestLost) -> None:
+def _judge_loss(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record, lost: GuestLost) -> None:
     """Say whose fault a lost guest is: the kernel's, unless QEMU itself ended or the user cancelled."""
-    for seat in seats:
-        died = seat.guest is not None and seat.guest.lost is not None and seat.guest.lost.reason in {"panic", "hang"}
-        if seat.guest is not None and died and not seat.broken:
-            found = find_splats(seat.guest.console.data(), died=True)
-            seat.broken = next((splat for splat in found if splat.kind in BROKEN), None)
-    if broken := next((seat for seat in seats if seat.broken), None):
+    for guest in guests:
+        died = guest.vm is not None and guest.vm.lost is not None and guest.vm.lost.reason in {"panic", "hang"}
+        if guest.vm is not None and died and not guest.broken:
+            found = find_splats(guest.vm.console.data(), died=True)
+            guest.broken = next((splat for splat in found if splat.kind in BROKEN), None)
+    if broken := next((guest for guest in guests if guest.broken), None):
         assert broken.broken is not None
         record.worsen(Outcome.CRASH, f"{broken.role} ({broken.kernel}): {broken.broken.title}")
         return
-    roles = " and ".join(seat.role for seat in seats if seat.guest is not None and seat.guest.lost is not None)
+    roles = " and ".join(guest.role for guest in guests if guest.vm is not None and guest.vm.lost is not None)
     why = f"{roles or 'guest'} lost: {lost}"
     record.worsen(blame := _blame(inputs, lost), why)
     if blame is Outcome.INFRA:  # a peer that is gone fails checks in the guest that is left
@@ -234,9 +236,9 @@ def _blame(inputs: JobInputs, lost: GuestLost) -> Outcome:
 
 def _script(
     inputs: JobInputs,
-    seats: Sequence[Seat],
+    guests: Sequence[JobGuest],
     record: _Record,
-    seat: Seat,
+    guest: JobGuest,
     script: str,
     on_output: Callable[[str, bytes], None] | None = None,
 ) -> tuple[Exit, str]:
@@ -244,17 +246,17 @@ def _script(
 
     Each guest waits for the other: the slowest one sets the deadline.
     """
-    assert seat.guest is not None
-    scale = max(each.slowness for each in seats)
+    assert guest.vm is not None
+    scale = max(each.slowness for each in guests)
     limit_s = inputs.spec.timeout_s * scale * inputs.stretch
     stood: list[str] = []
-    done = seat.guest.run(
+    done = guest.vm.run(
         [f"/lab/scenario/{script.removesuffix('.j2')}"],
-        env=seat.environment(inputs, scale),
+        env=guest.environment(inputs, scale),
         cwd="/lab/scenario",
         timeout_s=limit_s,
         on_output=on_output,
-        on_late=lambda: stood.extend(_waits(inputs, seats, record)),
+        on_late=lambda: stood.extend(_waits(inputs, guests, record)),
     )
     record.guest_s += done.duration_s
     if done.timed_out:
@@ -264,17 +266,17 @@ def _script(
     return done, f"exited with {done.status}" if done.status else ""
 
 
-def _waits(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> list[str]:
+def _waits(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record) -> list[str]:
     """Return where each guest's processes wait, in words; their stacks become the job's details."""
     said, details = [], []
-    for seat in seats:
+    for guest in guests:
         with contextlib.suppress(GuestLost):
-            assert seat.guest is not None
-            found = waits.tasks(seat.guest)
-            whole = "\n".join([f"{seat.role}:", *map(str, found)])
-            details.append(_decoder(inputs, seat.kernel).text(whole))
-            if told := waits.told(found):
-                said.append(f"{seat.role}: {told}" if len(seats) > 1 else told)
+            assert guest.vm is not None
+            found = stacks.tasks(guest.vm)
+            whole = "\n".join([f"{guest.role}:", *map(str, found)])
+            details.append(_decoder(inputs, guest.kernel).text(whole))
+            if told := stacks.told(found):
+                said.append(f"{guest.role}: {told}" if len(guests) > 1 else told)
     record.details = "\n\n".join(details)
     return said
 
@@ -284,19 +286,19 @@ def _decoder(inputs: JobInputs, kernel: str) -> Decoder:
     return Decoder(artifact / "vmlinux", artifact / "modules-debug")
 
 
-def _steps(inputs: JobInputs, seats: Sequence[Seat], record: _Record, step: str) -> bool:
+def _steps(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record, step: str) -> bool:
     """Run one set-up or finishing step of every role, in order; False where one failed."""
-    order = seats if step == "setup" else list(reversed(seats))
-    for seat in order:
-        script: str = getattr(inputs.scenario.roles[seat.role], step)
-        if not script or seat.guest is None:
+    order = guests if step == "setup" else list(reversed(guests))
+    for guest in order:
+        script: str = getattr(inputs.scenario.roles[guest.role], step)
+        if not script or guest.vm is None:
             continue
-        done, how = _script(inputs, seats, record, seat, script)
-        _keep_output(inputs.folder, f"{seat.role}-{step}", done)
+        done, how = _script(inputs, guests, record, guest, script)
+        _keep_output(inputs.folder, f"{guest.role}-{step}", done)
         if how:
             said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines() or ["no output"]
             kind = Outcome.TIMEOUT if done.timed_out else Outcome.FAIL
-            record.worsen(kind, f"{seat.role}: {script} ({step}) {how}: {said[-1][:300]}")
+            record.worsen(kind, f"{guest.role}: {script} ({step}) {how}: {said[-1][:300]}")
             record.stderr = record.stderr or done.stderr
             return False
     return True
@@ -308,9 +310,9 @@ def _keep_output(folder: Path, name: str, done: Exit) -> None:
             (folder / f"{name}.{suffix}").write_bytes(data)
 
 
-def _run(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
-    seat = next(s for s in seats if inputs.scenario.roles[s.role].run)
-    script = inputs.scenario.roles[seat.role].run
+def _run(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record) -> None:
+    guest = next(s for s in guests if inputs.scenario.roles[s.role].run)
+    script = inputs.scenario.roles[guest.role].run
     came = bytearray()
 
     def keep(stream: str, data: bytes) -> None:
@@ -318,14 +320,14 @@ def _run(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
             came.extend(data)
 
     try:
-        done, how = _script(inputs, seats, record, seat, script, keep)
+        done, how = _script(inputs, guests, record, guest, script, keep)
     except GuestLost:  # what was found before is known all the same
         record.stdout = bytes(came)
-        (inputs.folder / f"{seat.role}-run.out").write_bytes(record.stdout)
+        (inputs.folder / f"{guest.role}-run.out").write_bytes(record.stdout)
         record.cases += ktap.parse(record.stdout, exit_status=None).cases
         raise
     record.stdout, record.stderr = done.stdout, done.stderr
-    _keep_output(inputs.folder, f"{seat.role}-run", done)
+    _keep_output(inputs.folder, f"{guest.role}-run", done)
     parsed = ktap.parse(done.stdout, exit_status=None if done.timed_out or done.signal else done.status)
     record.cases += parsed.cases
     if not inputs.debug and not inputs.covered:  # a figure from such a kernel says nothing
@@ -346,19 +348,19 @@ def _run(inputs: JobInputs, seats: Sequence[Seat], record: _Record) -> None:
     record.reported = not (problems or done.timed_out or done.signal)
 
 
-def _attachments(inputs: JobInputs, seat: Seat, record: _Record) -> None:
+def _attachments(inputs: JobInputs, guest: JobGuest, record: _Record) -> None:
     """Fetch what the scenario left in its attachment folder; names that climb out of it are refused."""
-    if seat.guest is None:
+    if guest.vm is None:
         return
     # No command but the shell's own before tar: a fork costs 10 to 20 ms in an emulated guest.
     script = 'cd /lab/attach && for name in *; do [ -e "$name" ] && exec tar -c --exclude=./.keep .; done; :'
-    done = seat.guest.run(["/bin/sh", "-c", script], timeout_s=60, keep_bytes=2 * ATTACH_BYTES)
+    done = guest.vm.run(["/bin/sh", "-c", script], timeout_s=60, keep_bytes=2 * ATTACH_BYTES)
     if not done.stdout or done.stdout_total > len(done.stdout):
         return
     with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         # By hand: extract(filter="data") came with Python 3.11.4, and Debian 12 has 3.11.2.
         for member in archive:
-            home = (inputs.folder / f"attach-{seat.role}").resolve()
+            home = (inputs.folder / f"attach-{guest.role}").resolve()
             target = Path(os.path.normpath(home / member.name))
             stream = archive.extractfile(member) if member.isfile() and target.is_relative_to(home) else None
             if stream is None:
@@ -368,19 +370,19 @@ def _attachments(inputs: JobInputs, seat: Seat, record: _Record) -> None:
             record.attachments.append(str(target.relative_to(inputs.out.resolve())))
 
 
-def _judge_seat(inputs: JobInputs, seat: Seat, record: _Record) -> GuestLog:
+def _judge_guest(inputs: JobInputs, guest: JobGuest, record: _Record) -> GuestLog:
     """Look for splats in one guest's console, and make the case of the clean log."""
-    assert seat.guest is not None
-    console = seat.guest.console
+    assert guest.vm is not None
+    console = guest.vm.console
     data = console.data()
-    died = seat.guest.lost is not None and seat.guest.lost.reason in {"panic", "hang"}
+    died = guest.vm.lost is not None and guest.vm.lost.reason in {"panic", "hang"}
     missing = console.total - len(data)
     cut = f"{missing} bytes of the log are not kept" if missing > 0 else ""
-    _judge_log(inputs, record, seat.role, seat.kernel, seat.before + b"\n" + data, died=died, cut=cut)
-    path = inputs.folder / f"console-{seat.role}.log"
+    _judge_log(inputs, record, guest.role, guest.kernel, guest.before + b"\n" + data, died=died, cut=cut)
+    path = inputs.folder / f"console-{guest.role}.log"
     return GuestLog(
-        seat.role,
-        seat.kernel,
+        guest.role,
+        guest.kernel,
         str(path.relative_to(inputs.out)),
         data[-TAIL_BYTES:].decode("utf-8", "replace"),
         console.total,

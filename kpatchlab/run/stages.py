@@ -26,7 +26,7 @@ from kpatchlab.lab.load import Lab
 from kpatchlab.model import BuildResult, JobResult, Outcome, PatchFacts
 from kpatchlab.plan.jobs import JobSpec, Plan
 from kpatchlab.progress import Progress, built, clock
-from kpatchlab.seats import JobInputs
+from kpatchlab.run.inputs import JobInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Settings:
         cancel: set to end early; what is done is kept.
         reproduce: job -> the command line that runs it alone.
         verbose: takes each command line as it is started.
-        guest: what a job's guest is, see `seats.JobInputs`.
-        broken: see `seats.JobInputs`.
+        guest: what a job's guest is, see `inputs.JobInputs`.
+        broken: see `inputs.JobInputs`.
         seconds: job id -> what it is expected to take; the longest start first.
         more: asked when all jobs are done: what they showed -> jobs to run as well, on the plan's kernels and roots.
         trace: whether calls of the functions that the series change are counted; it costs time in the guests.

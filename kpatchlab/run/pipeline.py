@@ -14,10 +14,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from kpatchlab import __version__, facts, proc
+from kpatchlab import __version__, proc
 from kpatchlab.cache import Cache, prunable
 from kpatchlab.errors import UserError
-from kpatchlab.executor import EXECUTORS, Executor, Weight, infra
 from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.systems import files_of
@@ -25,8 +24,10 @@ from kpatchlab.model import BuildResult, JobResult, Outcome, Run
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, longest_first
 from kpatchlab.progress import Progress
 from kpatchlab.report import FILES, WRITERS
-from kpatchlab.seats import JobInputs
-from kpatchlab.stages import Settings, Stages, gather
+from kpatchlab.run import header
+from kpatchlab.run.executor import EXECUTORS, Executor, Weight, infra
+from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run.stages import Settings, Stages, gather
 from kpatchlab.store.store import RunDir
 
 CONTENTS = "contents.json"
@@ -73,7 +74,7 @@ class _Execution:
 
     def _forget_others(self) -> None:
         """Forget what a run that goes on has of scenarios which are other ones now: no column may have half of it."""
-        now, kept = facts.of_contents(self.lab, self.plan), self.run_dir.path / CONTENTS
+        now, kept = header.of_contents(self.lab, self.plan), self.run_dir.path / CONTENTS
         before = json.loads(kept.read_bytes()) if kept.exists() else {}
         if changed := {name for name in now if before.get(name, now[name]) != now[name]}:
             for name, result in self.run_dir.done_jobs().items():
@@ -194,13 +195,13 @@ class _Execution:
             complete=not cancelled and len(self.done) == len(self.planned),
             base=plan.base,
             columns=plan.columns,
-            kernels=facts.of_kernels(lab, plan),
+            kernels=header.of_kernels(lab, plan),
             builds=tuple(replace(builds[step.name], path="") for step in plan.kernels if step.name in builds),
             jobs=tuple(self.done[job.id] for job in self.planned if job.id in self.done),
             host=host,
-            systems=facts.of_systems(lab),
-            patches=facts.of_patches(before, stages.patches),
-            threads=facts.of_threads(lab, plan, stages.context),
+            systems=header.of_systems(lab),
+            patches=header.of_patches(before, stages.patches),
+            threads=header.of_threads(lab, plan, stages.context),
             touches={
                 name: tuple(files_of(lab.scenarios[name], lab.systems))
                 for name in sorted({job.scenario for job in plan.jobs})
@@ -209,7 +210,7 @@ class _Execution:
             version=__version__,
         )
         self.run_dir.finish(run)
-        facts.keep_maintainers(run, self.run_dir, builds.values())
+        header.keep_maintainers(run, self.run_dir, builds.values())
         _keep_within(self.host.cache, lab.limits.disk_gib, time.time() - (time.monotonic() - self.began))
         for name in ("junit", "html"):
             self.run_dir.write(FILES[name], WRITERS[name](run, self.run_dir.path))

@@ -14,10 +14,10 @@ from typing import Protocol
 
 from kpatchlab.errors import told
 from kpatchlab.host.host import available_mib
-from kpatchlab.job import run_job
 from kpatchlab.model import Case, JobResult, Outcome
 from kpatchlab.plan.jobs import JobSpec
-from kpatchlab.seats import JobInputs
+from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run.job import run_job
 
 MEMORY_SHARE = 0.75
 """Share of the memory that is free at the start which guests may take together."""

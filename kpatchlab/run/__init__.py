@@ -1,0 +1,1 @@
+"""A plan that is carried out: stages, jobs, their guests, and what is counted in them."""
