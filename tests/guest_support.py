@@ -12,13 +12,13 @@ import yaml
 
 from kpatchlab import proc
 from kpatchlab.build import BuildContext, build_kernel
+from kpatchlab.build.roots import root_image
 from kpatchlab.cache import Cache
 from kpatchlab.guest.console import Console
 from kpatchlab.guest.guest import Guest
 from kpatchlab.guest.initrd import build_initrd
 from kpatchlab.guest.vm import Boot, MachineShape, Qemu
 from kpatchlab.host.qemu import find_qemu
-from kpatchlab.image import root_image
 from kpatchlab.lab.recipes import KernelRecipe, RootRecipe
 from kpatchlab.model import Outcome
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from kpatchlab.bisect import drive, gitlog, history, prober
+from kpatchlab.bisect import commits, drive, gitlog, prober
 from kpatchlab.bisect.loop import Ask, Loop, Phase, Told, Verdict
 from tests.bisect_support import lab, search, states
 
@@ -24,7 +24,7 @@ def verdict(commit, culprit):
 
 
 def begun(count, culprit):
-    loop = Loop(history.line(count))
+    loop = Loop(commits.line(count))
     while (ask := loop.ask()) and ask.phase is Phase.ENDS:
         loop.tell(Told(ask.commit, verdict(ask.commit, culprit), ask.phase))
     return loop

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from kpatchlab.bisect import from_run, gitlog, history
+from kpatchlab.bisect import commits, from_run, gitlog
 from kpatchlab.bisect.criterion import Criterion, check, judge_build, judge_jobs, narrowed
 from kpatchlab.bisect.loop import Loop, Phase, Told, Verdict
 from kpatchlab.errors import UserError
@@ -50,7 +50,7 @@ def test_a_guest_that_does_not_come_up_is_tried_again_before_it_is_skipped():
         assert judge_jobs(criterion, [lost]).verdict is Verdict.INFRA
     blocked = dataclasses.replace(lost, outcome=Outcome.BLOCKED)
     assert judge_jobs(CASE, [blocked]).verdict is Verdict.SKIP
-    loop = Loop(history.line(8))
+    loop = Loop(commits.line(8))
     for _ in range(2):
         assert "c4" not in loop.search.skipped
         loop.tell(Told("c4", Verdict.INFRA, Phase.SEARCH))

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from kpatchlab.bisect import drive, step
-from kpatchlab.bisect.history import make
+from kpatchlab.bisect.commits import make
 from kpatchlab.bisect.loop import Loop, Told, Verdict
-from kpatchlab.build.foreign import Built
+from kpatchlab.build.built import Built
 from kpatchlab.model import Outcome
 from kpatchlab.run import pipeline, stages
 from kpatchlab.run.executor import LocalExecutor, infra

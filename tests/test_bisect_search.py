@@ -9,7 +9,7 @@ from statistics import mean
 
 import pytest
 
-from kpatchlab.bisect.history import History, line, make
+from kpatchlab.bisect.commits import History, line, make
 from kpatchlab.bisect.loop import EndsDoNotDiffer, Loop, Phase, Told, Verdict
 from kpatchlab.bisect.search import FIGURES, Noise, Search
 from kpatchlab.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 
 from kpatchlab.build.changes import Changes, Line, Named, Replay, read, write
 from kpatchlab.build.functions import Function, functions_in
-from kpatchlab.build.series import Patch, split_mbox
+from kpatchlab.build.patchset import Patch, split_mbox
 
 SOURCE = """\
 #include <linux/net.h>

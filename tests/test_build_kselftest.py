@@ -9,7 +9,8 @@ import pytest
 from build_fixtures import Bench
 
 from kpatchlab.build import BuildCancelled, kselftest
-from kpatchlab.build.foreign import Built, build_foreign, guest_files
+from kpatchlab.build.built import Built, guest_files
+from kpatchlab.build.foreign import build_foreign
 from kpatchlab.build.kselftest import without_tests
 from kpatchlab.errors import UserError
 from kpatchlab.host import packages

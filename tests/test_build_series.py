@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from build_fixtures import Bench
 
-from kpatchlab.build import series
+from kpatchlab.build import patchset
 from kpatchlab.errors import HostError, UserError
 
 
@@ -25,7 +25,7 @@ def bench(tmp_path):
 
 
 def read(bench, **item):
-    return series.read_series([SimpleNamespace(**item)], bench.ctx)
+    return patchset.read_series([SimpleNamespace(**item)], bench.ctx)
 
 
 def mbox(bench):
@@ -56,10 +56,10 @@ def test_all_types_read_the_same_patches(bench):
     found = [read(bench, **way) for way in ways]
     for patches in found:
         assert [patch.subject for patch in patches] == ["net: refuse with EINVAL", "delta: send with a flag"]
-        series.apply_series(patches, base_tree(bench), bench.ctx)
+        patchset.apply_series(patches, base_tree(bench), bench.ctx)
         assert bench.git("diff", "--stat", "main") == ""
         bench.git("checkout", "-qf", "main")
-    assert len({series.series_key(patches) for patches in found[2:]}) == 1
+    assert len({patchset.series_key(patches) for patches in found[2:]}) == 1
 
 
 def test_a_mailbox_out_of_order_with_replies(bench):
@@ -86,7 +86,7 @@ def test_an_encoded_mail_is_decoded(bench):
     (bench.root / "s.mbox").write_text(f"{head}\n{kind}\n\n{coded}\n")
     patches = read(bench, type="mbox", path=str(bench.root / "s.mbox"))
     bench.git("checkout", "-q", "HEAD~1")
-    series.apply_series(patches, bench.tree, bench.ctx)
+    patchset.apply_series(patches, bench.tree, bench.ctx)
     assert "core_send(1)" in (bench.tree / "drivers/delta.c").read_text()
 
 
@@ -96,7 +96,7 @@ def test_a_patch_that_does_not_apply_is_named_to_the_hunk(bench):
     base_tree(bench)
     bench.sub("drivers/delta.c", "core_send(0)", "core_send(0 )")
     with pytest.raises(UserError) as caught:
-        series.apply_series(patches, bench.tree, bench.ctx)
+        patchset.apply_series(patches, bench.tree, bench.ctx)
     message = caught.value.message
     assert message.startswith(
         "patch 2 of 2 does not apply: s.mbox [2/2] (delta: send with a flag): drivers/delta.c:3: "
@@ -111,21 +111,21 @@ def test_fuzz_is_refused(bench):
     base_tree(bench)
     bench.sub("core/net.c", "int core_send(int flags)\n{", "int core_send(int flags) /* moved */\n{")
     with pytest.raises(UserError, match=r"core/net\.c"):
-        series.apply_series(patches, bench.tree, bench.ctx)
+        patchset.apply_series(patches, bench.tree, bench.ctx)
 
 
 def test_a_series_that_is_in_the_tree_already(bench):
     (bench.root / "s.mbox").write_text(mbox(bench))
     patches = read(bench, type="mbox", path=str(bench.root / "s.mbox"))
     with pytest.raises(UserError) as caught:
-        series.apply_series(patches, bench.tree, bench.ctx)
+        patchset.apply_series(patches, bench.tree, bench.ctx)
     assert "in the tree already" in caught.value.hint
 
 
 def test_a_patch_of_a_file_that_is_not_there(bench):
-    patch = series.Patch("x", "", b"--- a/no/such.c\n+++ b/no/such.c\n@@ -1 +1 @@\n-a\n+b\n")
+    patch = patchset.Patch("x", "", b"--- a/no/such.c\n+++ b/no/such.c\n@@ -1 +1 @@\n-a\n+b\n")
     with pytest.raises(UserError, match=r"no/such\.c: No such file"):
-        series.apply_series([patch], bench.tree, bench.ctx)
+        patchset.apply_series([patch], bench.tree, bench.ctx)
 
 
 def test_a_quilt_series_with_strip_levels(bench):
@@ -140,7 +140,7 @@ def test_a_quilt_series_with_strip_levels(bench):
     (folder / "series").write_text("deep.patch -p2\n")
     patches = read(bench, type="quilt", path=str(folder))
     assert (patches[0].strip, patches[0].subject) == (2, "Answer otherwise")
-    series.apply_series(patches, bench.tree, bench.ctx)
+    patchset.apply_series(patches, bench.tree, bench.ctx)
     assert "return -2" in (bench.tree / "core/net.c").read_text()
     (folder / "series").write_text("deep.patch --fuzz=3\n")
     with pytest.raises(UserError, match=r"option '--fuzz=3' of deep\.patch"):
@@ -194,7 +194,7 @@ def stub_b4(bench, monkeypatch, script):
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n" + script)
     program.chmod(0o755)
-    monkeypatch.setattr(series.sys, "executable", str(program.parent / "python3"))
+    monkeypatch.setattr(patchset.sys, "executable", str(program.parent / "python3"))
 
 
 def test_a_message_id_goes_through_b4_once(bench, monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 from build_fixtures import Bench
 
 from kpatchlab.build import suites
-from kpatchlab.build.foreign import Built, build_foreign
+from kpatchlab.build.built import Built
+from kpatchlab.build.foreign import build_foreign
 from kpatchlab.errors import UserError
 from kpatchlab.model import Outcome
 

@@ -210,7 +210,7 @@ def test_the_compilers_wrapper_instruments_what_is_listed_and_nothing_else(tmp_p
     labdir.write(tree / TREE_FILE, "int f(void) { return 1; }\n")
     (tree / "obj/net").mkdir(parents=True)
     names = labdir.write(tmp_path / "covered", f"{TREE_FILE if listed else 'lib/net/a.c'}\nnet/aXc\n")
-    wrapper = Path(coverage.__file__).parent / "build/cc.sh"
+    wrapper = Path(coverage.__file__).parents[1] / "build/cc.sh"
     words = ["sh", str(wrapper), "-DKBUILD_MODNAME=a", "-c", "-o", "net/a.o", f"../{TREE_FILE}"]
     env = {**os.environ, "KPATCHLAB_CC": "gcc", "KPATCHLAB_FAILURES": str(tmp_path), "KPATCHLAB_COVER": str(names)}
     subprocess.run(words, cwd=tree / "obj", env=env, check=True)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kpatchlab import image, proc
+from kpatchlab import proc
+from kpatchlab.build import roots
 from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError, UserError
 
@@ -45,25 +46,25 @@ def own_files(tmp_path):
 
 
 def test_key_ignores_order_and_repeats(tmp_path):
-    assert image.root_key(Recipe(packages=["mawk", "kmod", "mawk"]), tmp_path) == image.root_key(Recipe(), tmp_path)
+    assert roots.root_key(Recipe(packages=["mawk", "kmod", "mawk"]), tmp_path) == roots.root_key(Recipe(), tmp_path)
 
 
 def test_key_follows_suite_packages_and_files(tmp_path):
     recipe = own_files(tmp_path)
-    keys = {image.root_key(one, tmp_path) for one in (Recipe(), Recipe(suite="forky"), Recipe(packages=[]), recipe)}
+    keys = {roots.root_key(one, tmp_path) for one in (Recipe(), Recipe(suite="forky"), Recipe(packages=[]), recipe)}
     assert len(keys) == 4
     (tmp_path / "rootfs/mine/etc/motd").write_text("other")
-    assert image.root_key(recipe, tmp_path) not in keys
+    assert roots.root_key(recipe, tmp_path) not in keys
 
 
 def test_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="rootfs/gone"):
-        image.root_key(Recipe(files="gone"), tmp_path)
+        roots.root_key(Recipe(files="gone"), tmp_path)
 
 
 def test_own_files_belong_to_root(tmp_path):
     own_files(tmp_path)
-    with tarfile.open(fileobj=io.BytesIO(image._files_tar(tmp_path / "rootfs/mine"))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(roots._files_tar(tmp_path / "rootfs/mine"))) as tar:
         seen = {member.name: (member.uid, member.gid, oct(member.mode)) for member in tar}
     assert seen == {"etc": (0, 0, "0o755"), "etc/motd": (0, 0, "0o644"), "etc/run.sh": (0, 0, "0o755")}
 
@@ -71,10 +72,10 @@ def test_own_files_belong_to_root(tmp_path):
 @pytest.fixture
 def quiet_debian(monkeypatch, tmp_path):
     """No apt and no mirror: every package exists."""
-    monkeypatch.setattr(image.debian.Apt, "resolve", lambda self, *names: list(names))
-    monkeypatch.setattr(image.debian, "keyring", lambda: tmp_path / "k.gpg")
-    monkeypatch.setattr(image.debian, "reach_options", lambda: ('Acquire::Check-Date "false";',))
-    monkeypatch.setattr(image, "_mode", lambda: "root")
+    monkeypatch.setattr(roots.debian.Apt, "resolve", lambda self, *names: list(names))
+    monkeypatch.setattr(roots.debian, "keyring", lambda: tmp_path / "k.gpg")
+    monkeypatch.setattr(roots.debian, "reach_options", lambda: ('Acquire::Check-Date "false";',))
+    monkeypatch.setattr(roots, "_mode", lambda: "root")
 
 
 def destination(argv, inside):
@@ -96,14 +97,14 @@ def test_build_keeps_image_and_names(monkeypatch, tmp_path, quiet_debian):
         )
         return proc.Result(tuple(argv), 0, "", "", 1.0)
 
-    monkeypatch.setattr(image.proc, "run", fake)
+    monkeypatch.setattr(roots.proc, "run", fake)
     ctx = Context(Cache(tmp_path / "a cache"), tmp_path)
     monkeypatch.setattr("shlex.quote", lambda text: text)  # the fake splits at the last blank only
     monkeypatch.setattr(ctx, "cache", Cache(tmp_path / "cache"))
-    path = image.root_image(Recipe(), ctx)
+    path = roots.root_image(Recipe(), ctx)
     assert path.read_bytes() == b"image"
-    assert image.packages_in(path) == {"kmod", "bash"}
-    assert image.root_image(Recipe(), ctx) == path
+    assert roots.packages_in(path) == {"kmod", "bash"}
+    assert roots.root_image(Recipe(), ctx) == path
     assert len(seen) == 1
     assert "--include=kmod,mawk" in seen[0]
     assert '--aptopt=Acquire::Check-Date "false";' in seen[0]
@@ -112,42 +113,42 @@ def test_build_keeps_image_and_names(monkeypatch, tmp_path, quiet_debian):
 
 def test_failure_says_what_mmdebstrap_said(monkeypatch, tmp_path, quiet_debian):
     said = "I: running\nset -eu\nE: Unable to locate package nosuch\nE: mmdebstrap failed to run\n"
-    monkeypatch.setattr(image.proc, "run", lambda argv, **_k: proc.Result(tuple(argv), 25, "", said, 1.0))
+    monkeypatch.setattr(roots.proc, "run", lambda argv, **_k: proc.Result(tuple(argv), 25, "", said, 1.0))
     ctx = Context(Cache(tmp_path / "cache"), tmp_path)
     with pytest.raises(HostError, match="status 25") as caught:
-        image.root_image(Recipe(), ctx)
+        roots.root_image(Recipe(), ctx)
     assert caught.value.details == ("E: Unable to locate package nosuch", "E: mmdebstrap failed to run")
     assert not list(ctx.cache.root.glob("root/*")), "nothing half made stays"
 
 
 def test_mirror_out_of_reach(monkeypatch, tmp_path, quiet_debian):
     said = "Err:1 http://m.example/debian trixie InRelease\n  Temporary failure resolving 'm.example'\n"
-    monkeypatch.setattr(image.proc, "run", lambda argv, **_k: proc.Result(tuple(argv), 25, "", said, 1.0))
+    monkeypatch.setattr(roots.proc, "run", lambda argv, **_k: proc.Result(tuple(argv), 25, "", said, 1.0))
     with pytest.raises(HostError, match="cannot be reached"):
-        image.root_image(Recipe(), Context(Cache(tmp_path / "cache"), tmp_path))
+        roots.root_image(Recipe(), Context(Cache(tmp_path / "cache"), tmp_path))
 
 
 def test_mode_without_root(monkeypatch, tmp_path):
-    monkeypatch.setattr(image.os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(image.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(roots.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(roots.shutil, "which", lambda _name: None)
     with pytest.raises(HostError, match="newuidmap"):
-        image._mode()
-    monkeypatch.setattr(image.shutil, "which", lambda _name: "/usr/bin/newuidmap")
-    monkeypatch.setattr(image, "_has_subordinate_ids", lambda: False)
+        roots._mode()
+    monkeypatch.setattr(roots.shutil, "which", lambda _name: "/usr/bin/newuidmap")
+    monkeypatch.setattr(roots, "_has_subordinate_ids", lambda: False)
     with pytest.raises(HostError, match="subordinate"):
-        image._mode()
-    monkeypatch.setattr(image, "_has_subordinate_ids", lambda: True)
-    assert image._mode() == "unshare"
+        roots._mode()
+    monkeypatch.setattr(roots, "_has_subordinate_ids", lambda: True)
+    assert roots._mode() == "unshare"
 
 
 def test_subordinate_ids(tmp_path):
     for name in ("subuid", "subgid"):
         (tmp_path / name).write_text("someone-else:100000:65536\n")
-    assert not image._has_subordinate_ids(tmp_path)
+    assert not roots._has_subordinate_ids(tmp_path)
     for name in ("subuid", "subgid"):
-        (tmp_path / name).write_text(f"{image.os.getuid()}:100000:65536\n")
-    assert image._has_subordinate_ids(tmp_path)
-    assert not image._has_subordinate_ids(tmp_path / "none")
+        (tmp_path / name).write_text(f"{roots.os.getuid()}:100000:65536\n")
+    assert roots._has_subordinate_ids(tmp_path)
+    assert not roots._has_subordinate_ids(tmp_path / "none")
 
 
 @pytest.mark.parametrize("path", sorted((HERE / "rootfs").glob("*.yaml")), ids=lambda path: path.stem)
@@ -162,7 +163,7 @@ def test_real_root(tmp_path):
     ctx = Context(Cache(tmp_path / "a cache"), tmp_path, mirror="")
     recipe = own_files(tmp_path)
     recipe.packages = []
-    path = image.root_image(recipe, ctx)
+    path = roots.root_image(recipe, ctx)
     assert path.read_bytes()[1024:1028] == b"\xe2\xe1\xf5\xe0", "erofs's magic number"
-    assert {"bash", "coreutils"} <= image.packages_in(path)
+    assert {"bash", "coreutils"} <= roots.packages_in(path)
     proc.run(["fsck.erofs", path], timeout_s=60)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab.build.foreign import Built
+from kpatchlab.build.built import Built
 from kpatchlab.cache import Cache
 from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Boot, Exit, Identity, MachineShape, Qemu, SavedGuest

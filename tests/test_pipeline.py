@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from kpatchlab.build.built import Built
 from kpatchlab.build.changes import Changes
 from kpatchlab.build.context import BuildCancelled
-from kpatchlab.build.foreign import Built
-from kpatchlab.build.series import DoesNotApplyError
+from kpatchlab.build.patchset import DoesNotApplyError
 from kpatchlab.cache import META
 from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.lab import load

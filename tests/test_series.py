@@ -13,7 +13,7 @@ from series_fixtures import SeriesBench, program, row
 
 from kpatchlab.build import build_kernel, kernel_key
 from kpatchlab.build.kernel import series_changes
-from kpatchlab.build.series import apply_series
+from kpatchlab.build.patchset import apply_series
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.lab.recipes import QuiltSeries
 from kpatchlab.series import Wanted, judge, walk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kpatchlab.build.series import Patch
+from kpatchlab.build.patchset import Patch
 from kpatchlab.model import Outcome
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import stages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kpatchlab.build.series import Patch
+from kpatchlab.build.patchset import Patch
 from kpatchlab.series.tree import files_of, renames_of
 from kpatchlab.series.warnings import difference, parse
 

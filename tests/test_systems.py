@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from kpatchlab.build.series import Patch, changed_files
+from kpatchlab.build.patchset import Patch, changed_files
 from kpatchlab.cache import Cache
 from kpatchlab.errors import UserError
 from kpatchlab.lab import load, systems

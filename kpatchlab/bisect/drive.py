@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kpatchlab.bisect import gitlog, report, state
+from kpatchlab.bisect import gitlog, state, summary
+from kpatchlab.bisect.commits import History
 from kpatchlab.bisect.criterion import Judged, narrowed
-from kpatchlab.bisect.history import History
 from kpatchlab.bisect.loop import Ask, EndsDoNotDiffer, Loop, Phase, Told, Verdict
 from kpatchlab.bisect.prober import Built, Prober
 from kpatchlab.bisect.search import FIGURES, Noise
@@ -83,7 +83,7 @@ class Drive:
                 f"nothing to search for: {refused.message}", hint=refused.hint, details=tuple(self._evidence())
             ) from None
         if self.loop.exhausted and not self.loop.proven:
-            self.progress.note(report.given_up(self.loop))
+            self.progress.note(summary.given_up(self.loop))
         if self.loop.proven and not self.state.reverted:
             self._check_cancel()
             self.state.reverted = self._revert()
@@ -232,7 +232,7 @@ class Drive:
         self.loop.tell(one)
         if save:
             self._save()
-        self.progress.note(report.step_line(self.loop, one, self._left()))
+        self.progress.note(summary.step_line(self.loop, one, self._left()))
 
     def _left(self) -> str:
         if not self.loop.search.counts:
@@ -266,14 +266,14 @@ class Drive:
         return f"failed in {bad} of {len(judgements)} runs{what}"
 
     def _evidence(self) -> list[str]:
-        return [report.told_line(self.history, one) for one in self.loop.told]
+        return [summary.told_line(self.history, one) for one in self.loop.told]
 
     def _write(self, refused: str = "") -> None:
         """Write state, report, mail and git's log."""
         self._save()
-        text = report.text(self.state, self.loop, self.prober.space, refused)
+        text = summary.text(self.state, self.loop, self.prober.space, refused)
         write_atomic(self.folder / REPORT, text.encode("utf-8", "replace"))
         write_atomic(self.folder / GIT_LOG, gitlog.write(self.loop).encode("utf-8", "replace"))
         if self.state.ended == "found":
-            mail = report.mail(self.state, self.loop, self.prober.space)
+            mail = summary.mail(self.state, self.loop, self.prober.space)
             write_atomic(self.folder / MAIL, mail.encode("utf-8", "replace"))

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kpatchlab.bisect.history import History
+from kpatchlab.bisect.commits import History
 from kpatchlab.bisect.search import Count, Noise, Search
 
 ENDS_AT_MOST = 12

@@ -18,11 +18,11 @@ from kpatchlab.bisect.state import Kernel
 from kpatchlab.bisect.workspace import Workspace
 from kpatchlab.build import BuildContext, stored_kernel
 from kpatchlab.build import build_kernel as build_kernel_
+from kpatchlab.build.roots import initrd, root_image
 from kpatchlab.errors import GuestLost, UserError
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Boot, boot
 from kpatchlab.host.host import Host
-from kpatchlab.image import initrd, root_image
 from kpatchlab.lab.load import Lab, Matrix
 from kpatchlab.lab.recipes import DirSource, KernelRecipe
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kpatchlab.bisect.history import History, bits
+from kpatchlab.bisect.commits import History, bits
 
 NEAR_SKIP = 0.8
 """How likely a neighbour of an untestable commit is untestable, and the square of it for the next one."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kpatchlab import proc
-from kpatchlab.bisect import history
-from kpatchlab.bisect.history import History
-from kpatchlab.build import git, series, source
+from kpatchlab.bisect import commits
+from kpatchlab.bisect.commits import History
+from kpatchlab.build import git, patchset, source
 from kpatchlab.build.context import BuildContext, Recipe
 from kpatchlab.build.kernel import OBJECTS, WORK_TREES
 from kpatchlab.cache import content_key
@@ -97,7 +97,7 @@ class Workspace:
         listing.unlink()
         if not rows and paths:
             raise UserError(f"no commit between {good[:12]} and {bad[:12]} touches {' '.join(paths)}")
-        found = history.make(good, bad, rows, subjects)
+        found = commits.make(good, bad, rows, subjects)
         for end in (good, bad):
             subjects.setdefault(end, self.git("log", "-1", "--format=%s", end))
         return found
@@ -174,7 +174,7 @@ def of_series(
     Raises:
         UserError: there is no series, or a patch of it does not apply.
     """
-    patches = series.read_series(recipe.series or (), ctx)[:patches_at_most]
+    patches = patchset.read_series(recipe.series or (), ctx)[:patches_at_most]
     if not patches:
         raise UserError("the kernel has no series", hint="--series FILE, or --good and --bad for commits")
     origin = source.source_of(recipe.source)
@@ -257,15 +257,15 @@ def _imported(space: Workspace, recipe: Recipe, key: source.Key, ctx: BuildConte
     return base
 
 
-def _applied(space: Workspace, base: str, patches: Sequence[series.Patch], ctx: BuildContext) -> list[str]:
+def _applied(space: Workspace, base: str, patches: Sequence[patchset.Patch], ctx: BuildContext) -> list[str]:
     """Return the commits of a series on its base."""
     space.checkout(base)
     space.git("clean", "-fdxq", "-e", f"/{OBJECTS}*/")
     commits = []
     for number, patch in enumerate(patches, 1):
         try:
-            series.apply_series([patch], space.path, ctx)
-        except series.DoesNotApplyError as error:
+            patchset.apply_series([patch], space.path, ctx)
+        except patchset.DoesNotApplyError as error:
             space.git("reset", "--hard", "--quiet")
             place = error.message.split(": ", 1)[-1]
             before = f"; the {number - 1} before it can be searched: --bad {number - 1}" if number > 1 else ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kpatchlab.build import series
+from kpatchlab.build import patchset
 from kpatchlab.build.functions import SUFFIXES, Function, functions_in
 from kpatchlab.cache import content_key
 from kpatchlab.model import from_json, to_json
@@ -84,9 +84,9 @@ class Changes:
         return sorted({h.file for patch in self.patches for h in patch.hunks if h.file.endswith(".c") and h.lines})
 
 
-def changes_key(base_key: str, patches: Sequence[series.Patch]) -> str:
+def changes_key(base_key: str, patches: Sequence[patchset.Patch]) -> str:
     """Return the content key of what a series changes on a base: its configuration has no part in it."""
-    return content_key("changes", VERSION, base_key, series.series_key(patches), [str(patch) for patch in patches])
+    return content_key("changes", VERSION, base_key, patchset.series_key(patches), [str(patch) for patch in patches])
 
 
 def write(changes: Changes, folder: Path) -> None:
@@ -136,7 +136,7 @@ class Replay:
         base: file of the tree without the series -> its bytes; None where there is no such file.
     """
 
-    def __init__(self, patches: Sequence[series.Patch], base: Callable[[str], bytes | None]) -> None:
+    def __init__(self, patches: Sequence[patchset.Patch], base: Callable[[str], bytes | None]) -> None:
         self._patches = [_Patch(number, patch) for number, patch in enumerate(patches, 1)]
         self._texts: dict[str, _Text] = {}
         for name in dict.fromkeys(name for patch in self._patches for name in patch.names()):
@@ -189,7 +189,7 @@ class _Found:
 class _Patch:
     """One patch while it is replayed."""
 
-    def __init__(self, number: int, patch: series.Patch) -> None:
+    def __init__(self, number: int, patch: patchset.Patch) -> None:
         self.number, self.patch = number, patch
         self._parts = [
             (_name(part.source_file, patch.strip), _name(part.target_file, patch.strip), part) for part in _parts(patch)
@@ -292,11 +292,11 @@ def _renamed(every: Sequence[_Patch]) -> list[dict[str, str]]:
     return found[::-1]
 
 
-def _parts(patch: series.Patch) -> Iterable[PatchedFile]:
+def _parts(patch: patchset.Patch) -> Iterable[PatchedFile]:
     from unidiff.errors import UnidiffParseError
     from unidiff.patch import PatchSet
 
-    text = series.diff_of(patch.data).decode("utf-8", "surrogateescape")
+    text = patchset.diff_of(patch.data).decode("utf-8", "surrogateescape")
     try:
         return list(PatchSet(text))
     except UnidiffParseError:  # what git applied all the same; nothing is known of its lines

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kpatchlab.build import artifact, changes, config, failures, make, series, source
+from kpatchlab.build import artifact, changes, config, failures, make, patchset, source
 from kpatchlab.build.context import BuildContext, BuildProgress, Recipe
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
@@ -48,7 +48,7 @@ class _Plan:
     recipe: Recipe
     source: source.Source
     source_key: dict[str, str]
-    patches: list[series.Patch]
+    patches: list[patchset.Patch]
     asked: dict[str, config.Asked]
     compiler: str
     key: str = ""
@@ -69,13 +69,13 @@ def _plan(recipe: Recipe, ctx: BuildContext) -> _Plan:
     origin = source.source_of(recipe.source)
     source_key = origin.key(recipe.source, ctx)
     prebuilt = getattr(origin, "prebuilt", False)
-    patches = [] if prebuilt else series.read_series(recipe.series or (), ctx)
+    patches = [] if prebuilt else patchset.read_series(recipe.series or (), ctx)
     asked = {} if prebuilt else config.asked_symbols(recipe, ctx)
     plan = _Plan(recipe, origin, source_key, patches, asked, "" if prebuilt else make.toolchain(ctx.arch))
     plan.base_key = content_key(recipe.source.type, source_key)
     parts = [VERSION, ctx.arch, plan.base_key]
     if not prebuilt:
-        parts += [series.series_key(patches), config.key(asked), plan.compiler]
+        parts += [patchset.series_key(patches), config.key(asked), plan.compiler]
         parts += ["coverage", COVERAGE_VERSION] if recipe.coverage else []
         parts += ["in place", IN_PLACE_VERSION] if plan.in_place else []
     plan.key = content_key(parts)
@@ -162,7 +162,7 @@ def _result(plan: _Plan, name: str, ctx: BuildContext) -> BuildResult:
         key=plan.key,
         base=plan.source.describe(plan.recipe.source, plan.source_key, ctx),
         base_key=plan.base_key,
-        series=series.describe(plan.recipe.series or (), plan.patches),
+        series=patchset.describe(plan.recipe.series or (), plan.patches),
         compiler=plan.compiler,
         config_misses=plan.misses,
     )
@@ -342,7 +342,7 @@ def lies_built(recipe: Recipe, tree: Path, ctx: BuildContext) -> bool:
 def _apply(plan: _Plan, tree: Path, ctx: BuildContext) -> changes.Changes:
     """Apply the series to a plain tree, and keep what each of its patches changes."""
     replay = changes.Replay(plan.patches, changes.reader(tree))
-    series.apply_series(plan.patches, tree, ctx)
+    patchset.apply_series(plan.patches, tree, ctx)
     return _keep_changes(plan, replay, tree, ctx)
 
 

@@ -19,9 +19,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from kpatchlab import proc
-from kpatchlab.build import config, failures, make, series, source
+from kpatchlab.build import config, failures, make, patchset, source
+from kpatchlab.build.built import Built, Unbuilt, check_host, version_of
 from kpatchlab.build.context import BuildContext, Recipe
-from kpatchlab.build.foreign import Built, Unbuilt, check_host, version_of
 from kpatchlab.cache import content_key
 from kpatchlab.errors import UserError
 from kpatchlab.host.debian import Apt
@@ -72,8 +72,8 @@ def build(recipe: Recipe, collection: str, ctx: BuildContext) -> Built:
     if how.stage:
         check_host(how.stage)
     source_key = origin.key(spec, ctx)
-    patches = series.read_series(recipe.series or (), ctx)
-    tree_key = content_key(VERSION, ctx.arch, spec.type, source_key, series.series_key(patches), _KEPT)
+    patches = patchset.read_series(recipe.series or (), ctx)
+    tree_key = content_key(VERSION, ctx.arch, spec.type, source_key, patchset.series_key(patches), _KEPT)
     tools = [version_of(tool) for tool in how.tools]
     key = content_key(VERSION, tree_key, collection, make.toolchain(ctx.arch), tools)
     cached = ctx.cache.has("kselftest", key)
@@ -88,7 +88,7 @@ def build(recipe: Recipe, collection: str, ctx: BuildContext) -> Built:
 
     try:
         path = ctx.cache.get("kselftest", key, produce, label=f"selftests {collection} of {what}")
-    except series.DoesNotApplyError as error:
+    except patchset.DoesNotApplyError as error:
         raise Unbuilt(Outcome.BLOCKED, error.message) from None
     return Built(Outcome.PASS, path, cached=cached)
 
@@ -124,7 +124,7 @@ def _unpack(
     origin: source.Source,
     spec: Any,
     source_key: dict[str, str],
-    patches: Sequence[series.Patch],
+    patches: Sequence[patchset.Patch],
     work: Path,
     ctx: BuildContext,
 ) -> None:
@@ -132,7 +132,7 @@ def _unpack(
     whole, tree = work / "whole", work / "tree"
     whole.mkdir()
     origin.unpack(spec, source_key, ctx, whole)
-    series.apply_series(patches, whole, ctx)
+    patchset.apply_series(patches, whole, ctx)
     ctx.check_cancel()
     arch = config.source_arch(ctx.arch)
     words = ["make", f"-j{ctx.jobs or os.cpu_count() or 1}", f"ARCH={arch}", "headers"]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.build import failures, make
+from kpatchlab.build.built import Built, Unbuilt
 from kpatchlab.build.context import BuildContext
-from kpatchlab.build.foreign import Built, Unbuilt
 from kpatchlab.cache import content_key, file_digest
 from kpatchlab.errors import UserError
 from kpatchlab.host.debian import Apt

@@ -13,7 +13,7 @@ from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
 
-from kpatchlab.build import series
+from kpatchlab.build import patchset
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key
 from kpatchlab.errors import LabError
@@ -52,7 +52,7 @@ def _heads(item: Any, ctx: BuildContext) -> list[EmailMessage]:
         path = ctx.cache.path("series", content_key("b4", item.id.strip().strip("<>"))) / "series.mbox"
         data = [path.read_bytes()]
     elif item.type == "mbox":
-        data = [series._standard_input() if item.path == "-" else ctx.path(item.path).read_bytes()]  # noqa: SLF001
+        data = [patchset._standard_input() if item.path == "-" else ctx.path(item.path).read_bytes()]  # noqa: SLF001
     elif item.type in {"patches", "quilt"}:
         names = sorted(p for p in ctx.path(item.path).iterdir() if p.is_file())
         data = [path.read_bytes() for path in names if path.suffix in {".patch", ".diff", ".mbox", ""}]

@@ -20,8 +20,8 @@ from kpatchlab.cli.verbs import load_lab, pass_options
 from kpatchlab.errors import LabError, UserError
 
 if TYPE_CHECKING:
+    from kpatchlab.bisect.commits import History
     from kpatchlab.bisect.criterion import Criterion
-    from kpatchlab.bisect.history import History
     from kpatchlab.bisect.state import Question, State
     from kpatchlab.bisect.workspace import Workspace
     from kpatchlab.build import BuildContext

@@ -81,7 +81,7 @@ def _changed(lab: Lab) -> list[str]:
         UserError: no kernel has a series, or no scenario is about any of its files.
     """
     from kpatchlab.build import BuildContext
-    from kpatchlab.build.series import changed_files, read_series, series_key
+    from kpatchlab.build.patchset import changed_files, read_series, series_key
     from kpatchlab.cache import Cache
     from kpatchlab.lab.systems import touches
     from kpatchlab.store.store import Store

@@ -106,7 +106,7 @@ def _run(
 def _artifacts(lab: Lab, result: Run, host: Host) -> dict[str, tuple[Path, str, Changes]]:
     """Return what is needed to read the counters of each kernel that was built."""
     from kpatchlab.build import BuildContext, cached_kernel, series_changes
-    from kpatchlab.build.series import read_series, series_key
+    from kpatchlab.build.patchset import read_series, series_key
 
     context = BuildContext(host.cache, lab.root, lab.mirror)
     found = {}

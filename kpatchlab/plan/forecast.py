@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kpatchlab.build import BuildContext, kernel_key
+from kpatchlab.build.roots import root_key
 from kpatchlab.cache import Cache
 from kpatchlab.errors import LabError
-from kpatchlab.image import root_key
 from kpatchlab.lab.load import Lab
 from kpatchlab.plan.jobs import Estimate, Plan, estimate
 from kpatchlab.store.store import Store

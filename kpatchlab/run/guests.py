@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from kpatchlab.build.foreign import guest_files
+from kpatchlab.build.built import guest_files
 from kpatchlab.cache import Cache, content_key, file_digest
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.initrd import agent_source, build_agent

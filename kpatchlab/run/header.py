@@ -7,9 +7,9 @@ from pathlib import Path
 
 from kpatchlab import __version__, maintainers
 from kpatchlab.build import BuildContext
+from kpatchlab.build.roots import root_key
 from kpatchlab.build.thread import thread_of
 from kpatchlab.cache import content_key, file_digest
-from kpatchlab.image import root_key
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.scenario import own_files
 from kpatchlab.model import BuildResult, KernelFacts, PatchFacts, Run, SystemFacts, Thread

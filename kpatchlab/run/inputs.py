@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kpatchlab.build.foreign import Built
+from kpatchlab.build.built import Built
 from kpatchlab.cache import Cache
 from kpatchlab.guest.vm import Boot
 from kpatchlab.lab.scenario import Scenario

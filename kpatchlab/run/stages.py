@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from kpatchlab.build import BuildContext, BuildProgress, base_key, build_kernel, series_changes, traceable
+from kpatchlab.build.built import Built
 from kpatchlab.build.context import BuildCancelled
-from kpatchlab.build.foreign import Built, build_foreign
-from kpatchlab.build.series import DoesNotApplyError
+from kpatchlab.build.foreign import build_foreign
+from kpatchlab.build.patchset import DoesNotApplyError
+from kpatchlab.build.roots import initrd, packages_in, root_image, root_key
 from kpatchlab.errors import LabError, told
 from kpatchlab.guest.vm import Boot, MachineShape
 from kpatchlab.host.host import Host
-from kpatchlab.image import initrd, packages_in, root_image, root_key
 from kpatchlab.lab.load import Lab
 from kpatchlab.model import BuildResult, JobResult, Outcome, PatchFacts
 from kpatchlab.plan.jobs import JobSpec, Plan

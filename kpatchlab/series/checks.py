@@ -19,7 +19,7 @@ from pathlib import Path
 from kpatchlab import proc
 from kpatchlab.build import config, failures, git, make
 from kpatchlab.build.context import BuildContext
-from kpatchlab.build.series import Patch
+from kpatchlab.build.patchset import Patch
 from kpatchlab.errors import UserError
 from kpatchlab.series import warnings
 from kpatchlab.series.tree import KCONFIG, State, Tree, put

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kpatchlab.build.context import Recipe
-from kpatchlab.build.series import Patch
+from kpatchlab.build.patchset import Patch
 from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab, Matrix
 from kpatchlab.lab.recipes import QuiltSeries

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.build import git
-from kpatchlab.build.series import APPLY_S, DoesNotApplyError, Patch, apply_patch
+from kpatchlab.build.patchset import APPLY_S, DoesNotApplyError, Patch, apply_patch
 from kpatchlab.cache import content_key
 from kpatchlab.series.values import Applied
 

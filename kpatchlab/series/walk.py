@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kpatchlab import __version__
-from kpatchlab.build import config, failures, git, make, series, source
+from kpatchlab.build import config, failures, git, make, patchset, source
 from kpatchlab.build.context import BuildCancelled, BuildContext, BuildProgress, Recipe
 from kpatchlab.build.kernel import cached_kernel, keep_kernel
 from kpatchlab.cache import content_key
@@ -36,7 +36,7 @@ LOG_BYTES = 8 << 10
 CHECKS = ("W=1", "sparse", "checkpatch", "allmodconfig", "coccicheck")
 ALWAYS = ("W=1", "sparse", "checkpatch")
 
-RunScenarios = Callable[[str, Sequence[series.Patch], Callable[[Recipe], None]], dict[str, str]]
+RunScenarios = Callable[[str, Sequence[patchset.Patch], Callable[[Recipe], None]], dict[str, str]]
 """See `Wanted.scenarios`."""
 Finish = Callable[[], tuple[Looked, ...]]
 Look = Callable[[PatchResult], Finish]
@@ -87,7 +87,7 @@ def walk(
             done.append(facts)
             tell(facts)
     found = Walk(
-        kernel=name, base=plan.base, series=series.describe(recipe.series, plan.patches), compiler=plan.compiler,
+        kernel=name, base=plan.base, series=patchset.describe(recipe.series, plan.patches), compiler=plan.compiler,
         checks=wanted.checks, patches=tuple(done), started=started, duration_s=time.monotonic() - began,
         complete=len(done) == len(plan.patches) + 1, notes=plan.notes, version=__version__,
     )  # fmt: skip
@@ -99,7 +99,7 @@ class _Plan:
     recipe: Recipe
     origin: source.Source
     source_key: dict[str, str]
-    patches: list[series.Patch]
+    patches: list[patchset.Patch]
     asked: dict[str, config.Asked]
     compiler: str
     base: str
@@ -117,7 +117,7 @@ def _plan(recipe: Recipe, name: str, ctx: BuildContext) -> _Plan:
     if not recipe.series:
         raise UserError(f"kernel {name} has no series", hint="`series` in its recipe names the patches")
     source_key = origin.key(recipe.source, ctx)
-    patches = series.read_series(recipe.series, ctx)
+    patches = patchset.read_series(recipe.series, ctx)
     asked, compiler = config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch)
     key = content_key(VERSION, ctx.arch, recipe.source.type, source_key, config.key(asked), compiler)
     base = origin.describe(recipe.source, source_key, ctx)
@@ -191,8 +191,8 @@ class _Walker:
 
     def _one(self, number: int, applied: Applied, previous: PatchResult | None = None) -> PatchResult:
         """Return what is known of patch `number`; what is not stored is found out now."""
-        patch = self.plan.patches[number - 1] if number else series.Patch("", "the tree without any patch", b"")
-        key = content_key(self.plan.key, series.series_key(self.plan.patches[:number]))
+        patch = self.plan.patches[number - 1] if number else patchset.Patch("", "the tree without any patch", b"")
+        key = content_key(self.plan.key, patchset.series_key(self.plan.patches[:number]))
         facts = PatchResult(number, patch.subject, patch.name, key, applied, tuple(files_of(patch)))
         if (stored := self._stored(number, key)) and not self.wanted.fresh:
             looked = tuple(look for look in stored.looked if self._holds(look, number, patch))
@@ -217,7 +217,7 @@ class _Walker:
             self._save(number, facts, patch)
         return facts
 
-    def _holds(self, look: Looked, number: int, patch: series.Patch) -> bool:
+    def _holds(self, look: Looked, number: int, patch: patchset.Patch) -> bool:
         """Whether what is stored is what would come out now: programs get installed, mails are reworded."""
         if look.skipped in {checks.NO_SPARSE, checks.NO_SPATCH}:
             return not shutil.which("sparse" if look.skipped == checks.NO_SPARSE else "spatch")
@@ -236,7 +236,7 @@ class _Walker:
             return found if found.key == key else None
         return None
 
-    def _save(self, number: int, facts: PatchResult, patch: series.Patch) -> None:
+    def _save(self, number: int, facts: PatchResult, patch: patchset.Patch) -> None:
         write_atomic(self._file(number, facts.key), json.dumps(to_json(facts), indent=1).encode() + b"\n")
         write_atomic(self.out / "patches" / f"{number:04d}.mail", patch.mail or patch.data)
 

@@ -132,7 +132,7 @@ def _own_files(recipe: Recipe, lab_root: Path) -> Path | None:
 
 
 def _finish_script() -> str:
-    return resources.files("kpatchlab").joinpath("root_finish.sh").read_text()
+    return resources.files("kpatchlab.build").joinpath("root_finish.sh").read_text()
 
 
 def _build(recipe: Recipe, ctx: Context, out: Path) -> None:

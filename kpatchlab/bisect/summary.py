@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from kpatchlab.bisect.commits import History
 from kpatchlab.bisect.criterion import narrowed
-from kpatchlab.bisect.history import History
 from kpatchlab.bisect.loop import Loop, Phase, Told, Verdict, told_count
 from kpatchlab.bisect.search import Count
 from kpatchlab.bisect.state import State

@@ -1,0 +1,56 @@
+"""What became of the programs that a guest is given, and what building them needs of this host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kpatchlab import proc
+from kpatchlab.host import packages
+from kpatchlab.model import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What one name led to: `path` with the folder `programs` where the outcome is PASS, else why there is none.
+
+    The outcome is SKIP for what host or source lack, BLOCKED for what does not compile.
+    """
+
+    outcome: Outcome
+    path: Path = Path()
+    reason: str = ""
+    cached: bool = False
+
+
+class Unbuilt(Exception):
+    """There are no such programs; becomes a `Built`."""
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome, self.reason = outcome, reason
+
+
+def guest_files(built: Mapping[str, Built]) -> list[tuple[str, bytes, int]]:
+    """Return what is put into a guest, as `scenario.payload` does: name -> its programs."""
+    files = []
+    for name, result in sorted(built.items()):
+        for path in sorted((result.path / "programs").rglob("*")):
+            if path.is_file():
+                mode = 0o755 if os.access(path, os.X_OK) else 0o644
+                files.append((f"/lab/{name}/{path.relative_to(result.path / 'programs')}", path.read_bytes(), mode))
+    return files
+
+
+def check_host(stage: str) -> None:
+    """Raise Unbuilt where the host lacks packages of an optional stage."""
+    if lacking := packages.missing((stage,)):
+        names = " ".join(item.package for item in lacking)
+        raise Unbuilt(Outcome.SKIP, f"this host lacks what it is built with (apt-get install {names})")
+
+
+def version_of(tool: str) -> str:
+    """Return the first line of `TOOL --version`."""
+    return (proc.run([tool, "--version"], timeout_s=60).stdout.splitlines() or [tool])[0]
