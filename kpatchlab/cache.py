@@ -58,7 +58,7 @@ def default_root() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Artifact:
     """One artifact in the cache; `used` is a Unix time in seconds."""
 
     kind: str
@@ -160,7 +160,7 @@ class Cache:
         with contextlib.suppress(OSError):
             os.utime(self.path(kind, key) / META)
 
-    def entries(self, *, leftovers: bool = False) -> list[Entry]:
+    def entries(self, *, leftovers: bool = False) -> list[Artifact]:
         """Return every whole artifact, least recently used first.
 
         Args:
@@ -170,20 +170,20 @@ class Cache:
         for path in (self.root / "tmp").glob("*") if leftovers else ():
             with contextlib.suppress(OSError):
                 size, used = disk_bytes(path), path.stat().st_mtime
-                found.append(Entry("tmp", path.name, path, size, used, "left by a killed lab"))
+                found.append(Artifact("tmp", path.name, path, size, used, "left by a killed lab"))
         for meta in self.root.glob(f"*/*/{META}"):
             with contextlib.suppress(OSError, ValueError):
                 data = json.loads(meta.read_text())
                 kind, key = meta.parent.parent.name, meta.parent.name
                 size, label = int(data.get("size_bytes", 0)), str(data.get("label", ""))
-                found.append(Entry(kind, key, meta.parent, size, meta.stat().st_mtime, label))
+                found.append(Artifact(kind, key, meta.parent, size, meta.stat().st_mtime, label))
         return sorted(found, key=lambda entry: entry.used)
 
     def drop(self, kind: str, key: str) -> None:
         """Delete the artifact of a key, as `remove` does, for it to be made once more."""
-        self.remove(Entry(kind, key, self.path(kind, key), 0, 0.0, ""))
+        self.remove(Artifact(kind, key, self.path(kind, key), 0, 0.0, ""))
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: Artifact) -> None:
         """Delete one artifact, unless a lab is making it or going on with it right now.
 
         It is moved away first, so that a half-deleted one does not count as there.
@@ -217,7 +217,9 @@ def disk_bytes(root: Path) -> int:
     return total
 
 
-def prunable(entries: list[Entry], older_than_days: float | None, max_gib: float | None, *, now: float) -> list[Entry]:
+def prunable(
+    entries: list[Artifact], older_than_days: float | None, max_gib: float | None, *, now: float
+) -> list[Artifact]:
     """Return the artifacts that go: all past an age, then until a total size is kept.
 
     For the size saved guests go first, then everything else, each least recently used first: the guests of one large

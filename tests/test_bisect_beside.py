@@ -11,7 +11,7 @@ import time
 import pytest
 
 from kpatchlab.bisect import commits, drive, gitlog, prober
-from kpatchlab.bisect.loop import Ask, Loop, Phase, Told, Verdict
+from kpatchlab.bisect.loop import Ask, Loop, Mark, Phase, ProbeResult
 from tests.bisect_support import lab, search, states
 
 __all__ = ["lab"]  # a fixture
@@ -20,13 +20,13 @@ CULPRIT = 1 + KINDS.index("fault")
 
 
 def verdict(commit, culprit):
-    return Verdict.BAD if int(commit[1:]) >= culprit else Verdict.GOOD
+    return Mark.BAD if int(commit[1:]) >= culprit else Mark.GOOD
 
 
 def begun(count, culprit):
     loop = Loop(commits.line(count))
     while (ask := loop.ask()) and ask.phase is Phase.ENDS:
-        loop.tell(Told(ask.commit, verdict(ask.commit, culprit), ask.phase))
+        loop.tell(ProbeResult(ask.commit, verdict(ask.commit, culprit), ask.phase))
     return loop
 
 
@@ -37,7 +37,7 @@ def test_a_deterministic_fault_takes_half_of_the_rounds(culprit):
         more = loop.beside(ask, 3, lambda _: 1.0, 100.0)
         rounds, runs = rounds + 1, runs + 1 + len(more)
         for one in (ask, *more):
-            loop.tell(Told(one.commit, verdict(one.commit, culprit), one.phase))
+            loop.tell(ProbeResult(one.commit, verdict(one.commit, culprit), one.phase))
     assert loop.search.suspects()[0] == [f"c{culprit}"]
     assert (rounds, runs) == (3, 9)
 
@@ -56,14 +56,14 @@ def test_the_quarters_are_run_beside_the_half_where_their_builds_take_less_than_
 def test_nothing_is_run_beside_once_runs_contradict_each_other():
     loop = begun(64, 20)
     for wrong in ("c10", "c30"):
-        loop.tell(Told(wrong, Verdict.BAD if wrong == "c10" else Verdict.GOOD, Phase.SEARCH))
+        loop.tell(ProbeResult(wrong, Mark.BAD if wrong == "c10" else Mark.GOOD, Phase.SEARCH))
     assert loop.beside(loop.ask(), 3, lambda _: 1.0, 30.0, always=True) == []
 
 
 def test_what_a_round_tells_too_much_does_not_widen_git_s_search():
     loop = begun(64, 5)
     for commit in ("c16", "c32", "c48"):
-        loop.tell(Told(commit, verdict(commit, 5), Phase.SEARCH))
+        loop.tell(ProbeResult(commit, verdict(commit, 5), Phase.SEARCH))
     lines = gitlog.write(loop).splitlines()
     assert [line for line in lines if not line.startswith("#")] == [
         "git bisect start", "git bisect bad c64", "git bisect good c0", "git bisect bad c16",

@@ -8,7 +8,7 @@ import pytest
 
 from kpatchlab.bisect import commits, from_run, gitlog
 from kpatchlab.bisect.criterion import Criterion, check, judge_build, judge_jobs, narrowed
-from kpatchlab.bisect.loop import Loop, Phase, Told, Verdict
+from kpatchlab.bisect.loop import Loop, Mark, Phase, ProbeResult
 from kpatchlab.errors import UserError
 from kpatchlab.model import BuildResult, Metric, ModuleFailure, Outcome
 from tests import sample_run
@@ -26,14 +26,14 @@ def job(cases, **more):
 @pytest.mark.parametrize(
     ("made", "verdict"),
     [
-        (job({"read back whole": P}), Verdict.GOOD),
-        (job({"read back whole": F}), Verdict.BAD),
-        (job({"read back whole": P, "write": F}), Verdict.GOOD),  # another case is not the one that is sought
-        (job({"write": P}), Verdict.SKIP),  # it did not get there
-        (job({"write": P}, outcome=Outcome.CRASH, splats=(sample_run.SPLAT,)), Verdict.SKIP),
-        (job({"read back whole": Outcome.SKIP}), Verdict.SKIP),
-        (job({}, outcome=Outcome.BLOCKED, message="module siw did not build"), Verdict.SKIP),
-        (job({"read back whole": F}, outcome=Outcome.INFRA, message="no QEMU"), Verdict.INFRA),
+        (job({"read back whole": P}), Mark.GOOD),
+        (job({"read back whole": F}), Mark.BAD),
+        (job({"read back whole": P, "write": F}), Mark.GOOD),  # another case is not the one that is sought
+        (job({"write": P}), Mark.SKIP),  # it did not get there
+        (job({"write": P}, outcome=Outcome.CRASH, splats=(sample_run.SPLAT,)), Mark.SKIP),
+        (job({"read back whole": Outcome.SKIP}), Mark.SKIP),
+        (job({}, outcome=Outcome.BLOCKED, message="module siw did not build"), Mark.SKIP),
+        (job({"read back whole": F}, outcome=Outcome.INFRA, message="no QEMU"), Mark.INFRA),
     ],
 )
 def test_a_case_that_is_sought(made, verdict):
@@ -47,13 +47,13 @@ def test_a_guest_that_does_not_come_up_is_tried_again_before_it_is_skipped():
         Criterion("case", ("nfs",), sought=("nfs: read back whole",)),
         Criterion("splat", ("nfs",)),
     ):
-        assert judge_jobs(criterion, [lost]).verdict is Verdict.INFRA
+        assert judge_jobs(criterion, [lost]).verdict is Mark.INFRA
     blocked = dataclasses.replace(lost, outcome=Outcome.BLOCKED)
-    assert judge_jobs(CASE, [blocked]).verdict is Verdict.SKIP
+    assert judge_jobs(CASE, [blocked]).verdict is Mark.SKIP
     loop = Loop(commits.line(8))
     for _ in range(2):
         assert "c4" not in loop.search.skipped
-        loop.tell(Told("c4", Verdict.INFRA, Phase.SEARCH))
+        loop.tell(ProbeResult("c4", Mark.INFRA, Phase.SEARCH))
     assert "c4" in loop.search.skipped
 
 
@@ -61,49 +61,49 @@ def test_a_guest_that_does_not_come_up_is_tried_again_before_it_is_skipped():
 def test_what_is_no_kernels_fault_is_never_bad(outcome):
     for kind in ("case", "splat"):
         criterion = Criterion(kind, ("nfs",), fingerprint="a" * 12 if kind == "splat" else "")
-        assert judge_jobs(criterion, [job({}, outcome=outcome)]).verdict is not Verdict.BAD
+        assert judge_jobs(criterion, [job({}, outcome=outcome)]).verdict is not Mark.BAD
 
 
 def test_a_splat_is_bad_by_its_fingerprint_alone():
     crashed = job({"write": P}, outcome=Outcome.CRASH, splats=(sample_run.SPLAT,), message="oops")
     sought = Criterion("splat", ("nfs",), fingerprint=sample_run.SPLAT.fingerprint)
     judged = judge_jobs(sought, [crashed])
-    assert (judged.verdict, judged.reason) == (Verdict.BAD, sample_run.SPLAT.title)
+    assert (judged.verdict, judged.reason) == (Mark.BAD, sample_run.SPLAT.title)
     assert judged.details == sample_run.SPLAT.decoded
     other = dataclasses.replace(sought, fingerprint=sample_run.HUNG.fingerprint)
-    assert judge_jobs(other, [crashed]).verdict is Verdict.SKIP
-    assert judge_jobs(sought, [job({"write": F})]).verdict is Verdict.GOOD
+    assert judge_jobs(other, [crashed]).verdict is Mark.SKIP
+    assert judge_jobs(sought, [job({"write": F})]).verdict is Mark.GOOD
 
 
 def test_what_the_bad_end_showed_is_what_is_sought():
     shown = judge_jobs(Criterion("case", ("nfs",)), [job({"write": F, "mount": P})])
     criterion = narrowed(Criterion("case", ("nfs",)), [shown.signatures])
-    assert judge_jobs(criterion, [job({"write": F, "mount": F})]).verdict is Verdict.BAD
-    assert judge_jobs(criterion, [job({"write": P, "mount": F})]).verdict is Verdict.GOOD
-    assert judge_jobs(criterion, [job({"mount": F})]).verdict is Verdict.SKIP
+    assert judge_jobs(criterion, [job({"write": F, "mount": F})]).verdict is Mark.BAD
+    assert judge_jobs(criterion, [job({"write": P, "mount": F})]).verdict is Mark.GOOD
+    assert judge_jobs(criterion, [job({"mount": F})]).verdict is Mark.SKIP
 
 
 def test_a_build_that_fails_is_bad_only_where_it_is_sought():
-    assert judge_build(CASE, BLOCKED).verdict is Verdict.SKIP
+    assert judge_build(CASE, BLOCKED).verdict is Mark.SKIP
     assert judge_build(CASE, BROKEN) is None
     any_build = Criterion("build")
     first = judge_build(any_build, BROKEN)
-    assert (first.verdict, first.reason) == (Verdict.BAD, "drivers/siw.c:3: error: no")
+    assert (first.verdict, first.reason) == (Mark.BAD, "drivers/siw.c:3: error: no")
     sought = narrowed(any_build, [first.signatures])
-    assert judge_build(sought, BLOCKED).verdict is Verdict.SKIP
-    assert judge_build(sought, BuildResult("k", P)).verdict is Verdict.GOOD
+    assert judge_build(sought, BLOCKED).verdict is Mark.SKIP
+    assert judge_build(sought, BuildResult("k", P)).verdict is Mark.GOOD
     module = Criterion("build", module="rdma")
-    assert judge_build(module, BROKEN).verdict is Verdict.BAD
-    assert judge_build(module, BLOCKED).verdict is Verdict.SKIP
-    assert judge_build(any_build, BuildResult("k", Outcome.INFRA, error="disk full")).verdict is Verdict.INFRA
+    assert judge_build(module, BROKEN).verdict is Mark.BAD
+    assert judge_build(module, BLOCKED).verdict is Mark.SKIP
+    assert judge_build(any_build, BuildResult("k", Outcome.INFRA, error="disk full")).verdict is Mark.INFRA
 
 
 @pytest.mark.parametrize(("direction", "value", "bad"), [("higher", 80, 1), ("lower", 80, 0), ("lower", 125, 1)])
 def test_a_figure_is_held_against_the_good_end_beside_it(direction, value, bad):
     criterion = Criterion("metric", ("nfs",), metric="speed", bound=1.1)
     made = [job({"write": P}, metrics=(Metric("speed", v, "MB/s", direction),)) for v in (value, 100)]
-    assert judge_jobs(criterion, made[:1], made[1:]).verdict is (Verdict.BAD if bad else Verdict.GOOD)
-    assert judge_jobs(criterion, [job({"write": F})], made[1:]).verdict is Verdict.SKIP
+    assert judge_jobs(criterion, made[:1], made[1:]).verdict is (Mark.BAD if bad else Mark.GOOD)
+    assert judge_jobs(criterion, [job({"write": F})], made[1:]).verdict is Mark.SKIP
 
 
 def test_criteria_that_say_too_little_are_refused():
@@ -159,28 +159,28 @@ def test_the_jobs_of_one_run_are_told_apart_by_their_parameters():
     shown = judge_jobs(Criterion("case", ("nfs",)), jobs_of(a={"old": F, "new": P}, b={"old": F, "new": F}))
     assert set(shown.signatures) == {"nfs vers=a: old", "nfs vers=b: old", "nfs vers=b: new"}
     criterion = narrowed(Criterion("case", ("nfs",)), [["nfs vers=b: new"]])
-    assert judge_jobs(criterion, jobs_of(a={"new": F}, b={"new": P})).verdict is Verdict.GOOD
-    assert judge_jobs(criterion, jobs_of(a={"new": P}, b={"new": F})).verdict is Verdict.BAD
+    assert judge_jobs(criterion, jobs_of(a={"new": F}, b={"new": P})).verdict is Mark.GOOD
+    assert judge_jobs(criterion, jobs_of(a={"new": P}, b={"new": F})).verdict is Mark.BAD
 
 
 def test_a_job_that_is_not_asked_tells_nothing():
     blocked = sample_run.job("cifs", "bisect", {}, outcome=Outcome.BLOCKED, message="no module")
-    assert judge_jobs(CASE, [blocked, job({"read back whole": P})]).verdict is Verdict.GOOD
-    assert judge_jobs(CASE, [blocked]).verdict is Verdict.SKIP
+    assert judge_jobs(CASE, [blocked, job({"read back whole": P})]).verdict is Mark.GOOD
+    assert judge_jobs(CASE, [blocked]).verdict is Mark.SKIP
     crashed = sample_run.job("cifs", "bisect", {}, outcome=Outcome.CRASH, splats=(sample_run.SPLAT,))
-    assert judge_jobs(CASE, [crashed, job({"read back whole": P})]).verdict is Verdict.SKIP  # it may have had the case
+    assert judge_jobs(CASE, [crashed, job({"read back whole": P})]).verdict is Mark.SKIP  # it may have had the case
     known = narrowed(CASE, [["nfs: read back whole", "nfs: other"]])
     assert known.sought == ("nfs: read back whole",)
-    assert judge_jobs(known, [crashed, job({"read back whole": P})]).verdict is Verdict.GOOD
-    assert judge_jobs(known, []).verdict is Verdict.INFRA
+    assert judge_jobs(known, [crashed, job({"read back whole": P})]).verdict is Mark.GOOD
+    assert judge_jobs(known, []).verdict is Mark.INFRA
 
 
 def test_another_splat_than_the_one_shown_tells_nothing():
     splat = f"splat {sample_run.SPLAT.fingerprint}"
     criterion = narrowed(Criterion("case", ("nfs",)), [[splat, "nfs: write"]])
     other = job({"write": F}, outcome=Outcome.CRASH, splats=(sample_run.HUNG,))
-    assert judge_jobs(criterion, [other]).verdict is Verdict.SKIP
-    assert judge_jobs(criterion, [job({"write": F})]).verdict is Verdict.BAD
+    assert judge_jobs(criterion, [other]).verdict is Mark.SKIP
+    assert judge_jobs(criterion, [job({"write": F})]).verdict is Mark.BAD
 
 
 def test_a_figure_is_held_against_that_of_the_same_parameters():
@@ -194,5 +194,5 @@ def test_a_figure_is_held_against_that_of_the_same_parameters():
             for one, v in zip(made, values, strict=True)
         ]
 
-    assert judge_jobs(criterion, run(a=100, b=500), run(a=100, b=1000)).verdict is Verdict.BAD
-    assert judge_jobs(criterion, run(a=100, b=990), run(a=100, b=1000)).verdict is Verdict.GOOD
+    assert judge_jobs(criterion, run(a=100, b=500), run(a=100, b=1000)).verdict is Mark.BAD
+    assert judge_jobs(criterion, run(a=100, b=990), run(a=100, b=1000)).verdict is Mark.GOOD

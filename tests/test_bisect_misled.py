@@ -13,8 +13,8 @@ import pytest
 
 from kpatchlab.bisect import drive, step
 from kpatchlab.bisect.commits import make
-from kpatchlab.bisect.loop import Loop, Told, Verdict
-from kpatchlab.build.built import Built
+from kpatchlab.bisect.loop import Loop, Mark, ProbeResult
+from kpatchlab.build.built import Programs
 from kpatchlab.model import Outcome
 from kpatchlab.run import pipeline, stages
 from kpatchlab.run.executor import LocalExecutor, infra
@@ -69,21 +69,21 @@ def test_a_culprit_that_touches_none_of_the_paths_is_not_laid_on_one_that_does(l
 
 def test_a_parent_that_cannot_be_tested_proves_nothing():
     history = make("g", "c3", [("c1", ("g",)), ("c2", ("c1",)), ("c3", ("c2",))])
-    for figures in (Verdict.BAD, Verdict.SKIP, Verdict.INFRA):
+    for figures in (Mark.BAD, Mark.SKIP, Mark.INFRA):
         loop = Loop(history, parents=lambda c: (f"p-{c}",))
         while (ask := loop.ask()) is not None:
-            verdict = Verdict.BAD if ask.commit in {"c2", "c3"} else Verdict.GOOD
+            verdict = Mark.BAD if ask.commit in {"c2", "c3"} else Mark.GOOD
             if ask.commit == "p-c2":
                 verdict = figures
-            loop.tell(Told(ask.commit, verdict, ask.phase))
+            loop.tell(ProbeResult(ask.commit, verdict, ask.phase))
             loop.search.remaining_s(lambda _: 1.0)
             loop.search.choose(lambda _: 1.0)
         assert not loop.proven
     # A false alarm is no proof that the parent fails.
-    loop, alarms = Loop(history, parents=lambda c: (f"p-{c}",)), iter([Verdict.BAD])
+    loop, alarms = Loop(history, parents=lambda c: (f"p-{c}",)), iter([Mark.BAD])
     while (ask := loop.ask()) is not None:
-        verdict = Verdict.BAD if ask.commit in {"c2", "c3"} else Verdict.GOOD
-        loop.tell(Told(ask.commit, next(alarms, verdict) if ask.commit == "p-c2" else verdict, ask.phase))
+        verdict = Mark.BAD if ask.commit in {"c2", "c3"} else Mark.GOOD
+        loop.tell(ProbeResult(ask.commit, next(alarms, verdict) if ask.commit == "p-c2" else verdict, ask.phase))
     assert loop.elsewhere == ("", "")
     assert loop.search.suspects()[0] == ["c2"]
 
@@ -165,7 +165,7 @@ def test_tests_of_the_tree_are_those_of_the_commit_that_is_run(lab, monkeypatch)
     def tests(recipe, name, ctx):
         time.sleep(0.1)
         notes[name] = (Path(recipe.source.path) / "core/main.c").read_text().count("const char note")
-        return Built(Outcome.PASS, lab.root)
+        return Programs(Outcome.PASS, lab.root)
 
     def run(inputs):
         kernel = Path(inputs.kernels["bisect"].path)

@@ -9,8 +9,8 @@ from statistics import mean
 
 import pytest
 
-from kpatchlab.bisect.commits import History, line, make
-from kpatchlab.bisect.loop import EndsDoNotDiffer, Loop, Phase, Told, Verdict
+from kpatchlab.bisect.commits import CommitRange, line, make
+from kpatchlab.bisect.loop import EndsDoNotDiffer, Loop, Mark, Phase, ProbeResult
 from kpatchlab.bisect.search import FIGURES, Noise, Search
 from kpatchlab.errors import UserError
 
@@ -20,7 +20,7 @@ def simulate(loop, run, at_most=10_000):
     for _ in range(at_most):
         if (wanted := loop.ask()) is None:
             return
-        one = Told(wanted.commit, run(wanted.commit), wanted.phase)
+        one = ProbeResult(wanted.commit, run(wanted.commit), wanted.phase)
         loop.tell(one)
         yield one
 
@@ -38,8 +38,8 @@ def search_for(culprit, history=None, *, rate=1.0, alarms=0.0, seed=0, broken=()
 
     def run(commit):
         if commit in broken:
-            return Verdict.SKIP
-        return Verdict.BAD if dice.random() < (rate if history.mask(commit) & bit else alarms) else Verdict.GOOD
+            return Mark.SKIP
+        return Mark.BAD if dice.random() < (rate if history.mask(commit) & bit else alarms) else Mark.GOOD
 
     loop = Loop(history, **more)
     for _ in simulate(loop, run):
@@ -110,7 +110,7 @@ def test_commits_that_cannot_be_tested_are_gone_around():
     loop = search_for("c20", broken={f"c{n}" for n in range(30, 36)})
     assert loop.search.suspects()[0] == ["c20"]
     assert loop.proven
-    assert sum(one.verdict is Verdict.SKIP for one in loop.told) <= 2
+    assert sum(one.verdict is Mark.SKIP for one in loop.told) <= 2
 
 
 def test_a_culprit_among_untestable_commits_is_told_as_one_of_them():
@@ -124,11 +124,11 @@ def test_a_culprit_among_untestable_commits_is_told_as_one_of_them():
 def test_the_labs_own_fault_is_tried_again_and_is_never_bad():
     loop = Loop(line(4))
     for commit in ("c4",) * 3 + ("c0",) * 3:
-        loop.tell(Told(commit, Verdict.BAD if commit == "c4" else Verdict.GOOD, Phase.ENDS))
+        loop.tell(ProbeResult(commit, Mark.BAD if commit == "c4" else Mark.GOOD, Phase.ENDS))
     assert loop.ask().commit == "c2"
-    loop.tell(Told("c2", Verdict.INFRA, Phase.SEARCH))
+    loop.tell(ProbeResult("c2", Mark.INFRA, Phase.SEARCH))
     assert loop.ask().commit == "c2"
-    loop.tell(Told("c2", Verdict.INFRA, Phase.SEARCH))
+    loop.tell(ProbeResult("c2", Mark.INFRA, Phase.SEARCH))
     assert loop.ask().commit != "c2"
     assert loop.search.consistent() == 0b1111
 
@@ -136,7 +136,7 @@ def test_the_labs_own_fault_is_tried_again_and_is_never_bad():
 def ends(bad, good):
     loop = Loop(line(8))
     queues = {"c8": list(bad), "c0": list(good)}
-    for _ in simulate(loop, lambda c: Verdict.BAD if queues[c].pop(0) else Verdict.GOOD):
+    for _ in simulate(loop, lambda c: Mark.BAD if queues[c].pop(0) else Mark.GOOD):
         pass
 
 
@@ -158,7 +158,7 @@ def test_a_bad_end_that_never_fails_is_refused():
 
 def test_an_end_that_cannot_be_tested_is_refused_with_its_reason():
     loop = Loop(line(8))
-    loop.tell(Told("c8", Verdict.SKIP, Phase.ENDS, "does not build"))
+    loop.tell(ProbeResult("c8", Mark.SKIP, Phase.ENDS, "does not build"))
     with pytest.raises(EndsDoNotDiffer, match="bad end c8 cannot be tested: does not build"):
         loop.ask()
 
@@ -195,12 +195,12 @@ def test_a_wrong_proof_sends_the_search_on():
     """A flaky fault that looked deterministic at first: the proof contradicts, and the right commit is found."""
     loop = Loop(line(16))
     for one in [("c16", 1)] * 3 + [("c0", 0)] * 3:
-        loop.tell(Told(one[0], Verdict.BAD if one[1] else Verdict.GOOD, Phase.ENDS))
+        loop.tell(ProbeResult(one[0], Mark.BAD if one[1] else Mark.GOOD, Phase.ENDS))
     for _ in range(4):  # by bad luck every commit looks good: c16 would be it
-        loop.tell(Told(loop.ask().commit, Verdict.GOOD, Phase.SEARCH))
+        loop.tell(ProbeResult(loop.ask().commit, Mark.GOOD, Phase.SEARCH))
     assert loop.search.suspects()[0] == ["c16"]
     dice = random.Random(5)
-    for _ in simulate(loop, lambda c: Verdict.BAD if int(c[1:]) >= 5 and dice.random() < 0.4 else Verdict.GOOD):
+    for _ in simulate(loop, lambda c: Mark.BAD if int(c[1:]) >= 5 and dice.random() < 0.4 else Mark.GOOD):
         pass
     assert loop.search.suspects()[0] == ["c5"]
     assert loop.proven
@@ -231,7 +231,7 @@ def test_a_range_without_commits_is_refused():
 
 def test_a_range_of_ten_thousand_commits_is_quick():
     history = line(10_000)
-    assert isinstance(history, History)
+    assert isinstance(history, CommitRange)
     loop = search_for("c1234", history)
     assert len(loop.steps) <= 14
 
@@ -249,7 +249,7 @@ def carry(loop, objects, run, bound=2000):
         if same and fresh and loop.search.can_be_same(ask.commit, same):
             loop.tell(loop.alike(ask.commit, same, ask.phase))
         else:
-            loop.tell(Told(ask.commit, run(ask.commit), ask.phase, f"{ask.commit} ran"))
+            loop.tell(ProbeResult(ask.commit, run(ask.commit), ask.phase, f"{ask.commit} ran"))
     return asked
 
 
@@ -265,7 +265,7 @@ def test_a_commit_of_the_same_objects_has_its_neighbour_s_verdict_and_is_asked_f
             return (int(commit[1:]) + 3) // 4
 
         def run(commit, dice=dice):
-            return Verdict.BAD if int(commit[1:]) >= 9 and dice.random() < rate else Verdict.GOOD
+            return Mark.BAD if int(commit[1:]) >= 9 and dice.random() < rate else Mark.GOOD
 
         asked = carry(loop, objects, run)
         assert loop.search.suspects()[0] == ["c9"]
@@ -278,25 +278,25 @@ def test_a_commit_of_the_same_objects_has_its_neighbour_s_verdict_and_is_asked_f
             later = [ask for ask in asked if ask.commit == one.commit and ask.phase is Phase.SEARCH]
             assert len(later) == 1
         if rate == 1.0:
-            assert all((one.verdict is Verdict.BAD) == (int(one.commit[1:]) >= 9) for one in alike)
+            assert all((one.verdict is Mark.BAD) == (int(one.commit[1:]) >= 9) for one in alike)
 
 
 def test_a_verdict_is_taken_over_from_the_neighbour_s_runs():
     """Any failure counts; of figures, which vary, what most runs say."""
-    for noise, verdict in ((Noise(), Verdict.BAD), (FIGURES, Verdict.GOOD)):
+    for noise, verdict in ((Noise(), Mark.BAD), (FIGURES, Mark.GOOD)):
         loop = Loop(line(8), noise)
-        for said, words in ((Verdict.GOOD, "first"), (Verdict.BAD, "second"), (Verdict.GOOD, "third")):
-            loop.tell(Told("c4", said, Phase.SEARCH, words))
+        for said, words in ((Mark.GOOD, "first"), (Mark.BAD, "second"), (Mark.GOOD, "third")):
+            loop.tell(ProbeResult("c4", said, Phase.SEARCH, words))
         alike = loop.alike("c5", "c4", Phase.SEARCH)
         assert (alike.commit, alike.verdict, alike.same_as) == ("c5", verdict, "c4")
-        words = "second" if verdict is Verdict.BAD else "third"
+        words = "second" if verdict is Mark.BAD else "third"
         assert alike.reason == f"built to the same objects as c4: {words}"
 
 
 def test_runs_that_are_at_odds_with_the_objects_are_believed():
     """Both ends of what is left are said to be the same: the commit is run, and may differ."""
     loop = Loop(line(2))
-    loop.tell(Told("c0", Verdict.GOOD, Phase.SEARCH, same_as="c2"))
+    loop.tell(ProbeResult("c0", Mark.GOOD, Phase.SEARCH, same_as="c2"))
     assert not loop.search.twins
     assert not loop.search.can_be_same("c0", "c2")
     assert loop.search.consistent() == 0b11
@@ -305,10 +305,10 @@ def test_runs_that_are_at_odds_with_the_objects_are_believed():
 def test_a_search_gives_up_where_runs_only_contradict_each_other():
     """Figures that are worse in every other run of whichever commit: no confidence can ever be had."""
     loop = Loop(line(64), FIGURES, confidence=0.9999)
-    for end, verdict in (("c64", Verdict.BAD), ("c0", Verdict.GOOD)):
+    for end, verdict in (("c64", Mark.BAD), ("c0", Mark.GOOD)):
         for _ in range(3):
-            loop.tell(Told(end, verdict, Phase.ENDS))
-    said = collections.defaultdict(lambda: itertools.cycle([Verdict.BAD, Verdict.GOOD]))
+            loop.tell(ProbeResult(end, verdict, Phase.ENDS))
+    said = collections.defaultdict(lambda: itertools.cycle([Mark.BAD, Mark.GOOD]))
     told = list(simulate(loop, lambda commit: next(said[commit])))
     assert loop.exhausted
     assert not loop.proven
@@ -321,7 +321,7 @@ def test_no_more_runs_are_asked_for_than_are_needed(width):
     loop = Loop(line(8))
     while (ask := loop.ask()) is not None:
         for _ in range(min(width, ask.runs)):
-            loop.tell(Told(ask.commit, Verdict.BAD if int(ask.commit[1:]) >= 5 else Verdict.GOOD, ask.phase))
+            loop.tell(ProbeResult(ask.commit, Mark.BAD if int(ask.commit[1:]) >= 5 else Mark.GOOD, ask.phase))
     assert loop.proven
     assert summary(loop) == {"ends": 6, "search": 3, "proof": 6}
 
@@ -329,10 +329,10 @@ def test_no_more_runs_are_asked_for_than_are_needed(width):
 def test_a_commit_that_told_something_is_not_left_out_for_one_run_that_says_nothing():
     """A host that is too busy for once has a guest run out of time; a commit that never tells is left out at once."""
     loop = Loop(line(8))
-    for verdict in (Verdict.GOOD, Verdict.GOOD, Verdict.SKIP, Verdict.SKIP):
-        loop.tell(Told("c3", verdict, Phase.SEARCH))
+    for verdict in (Mark.GOOD, Mark.GOOD, Mark.SKIP, Mark.SKIP):
+        loop.tell(ProbeResult("c3", verdict, Phase.SEARCH))
     assert "c3" not in loop.search.skipped
-    loop.tell(Told("c3", Verdict.INFRA, Phase.SEARCH))
+    loop.tell(ProbeResult("c3", Mark.INFRA, Phase.SEARCH))
     assert "c3" in loop.search.skipped
-    loop.tell(Told("c4", Verdict.SKIP, Phase.SEARCH))
+    loop.tell(ProbeResult("c4", Mark.SKIP, Phase.SEARCH))
     assert "c4" in loop.search.skipped

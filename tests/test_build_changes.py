@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from kpatchlab.build.changes import Changes, Line, Named, Replay, read, write
+from kpatchlab.build.changes import AddedLine, Changes, Named, Replay, read, write
 from kpatchlab.build.functions import Function, functions_in
 from kpatchlab.build.patchset import Patch, split_mbox
 
@@ -130,9 +130,9 @@ def test_lines_follow_what_later_patches_move_and_lose_what_they_replace(repo):
         "third", "#include <linux/net.h>\n", "#include <linux/net.h>\n#include <linux/a.h>\n#include <linux/b.h>\n"
     )
     first, second, third = repo.changes().patches
-    assert first.hunks[0].lines == (Line(7, "\tint kept = 1;"), Line(9, "\treturn kept;"))
+    assert first.hunks[0].lines == (AddedLine(7, "\tint kept = 1;"), AddedLine(9, "\treturn kept;"))
     assert first.hunks[0].added == 3
-    assert second.hunks[0].lines == (Line(8, "\tint other = 3;"),)
+    assert second.hunks[0].lines == (AddedLine(8, "\tint other = 3;"),)
     assert [line.number for line in third.hunks[0].lines] == [2, 3]
 
 
@@ -157,7 +157,7 @@ def test_renamed_copied_new_and_deleted_files(repo):
     changes = repo.changes("-M")
     assert changes.patches[0].files == ("net/z.c",)
     assert changes.patches[0].functions == (Named("one", "net/z.c"),)
-    assert changes.patches[2].hunks[0].lines == (Line(5, "\treturn sk->b + 1;"),)
+    assert changes.patches[2].hunks[0].lines == (AddedLine(5, "\treturn sk->b + 1;"),)
     assert functions(changes, 4) == [("n", True)]
     assert functions(changes, 5) == [("n", True), ("m", True)]
     assert not any(patch.unread for patch in changes.patches)

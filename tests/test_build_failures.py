@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab.build.failures import Fault, check_host, first_fault, normal, read_records, relative
+from kpatchlab.build.failures import BuildError, check_host, first_fault, normal, read_records, relative
 from kpatchlab.errors import HostError
 
 TREE = Path("/t/linux")
@@ -17,21 +17,22 @@ TREE = Path("/t/linux")
     [
         (
             "In file included from ../net/a.c:3:\n../include/x.h:7:1: error: unknown type name 'y'\nz.c:9: error: z",
-            Fault("include/x.h", 7, "unknown type name 'y'"),
+            BuildError("include/x.h", 7, "unknown type name 'y'"),
         ),
-        ("/t/linux/net/a.c:4:10: fatal error: no.h: No such file", Fault("net/a.c", 4, "no.h: No such file")),
+        ("/t/linux/net/a.c:4:10: fatal error: no.h: No such file", BuildError("net/a.c", 4, "no.h: No such file")),
         ("../arch/x86/a.S: Assembler messages:\n../arch/x86/a.S:12: Error: no such instruction: `foo'",
-         Fault("arch/x86/a.S", 12, "no such instruction: `foo'")),
+         BuildError("arch/x86/a.S", 12, "no such instruction: `foo'")),
         ("ld: a.o: in function `f':\n/t/linux/obj/../net/a.c:2: undefined reference to `bar'",
-         Fault("net/a.c", 2, "undefined reference to `bar'")),
+         BuildError("net/a.c", 2, "undefined reference to `bar'")),
         ("ld: an.o: in function `f':\na.c:(.text+0x5): undefined reference to `bar'",
-         Fault("a.c", 0, "undefined reference to `bar'")),
+         BuildError("a.c", 0, "undefined reference to `bar'")),
         ("ld: b.o: in function `f':\nb.c:(.text+0x0): multiple definition of `f'; a.o:a.c:1: first defined here",
-         Fault("b.c", 0, "multiple definition of `f'; a.o:a.c:1: first defined here")),
+         BuildError("b.c", 0, "multiple definition of `f'; a.o:a.c:1: first defined here")),
         ("make[2]: *** Waiting for unfinished jobs....\nmake[2]: *** No rule to make target 'x.o', Stop.",
-         Fault("", 0, "No rule to make target 'x.o', Stop.")),
-        ("make[3]: *** [../scripts/Makefile.build:250: a.o] Error 1", Fault("scripts/Makefile.build", 250, "Error 1")),
-        ("", Fault("", 0, "no output")),
+         BuildError("", 0, "No rule to make target 'x.o', Stop.")),
+        ("make[3]: *** [../scripts/Makefile.build:250: a.o] Error 1",
+         BuildError("scripts/Makefile.build", 250, "Error 1")),
+        ("", BuildError("", 0, "no output")),
     ],
 )  # fmt: skip
 def test_first_fault(output, fault):

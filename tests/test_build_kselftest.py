@@ -9,7 +9,7 @@ import pytest
 from build_fixtures import Bench
 
 from kpatchlab.build import BuildCancelled, kselftest
-from kpatchlab.build.built import Built, guest_files
+from kpatchlab.build.built import Programs, guest_files
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.build.kselftest import without_tests
 from kpatchlab.errors import UserError
@@ -120,7 +120,7 @@ def test_a_program_that_does_not_compile_costs_itself(bench):
 @pytest.mark.parametrize("collection", ["net/none", "none", "none/at/all"])
 def test_what_the_tree_does_not_have_is_skipped(bench, collection):
     built = build(bench, collection)
-    assert built == Built(Outcome.SKIP, reason=f"the kernel's tree has no {SELFTESTS}/{collection}")
+    assert built == Programs(Outcome.SKIP, reason=f"the kernel's tree has no {SELFTESTS}/{collection}")
 
 
 def test_the_series_is_applied(bench, tmp_path):
@@ -150,7 +150,7 @@ def test_headers_that_cannot_be_made_block(bench):
 def test_what_the_host_lacks_is_the_reason(bench, monkeypatch):
     monkeypatch.setattr(packages, "missing", lambda stages: [packages.Missing("clang", "c", tuple(stages))])
     built = build(bench, "bpf/test_sockmap")
-    assert built == Built(Outcome.SKIP, reason="this host lacks what it is built with (apt-get install clang)")
+    assert built == Programs(Outcome.SKIP, reason="this host lacks what it is built with (apt-get install clang)")
 
 
 def test_sockmap_where_the_tree_has_none(bench, monkeypatch):
@@ -223,7 +223,7 @@ def test_what_goes_into_a_guest(tmp_path):
     (programs / "tls").write_bytes(b"ELF")
     (programs / "tls").chmod(0o755)
     (programs / "lab.tests").write_text("tls\n")
-    files = guest_files({"kselftest/net/tls": Built(Outcome.PASS, tmp_path)})
+    files = guest_files({"kselftest/net/tls": Programs(Outcome.PASS, tmp_path)})
     assert files == [
         ("/lab/kselftest/net/tls/lab.tests", b"tls\n", 0o644),
         ("/lab/kselftest/net/tls/tls", b"ELF", 0o755),

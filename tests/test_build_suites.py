@@ -9,7 +9,7 @@ import pytest
 from build_fixtures import Bench
 
 from kpatchlab.build import suites
-from kpatchlab.build.built import Built
+from kpatchlab.build.built import Programs
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.errors import UserError
 from kpatchlab.model import Outcome
@@ -52,7 +52,7 @@ def test_what_is_cached_is_not_built_again(bench, tmp_path, monkeypatch):
     first = build(bench)
     monkeypatch.setattr(suites, "Apt", lambda *_, **__: SimpleNamespace(fetch_upstream=lambda _: archive))
     archive = tmp_path / "libkcapi_9.orig.tar.xz"
-    assert build(bench) == Built(Outcome.PASS, first.path, cached=True)
+    assert build(bench) == Programs(Outcome.PASS, first.path, cached=True)
 
 
 def test_what_does_not_compile_blocks(bench):
@@ -64,5 +64,5 @@ def test_what_does_not_compile_blocks(bench):
 
 def test_what_is_not_there_is_skipped(bench):
     bench.files = {}
-    assert build(bench) == Built(Outcome.SKIP, reason="Debian trixie has no source package libkcapi")
+    assert build(bench) == Programs(Outcome.SKIP, reason="Debian trixie has no source package libkcapi")
     assert build(bench, "ltp").reason == "there is no suite ltp; there are libkcapi"

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kpatchlab.cache import SAVED, Cache, Entry, content_key, prunable, tree_digest
+from kpatchlab.cache import SAVED, Artifact, Cache, content_key, prunable, tree_digest
 from kpatchlab.errors import HostError
 
 
@@ -101,7 +101,7 @@ def test_a_tree_digest_sees_names_modes_links_and_bytes(tmp_path):
 
 
 def entry(key, days, gib, tmp_path, kind="kernel"):
-    return Entry(kind, key, tmp_path / key, int(gib * (1 << 30)), 1e6 - days * 86400, "")
+    return Artifact(kind, key, tmp_path / key, int(gib * (1 << 30)), 1e6 - days * 86400, "")
 
 
 def test_pruning_takes_the_old_first_then_what_is_too_much(tmp_path):

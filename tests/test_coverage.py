@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab.build.changes import Changes, Hunk, Line, PatchChanges
+from kpatchlab.build.changes import AddedLine, Changes, Hunk, PatchChanges
 from kpatchlab.errors import UserError
 from kpatchlab.lab.load import load
 from kpatchlab.model import Outcome
@@ -76,7 +76,9 @@ def packed(path, members):
 
 def hunk(file, *numbers, added=None, number=1):
     text = {TREE_FILE: SOURCE, TREE_HEADER: HEADER}.get(file, "\n" * 99).split("\n")
-    return Hunk(file, number, tuple(Line(n, text[n - 1]) for n in numbers), len(numbers) if added is None else added)
+    return Hunk(
+        file, number, tuple(AddedLine(n, text[n - 1]) for n in numbers), len(numbers) if added is None else added
+    )
 
 
 CHANGES = Changes((

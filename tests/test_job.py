@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab.build.built import Built
+from kpatchlab.build.built import Programs
 from kpatchlab.cache import Cache
 from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Boot, Exit, Identity, MachineShape, Qemu, SavedGuest
@@ -355,7 +355,7 @@ def test_a_guest_that_still_prints_is_let_finish(bench, monkeypatch):
 
 @pytest.mark.parametrize("outcome", [Outcome.BLOCKED, Outcome.SKIP])
 def test_selftests_that_are_not_there_end_the_job_before_it_begins(bench, outcome):
-    built = {("with", "kselftest/net/tls"): Built(outcome, reason="tls.c:3: no")}
+    built = {("with", "kselftest/net/tls"): Programs(outcome, reason="tls.c:3: no")}
     result = bench(foreign=("kselftest/net/tls",), more={"foreign": built})
     assert result.outcome is outcome
     assert result.message == "kselftest/net/tls of kernel with: tls.c:3: no"
@@ -364,7 +364,7 @@ def test_selftests_that_are_not_there_end_the_job_before_it_begins(bench, outcom
 def test_selftests_are_put_into_the_guest(bench, tmp_path):
     (tmp_path / "built/programs").mkdir(parents=True)
     (tmp_path / "built/programs/tls").write_bytes(b"ELF")
-    built = {("with", "kselftest/net/tls"): Built(Outcome.PASS, tmp_path / "built")}
+    built = {("with", "kselftest/net/tls"): Programs(Outcome.PASS, tmp_path / "built")}
     assert bench(foreign=("kselftest/net/tls",), more={"foreign": built}).outcome is Outcome.PASS
     assert "/lab/kselftest/net/tls/tls" in bench.guest.files
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab.build.built import Built
+from kpatchlab.build.built import Programs
 from kpatchlab.build.changes import Changes
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.patchset import DoesNotApplyError
@@ -393,7 +393,7 @@ def with_selftests(bench, monkeypatch, build):
 
 def test_selftests_are_built_for_each_kernel_and_given_to_its_jobs(bench, monkeypatch):
     seen = []
-    with_selftests(bench, monkeypatch, lambda name: Built(Outcome.PASS, Path(name)))
+    with_selftests(bench, monkeypatch, lambda name: Programs(Outcome.PASS, Path(name)))
     bench.job = lambda inputs: seen.append(inputs.foreign) or Outcome.PASS
     run = bench.execute("solo")
     assert run.complete
@@ -409,7 +409,7 @@ def test_selftests_that_cannot_be_had_cost_their_own_jobs(bench, monkeypatch):
     def build(name):
         if name == "kselftest/splice":
             raise HostError("the mirror cannot be reached")
-        return Built(Outcome.PASS, Path(name), cached=True)
+        return Programs(Outcome.PASS, Path(name), cached=True)
 
     with_selftests(bench, monkeypatch, build)
     run = bench.execute("solo")

@@ -10,7 +10,7 @@ from series_fixtures import SeriesBench, program, row
 
 from kpatchlab.errors import UserError
 from kpatchlab.series import checks, judge
-from kpatchlab.series.values import Applied, Built, Fault, PatchResult, Walk
+from kpatchlab.series.values import Applied, LostObject, PatchBuild, PatchResult, Walk
 
 WARN_SH = Path(checks.__file__).with_name("warn.sh")
 UNUSED = "int {0}_{1}(int {1});\nint {0}_{1}(int {1})\n{{\n\treturn 0;\n}}\n"
@@ -142,7 +142,7 @@ def test_an_object_that_fails_keeps_nothing_of_what_was_said_before(tmp_path):
 
 
 def built(*faults, **more):
-    return Built(tuple(Fault(*fault) for fault in faults), **more)
+    return PatchBuild(tuple(LostObject(*fault) for fault in faults), **more)
 
 
 def judged(*builds, files=()):

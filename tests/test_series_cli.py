@@ -9,7 +9,7 @@ import yaml
 from series_fixtures import SeriesBench
 
 from kpatchlab.host import packages
-from kpatchlab.series.values import Applied, Built, PatchResult, Walk
+from kpatchlab.series.values import Applied, PatchBuild, PatchResult, Walk
 from tests import labdir
 
 
@@ -53,7 +53,7 @@ def test_a_series_without_fault_ends_with_status_0(bench, call):
 
 
 def test_a_walk_that_is_stopped_at_once_says_how_to_go_on(bench, call, monkeypatch):
-    base = PatchResult(0, "the tree without any patch", "", "", Applied("strict"), built=Built())
+    base = PatchResult(0, "the tree without any patch", "", "", Applied("strict"), built=PatchBuild())
     done = Walk("with", "a tree", "2 patches", "gcc", ("W=1",), (base,), "", 0.0, complete=False)
     monkeypatch.setattr("kpatchlab.series.walk", lambda *_: (done, bench.root / "found"))
     status, out, err = call("series", "--allmodconfig", "--coccicheck", "--fresh")

@@ -10,7 +10,7 @@ from kpatchlab.progress import PlainProgress
 from kpatchlab.run import stages
 from kpatchlab.series.judge import judge
 from kpatchlab.series.scenarios import runner
-from kpatchlab.series.values import Applied, Built, PatchResult, Walk
+from kpatchlab.series.values import Applied, PatchBuild, PatchResult, Walk
 from tests.fake_stages import bench
 
 __all__ = ["bench"]  # a fixture
@@ -45,7 +45,7 @@ def test_the_first_patch_that_breaks_a_scenario_is_named():
         {"a": "pass", "b": "skip"},
     ]
     results = tuple(
-        PatchResult(n, f"patch {n}", "", "", Applied("strict"), built=Built(), scenarios=way)
+        PatchResult(n, f"patch {n}", "", "", Applied("strict"), built=PatchBuild(), scenarios=way)
         for n, way in enumerate(ways)
     )
     table = judge(Walk("with", "", "", "", (), results, "", 0.0, complete=True))
@@ -65,7 +65,8 @@ def test_the_first_patch_that_breaks_a_scenario_is_named():
 )
 def test_a_scenario_that_did_not_run_says_nothing_about_the_kernel(ways, states, first):
     results = tuple(
-        PatchResult(n, "", "", "", Applied("strict"), built=Built(), scenarios={"a": way}) for n, way in enumerate(ways)
+        PatchResult(n, "", "", "", Applied("strict"), built=PatchBuild(), scenarios={"a": way})
+        for n, way in enumerate(ways)
     )
     table = judge(Walk("with", "", "", "", (), results, "", 0.0, complete=True))
     assert [str(row.cells["scenarios"].state) for row in table.rows] == states

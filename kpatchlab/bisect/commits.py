@@ -12,7 +12,7 @@ from kpatchlab.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class CommitRange:
     """The candidates: all that is reachable from the bad end and not from the good one, parents before children.
 
     Attributes:
@@ -58,7 +58,7 @@ def bits(mask: int) -> Iterator[int]:
 
 def make(
     good: str, bad: str, rows: Sequence[tuple[str, tuple[str, ...]]], subjects: Mapping[str, str] | None = None
-) -> History:
+) -> CommitRange:
     """Return the history of (commit, parents) rows, each commit behind all of its parents.
 
     Raises:
@@ -74,9 +74,9 @@ def make(
         contains[commit] = mask
     # With paths the bad end itself may have been left out: it holds every commit of the range all the same.
     contains[bad] = (1 << len(rows)) - 1
-    return History(good, bad, tuple(row[0] for row in rows), dict(rows), contains, subjects or {})
+    return CommitRange(good, bad, tuple(row[0] for row in rows), dict(rows), contains, subjects or {})
 
 
-def line(count: int) -> History:
+def line(count: int) -> CommitRange:
     """Return a straight history of `count` commits, c1 being the oldest and c0 the good end."""
     return make("c0", f"c{count}", [(f"c{n}", (f"c{n - 1}",)) for n in range(1, count + 1)])

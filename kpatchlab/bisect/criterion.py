@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-from kpatchlab.bisect.loop import Verdict
+from kpatchlab.bisect.loop import Mark
 from kpatchlab.errors import UserError
 from kpatchlab.model import BuildResult, JobResult, Outcome
 
@@ -64,7 +64,7 @@ class Criterion:
 class Judged:
     """A verdict and what it rests on; `signatures` are those that the run failed with."""
 
-    verdict: Verdict
+    verdict: Mark
     reason: str = ""
     details: str = ""
     signatures: tuple[str, ...] = ()
@@ -89,25 +89,25 @@ def judge_build(criterion: Criterion, build: BuildResult) -> Judged | None:
     if criterion.kind != "build":
         if build.outcome is Outcome.PASS:
             return None
-        kind = Verdict.INFRA if build.outcome is Outcome.INFRA else Verdict.SKIP
+        kind = Mark.INFRA if build.outcome is Outcome.INFRA else Mark.SKIP
         return Judged(kind, f"does not build: {_place(build)}", build.log_tail)
     if build.outcome is Outcome.INFRA:
-        return Judged(Verdict.INFRA, build.error)
+        return Judged(Mark.INFRA, build.error)
     first = next(iter(build.module_failures), None)
     details = first.log if first else build.log_tail
     if criterion.module:
         lost = {name for failure in build.module_failures for name in (failure.module, *failure.dependents)}
         if criterion.module in lost:
-            return Judged(Verdict.BAD, f"module {criterion.module} does not compile", details, tuple(wrong))
+            return Judged(Mark.BAD, f"module {criterion.module} does not compile", details, tuple(wrong))
         if build.outcome is not Outcome.PASS:
-            return Judged(Verdict.SKIP, f"does not build: {_place(build)}", build.log_tail)
-        return Judged(Verdict.GOOD, "builds")
+            return Judged(Mark.SKIP, f"does not build: {_place(build)}", build.log_tail)
+        return Judged(Mark.GOOD, "builds")
     if not wrong:
-        return Judged(Verdict.GOOD, "builds")
+        return Judged(Mark.GOOD, "builds")
     hit = [words for name, words in wrong.items() if not criterion.sought or name in criterion.sought]
     if hit:
-        return Judged(Verdict.BAD, hit[0], details, tuple(wrong))
-    return Judged(Verdict.SKIP, f"does not build, but otherwise: {next(iter(wrong.values()))}", details)
+        return Judged(Mark.BAD, hit[0], details, tuple(wrong))
+    return Judged(Mark.SKIP, f"does not build, but otherwise: {next(iter(wrong.values()))}", details)
 
 
 def _place(build: BuildResult) -> str:
@@ -126,17 +126,17 @@ def _build_signatures(build: BuildResult) -> dict[str, str]:
 def judge_jobs(criterion: Criterion, jobs: Sequence[JobResult], base: Sequence[JobResult] = ()) -> Judged:
     """Judge the jobs of one run on a commit's kernel; `base`: those of the good end beside them, for figures."""
     if not jobs:
-        return Judged(Verdict.INFRA, "no job came to an end")
+        return Judged(Mark.INFRA, "no job came to an end")
     if lost := next((job for job in (*jobs, *base) if job.outcome is Outcome.INFRA), None):
-        return Judged(Verdict.INFRA, lost.message)
+        return Judged(Mark.INFRA, lost.message)
     if criterion.kind == "metric":
         return _judge_metric(criterion, jobs, base)
     judged = [_judge_job(criterion, job) for job in jobs]
-    if bad := [one for one in judged if one.verdict is Verdict.BAD]:
+    if bad := [one for one in judged if one.verdict is Mark.BAD]:
         return replace(bad[0], signatures=tuple(dict.fromkeys(s for one in bad for s in one.signatures)))
     owners = _asked(criterion, jobs)
     asked = [one for job, one in zip(jobs, judged, strict=True) if job in owners]
-    for verdict in (Verdict.INFRA, Verdict.SKIP):
+    for verdict in (Mark.INFRA, Mark.SKIP):
         if found := next((one for one in asked if one.verdict is verdict), None):
             return found
     return asked[0]
@@ -168,10 +168,10 @@ LOST = {Outcome.CRASH, Outcome.FAIL, Outcome.TIMEOUT}
 
 def _judge_job(criterion: Criterion, job: JobResult) -> Judged:
     judged = _told_by(criterion, job)
-    if judged.verdict is Verdict.SKIP and job.outcome in LOST and not job.guests:
+    if judged.verdict is Mark.SKIP and job.outcome in LOST and not job.guests:
         # Under emulation on a busy host a kernel can panic while it boots, whatever commit it is of: as what may be the
         # host's fault it is tried again, and skipped if it stays so.
-        return replace(judged, verdict=Verdict.INFRA)
+        return replace(judged, verdict=Mark.INFRA)
     return judged
 
 
@@ -180,32 +180,32 @@ def _told_by(criterion: Criterion, job: JobResult) -> Judged:
     details = "\n".join(splat.decoded or splat.text for splat in job.splats)
     if criterion.kind == "splat":
         if any(splat.fingerprint == criterion.fingerprint for splat in job.splats):
-            return Judged(Verdict.BAD, wrong[f"splat {criterion.fingerprint}"], details, tuple(wrong))
+            return Judged(Mark.BAD, wrong[f"splat {criterion.fingerprint}"], details, tuple(wrong))
         # A scenario can fail for other reasons beside; only one that broke before it got there tells nothing.
         if job.outcome in {Outcome.PASS, Outcome.FAIL} and not job.splats:
-            return Judged(Verdict.GOOD, "no such splat")
-        return Judged(Verdict.SKIP, _otherwise(job), details)
+            return Judged(Mark.GOOD, "no such splat")
+        return Judged(Mark.SKIP, _otherwise(job), details)
     if criterion.case and not criterion.case.startswith(LABS_OWN):
         case = next((case for case in job.cases if case.name == criterion.case), None)
         if case is not None and case.outcome is Outcome.PASS:
-            return Judged(Verdict.GOOD, f"{case.name} passes")
+            return Judged(Mark.GOOD, f"{case.name} passes")
         if case is not None and case.outcome.is_bad:
-            return Judged(Verdict.BAD, f"{case.name}: {case.message or 'fails'}", details or case.details, tuple(wrong))
-        return Judged(Verdict.SKIP, f"{criterion.case} did not run: {job.message or job.outcome.value}", details)
+            return Judged(Mark.BAD, f"{case.name}: {case.message or 'fails'}", details or case.details, tuple(wrong))
+        return Judged(Mark.SKIP, f"{criterion.case} did not run: {job.message or job.outcome.value}", details)
     if job.outcome is Outcome.PASS:
-        return Judged(Verdict.GOOD, "passes")
+        return Judged(Mark.GOOD, "passes")
     sought = [f"splat {criterion.fingerprint}"] if criterion.fingerprint else criterion.sought
     splats = {name for name in sought if name.startswith("splat ")}
     if job.splats and splats and not wrong.keys() & splats:
-        return Judged(Verdict.SKIP, _otherwise(job), details)
+        return Judged(Mark.SKIP, _otherwise(job), details)
     hit = [words for name, words in wrong.items() if not sought or name in sought]
     if hit and (job.guests or sought):
-        return Judged(Verdict.BAD, hit[0], details, tuple(wrong))
+        return Judged(Mark.BAD, hit[0], details, tuple(wrong))
     cases = {f"{_label(job)}: {case.name}": case.outcome for case in job.cases}
     own = _owned(sought, job) or sought
     if sought and not job.splats and all(cases.get(name) is Outcome.PASS for name in own):
-        return Judged(Verdict.GOOD, f"passes what is sought; fails otherwise: {job.message}")
-    return Judged(Verdict.SKIP, _otherwise(job), details)
+        return Judged(Mark.GOOD, f"passes what is sought; fails otherwise: {job.message}")
+    return Judged(Mark.SKIP, _otherwise(job), details)
 
 
 def _otherwise(job: JobResult) -> str:
@@ -237,15 +237,15 @@ def _judge_metric(criterion: Criterion, jobs: Sequence[JobResult], base: Sequenc
         if value is None or other is None:
             continue
         if min(value, other) <= 0:
-            return Judged(Verdict.SKIP, f"{criterion.metric} is {value:g} and {other:g}: no ratio")
+            return Judged(Mark.SKIP, f"{criterion.metric} is {value:g} and {other:g}: no ratio")
         direction = next(m.direction for job in ours for m in job.metrics if m.name == criterion.metric)
         ratio = value / other if direction == "lower" else other / value
         found.append((ratio, f"{criterion.metric} {value:g}, good end {other:g}: worse by a factor of {ratio:.3f}"))
     if not found:
         job = next((job for job in jobs if job.outcome is not Outcome.PASS), jobs[0])
-        return Judged(Verdict.SKIP, f"no figure {criterion.metric}: {job.message or job.outcome.value}")
+        return Judged(Mark.SKIP, f"no figure {criterion.metric}: {job.message or job.outcome.value}")
     worst, words = max(found)
-    return Judged(Verdict.BAD if worst > criterion.bound else Verdict.GOOD, words)
+    return Judged(Mark.BAD if worst > criterion.bound else Mark.GOOD, words)
 
 
 def _figure(name: str, jobs: Sequence[JobResult]) -> float | None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kpatchlab.bisect import gitlog, state, summary
-from kpatchlab.bisect.commits import History
+from kpatchlab.bisect.commits import CommitRange
 from kpatchlab.bisect.criterion import Judged, narrowed
-from kpatchlab.bisect.loop import Ask, EndsDoNotDiffer, Loop, Phase, Told, Verdict
-from kpatchlab.bisect.prober import Built, Prober
+from kpatchlab.bisect.loop import Ask, EndsDoNotDiffer, Loop, Mark, Phase, ProbeResult
+from kpatchlab.bisect.prober import BuiltCommit, Prober
 from kpatchlab.bisect.search import FIGURES, Noise
-from kpatchlab.bisect.state import State
+from kpatchlab.bisect.state import SearchState
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.errors import UserError
 from kpatchlab.files import write_atomic
@@ -34,15 +34,15 @@ class Drive:
         whole: the recipe with the whole configuration, where the prober has one with fewer modules.
     """
 
-    state: State
+    state: SearchState
     folder: Path
-    history: History
+    history: CommitRange
     prober: Prober
     progress: Progress
     cancel: threading.Event = field(default_factory=threading.Event)
     whole: KernelRecipe | None = None
     loop: Loop = field(init=False)
-    _built: dict[str, Built] = field(default_factory=dict)
+    _built: dict[str, BuiltCommit] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._begin()
@@ -60,7 +60,7 @@ class Drive:
         )
         self._narrow()
 
-    def go(self) -> State:
+    def go(self) -> SearchState:
         """Search to the end.
 
         Raises:
@@ -128,7 +128,7 @@ class Drive:
     # --- one step
 
     def _step(self, ask: Ask) -> None:
-        ready: list[tuple[Told, Built]] = []
+        ready: list[tuple[ProbeResult, BuiltCommit]] = []
         # In the order of the history, so that each is built from a near neighbour.
         for one in sorted([ask, *self._beside(ask)], key=lambda one: self.history.mask(one.commit).bit_count()):
             found = self._build(one)
@@ -157,13 +157,13 @@ class Drive:
             ask, most, lambda commit: max(0.0, self.cost(commit) - times.run_s()), times.run_s(), always=bool(asked)
         )
 
-    def _build(self, ask: Ask) -> tuple[Told, Built] | None:
+    def _build(self, ask: Ask) -> tuple[ProbeResult, BuiltCommit] | None:
         """Return a commit's kernel that is to be run; None where what was built told all, and that is recorded."""
         again = ask.phase is Phase.PROOF and self.prober.criterion.kind == "build"
         built = self.prober.built(ask.commit, self._distance(ask.commit), again=again)
         self._check_cancel()
-        first = Told(
-            ask.commit, Verdict.SKIP, ask.phase, build_s=round(built.seconds, 1),
+        first = ProbeResult(
+            ask.commit, Mark.SKIP, ask.phase, build_s=round(built.seconds, 1),
             objects=built.result.objects_compiled if built.fresh else 0,
         )  # fmt: skip
         if judged := self.prober.judge_build(built):
@@ -175,25 +175,25 @@ class Drive:
             return None
         return first, built
 
-    def _run(self, first: Told, built: Built, runs: int) -> None:
+    def _run(self, first: ProbeResult, built: BuiltCommit, runs: int) -> None:
         good = self._good_end() if self.prober.criterion.kind == "metric" else None
         count = max(1, min(self.prober.width(), runs))
         judgements, run, seconds = self.prober.run(built, good, count)
         self._check_cancel()  # jobs that were ended are missing in the run: nothing can be told from it
         self._tell(replace(first, seconds=round(seconds, 1), run=run), judgements)
 
-    def _good_end(self) -> Built:
+    def _good_end(self) -> BuiltCommit:
         """Return the good end's kernel; figures are taken on it beside each step's."""
         good = self.prober.built(self.history.good, self._distance(self.history.good))
         if judged := self.prober.judge_build(good):
             raise UserError(f"the good end cannot be tested: {judged.reason}")
         return good
 
-    def _same(self, ask: Ask, built: Built) -> str:
+    def _same(self, ask: Ask, built: BuiltCommit) -> str:
         """Return the tested commit that stands for one that is to be run, "" where it has to be run itself."""
         if ask.phase is Phase.PROOF or any(one.commit == ask.commit and not one.same_as for one in self.loop.told):
             return ""
-        own = [one for one in self.loop.told if one.verdict in {Verdict.GOOD, Verdict.BAD} and not one.same_as]
+        own = [one for one in self.loop.told if one.verdict in {Mark.GOOD, Mark.BAD} and not one.same_as]
         tested = dict.fromkeys(one.commit for one in own)
         same = self.prober.same_objects(built, [c for c in tested if c != ask.commit])
         if same and ask.phase is Phase.ENDS:
@@ -202,7 +202,7 @@ class Drive:
             )
         return same if same and self.loop.search.can_be_same(ask.commit, same) else ""
 
-    def _tell(self, first: Told, judgements: Sequence[Judged], *, save: bool = True) -> None:
+    def _tell(self, first: ProbeResult, judgements: Sequence[Judged], *, save: bool = True) -> None:
         for number, judged in enumerate(judgements):
             one = self._against_the_ends(first, judged)
             told = replace(first, verdict=one.verdict, reason=one.reason, details=one.details[:20_000])
@@ -210,9 +210,9 @@ class Drive:
         if save:
             self._save()
 
-    def _against_the_ends(self, first: Told, judged: Judged) -> Judged:
+    def _against_the_ends(self, first: ProbeResult, judged: Judged) -> Judged:
         """Learn from the ends what is sought: all that the bad one shows and the good one does not."""
-        if first.phase is not Phase.ENDS or judged.verdict is not Verdict.BAD or self.prober.criterion.kind == "metric":
+        if first.phase is not Phase.ENDS or judged.verdict is not Mark.BAD or self.prober.criterion.kind == "metric":
             return judged
         if first.commit == self.history.bad:
             self.state.sought = tuple(dict.fromkeys((*self.state.sought, *judged.signatures)))
@@ -220,7 +220,7 @@ class Drive:
             left = tuple(name for name in self.state.sought if name not in judged.signatures)
             if left:
                 self.state.sought = left
-                judged = Judged(Verdict.GOOD, f"fails as the bad end does, but not with {', '.join(left)}")
+                judged = Judged(Mark.GOOD, f"fails as the bad end does, but not with {', '.join(left)}")
         self._narrow()
         return judged
 
@@ -228,7 +228,7 @@ class Drive:
         if self.state.sought:
             self.prober.criterion = narrowed(self.state.question.criterion, [self.state.sought])
 
-    def _told(self, one: Told, *, save: bool = True) -> None:
+    def _told(self, one: ProbeResult, *, save: bool = True) -> None:
         self.loop.tell(one)
         if save:
             self._save()
@@ -259,8 +259,8 @@ class Drive:
         good = self._good_end() if self.prober.criterion.kind == "metric" else None
         judgements, _, _ = self.prober.run(built, good, self.loop.runs)
         self._check_cancel()
-        bad = sum(one.verdict is Verdict.BAD for one in judgements)
-        if lost := next((one for one in judgements if one.verdict in {Verdict.SKIP, Verdict.INFRA}), None):
+        bad = sum(one.verdict is Mark.BAD for one in judgements)
+        if lost := next((one for one in judgements if one.verdict in {Mark.SKIP, Mark.INFRA}), None):
             return f"cannot be tested: {lost.reason}"
         what = ": it is gone" if not bad else ": something else breaks it as well" if bad == len(judgements) else ""
         return f"failed in {bad} of {len(judgements)} runs{what}"

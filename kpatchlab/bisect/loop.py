@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kpatchlab.bisect.commits import History
+from kpatchlab.bisect.commits import CommitRange
 from kpatchlab.bisect.search import Count, Noise, Search
 
 ENDS_AT_MOST = 12
@@ -26,7 +26,7 @@ STEP_RUNS_AT_MOST = 60
 commits, where a fault that shows in one run of ten took 220 in the mean and 417 at most (16 simulated searches)."""
 
 
-class Verdict(enum.StrEnum):
+class Mark(enum.StrEnum):
     """What one run says about a commit."""
 
     GOOD = "good"
@@ -44,7 +44,7 @@ class Phase(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ProbeResult:
     """One run: what was seen, in one line, and how long it took.
 
     Attributes:
@@ -55,7 +55,7 @@ class Told:
     """
 
     commit: str
-    verdict: Verdict
+    verdict: Mark
     phase: Phase
     reason: str = ""
     seconds: float = 0.0
@@ -95,12 +95,12 @@ class Loop:
         told: every run so far, in order.
     """
 
-    history: History
+    history: CommitRange
     noise: Noise = field(default_factory=Noise)
     confidence: float = 0.95
     runs: int = 3
     parents: Callable[[str], tuple[str, ...]] | None = None
-    told: list[Told] = field(default_factory=list)
+    told: list[ProbeResult] = field(default_factory=list)
     search: Search = field(init=False)
     _untold: dict[str, int] = field(default_factory=dict)
     _children: dict[str, str] = field(default_factory=dict)
@@ -111,19 +111,19 @@ class Loop:
         for one in earlier:
             self.tell(one)
 
-    def tell(self, one: Told) -> None:
+    def tell(self, one: ProbeResult) -> None:
         """Take one run."""
         self.told.append(one)
         if one.same_as:
             self.search.same(one.commit, one.same_as)
-        elif one.verdict in {Verdict.INFRA, Verdict.SKIP}:
+        elif one.verdict in {Mark.INFRA, Mark.SKIP}:
             self._untold[one.commit] = untold = self._untold.get(one.commit, 0) + 1
             # A commit that told before can be tested: a host that was too busy for once does not take that away.
             told = self.search.counts.get(one.commit, Count()).total
-            if untold >= (INFRA_TRIES if one.verdict is Verdict.INFRA else 1) and untold > told:
+            if untold >= (INFRA_TRIES if one.verdict is Mark.INFRA else 1) and untold > told:
                 self.search.skip(one.commit)
         else:
-            bad = int(one.verdict is Verdict.BAD)
+            bad = int(one.verdict is Mark.BAD)
             self.search.record(one.commit, bad=bad, good=1 - bad, mask=self._mask(one.commit))
 
     def _mask(self, commit: str) -> int | None:
@@ -189,17 +189,17 @@ class Loop:
             chosen, told, seconds = [*chosen, commit], more, longer
         return [Ask(commit, 1, Phase.SEARCH) for commit in chosen[1:]]
 
-    def alike(self, commit: str, other: str, phase: Phase) -> Told:
+    def alike(self, commit: str, other: str, phase: Phase) -> ProbeResult:
         """Return what is told of a commit that is built to the same objects as a tested one: what that one showed.
 
         Of several runs it is the last that failed; of figures, which vary, the last of those that most agree with.
         """
         count = self._count(other)
         bad = count.bad > count.good if self.noise.deterministic == 0 else count.bad > 0
-        verdict = Verdict.BAD if bad else Verdict.GOOD
+        verdict = Mark.BAD if bad else Mark.GOOD
         shown = next(one for one in reversed(self.told) if one.commit == other and one.verdict is verdict)
         reason = f"built to the same objects as {other[:12]}" + (f": {shown.reason}" if shown.reason else "")
-        return Told(commit, verdict, phase, reason, same_as=other)
+        return ProbeResult(commit, verdict, phase, reason, same_as=other)
 
     @property
     def at_most(self) -> int:
@@ -256,8 +256,8 @@ class Loop:
         count = Count()
         for one in self.told:
             if one.commit == commit and not one.same_as and phase in {None, one.phase}:
-                count.bad += one.verdict is Verdict.BAD
-                count.good += one.verdict is Verdict.GOOD
+                count.bad += one.verdict is Mark.BAD
+                count.good += one.verdict is Mark.GOOD
         return count
 
     # --- the ends

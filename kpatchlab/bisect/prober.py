@@ -13,7 +13,7 @@ from typing import Self
 
 from kpatchlab.bisect import objects
 from kpatchlab.bisect.criterion import Criterion, Judged, judge_build, judge_jobs
-from kpatchlab.bisect.loop import Verdict
+from kpatchlab.bisect.loop import Mark
 from kpatchlab.bisect.state import Kernel
 from kpatchlab.bisect.workspace import Workspace
 from kpatchlab.build import BuildContext, stored_kernel
@@ -41,7 +41,7 @@ COLD_S = 1200.0
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuiltCommit:
     """A commit's kernel; `fresh`: it was built just now, in `seconds`."""
 
     commit: str
@@ -146,7 +146,7 @@ class Prober:
 
     # --- builds
 
-    def built(self, commit: str, distance: int = 0, *, again: bool = False) -> Built:
+    def built(self, commit: str, distance: int = 0, *, again: bool = False) -> BuiltCommit:
         """Return a commit's kernel, from the cache or built in place now.
 
         Args:
@@ -160,7 +160,7 @@ class Prober:
         if known and again:
             self.host.cache.drop("kernel", known.key)
         if known and (result := stored_kernel(known.key, NAME, self._context())):
-            return Built(commit, result, known.digest, 0.0, fresh=False)
+            return BuiltCommit(commit, result, known.digest, 0.0, fresh=False)
         self.space.checkout(commit)
         result = build_kernel_(self.recipe, NAME, self._context())
         self.at = commit
@@ -171,13 +171,13 @@ class Prober:
             self.kernels[commit] = Kernel(result.key, found)
             if not result.cached:
                 self.times.builds.append((distance, seconds))
-        return Built(commit, result, found, seconds, fresh=not result.cached)
+        return BuiltCommit(commit, result, found, seconds, fresh=not result.cached)
 
-    def judge_build(self, built: Built) -> Judged | None:
+    def judge_build(self, built: BuiltCommit) -> Judged | None:
         """Judge a kernel as built; None where guests must tell."""
         return judge_build(self.criterion, built.result)
 
-    def same_objects(self, built: Built, tested: Sequence[str]) -> str:
+    def same_objects(self, built: BuiltCommit, tested: Sequence[str]) -> str:
         """Return a tested commit whose kernel is the same to a guest, "" where there is none.
 
         The digest has neither the code that unpacks and starts a kernel nor the tests in its tree.
@@ -218,7 +218,7 @@ class Prober:
         cpus = sum(job.cpus for job in jobs) or 1
         return max(1, min(len(os.sched_getaffinity(0)) // cpus, int(available_mib() * 0.75) // memory, 4))
 
-    def run(self, built: Built, good: Built | None, count: int) -> tuple[list[Judged], str, float]:
+    def run(self, built: BuiltCommit, good: BuiltCommit | None, count: int) -> tuple[list[Judged], str, float]:
         """Run the criterion on a kernel so many times; returns the verdicts, the run's folder and seconds of a run.
 
         Args:
@@ -235,7 +235,7 @@ class Prober:
         self.times.runs.append(seconds)
         return judged, folder, seconds
 
-    def run_beside(self, several: Sequence[Built]) -> tuple[list[Judged], str, float]:
+    def run_beside(self, several: Sequence[BuiltCommit]) -> tuple[list[Judged], str, float]:
         """Run the criterion once on each of several kernels, side by side; returns what `run` does, a verdict each."""
         began = time.monotonic()
         kernels = {NAME if n == 1 else f"{NAME}-{n}": built.result for n, built in enumerate(several, 1)}
@@ -258,7 +258,7 @@ class Prober:
         """Return the lab with kernels of these names, all of them by the search's own recipe."""
         return dataclasses.replace(self.lab, kernels={**self.lab.kernels, **dict.fromkeys(kernels, self.recipe)})
 
-    def _scenario(self, built: Built, good: Built | None, count: int) -> tuple[list[Judged], str]:
+    def _scenario(self, built: BuiltCommit, good: BuiltCommit | None, count: int) -> tuple[list[Judged], str]:
         kernels = {NAME: built.result} | ({GOOD: good.result} if good else {})
         run = self._execute(self._jobs(count, tuple(kernels)), kernels)
         judged = []
@@ -288,7 +288,7 @@ class Prober:
     def _wanted(self, job: JobSpec) -> bool:
         return all(job.params.get(name) == value for name, value in self.criterion.params.items())
 
-    def _boot(self, built: Built) -> Judged:
+    def _boot(self, built: BuiltCommit) -> Judged:
         """Boot the kernel to its agent, never from a saved guest."""
         lab, context = self.lab, self._context()
         artifact = Path(built.result.path)
@@ -306,8 +306,8 @@ class Prober:
             guest = boot(spec, console_path=console)
         except GuestLost as lost:
             if self._settings.cancel.is_set() or lost.reason not in {"panic", "hang", "silence"}:
-                return Judged(Verdict.INFRA, str(lost))
+                return Judged(Mark.INFRA, str(lost))
             splats = find_splats(console.read_bytes() if console.exists() else b"", died=True)
-            return Judged(Verdict.BAD, f"does not boot: {lost}", "\n".join(s.text for s in splats), ("boot",))
+            return Judged(Mark.BAD, f"does not boot: {lost}", "\n".join(s.text for s in splats), ("boot",))
         guest.close()
-        return Judged(Verdict.GOOD, "boots")
+        return Judged(Mark.GOOD, "boots")

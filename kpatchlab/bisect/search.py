@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kpatchlab.bisect.commits import History, bits
+from kpatchlab.bisect.commits import CommitRange, bits
 
 NEAR_SKIP = 0.8
 """How likely a neighbour of an untestable commit is untestable, and the square of it for the next one."""
@@ -91,7 +91,7 @@ class Search:
         confidence: probability at which a commit counts as found.
     """
 
-    def __init__(self, history: History, noise: Noise | None = None, confidence: float = 0.95) -> None:
+    def __init__(self, history: CommitRange, noise: Noise | None = None, confidence: float = 0.95) -> None:
         self.history, self.noise, self.confidence = history, noise or Noise(), confidence
         self.counts: dict[str, Count] = {}
         self.skipped: set[str] = set()

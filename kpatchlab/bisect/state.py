@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kpatchlab.bisect.criterion import Criterion
-from kpatchlab.bisect.loop import Told
+from kpatchlab.bisect.loop import ProbeResult
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.files import write_atomic
 from kpatchlab.model import from_json, to_json
@@ -69,7 +69,7 @@ class Kernel:
 
 
 @dataclass(slots=True)
-class State:
+class SearchState:
     """A search: `told` in the order of time; `outcome` is "" while it goes on.
 
     Attributes:
@@ -82,7 +82,7 @@ class State:
 
     id: str
     question: Question
-    told: tuple[Told, ...] = ()
+    told: tuple[ProbeResult, ...] = ()
     kernels: dict[str, Kernel] = field(default_factory=dict)
     sought: tuple[str, ...] = ()
     config: str = ""
@@ -99,10 +99,10 @@ class Searches:
     def __init__(self, results: Path) -> None:
         self.root = results / "bisect"
 
-    def new(self, question: Question) -> tuple[State, Path]:
+    def new(self, question: Question) -> tuple[SearchState, Path]:
         """Make the folder of a new search."""
         now = datetime.now(UTC)
-        state = State(
+        state = SearchState(
             f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}", question, started=now.isoformat(timespec="seconds")
         )
         folder = self.root / state.id
@@ -113,7 +113,7 @@ class Searches:
         """Return the ids of all searches, oldest first."""
         return sorted(path.parent.name for path in self.root.glob(f"*/{FILE}"))
 
-    def open(self, wanted: str) -> tuple[State, Path]:
+    def open(self, wanted: str) -> tuple[SearchState, Path]:
         """Read a search: an id, the start or the end of one, or "last".
 
         Raises:
@@ -128,7 +128,7 @@ class Searches:
             )
         folder = self.root / fits[0]
         try:
-            state = from_json(State, json.loads((folder / FILE).read_bytes()))
+            state = from_json(SearchState, json.loads((folder / FILE).read_bytes()))
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise LabError(f"cannot read {folder / FILE}: {error}") from None
         if state.version > VERSION:
@@ -136,6 +136,6 @@ class Searches:
         return state, folder
 
 
-def save(state: State, folder: Path) -> None:
+def save(state: SearchState, folder: Path) -> None:
     """Write a search, atomically."""
     write_atomic(folder / FILE, json.dumps(to_json(state), indent=1).encode() + b"\n")

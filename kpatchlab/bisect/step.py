@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kpatchlab.bisect.criterion import Criterion, Judged
-from kpatchlab.bisect.loop import INFRA_TRIES, Verdict
+from kpatchlab.bisect.loop import INFRA_TRIES, Mark
 from kpatchlab.bisect.prober import Prober
 from kpatchlab.bisect.workspace import Workspace
 from kpatchlab.build import BuildContext
@@ -47,10 +47,10 @@ def judge_tree(
         built = prober.built("tree")
         judged = [one] if (one := prober.judge_build(built)) else prober.run(built, None, runs)[0]
         prober.kernels.clear()
-        for verdict in (Verdict.BAD, Verdict.INFRA, Verdict.SKIP, Verdict.GOOD):
+        for verdict in (Mark.BAD, Mark.INFRA, Mark.SKIP, Mark.GOOD):
             if found := next((one for one in judged if one.verdict is verdict), None):
                 break
-        if found is not None and found.verdict is not Verdict.INFRA:
+        if found is not None and found.verdict is not Mark.INFRA:
             return found
     assert found is not None
     return found

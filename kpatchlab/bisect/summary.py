@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from kpatchlab.bisect.commits import History
+from kpatchlab.bisect.commits import CommitRange
 from kpatchlab.bisect.criterion import narrowed
-from kpatchlab.bisect.loop import Loop, Phase, Told, Verdict, told_count
+from kpatchlab.bisect.loop import Loop, Mark, Phase, ProbeResult, told_count
 from kpatchlab.bisect.search import Count
-from kpatchlab.bisect.state import State
+from kpatchlab.bisect.state import SearchState
 from kpatchlab.progress import clock
 
 DIFF_LINES = 200
@@ -22,17 +22,17 @@ class Shows(Protocol):
         """Return message, statistics and diff."""
 
 
-def name_of(history: History, commit: str) -> str:
+def name_of(history: CommitRange, commit: str) -> str:
     """Return a commit as people read it."""
     return f'{commit[:12]} ("{history.subjects[commit]}")' if commit in history.subjects else commit[:12]
 
 
-def told_line(history: History, one: Told) -> str:
+def told_line(history: CommitRange, one: ProbeResult) -> str:
     """Return one line about a run."""
     return f"{one.verdict.value.upper():5} {name_of(history, one.commit)}: {one.reason or one.phase.value}"
 
 
-def step_line(loop: Loop, one: Told, left: str) -> str:
+def step_line(loop: Loop, one: ProbeResult, left: str) -> str:
     """Return one line about a run, and how the search stands after it."""
     words = [told_line(loop.history, one)]
     took = [f"built in {clock(one.build_s)}, {one.objects} objects compiled"] if one.build_s else []
@@ -55,7 +55,7 @@ def standing(loop: Loop) -> str:
     return f"most probable: {group[0][:12]}, {probability:.0%}; fails in {search.rate():.0%} of runs"
 
 
-def text(state: State, loop: Loop, shows: Shows, refused: str = "") -> str:
+def text(state: SearchState, loop: Loop, shows: Shows, refused: str = "") -> str:
     """Return the whole report."""
     question, history = state.question, loop.history
     criterion = narrowed(question.criterion, [state.sought])
@@ -72,7 +72,7 @@ def text(state: State, loop: Loop, shows: Shows, refused: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def headline(state: State, loop: Loop) -> list[str]:
+def headline(state: SearchState, loop: Loop) -> list[str]:
     """Return what was found in a few lines."""
     history = loop.history
     group, probability = loop.search.suspects()
@@ -97,7 +97,7 @@ def headline(state: State, loop: Loop) -> list[str]:
     return lines
 
 
-def _elsewhere(state: State, loop: Loop) -> list[str]:
+def _elsewhere(state: SearchState, loop: Loop) -> list[str]:
     """Return what is known where no commit that touches the paths of the question is the culprit."""
     parent, child = loop.elsewhere
     before = next(iter(loop.history.parents.get(child, ())), loop.history.good)
@@ -122,7 +122,7 @@ def _percent(probability: float) -> str:
     return f"{probability:.1%}" if probability < 0.9995 else "over 99.9 %"
 
 
-def _finding(state: State, loop: Loop, shows: Shows) -> list[str]:
+def _finding(state: SearchState, loop: Loop, shows: Shows) -> list[str]:
     lines = headline(state, loop)
     group, _ = loop.search.suspects()
     if loop.elsewhere[0]:
@@ -137,7 +137,7 @@ def _finding(state: State, loop: Loop, shows: Shows) -> list[str]:
 def _details(loop: Loop) -> list[str]:
     """Return the splat or the failure as the culprit showed it, else as the bad end did."""
     group, _ = loop.search.suspects()
-    failing = [one for one in loop.told if one.verdict is Verdict.BAD and one.details]
+    failing = [one for one in loop.told if one.verdict is Mark.BAD and one.details]
     own = [one for one in failing if one.commit in group] or failing
     return _cut(own[0].details, DETAIL_LINES) if own else []
 
@@ -147,7 +147,7 @@ def _cut(whole: str, limit: int) -> list[str]:
     return lines if len(lines) <= limit else [*lines[:limit], f"[... {len(lines) - limit} more lines]"]
 
 
-def mail(state: State, loop: Loop, shows: Shows) -> str:
+def mail(state: SearchState, loop: Loop, shows: Shows) -> str:
     """Return a mail to the lists about a culprit that was found, as regressions are reported there."""
     history, question = loop.history, state.question
     (culprit,), probability = loop.search.suspects()
@@ -155,7 +155,7 @@ def mail(state: State, loop: Loop, shows: Shows) -> str:
     parents = [p for p in loop.parents_of(culprit) if p in loop.search.counts]
     subject = history.subjects.get(culprit, culprit[:12])
     own = [one for one in loop.told if one.commit == culprit and not one.same_as]
-    first = next((one for one in own if one.verdict is Verdict.BAD), None)
+    first = next((one for one in own if one.verdict is Mark.BAD), None)
     lines = [
         f"Subject: [REGRESSION] {subject}: {first.reason if first else question.criterion}"[:200],
         "",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.bisect import commits
-from kpatchlab.bisect.commits import History
+from kpatchlab.bisect.commits import CommitRange
 from kpatchlab.build import git, patchset, source
 from kpatchlab.build.context import BuildContext, Recipe
 from kpatchlab.build.kernel import OBJECTS, WORK_TREES
@@ -77,7 +77,7 @@ class Workspace:
         """Whether the history ends where a clone was cut."""
         return (self.path / ".git/shallow").exists()
 
-    def range(self, good: str, bad: str, paths: Sequence[str] = ()) -> History:
+    def range(self, good: str, bad: str, paths: Sequence[str] = ()) -> CommitRange:
         """Return the commits that are in `bad` and not in `good`; with `paths`, those that touch them.
 
         Raises:

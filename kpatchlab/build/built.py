@@ -13,7 +13,7 @@ from kpatchlab.model import Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class Programs:
     """What one name led to: `path` with the folder `programs` where the outcome is PASS, else why there is none.
 
     The outcome is SKIP for what host or source lack, BLOCKED for what does not compile.
@@ -26,14 +26,14 @@ class Built:
 
 
 class Unbuilt(Exception):
-    """There are no such programs; becomes a `Built`."""
+    """There are no such programs; becomes a `Programs`."""
 
     def __init__(self, outcome: Outcome, reason: str) -> None:
         super().__init__(reason)
         self.outcome, self.reason = outcome, reason
 
 
-def guest_files(built: Mapping[str, Built]) -> list[tuple[str, bytes, int]]:
+def guest_files(built: Mapping[str, Programs]) -> list[tuple[str, bytes, int]]:
     """Return what is put into a guest, as `scenario.payload` does: name -> its programs."""
     files = []
     for name, result in sorted(built.items()):

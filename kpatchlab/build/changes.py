@@ -27,7 +27,7 @@ FILE = "changes.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class AddedLine:
     """One line that a patch adds, `number` being where it is in the final tree."""
 
     number: int
@@ -47,7 +47,7 @@ class Hunk:
 
     file: str
     number: int
-    lines: tuple[Line, ...] = ()
+    lines: tuple[AddedLine, ...] = ()
     added: int = 0
 
 
@@ -161,13 +161,13 @@ class Replay:
         }
         return Changes(tuple(patch.changes(names, where, known, self._texts) for patch in self._patches))
 
-    def _lines(self) -> dict[tuple[int, int], list[Line]]:
+    def _lines(self) -> dict[tuple[int, int], list[AddedLine]]:
         """Return the lines that each hunk has in the final tree."""
-        found: dict[tuple[int, int], list[Line]] = {}
+        found: dict[tuple[int, int], list[AddedLine]] = {}
         for text in self._texts.values():
             for number, (words, mark) in enumerate(zip(text.lines, text.marks, strict=True), 1):
                 if mark and not text.problem:
-                    found.setdefault(mark, []).append(Line(number, words.rstrip("\r\n")))
+                    found.setdefault(mark, []).append(AddedLine(number, words.rstrip("\r\n")))
         return found
 
 
@@ -249,7 +249,7 @@ class _Patch:
     def changes(
         self,
         names: Sequence[Mapping[str, str]],
-        where: Mapping[tuple[int, int], list[Line]],
+        where: Mapping[tuple[int, int], list[AddedLine]],
         known: Mapping[str, set[str]],
         texts: Mapping[str, _Text],
     ) -> PatchChanges:

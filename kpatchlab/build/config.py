@@ -43,7 +43,7 @@ class CannotConfigure(UserError):
         super().__init__(f"the tree cannot be configured: {at_fault}", hint=hint, details=details)
         place = re.match(r"(\S+):(\d+): *(.*)", at_fault)
         file, line, text = place.groups() if place else ("", "0", at_fault)
-        self.fault = failures.Fault(file, int(line), f"the tree cannot be configured: {text}")
+        self.fault = failures.BuildError(file, int(line), f"the tree cannot be configured: {text}")
 
 
 def asked_symbols(recipe: Recipe, ctx: BuildContext) -> dict[str, Asked]:

@@ -34,7 +34,7 @@ _EXPORT = re.compile(r"\bEXPORT_\w*SYMBOL\w*\(\s*(\w+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class BuildError:
     """Where a build stopped: file inside the tree ("" if unknown), line (0 if unknown), one line of text."""
 
     file: str
@@ -71,20 +71,20 @@ def relative(path: str, tree: Path) -> str:
     return text.removeprefix("../")
 
 
-def first_fault(output: str, tree: Path, *, make: bool = False) -> Fault:
+def first_fault(output: str, tree: Path, *, make: bool = False) -> BuildError:
     """Return the first error in a compiler's output; with `make` also the linker's and make's own."""
     for pattern in (_ERROR, _ASSEMBLER):
         if match := pattern.search(output):
-            return Fault(relative(match["file"], tree), int(match["line"]), match["text"].strip())
+            return BuildError(relative(match["file"], tree), int(match["line"]), match["text"].strip())
     if make:
         if match := _LINKER.search(output):
-            return Fault(relative(match["file"], tree), int(match["line"] or 0), match["text"].strip())
+            return BuildError(relative(match["file"], tree), int(match["line"] or 0), match["text"].strip())
         found = [match for match in _MAKE.finditer(output) if "Waiting for unfinished" not in match["text"]]
         if found:
             file = relative(found[0]["file"], tree) if found[0]["file"] else ""
-            return Fault(file, int(found[0]["line"] or 0), found[0]["text"].strip())
+            return BuildError(file, int(found[0]["line"] or 0), found[0]["text"].strip())
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return Fault("", 0, lines[0] if lines else "no output")
+    return BuildError("", 0, lines[0] if lines else "no output")
 
 
 def check_host(output: str, what: str) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kpatchlab.build import kselftest, programs, suites
-from kpatchlab.build.built import Built, Unbuilt
+from kpatchlab.build.built import Programs, Unbuilt
 from kpatchlab.build.context import BuildContext, Recipe
 
 
-def build_foreign(recipe: Recipe, name: str, ctx: BuildContext) -> Built:
+def build_foreign(recipe: Recipe, name: str, ctx: BuildContext) -> Programs:
     """Return the tests of a name for a kernel; from the cache where they are there.
 
     Raises:
@@ -26,7 +26,7 @@ def build_foreign(recipe: Recipe, name: str, ctx: BuildContext) -> Built:
             return kselftest.build(recipe, rest, ctx)
         return suites.build(rest, ctx) if kind == "suites" else programs.build(rest, ctx)
     except Unbuilt as unbuilt:
-        return Built(unbuilt.outcome, reason=unbuilt.reason)
+        return Programs(unbuilt.outcome, reason=unbuilt.reason)
 
 
 def host_stages(names: Iterable[str]) -> list[str]:

@@ -42,7 +42,7 @@ class Blocked(Exception):
 
 
 @dataclass(slots=True)
-class _Plan:
+class _KernelSpec:
     """A recipe with all that its key needs, read once."""
 
     recipe: Recipe
@@ -65,13 +65,13 @@ class _Plan:
         return isinstance(self.source, source.Dir) and not self.patches
 
 
-def _plan(recipe: Recipe, ctx: BuildContext) -> _Plan:
+def _plan(recipe: Recipe, ctx: BuildContext) -> _KernelSpec:
     origin = source.source_of(recipe.source)
     source_key = origin.key(recipe.source, ctx)
     prebuilt = getattr(origin, "prebuilt", False)
     patches = [] if prebuilt else patchset.read_series(recipe.series or (), ctx)
     asked = {} if prebuilt else config.asked_symbols(recipe, ctx)
-    plan = _Plan(recipe, origin, source_key, patches, asked, "" if prebuilt else make.toolchain(ctx.arch))
+    plan = _KernelSpec(recipe, origin, source_key, patches, asked, "" if prebuilt else make.toolchain(ctx.arch))
     plan.base_key = content_key(recipe.source.type, source_key)
     parts = [VERSION, ctx.arch, plan.base_key]
     if not prebuilt:
@@ -145,7 +145,7 @@ def build_kernel(recipe: Recipe, name: str, ctx: BuildContext) -> BuildResult:
     return _load(path, name)
 
 
-def _label(plan: _Plan, ctx: BuildContext) -> str:
+def _label(plan: _KernelSpec, ctx: BuildContext) -> str:
     words = plan.source.describe(plan.recipe.source, plan.source_key, ctx)
     return words + (f" + {len(plan.patches)} patches" if plan.patches else "")
 
@@ -155,7 +155,7 @@ def _load(path: Path, name: str, **changes: object) -> BuildResult:
     return replace(result, kernel=name, path=str(path), **changes)  # type: ignore[arg-type]
 
 
-def _result(plan: _Plan, name: str, ctx: BuildContext) -> BuildResult:
+def _result(plan: _KernelSpec, name: str, ctx: BuildContext) -> BuildResult:
     return BuildResult(
         kernel=name,
         outcome=Outcome.PASS,
@@ -171,7 +171,7 @@ def _result(plan: _Plan, name: str, ctx: BuildContext) -> BuildResult:
 # ------------------------------------------------------------------------------------------- prebuilt
 
 
-def _fetch(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult:
+def _fetch(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> BuildResult:
     """Make the artifact of a kernel that a distribution built."""
     unpacked, root = work / "unpacked", work / "root"
     for folder in (unpacked, root):
@@ -202,7 +202,7 @@ def _fetch(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
 # --------------------------------------------------------------------------------------------- built
 
 
-def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult:
+def _build(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> BuildResult:
     """Make the artifact from source; `work` may hold what an earlier, killed try left."""
     tree, obj = _tree(plan, name, work, ctx)
     ctx.progress(BuildProgress(name, "config"))
@@ -230,7 +230,7 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
     try:
         missing = _install(job, outcome.records, result.release, work, ctx)
     except artifact.DependencyCycle as cycle:
-        raise _blocked(result, failures.Fault("", 0, cycle.message), cycle.details) from None
+        raise _blocked(result, failures.BuildError("", 0, cycle.message), cycle.details) from None
     if covered:
         artifact.keep_notes(obj, work)
     failures.forget(outcome.records, obj)
@@ -245,7 +245,7 @@ def _build(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> BuildResult
     return replace(result, module_failures=tuple(missing))
 
 
-def _configure(plan: _Plan, job: make.Job) -> None:
+def _configure(plan: _KernelSpec, job: make.Job) -> None:
     """Have the configuration written where it is not, and keep what came out otherwise than asked."""
     tree, obj, ctx, done = job.tree, job.obj, job.ctx, job.work / "configured"
     if plan.in_place:
@@ -257,14 +257,16 @@ def _configure(plan: _Plan, job: make.Job) -> None:
         plan.misses = config.verify(plan.asked, config.read_config(obj / ".config"), tree, ctx)
 
 
-def _blocked(result: BuildResult, fault: failures.Fault, log: Sequence[str]) -> Blocked:
+def _blocked(result: BuildResult, fault: failures.BuildError, log: Sequence[str]) -> Blocked:
     """Return what tells that a kernel does not build, through no fault of the lab's."""
     tail = "\n".join(log[-TAIL_LINES:])
     what = replace(result, error=fault.text, error_file=fault.file, error_line=fault.line, log_tail=tail)
     return Blocked(replace(what, outcome=Outcome.BLOCKED))
 
 
-def _made(plan: _Plan, name: str, job: make.Job, outcome: make.Compiled, work: Path, ctx: BuildContext) -> BuildResult:
+def _made(
+    plan: _KernelSpec, name: str, job: make.Job, outcome: make.Compiled, work: Path, ctx: BuildContext
+) -> BuildResult:
     """Keep make's log in `work`, and return what make came to, before anything is installed."""
     (work / "build.log").write_text(outcome.log)
     return replace(
@@ -301,7 +303,7 @@ def keep_kernel(
         ctx.cache.get("kernel", plan.key, produce, label=_label(plan, ctx))
 
 
-def _tree(plan: _Plan, name: str, work: Path, ctx: BuildContext) -> tuple[Path, Path]:
+def _tree(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> tuple[Path, Path]:
     """Return the tree, series applied, and its object directory."""
     if plan.in_place:
         assert isinstance(plan.source, source.Dir)
@@ -339,14 +341,14 @@ def lies_built(recipe: Recipe, tree: Path, ctx: BuildContext) -> bool:
     return (obj / "vmlinux").exists()
 
 
-def _apply(plan: _Plan, tree: Path, ctx: BuildContext) -> changes.Changes:
+def _apply(plan: _KernelSpec, tree: Path, ctx: BuildContext) -> changes.Changes:
     """Apply the series to a plain tree, and keep what each of its patches changes."""
     replay = changes.Replay(plan.patches, changes.reader(tree))
     patchset.apply_series(plan.patches, tree, ctx)
     return _keep_changes(plan, replay, tree, ctx)
 
 
-def _keep_changes(plan: _Plan, replay: changes.Replay, tree: Path, ctx: BuildContext) -> changes.Changes:
+def _keep_changes(plan: _KernelSpec, replay: changes.Replay, tree: Path, ctx: BuildContext) -> changes.Changes:
     """Keep what each patch of a series changes, now that `tree` has it."""
     if not plan.patches:
         return changes.Changes()
@@ -356,7 +358,7 @@ def _keep_changes(plan: _Plan, replay: changes.Replay, tree: Path, ctx: BuildCon
     return found
 
 
-def _covered(plan: _Plan, work: Path, ctx: BuildContext) -> Path | None:
+def _covered(plan: _KernelSpec, work: Path, ctx: BuildContext) -> Path | None:
     """Write and return the list of sources that are compiled for gcov: those that the series changes."""
     if not plan.recipe.coverage:
         return None
@@ -425,7 +427,7 @@ def _install(
     return missing
 
 
-def _reproduce(plan: _Plan, job: make.Job, ctx: BuildContext) -> str:
+def _reproduce(plan: _KernelSpec, job: make.Job, ctx: BuildContext) -> str:
     """Return commands that build the same by hand, in the tree with the series applied."""
     fragments = [f"--custom {shlex.quote(str(ctx.path(name)))}" for name in plan.recipe.config]
     items = [f"--configitem {shlex.quote(f'{k}={v}')}" for k, v in dict(plan.recipe.config_set or {}).items()]

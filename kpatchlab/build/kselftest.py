@@ -20,7 +20,7 @@ from typing import Any
 
 from kpatchlab import proc
 from kpatchlab.build import config, failures, make, patchset, source
-from kpatchlab.build.built import Built, Unbuilt, check_host, version_of
+from kpatchlab.build.built import Programs, Unbuilt, check_host, version_of
 from kpatchlab.build.context import BuildContext, Recipe
 from kpatchlab.cache import content_key
 from kpatchlab.errors import UserError
@@ -61,7 +61,7 @@ class _Recipe:
     tools: tuple[str, ...] = ()
 
 
-def build(recipe: Recipe, collection: str, ctx: BuildContext) -> Built:
+def build(recipe: Recipe, collection: str, ctx: BuildContext) -> Programs:
     """Return a collection of a kernel recipe's tree with its series applied; see `foreign.build_foreign`.
 
     Raises:
@@ -90,7 +90,7 @@ def build(recipe: Recipe, collection: str, ctx: BuildContext) -> Built:
         path = ctx.cache.get("kselftest", key, produce, label=f"selftests {collection} of {what}")
     except patchset.DoesNotApplyError as error:
         raise Unbuilt(Outcome.BLOCKED, error.message) from None
-    return Built(Outcome.PASS, path, cached=cached)
+    return Programs(Outcome.PASS, path, cached=cached)
 
 
 def host_stage(collection: str) -> str:
@@ -149,7 +149,7 @@ def _unpack(
     ctx.discard(whole)
 
 
-def _place(fault: failures.Fault) -> str:
+def _place(fault: failures.BuildError) -> str:
     return f"{fault.file}:{fault.line}: " if fault.file else ""
 
 

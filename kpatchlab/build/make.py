@@ -85,7 +85,7 @@ class Compiled:
         rebuilt: objects that make had compiled, by the compiler or out of its cache.
     """
 
-    fault: failures.Fault | None
+    fault: failures.BuildError | None
     records: Sequence[failures.Record]
     compiled: int
     total: int
@@ -240,13 +240,15 @@ class Job:
         except OSError:  # no ccache: every object that make announced was compiled
             return seen
 
-    def _fault(self, result: proc.Result, records: Sequence[failures.Record]) -> failures.Fault:
+    def _fault(self, result: proc.Result, records: Sequence[failures.Record]) -> failures.BuildError:
         failures.check_host(result.stdout + result.stderr, self.name)
         builtin = [record for record in records if record.builtin]
         if builtin:
             fault = failures.first_fault(builtin[0].output, self.tree)
             return (
-                fault if fault.file else failures.Fault(failures.relative(builtin[0].source, self.tree), 0, fault.text)
+                fault
+                if fault.file
+                else failures.BuildError(failures.relative(builtin[0].source, self.tree), 0, fault.text)
             )
         return failures.first_fault(result.stderr, self.tree, make=True)
 

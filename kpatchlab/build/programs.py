@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.build import failures, make
-from kpatchlab.build.built import Built, Unbuilt
+from kpatchlab.build.built import Programs, Unbuilt
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key, file_digest
 from kpatchlab.model import Outcome
@@ -20,7 +20,7 @@ FLAGS = ("-std=gnu11", "-O2", "-Wall", "-static", "-pthread", "-s")
 BUILD_S = 120.0
 
 
-def build(name: str, ctx: BuildContext) -> Built:
+def build(name: str, ctx: BuildContext) -> Programs:
     """Return the program that `scenarios/lib/NAME.c` makes; see `foreign.build_foreign`.
 
     Raises:
@@ -43,4 +43,4 @@ def build(name: str, ctx: BuildContext) -> Built:
             said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-300:])
             raise Unbuilt(Outcome.BLOCKED, f"it does not compile: {said.replace(str(ctx.lab_root) + '/', '')}")
 
-    return Built(Outcome.PASS, ctx.cache.get("program", key, produce, label=f"program {name}"), cached=cached)
+    return Programs(Outcome.PASS, ctx.cache.get("program", key, produce, label=f"program {name}"), cached=cached)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.build import failures, make
-from kpatchlab.build.built import Built, Unbuilt
+from kpatchlab.build.built import Programs, Unbuilt
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key, file_digest
 from kpatchlab.errors import UserError
@@ -34,7 +34,7 @@ class _Suite:
     make: Callable[[Path, Path, BuildContext], None]
 
 
-def build(name: str, ctx: BuildContext) -> Built:
+def build(name: str, ctx: BuildContext) -> Programs:
     """Return a suite's programs; see `foreign.build_foreign`.
 
     Raises:
@@ -61,7 +61,7 @@ def build(name: str, ctx: BuildContext) -> Built:
         shutil.rmtree(tree)
 
     label = f"test suite {name} of {archive.name}"
-    return Built(Outcome.PASS, ctx.cache.get("suite", key, produce, label=label), cached=cached)
+    return Programs(Outcome.PASS, ctx.cache.get("suite", key, produce, label=label), cached=cached)
 
 
 def _libkcapi(tree: Path, programs: Path, ctx: BuildContext) -> None:

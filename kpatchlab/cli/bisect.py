@@ -20,9 +20,9 @@ from kpatchlab.cli.verbs import load_lab, pass_options
 from kpatchlab.errors import LabError, UserError
 
 if TYPE_CHECKING:
-    from kpatchlab.bisect.commits import History
+    from kpatchlab.bisect.commits import CommitRange
     from kpatchlab.bisect.criterion import Criterion
-    from kpatchlab.bisect.state import Question, State
+    from kpatchlab.bisect.state import Question, SearchState
     from kpatchlab.bisect.workspace import Workspace
     from kpatchlab.build import BuildContext
     from kpatchlab.host.host import Host
@@ -229,7 +229,12 @@ def _series_item(text: str) -> dict[str, str]:
 
 
 def _carry_out(
-    options: Options, lab: Lab, state: State | None, root: Path, question: Question | None, replay: Path | None = None
+    options: Options,
+    lab: Lab,
+    state: SearchState | None,
+    root: Path,
+    question: Question | None,
+    replay: Path | None = None,
 ) -> None:
     """Open the work tree, carry the search through, and print what it came to."""
     from kpatchlab.bisect import criterion as criteria
@@ -289,7 +294,7 @@ def _carry_out(
     sys.exit(0 if state.ended == "found" else 1)
 
 
-def _pin(state: State, folder: Path, recipe: KernelRecipe, ctx: BuildContext) -> None:
+def _pin(state: SearchState, folder: Path, recipe: KernelRecipe, ctx: BuildContext) -> None:
     """Keep what decides about the configuration of all steps.
 
     Raises:
@@ -310,7 +315,13 @@ def _pin(state: State, folder: Path, recipe: KernelRecipe, ctx: BuildContext) ->
 
 
 def _trimmed(
-    lab: Lab, state: State, asked: Question, recipe: KernelRecipe, space: Workspace, folder: Path, progress: Progress
+    lab: Lab,
+    state: SearchState,
+    asked: Question,
+    recipe: KernelRecipe,
+    space: Workspace,
+    folder: Path,
+    progress: Progress,
 ) -> KernelRecipe:
     """Return the recipe without the modules that the search does without; what these are is decided once."""
     from kpatchlab.bisect import trim
@@ -347,7 +358,9 @@ def _recipe(lab: Lab, asked: Question) -> KernelRecipe:
 
 
 @contextlib.contextmanager
-def _space(asked: Question, recipe: KernelRecipe, ctx: BuildContext) -> Iterator[tuple[Workspace, History, Question]]:
+def _space(
+    asked: Question, recipe: KernelRecipe, ctx: BuildContext
+) -> Iterator[tuple[Workspace, CommitRange, Question]]:
     """Open the work tree; yields it with the range and the question, its ends now commit ids."""
     from kpatchlab.bisect import workspace
 
@@ -378,18 +391,18 @@ def _number(text: str) -> int:
     return int(word)
 
 
-def _replay(state: State, space: Workspace, history: History, path: Path) -> None:
+def _replay(state: SearchState, space: Workspace, history: CommitRange, path: Path) -> None:
     """Take what a log of git's says of commits inside the range as told."""
     from kpatchlab.bisect import gitlog
-    from kpatchlab.bisect.loop import Phase, Told, Verdict
+    from kpatchlab.bisect.loop import Mark, Phase, ProbeResult
 
     replayed = gitlog.read(path.read_text(), str(path))
     told = []
-    for verdict in (Verdict.GOOD, Verdict.BAD, Verdict.SKIP):
+    for verdict in (Mark.GOOD, Mark.BAD, Mark.SKIP):
         for name in getattr(replayed, verdict.value):
             commit = space.commit(name)
             if commit in history.contains and commit not in {history.good, history.bad}:
-                told.append(Told(commit, verdict, Phase.SEARCH, f"from {path.name}"))
+                told.append(ProbeResult(commit, verdict, Phase.SEARCH, f"from {path.name}"))
     state.told = tuple(told)
 
 

@@ -72,11 +72,11 @@ def _tell(path: Path, data: bytes) -> None:
     click.echo(f"{path}: {len(data)} bytes")
 
 
-def deliver(form: str, run: Run, folder: Path, output: str | None, mail: Mail | None = None) -> None:
+def deliver(form: str, run: Run, folder: Path, output: str | None, mail: MailOptions | None = None) -> None:
     """Write a run in a format to a file, or to standard output; mail into a folder is a file for each letter."""
     from kpatchlab.report import WRITERS
 
-    mail = mail or Mail()
+    mail = mail or MailOptions()
     if form == "mail" and output and (output.endswith("/") or Path(output).is_dir()):
         _letters(run, mail.sections(run, folder), Path(output))
         return
@@ -89,7 +89,7 @@ def deliver(form: str, run: Run, folder: Path, output: str | None, mail: Mail | 
 
 
 @dataclass(frozen=True, slots=True)
-class Mail:
+class MailOptions:
     """What the user says of mails: the subsystem that one is for, and a MAINTAINERS file in place of the run's own."""
 
     subsystem: str = ""
@@ -179,4 +179,4 @@ def report(options: Options, run: str, form: str, output: str | None, subsystem:
     """
     if checked(form) != "mail" and (subsystem or maintainers):
         raise UserError(f"{'--for' if subsystem else '--maintainers'} is for --format mail")
-    deliver(form, *stored(options, run), output, Mail(subsystem, maintainers))
+    deliver(form, *stored(options, run), output, MailOptions(subsystem, maintainers))

@@ -20,7 +20,7 @@ Head = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class SearchCommand:
     """The words after the program's name that look for it, else the reason why there are none.
 
     Attributes:
@@ -60,7 +60,7 @@ def _scenario(subject: str) -> list[str]:
     return words
 
 
-def search(old: Entry | None, new: Entry, column: str, criterion: Sequence[str]) -> Search:
+def search(old: Entry | None, new: Entry, column: str, criterion: Sequence[str]) -> SearchCommand:
     """Return where to look for what came between two runs in one column.
 
     Args:
@@ -73,9 +73,9 @@ def search(old: Entry | None, new: Entry, column: str, criterion: Sequence[str])
         if found.words:
             variant = new.heads[name].get("variant", "")
             own = ["--kernel", name, *(["--variant", variant] if variant else [])]
-            return Search(("bisect", *found.words, *own, *criterion), "", found.moved)
+            return SearchCommand(("bisect", *found.words, *own, *criterion), "", found.moved)
         reasons.append(found.reason)
-    return Search((), "; ".join(dict.fromkeys(filter(None, reasons))))
+    return SearchCommand((), "; ".join(dict.fromkeys(filter(None, reasons))))
 
 
 def _kernels(new: Entry, column: str, *, beside: bool) -> list[str]:
@@ -86,27 +86,33 @@ def _kernels(new: Entry, column: str, *, beside: bool) -> list[str]:
     return found[::-1] + [name for name in new.heads if beside and name not in own]
 
 
-def _of_kernel(name: str, old: Head | None, new: Head) -> Search:
+def _of_kernel(name: str, old: Head | None, new: Head) -> SearchCommand:
     if old and old.get("key") and old.get("key") == new.get("key"):
-        return Search((), f"{name} is the same kernel in both runs: what changed is a scenario, a root or the host")
+        return SearchCommand(
+            (), f"{name} is the same kernel in both runs: what changed is a scenario, a root or the host"
+        )
     if new.get("patches"):
-        return Search(tuple(shlex.split(new["patches"])))
+        return SearchCommand(tuple(shlex.split(new["patches"])))
     if new.get("no_patches"):
-        return Search((), new["no_patches"])
+        return SearchCommand((), new["no_patches"])
     if not old or not new.get("source"):
-        return Search()
+        return SearchCommand()
     source = new["source"]
     if not (old.get("commit") and new.get("commit")) or old.get("source") != source:
         what = source if old.get("source") == source else f"{old.get('source') or 'something else'}, then {source}"
-        return Search((), f"{name} comes from {what}: no commits lie between two versions of it, and it has no series")
+        return SearchCommand(
+            (), f"{name} comes from {what}: no commits lie between two versions of it, and it has no series"
+        )
     ends = ("--good", old["commit"][:12], "--bad", new["commit"][:12])
     if old["commit"] == new["commit"]:
-        return Search((), f"{name} is made of the same commit in both runs: its configuration or compiler changed")
+        return SearchCommand(
+            (), f"{name} is made of the same commit in both runs: its configuration or compiler changed"
+        )
     if not source.startswith("/"):
-        return Search(
+        return SearchCommand(
             (), f"no history of {source} is kept here: in a clone of it, bisect --tree CLONE {' '.join(ends)}"
         )
-    return Search(("--tree", source, *ends), "", name)
+    return SearchCommand(("--tree", source, *ends), "", name)
 
 
 def commit_range(before: Entry | None, after: Entry) -> dict[str, str]:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kpatchlab.history.culprit import Search, by_metric, commit_range, search
+from kpatchlab.history.culprit import SearchCommand, by_metric, commit_range, search
 from kpatchlab.history.query import CheckHistory, CheckName, Entry, History, MetricHistory, MetricName, Point
 from kpatchlab.history.trends import Trend, trends
 from kpatchlab.model import Outcome
@@ -74,7 +74,7 @@ def change(found: MetricHistory, trend: Trend, entries: dict[int, Entry]) -> dic
     criterion = by_metric(metric.subject, metric.name, trend.change)
     # A drift goes on: half of it has come somewhere between its beginning and now.
     end = entries[found.points[-1][0]] if trend.kind == "drift" else after
-    sought = search(before, end, metric.column, criterion) if before and worse else Search()
+    sought = search(before, end, metric.column, criterion) if before and worse else SearchCommand()
     return {
         "kind": trend.kind,
         "change": round(trend.change, 4),

@@ -15,7 +15,7 @@ from kpatchlab import __version__
 from kpatchlab.build import BuildContext
 from kpatchlab.errors import LabError
 from kpatchlab.history import database
-from kpatchlab.history.culprit import Search, by_case, by_metric, by_splat, commit_range, search
+from kpatchlab.history.culprit import SearchCommand, by_case, by_metric, by_splat, commit_range, search
 from kpatchlab.history.news import ALARMS, Kind, News, doubtful, news
 from kpatchlab.history.query import Entry, History
 from kpatchlab.lab.known import Known, load_known
@@ -300,7 +300,7 @@ class Night:
         command = self.again(shlex.join(found.words)) if found.words else ""
         return dataclasses.replace(item, bisect=command, unsearchable=found.reason)
 
-    def _on_one_line(self, found: Search, good: Entry | None, bad: Entry) -> Search:
+    def _on_one_line(self, found: SearchCommand, good: Entry | None, bad: Entry) -> SearchCommand:
         """Return a search over a branch that was pushed over: from where both of its histories part."""
         if not found.moved or not good:
             return found
@@ -309,7 +309,7 @@ class Night:
             return found
         parted = fork(old, new, self.context)
         if not parted:
-            return Search((), f"{found.moved}'s branch was pushed over, and its old commits are gone")
+            return SearchCommand((), f"{found.moved}'s branch was pushed over, and its old commits are gone")
         words = (parted[:12] if word == old["commit"][:12] else word for word in found.words)
         return dataclasses.replace(found, words=tuple(words))
 

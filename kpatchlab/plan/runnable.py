@@ -32,7 +32,7 @@ class Able:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SystemRow:
     """One system with its scenarios and what the kernels make of them, in the lab's order."""
 
     system: str
@@ -57,7 +57,7 @@ class Row:
         return "; ".join(f"{', '.join(kernels)}: {reason}" for reason, kernels in found.items())
 
 
-def survey(lab: Lab, cache: Cache, kernels: Iterable[str]) -> list[Row]:
+def survey(lab: Lab, cache: Cache, kernels: Iterable[str]) -> list[SystemRow]:
     """Return every system of a lab, with what these of its kernels can run of it; nothing is built or booted."""
     context = BuildContext(cache, lab.root, lab.mirror)
     seen = {name: _facts(lab.kernels[name], name, context) for name in kernels}
@@ -65,7 +65,7 @@ def survey(lab: Lab, cache: Cache, kernels: Iterable[str]) -> list[Row]:
     for name, system in lab.systems.items():
         scenarios = [scenario for _, scenario in sorted(lab.scenarios.items()) if name in scenario.systems]
         able = tuple(_able(kernel, facts, scenarios) for kernel, facts in seen.items())
-        rows.append(Row(name, system.title, tuple(scenario.name for scenario in scenarios), able))
+        rows.append(SystemRow(name, system.title, tuple(scenario.name for scenario in scenarios), able))
     return rows
 
 

@@ -27,7 +27,7 @@ _PLACE = re.compile(r"\(((?:\./)?[\w.+/-]+/[\w.+-]+\.[chS]):\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Failure:
     """One thing that went wrong, and everywhere where it did; `first` is the change that shows it best."""
 
     word: str
@@ -49,7 +49,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class NewsLine:
     """One piece of news: `word`, what it is about, and the scenarios that it comes from."""
 
     word: str
@@ -57,7 +57,7 @@ class Line:
     scenarios: tuple[str, ...]
 
 
-def faults(comparison: Comparison) -> list[Fault]:
+def faults(comparison: Comparison) -> list[Failure]:
     """Return what regressed, or, with nothing to compare, what is bad; a kernel's report is told once for all jobs."""
     found: dict[tuple[str, str], list[Change]] = {}
     for change in changes(comparison):
@@ -65,7 +65,7 @@ def faults(comparison: Comparison) -> list[Fault]:
             continue
         mark = change.splats[0].fingerprint if change.splats else f"{change.group.name} {change.row.case}"
         found.setdefault((change.word, mark), []).append(change)
-    return [Fault(word, every[0], tuple(every[1:])) for (word, _), every in found.items()]
+    return [Failure(word, every[0], tuple(every[1:])) for (word, _), every in found.items()]
 
 
 def _bad(change: Change) -> bool:
@@ -105,7 +105,7 @@ def excerpt(splat: Splat, count: int = FAULT_FRAMES) -> list[str]:
     return [*head[:8], *stood, "Call Trace:", *(f" {where}" for where in trace[:count]), *more]
 
 
-def news(comparison: Comparison, wanted: Iterable[Verdict]) -> list[Line]:
+def news(comparison: Comparison, wanted: Iterable[Verdict]) -> list[NewsLine]:
     """Return a line for each scenario that has news of these kinds, with the number of checks."""
     alike: dict[tuple[str, str, str, str, str], list[str]] = {}
     kinds = set(wanted)
@@ -114,7 +114,7 @@ def news(comparison: Comparison, wanted: Iterable[Verdict]) -> list[Line]:
             key = (change.word, change.group.scenario, change.group.name, change.column, outcomes(change))
             alike.setdefault(key, []).append(change.row.case)
     return [
-        Line(word, f"{name} on {column}: {_checks(cases)}, {told}", (scenario,))
+        NewsLine(word, f"{name} on {column}: {_checks(cases)}, {told}", (scenario,))
         for (word, scenario, name, column, told), cases in alike.items()
     ]
 
@@ -125,7 +125,7 @@ def _checks(cases: Sequence[str]) -> str:
     return "the whole job" if cases[0] == JOB_CASE else line(cases[0], 160)
 
 
-def standing(comparison: Comparison) -> list[Line]:
+def standing(comparison: Comparison) -> list[NewsLine]:
     """Return what fails and is no regression: the base fails there too, in whatever way, or it alone does."""
     told = {(f.first.group.name, f.first.column) for f in faults(comparison)}
     told |= {(change.group.name, change.column) for f in faults(comparison) for change in f.others}
@@ -139,7 +139,7 @@ def standing(comparison: Comparison) -> list[Line]:
                 text = line(found[0].title if found else bad.message or _first_bad(bad), 200)
                 alike.setdefault((str(bad.outcome), text), {})[f"{group.name} on {column}"] = group.scenario
     return [
-        Line(word.upper(), f"{text} ({some(list(names))})", tuple(dict.fromkeys(names.values())))
+        NewsLine(word.upper(), f"{text} ({some(list(names))})", tuple(dict.fromkeys(names.values())))
         for (word, text), names in alike.items()
     ]
 
@@ -153,7 +153,7 @@ def _first_bad(job: JobResult) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FigureLine:
     """One figure in words: what was measured, on which column, the ratio with its interval, the verdict."""
 
     row: MetricRow
@@ -206,7 +206,7 @@ class Figures:
         against_itself: how the base compares with itself, "" where it ran once.
     """
 
-    told: tuple[Told, ...]
+    told: tuple[FigureLine, ...]
     lacking: tuple[tuple[str, str], ...]
     against_itself: str
 
@@ -215,7 +215,7 @@ class Figures:
         """How many were measured too seldom for an interval."""
         return sum(told.figure.low is None for told in self.told)
 
-    def of(self, *speeds: Speed) -> list[Told]:
+    def of(self, *speeds: Speed) -> list[FigureLine]:
         """Return those with one of these verdicts."""
         return [told for told in self.told if told.figure.speed in speeds]
 
@@ -235,7 +235,7 @@ def figures(comparison: Comparison) -> Figures:
     """Return every figure that has a base to be held against, and what is lacking."""
     rows = list(metric_rows(comparison))
     found = [
-        Told(row, column, figure)
+        FigureLine(row, column, figure)
         for row in rows
         for column, figure in row.figures.items()
         if figure.speed is not None and not column.endswith(AGAIN)

@@ -139,7 +139,7 @@ def _subject(run: Run, thread: Thread) -> str:
 # --- the body -----------------------------------------------------------------------------------------------------
 
 
-def _blamed(fault: digest.Fault) -> list[str]:
+def _blamed(fault: digest.Failure) -> list[str]:
     return digest.files(job for change in (fault.first, *fault.others) for job in change.jobs)
 
 
@@ -153,7 +153,7 @@ class _Scope:
     def scenario(self, name: str) -> bool:
         return self.section is None or any(self.section.has(file) for file in self.run.touches.get(name, ()))
 
-    def fault(self, fault: digest.Fault) -> bool:
+    def fault(self, fault: digest.Failure) -> bool:
         blamed = _blamed(fault)
         if self.section is None or any(self.section.has(file) for file in blamed):
             return True
@@ -206,7 +206,7 @@ def _builds(run: Run, comparison: Comparison, scope: _Scope) -> Iterator[str]:
             yield from verbatim(logs.get((check.kernel, check.step), "").splitlines()[-12:])
 
 
-def _faults(found: Sequence[digest.Fault]) -> Iterator[str]:
+def _faults(found: Sequence[digest.Failure]) -> Iterator[str]:
     for number, fault in enumerate(found):
         if number:
             yield ""
@@ -229,7 +229,7 @@ def _faults(found: Sequence[digest.Fault]) -> Iterator[str]:
             yield from verbatim([line(change.reproduce, 2000)])
 
 
-def _news(found: Iterable[digest.Line], scope: _Scope) -> list[str]:
+def _news(found: Iterable[digest.NewsLine], scope: _Scope) -> list[str]:
     return items([f"{item.word}: {item.text}" for item in found if any(map(scope.scenario, item.scenarios))])
 
 
@@ -249,7 +249,7 @@ def _figures(found: digest.Figures, scope: _Scope) -> list[str]:
     return out + items(lacking)
 
 
-def _mean(told: digest.Told) -> str:
+def _mean(told: digest.FigureLine) -> str:
     better = {"higher": "more is better", "lower": "less is better"}.get(told.row.direction, "")
     return f"{told.figure.mean:.5g} {digest.unit(told.row)}{f' ({better})' if better else ''}"
 

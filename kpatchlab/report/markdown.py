@@ -9,9 +9,9 @@ from pathlib import Path
 from kpatchlab.model import Outcome, Run, Verdict
 from kpatchlab.report.common import line, markdown_table
 from kpatchlab.report.digest import (
-    Fault,
+    Failure,
     Figures,
-    Line,
+    NewsLine,
     excerpt,
     faults,
     figures,
@@ -83,7 +83,7 @@ def _lines(run: Run, comparison: Comparison) -> Iterator[str]:
     yield from _folded("What was tested", [f"* {text(name)}: {text(words)}" for name, words in tested(run, comparison)])
 
 
-def _summary(comparison: Comparison, found: Sequence[Fault]) -> Iterator[str]:
+def _summary(comparison: Comparison, found: Sequence[Failure]) -> Iterator[str]:
     if not comparison.judged:
         yield "Nothing was judged: every job was skipped, blocked or lost."
         yield ""
@@ -136,7 +136,7 @@ def _mark(group: Group, column: str) -> str:
     return word if verdict in {None, Verdict.SAME} else f"{word} **{verdict}**"
 
 
-def _fault(fault: Fault, *, is_open: bool) -> Iterator[str]:
+def _fault(fault: Failure, *, is_open: bool) -> Iterator[str]:
     change = fault.first
     body = [f"* check: {text(change.row.case)}", f"* outcome: {text(outcomes_of(change))}"]
     if fault.others:
@@ -155,7 +155,7 @@ def _fault(fault: Fault, *, is_open: bool) -> Iterator[str]:
     yield from _folded(title, body, is_open=is_open)
 
 
-def _news(found: Iterable[Line]) -> list[str]:
+def _news(found: Iterable[NewsLine]) -> list[str]:
     return [f"* {item.word} {text(item.text)}" for item in found]
 
 

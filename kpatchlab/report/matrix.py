@@ -10,7 +10,7 @@ from kpatchlab.verdict.values import VERDICT_ORDER, Comparison, Group, worst
 
 
 @dataclass(frozen=True, slots=True)
-class System:
+class SystemPart:
     """A system with its part of the run.
 
     Attributes:
@@ -49,7 +49,7 @@ class System:
         return next((verdict for verdict in VERDICT_ORDER if verdict in found), None)
 
 
-def systems(run: Run, comparison: Comparison) -> tuple[list[System], list[str]]:
+def systems(run: Run, comparison: Comparison) -> tuple[list[SystemPart], list[str]]:
     """Return the systems with their scenarios, each scenario once, and the titles of systems of which nothing ran.
 
     What belongs to no system comes last, under the name "".
@@ -64,11 +64,11 @@ def systems(run: Run, comparison: Comparison) -> tuple[list[System], list[str]]:
         groups = [group for name in mine for group in by_name.pop(name, ())]
         elsewhere = tuple(name for name in mine if not any(group.scenario == name for group in groups))
         if mine:
-            found.append(System(facts.name, facts.title, tuple(groups), elsewhere))
+            found.append(SystemPart(facts.name, facts.title, tuple(groups), elsewhere))
         else:
             missing.append(facts.title or facts.name)
     if rest := tuple(group for groups in by_name.values() for group in groups):
-        found.append(System("", "", rest))
+        found.append(SystemPart("", "", rest))
     return found, missing
 
 

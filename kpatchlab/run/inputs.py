@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kpatchlab.build.built import Built
+from kpatchlab.build.built import Programs
 from kpatchlab.cache import Cache
 from kpatchlab.guest.vm import Boot
 from kpatchlab.lab.scenario import Scenario
@@ -50,7 +50,7 @@ class JobInputs:
     guest: str = "fork"
     broken: bool = False
     debug: frozenset[str] = frozenset()
-    foreign: Mapping[tuple[str, str], Built] = field(default_factory=dict)
+    foreign: Mapping[tuple[str, str], Programs] = field(default_factory=dict)
     covered: frozenset[str] = frozenset()
     patched: Mapping[str, Sequence[str]] = field(default_factory=dict)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kpatchlab.build import BuildContext, BuildProgress, base_key, build_kernel, series_changes, traceable
-from kpatchlab.build.built import Built
+from kpatchlab.build.built import Programs
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.build.patchset import DoesNotApplyError
@@ -159,7 +159,7 @@ class Stages:
             self._progress.stage_done(label, f"{label}: made in {clock(time.monotonic() - began)}")
         return path
 
-    def _tests(self, kernel: str, name: str) -> Built:
+    def _tests(self, kernel: str, name: str) -> Programs:
         label = f"{name} of {kernel}"
         began = time.monotonic()
         self._progress.stage(label, "build")

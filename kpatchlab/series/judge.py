@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from kpatchlab.model import ModuleFailure, Outcome
 from kpatchlab.series import warnings
-from kpatchlab.series.values import Built, Fault, Finding, Looked, PatchResult, Walk
+from kpatchlab.series.values import Finding, Looked, LostObject, PatchBuild, PatchResult, Walk
 
 BUILDS = ("apply", "build", "modules")
 _BAD = {str(outcome) for outcome in Outcome if outcome.is_bad}
 
 
-class State(enum.StrEnum):
+class CheckState(enum.StrEnum):
     """What one check says of one patch."""
 
     OK = "ok"
@@ -25,25 +25,25 @@ class State(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class CheckCell:
     """One check of one patch; `text` is short enough for a table, `lines` are what a reader wants next."""
 
-    state: State
+    state: CheckState
     text: str
     lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SeriesRow:
     """One patch with a cell for each column of the table."""
 
     facts: PatchResult
-    cells: dict[str, Cell]
+    cells: dict[str, CheckCell]
 
     @property
     def bad(self) -> bool:
         """Whether the patch itself did something wrong."""
-        return any(cell.state is State.FAIL for cell in self.cells.values())
+        return any(cell.state is CheckState.FAIL for cell in self.cells.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,8 @@ class Table:
 
     walk: Walk
     columns: tuple[str, ...]
-    base: Row
-    rows: tuple[Row, ...]
+    base: SeriesRow
+    rows: tuple[SeriesRow, ...]
     failures: tuple[Failure, ...]
     rebuilt: int
     looked: int
@@ -99,7 +99,7 @@ def judge(walk: Walk) -> Table:
         }
         if scenarios:
             cells["scenarios"] = _scenarios(facts, track)
-        rows.append(Row(facts, cells))
+        rows.append(SeriesRow(facts, cells))
     built = [facts.built for facts in walk.patches[1:] if facts.built]
     return Table(
         walk=walk,
@@ -118,7 +118,7 @@ class _Track:
 
     def __init__(self) -> None:
         self.failures: dict[tuple[object, ...], Failure] = {}
-        self.build: dict[tuple[str, str], tuple[Fault, int]] = {}
+        self.build: dict[tuple[str, str], tuple[LostObject, int]] = {}
         self.modules: dict[str, int] = {}
         self.scenarios: set[str] = set()
 
@@ -137,23 +137,23 @@ def _since(number: int) -> str:
     return f"since {number}" if number else "before the series"
 
 
-def _apply(facts: PatchResult, track: _Track) -> Cell:
+def _apply(facts: PatchResult, track: _Track) -> CheckCell:
     applied = facts.applied
     moved = (f"{applied.offsets} hunk{'s' if applied.offsets > 1 else ''} at an offset",) if applied.offsets else ()
     if applied.how == "strict":
-        return Cell(State.OK, "ok", moved)
+        return CheckCell(CheckState.OK, "ok", moved)
     if applied.how == "fuzz":
-        return Cell(State.WARN, f"fuzz {applied.fuzz}", (f"applies only with fuzz {applied.fuzz}", *moved))
+        return CheckCell(CheckState.WARN, f"fuzz {applied.fuzz}", (f"applies only with fuzz {applied.fuzz}", *moved))
     if applied.how == "no":
         track.broke(("apply",), Failure("apply", f"does not apply: {applied.error}", facts.number))
-        return Cell(State.FAIL, "no", applied.details or (applied.error,))
-    return Cell(State.UNTRIED, "not tried")
+        return CheckCell(CheckState.FAIL, "no", applied.details or (applied.error,))
+    return CheckCell(CheckState.UNTRIED, "not tried")
 
 
-def _build(facts: PatchResult, track: _Track) -> Cell:
+def _build(facts: PatchResult, track: _Track) -> CheckCell:
     built = facts.built
     if not built:
-        return Cell(State.UNTRIED, "-")
+        return CheckCell(CheckState.UNTRIED, "-")
     # A line moves with what stands above it, and a header's fault is one in however many objects.
     now = {(fault.file, warnings.without_numbers(fault.text)): fault for fault in reversed(built.faults)}
     new = sorted(now.keys() - track.build)
@@ -172,18 +172,18 @@ def _build(facts: PatchResult, track: _Track) -> Cell:
     more = tuple(f"configuration: {line}" for line in built.config[:20]) if facts.number else ()
     lines += [*more, *(f"{file} is not compiled in this configuration" for file in built.unseen)]
     if new:
-        return Cell(State.FAIL, "no", tuple(lines))
+        return CheckCell(CheckState.FAIL, "no", tuple(lines))
     if now:
-        return Cell(State.STILL, _since(old), tuple(lines))
+        return CheckCell(CheckState.STILL, _since(old), tuple(lines))
     if mended:
-        return Cell(State.OK, "mended", tuple(lines))
+        return CheckCell(CheckState.OK, "mended", tuple(lines))
     code = [file for file in facts.files if file.endswith((".c", ".h", ".S")) and file not in built.deleted]
     if code and len(built.unseen) == len(code):
-        return Cell(State.SKIP, "not compiled", tuple(lines))
-    return Cell(State.OK, "ok" if not built.unseen else f"ok, {len(built.unseen)} unseen", tuple(lines))
+        return CheckCell(CheckState.SKIP, "not compiled", tuple(lines))
+    return CheckCell(CheckState.OK, "ok" if not built.unseen else f"ok, {len(built.unseen)} unseen", tuple(lines))
 
 
-def _tried(known: Fault, built: Built) -> bool:
+def _tried(known: LostObject, built: PatchBuild) -> bool:
     """Whether a build came to where an earlier one had this fault.
 
     Make tries every object, but links none where one does not compile; and where make itself stops, nobody knows
@@ -192,16 +192,16 @@ def _tried(known: Fault, built: Built) -> bool:
     return not built.faults or all(fault.object for fault in (known, *built.faults))
 
 
-def _lost(built: Built) -> dict[str, tuple[ModuleFailure, bool]]:
+def _lost(built: PatchBuild) -> dict[str, tuple[ModuleFailure, bool]]:
     """Return module -> why it cannot be used, and whether it is itself at fault."""
     lost = {name: (failure, False) for failure in built.modules for name in failure.dependents}
     return lost | {failure.module: (failure, True) for failure in built.modules}
 
 
-def _modules(facts: PatchResult, track: _Track) -> Cell:
+def _modules(facts: PatchResult, track: _Track) -> CheckCell:
     built = facts.built
     if not built:
-        return Cell(State.UNTRIED, "-")
+        return CheckCell(CheckState.UNTRIED, "-")
     lost = _lost(built)
     new = sorted(set(lost) - set(track.modules))
     # Where built-in code does not compile, modules are not linked: those that needed a broken one stay unknown.
@@ -221,19 +221,19 @@ def _modules(facts: PatchResult, track: _Track) -> Cell:
     old = [name for name in track.modules if name not in new]
     lines += [f"{name}: broken {_since(track.modules[name])}" for name in sorted(old)]
     if new:
-        return Cell(State.FAIL, f"{len(new)} broken", tuple(lines))
+        return CheckCell(CheckState.FAIL, f"{len(new)} broken", tuple(lines))
     if old:
         first = min(track.modules[name] for name in old)
-        return Cell(State.STILL, f"{len(old)} {_since(first)}", tuple(lines))
-    return Cell(State.OK, f"{len(mended)} mended" if mended else "ok", tuple(lines))
+        return CheckCell(CheckState.STILL, f"{len(old)} {_since(first)}", tuple(lines))
+    return CheckCell(CheckState.OK, f"{len(mended)} mended" if mended else "ok", tuple(lines))
 
 
-def _check(facts: PatchResult, check: str, track: _Track) -> Cell:
+def _check(facts: PatchResult, check: str, track: _Track) -> CheckCell:
     look = facts.look(check)
     if not look:
-        return Cell(State.UNTRIED, "-")
+        return CheckCell(CheckState.UNTRIED, "-")
     if look.skipped:
-        return Cell(State.SKIP, "skipped", (look.skipped,))
+        return CheckCell(CheckState.SKIP, "skipped", (look.skipped,))
     for finding in look.gone:
         track.mended((check, *warnings.key(finding)), facts.number)
     if check == "checkpatch":
@@ -242,11 +242,11 @@ def _check(facts: PatchResult, check: str, track: _Track) -> Cell:
         track.broke((check, *warnings.key(finding)), Failure(check, str(finding), facts.number))
     lines = (*map(str, look.new), *(f"gone: {finding}" for finding in look.gone), *look.notes)
     if look.new:
-        return Cell(State.FAIL, f"{len(look.new)} new", lines)
-    return Cell(State.OK, f"{len(look.gone)} gone" if look.gone else "ok", lines)
+        return CheckCell(CheckState.FAIL, f"{len(look.new)} new", lines)
+    return CheckCell(CheckState.OK, f"{len(look.gone)} gone" if look.gone else "ok", lines)
 
 
-def _mail(facts: PatchResult, look: Looked, track: _Track) -> Cell:
+def _mail(facts: PatchResult, look: Looked, track: _Track) -> CheckCell:
     errors = [finding for finding in look.new if finding.severity == "error"]
     others = len(look.new) - len(errors)
     for finding in errors:
@@ -257,16 +257,18 @@ def _mail(facts: PatchResult, look: Looked, track: _Track) -> Cell:
         for count, word in ((len(errors), "error"), (others, "warning"))
         if count
     ]
-    return Cell(State.FAIL if errors else State.WARN if others else State.OK, ", ".join(words) or "ok", lines)
+    return CheckCell(
+        CheckState.FAIL if errors else CheckState.WARN if others else CheckState.OK, ", ".join(words) or "ok", lines
+    )
 
 
 def _errors_first(finding: Finding) -> bool:
     return finding.severity != "error"
 
 
-def _scenarios(facts: PatchResult, track: _Track) -> Cell:
+def _scenarios(facts: PatchResult, track: _Track) -> CheckCell:
     if not facts.scenarios:
-        return Cell(State.UNTRIED, "-")
+        return CheckCell(CheckState.UNTRIED, "-")
     worse, lines = [], []
     for name, outcome in facts.scenarios.items():
         if outcome != "pass":
@@ -283,5 +285,13 @@ def _scenarios(facts: PatchResult, track: _Track) -> Cell:
     passed = sum(outcome == "pass" for outcome in facts.scenarios.values())
     text = f"{passed} of {len(facts.scenarios)} pass"
     bad = any(outcome in _BAD for outcome in facts.scenarios.values())
-    state = State.FAIL if worse else State.STILL if bad else State.OK if passed == len(facts.scenarios) else State.SKIP
-    return Cell(state, text, tuple(lines))
+    state = (
+        CheckState.FAIL
+        if worse
+        else CheckState.STILL
+        if bad
+        else CheckState.OK
+        if passed == len(facts.scenarios)
+        else CheckState.SKIP
+    )
+    return CheckCell(state, text, tuple(lines))

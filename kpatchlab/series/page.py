@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kpatchlab.progress import clock
-from kpatchlab.series.judge import State, Table
+from kpatchlab.series.judge import CheckState, Table
 from kpatchlab.templates import templates
 from kpatchlab.textclean import one_line, printable
 
@@ -20,7 +20,9 @@ def render(table: Table) -> bytes:
     env = templates(Path(__file__).parent)
     env.filters |= {"printable": printable, "line": one_line, "clock": clock}
     bad = sum(row.bad for row in table.rows)
-    counts = {state: sum(cell.state is state for row in table.rows for cell in row.cells.values()) for state in State}
+    counts = {
+        state: sum(cell.state is state for row in table.rows for cell in row.cells.values()) for state in CheckState
+    }
     words = conclusion(table)
     first = next((i for i, word in enumerate(words) if not word.startswith((" ", "first", "no patch"))), len(words))
     return (

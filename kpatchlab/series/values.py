@@ -47,7 +47,7 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class LostObject:
     """One thing for which there is no kernel.
 
     Attributes:
@@ -67,7 +67,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class PatchBuild:
     """What make came to with the patch, in an object directory that the patch before left.
 
     Attributes:
@@ -80,7 +80,7 @@ class Built:
         deleted: files that the patch takes away.
     """
 
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[LostObject, ...] = ()
     modules: tuple[ModuleFailure, ...] = ()
     rebuilt: int = 0
     compiled: int = 0
@@ -134,7 +134,7 @@ class PatchResult:
     key: str
     applied: Applied
     files: tuple[str, ...] = ()
-    built: Built | None = None
+    built: PatchBuild | None = None
     looked: tuple[Looked, ...] = ()
     scenarios: dict[str, str] = field(default_factory=dict)
     stored: bool = False

@@ -14,7 +14,7 @@ from rich.text import Text
 from kpatchlab.model import to_json
 from kpatchlab.progress import clock
 from kpatchlab.series import page
-from kpatchlab.series.judge import Cell, Row, State, Table
+from kpatchlab.series.judge import CheckCell, CheckState, SeriesRow, Table
 from kpatchlab.textclean import one_line, printable
 
 WIDE = 200
@@ -23,9 +23,13 @@ TITLE = 60
 MAX_LINES = 6
 """Lines of one cell in the terminal; the other views have them all."""
 _COLOUR = {
-    State.OK: "green", State.WARN: "yellow", State.FAIL: "bold red", State.STILL: "red", State.SKIP: "dim",
-    State.UNTRIED: "dim",
-}  # fmt: skip
+    CheckState.OK: "green",
+    CheckState.WARN: "yellow",
+    CheckState.FAIL: "bold red",
+    CheckState.STILL: "red",
+    CheckState.SKIP: "dim",
+    CheckState.UNTRIED: "dim",
+}
 
 
 def text(table: Table, *, width: int = WIDE, colour: bool = False) -> bytes:
@@ -37,14 +41,14 @@ def text(table: Table, *, width: int = WIDE, colour: bool = False) -> bytes:
     console.print(Text(f"on {walk.base}; {walk.compiler.split(';')[0]}"), soft_wrap=True)
     for note in walk.notes:
         console.print(Text(f"note: {note}", style="yellow"))
-    if any(cell.state is not State.OK for cell in table.base.cells.values()):
+    if any(cell.state is not CheckState.OK for cell in table.base.cells.values()):
         console.print(Text("the tree without any patch:", style="yellow"))
-        _details(console, table.base, {State.FAIL, State.STILL})
+        _details(console, table.base, {CheckState.FAIL, CheckState.STILL})
     console.print(_grid(table, width))
     for row in table.rows:
-        if any(cell.state in {State.FAIL, State.WARN} for cell in row.cells.values()):
+        if any(cell.state in {CheckState.FAIL, CheckState.WARN} for cell in row.cells.values()):
             console.print(Text(f"\n{row.facts.number}. {one_line(row.facts.title, 100)}", style="bold"))
-            _details(console, row, {State.FAIL, State.WARN})
+            _details(console, row, {CheckState.FAIL, CheckState.WARN})
     console.print()
     for line in conclusion(table):
         console.print(Text(line), soft_wrap=True)
@@ -69,7 +73,7 @@ def _grid(table: Table, width: int) -> Grid:
     return grid
 
 
-def _details(console: Console, row: Row, states: set[State]) -> None:
+def _details(console: Console, row: SeriesRow, states: set[CheckState]) -> None:
     for name, cell in row.cells.items():
         if cell.state in states:
             for line in cell.lines[:MAX_LINES]:
@@ -112,7 +116,7 @@ def _skipped(table: Table) -> dict[tuple[str, str], int]:
     found: dict[tuple[str, str], int] = {}
     for row in table.rows:
         for name, cell in row.cells.items():
-            if cell.state is State.SKIP and cell.lines:
+            if cell.state is CheckState.SKIP and cell.lines:
                 unseen = cell.text == "not compiled"
                 why = "touch only files that are not compiled here" if unseen else cell.lines[0]
                 found[name, why] = found.get((name, why), 0) + 1
@@ -139,7 +143,7 @@ def junit(table: Table) -> bytes:
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def _case(suite: ET.Element, name: str, row: Row, cell: Cell) -> None:
+def _case(suite: ET.Element, name: str, row: SeriesRow, cell: CheckCell) -> None:
     facts = row.facts
     look = facts.look(name)
     seconds = look.duration_s if look else facts.built.duration_s if facts.built and name == "build" else 0.0
@@ -153,12 +157,12 @@ def _case(suite: ET.Element, name: str, row: Row, cell: Cell) -> None:
         },
     )
     lines = printable("\n".join(cell.lines))
-    if cell.state is State.FAIL:
+    if cell.state is CheckState.FAIL:
         message = printable(f"{cell.text}: {cell.lines[0]}" if cell.lines else cell.text)
         ET.SubElement(case, "failure", {"message": one_line(message), "type": name}).text = lines
-    elif cell.state in {State.SKIP, State.UNTRIED}:
+    elif cell.state in {CheckState.SKIP, CheckState.UNTRIED}:
         ET.SubElement(case, "skipped", {"message": one_line(cell.lines[0] if cell.lines else cell.text)})
-    elif cell.state is not State.OK or lines:
+    elif cell.state is not CheckState.OK or lines:
         ET.SubElement(case, "system-out").text = f"{cell.text}\n{lines}"
 
 

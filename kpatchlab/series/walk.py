@@ -26,7 +26,7 @@ from kpatchlab.files import write_atomic
 from kpatchlab.model import Outcome, from_json, to_json
 from kpatchlab.series import checks, warnings
 from kpatchlab.series.tree import KCONFIG, Tree, files_of, renames_of
-from kpatchlab.series.values import Applied, Built, Fault, Looked, PatchResult, Walk
+from kpatchlab.series.values import Applied, Looked, LostObject, PatchBuild, PatchResult, Walk
 
 VERSION = 2
 """Part of every key: raise it when the same patches are to be looked at again."""
@@ -95,7 +95,7 @@ def walk(
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class _WalkSpec:
     recipe: Recipe
     origin: source.Source
     source_key: dict[str, str]
@@ -107,7 +107,7 @@ class _Plan:
     notes: tuple[str, ...]
 
 
-def _plan(recipe: Recipe, name: str, ctx: BuildContext) -> _Plan:
+def _plan(recipe: Recipe, name: str, ctx: BuildContext) -> _WalkSpec:
     origin = source.source_of(recipe.source)
     if getattr(origin, "prebuilt", False):
         raise UserError(
@@ -121,7 +121,7 @@ def _plan(recipe: Recipe, name: str, ctx: BuildContext) -> _Plan:
     asked, compiler = config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch)
     key = content_key(VERSION, ctx.arch, recipe.source.type, source_key, config.key(asked), compiler)
     base = origin.describe(recipe.source, source_key, ctx)
-    return _Plan(recipe, origin, source_key, patches, asked, compiler, base, key, tuple(_merges(recipe, ctx)))
+    return _WalkSpec(recipe, origin, source_key, patches, asked, compiler, base, key, tuple(_merges(recipe, ctx)))
 
 
 def _merges(recipe: Recipe, ctx: BuildContext) -> Iterator[str]:
@@ -149,7 +149,7 @@ def _room(ctx: BuildContext) -> Iterator[None]:
 
 
 class _Walker:
-    def __init__(self, plan: _Plan, name: str, ctx: BuildContext, out: Path, wanted: Wanted) -> None:
+    def __init__(self, plan: _WalkSpec, name: str, ctx: BuildContext, out: Path, wanted: Wanted) -> None:
         self.plan, self.name, self.ctx, self.out, self.wanted = plan, name, ctx, out, wanted
         self.folder = ctx.cache.path(KIND, plan.key[:16])
         ctx.check_space()
@@ -349,12 +349,12 @@ class _Walker:
 
         return run(title, self.tree.applied[:number], keep)
 
-    def _build(self, files: Sequence[str]) -> Built:
+    def _build(self, files: Sequence[str]) -> PatchBuild:
         began = time.monotonic()
         self._outcome = None
         values = self._configure()
         if isinstance(values, UserError):
-            return Built((Fault("", "", 0, values.message),), duration_s=time.monotonic() - began)
+            return PatchBuild((LostObject("", "", 0, values.message),), duration_s=time.monotonic() - began)
         outcome = self._outcome = self.job.run(keep_going=True)
         if outcome.fault:
             modules = failures.module_failures(outcome.records, self.tree.path)
@@ -367,7 +367,7 @@ class _Walker:
             if now.get(symbol) != values.get(symbol)
         ]
         there = [file for file in files if self.tree.state(file)]
-        return Built(
+        return PatchBuild(
             faults=self._faults(outcome),
             modules=tuple(replace(module, log=module.log[:LOG_BYTES]) for module in modules),
             rebuilt=outcome.rebuilt,
@@ -379,7 +379,7 @@ class _Walker:
             deleted=tuple(file for file in files if file not in there),
         )
 
-    def _faults(self, outcome: make.Compiled) -> tuple[Fault, ...]:
+    def _faults(self, outcome: make.Compiled) -> tuple[LostObject, ...]:
         """Return every object that keeps the kernel from being built; where none does, what make or the linker say."""
         if not outcome.fault:
             return ()
@@ -388,8 +388,8 @@ class _Walker:
             if record.builtin:
                 fault = failures.first_fault(record.output, self.tree.path)
                 file = fault.file or failures.relative(record.source, self.tree.path)
-                found.append(Fault(record.object, file, fault.line, fault.text))
-        return tuple(found) or (Fault("", outcome.fault.file, outcome.fault.line, outcome.fault.text),)
+                found.append(LostObject(record.object, file, fault.line, fault.text))
+        return tuple(found) or (LostObject("", outcome.fault.file, outcome.fault.line, outcome.fault.text),)
 
     def _configure(self) -> dict[str, str] | UserError:
         """Configure again where a Kconfig file is another one than last time; returns what was set before."""

@@ -19,7 +19,7 @@ MENDED, FOUND, OK = "mended", "bad", "ok"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class StoreFinding:
     """One thing: `state` is "ok", "mended" or "bad" (which somebody has to decide about)."""
 
     state: str
@@ -27,27 +27,27 @@ class Finding:
     remedy: str = ""
 
 
-def examine(store: Store, *, repair: bool) -> list[Finding]:
+def examine(store: Store, *, repair: bool) -> list[StoreFinding]:
     """Look at a store's database and folders, and mend what can be; `repair` false: only say it."""
     found = list(_database(store, repair=repair))
     if any(item.state == FOUND for item in found):
         return found
     found += _folders(store, repair=repair)
     found += _clock(store)
-    return found or [Finding(OK, f"{store.root}: nothing is wrong")]
+    return found or [StoreFinding(OK, f"{store.root}: nothing is wrong")]
 
 
-def _database(store: Store, *, repair: bool) -> Iterator[Finding]:
+def _database(store: Store, *, repair: bool) -> Iterator[StoreFinding]:
     path = store.root / INDEX
     if not path.exists():
         backup = path.with_name(database.BACKUP)
         if not backup.exists():
             return
         if not repair:
-            yield Finding(FOUND, f"{path} is gone; there is a backup", "kpatchlab doctor --store --repair")
+            yield StoreFinding(FOUND, f"{path} is gone; there is a backup", "kpatchlab doctor --store --repair")
             return
         database.recover(path)
-        yield Finding(MENDED, f"{path} was gone: made from the backup")
+        yield StoreFinding(MENDED, f"{path} was gone: made from the backup")
         return
     try:
         database.connect(path, busy_s=2.0).close()
@@ -55,19 +55,19 @@ def _database(store: Store, *, repair: bool) -> Iterator[Finding]:
     except database.DamagedError as error:
         wrong = error.message
     except LabError as error:  # locked, or from a newer version: not ours to touch
-        yield Finding(FOUND, error.message, error.hint)
+        yield StoreFinding(FOUND, error.message, error.hint)
         return
     if not wrong:
         return
     if not repair:
-        yield Finding(FOUND, f"{path}: {wrong}", "kpatchlab doctor --store --repair")
+        yield StoreFinding(FOUND, f"{path}: {wrong}", "kpatchlab doctor --store --repair")
         return
     done = database.recover(path)
     source = "the backup takes its place" if done.restored else "there is no backup, so it is made from the folders"
-    yield Finding(MENDED, f"{path} was damaged ({wrong}): put aside as {done.aside.name}; {source}")
+    yield StoreFinding(MENDED, f"{path} was damaged ({wrong}): put aside as {done.aside.name}; {source}")
 
 
-def _folders(store: Store, *, repair: bool) -> Iterator[Finding]:
+def _folders(store: Store, *, repair: bool) -> Iterator[StoreFinding]:
     """Enter what the history lacks, and name what cannot be read."""
     with store.database() as connection:
         history = History(connection)
@@ -77,26 +77,26 @@ def _folders(store: Store, *, repair: bool) -> Iterator[Finding]:
         try:
             run, folder = store.load(name)
         except UserError as error:
-            yield Finding(FOUND, error.message, error.hint)
+            yield StoreFinding(FOUND, error.message, error.hint)
             continue
         except LabError as error:
-            yield Finding(FOUND, error.message, error.hint)
+            yield StoreFinding(FOUND, error.message, error.hint)
             continue
         header = json.loads((folder / "run.json").read_bytes())
         lacking = [job for job in header.get("job_order", ()) if job not in {job.job for job in run.jobs}]
         if run.complete and lacking:
-            yield Finding(FOUND, *_half(store, name, len(lacking), known=name in entered))
+            yield StoreFinding(FOUND, *_half(store, name, len(lacking), known=name in entered))
         elif run.complete and run.jobs and name not in entered:
             if repair:
                 store.re_enter(name)
-                yield Finding(MENDED, f"run {name} was not in the history, and is now")
+                yield StoreFinding(MENDED, f"run {name} was not in the history, and is now")
             else:
-                yield Finding(FOUND, f"run {name} is not in the history", "kpatchlab doctor --store --repair")
+                yield StoreFinding(FOUND, f"run {name} is not in the history", "kpatchlab doctor --store --repair")
     headless = [p.name for p in sorted(store.root.iterdir()) if (p / "jobs").is_dir() and not (p / "run.json").exists()]
     for name in headless:
-        yield Finding(FOUND, f"{name} has jobs and no run.json: half deleted", f"delete {store.root / name}")
+        yield StoreFinding(FOUND, f"{name} has jobs and no run.json: half deleted", f"delete {store.root / name}")
     for night in running:
-        yield Finding(OK, f"night {night} was stopped: the next one goes on with it")
+        yield StoreFinding(OK, f"night {night} was stopped: the next one goes on with it")
 
 
 def _half(store: Store, name: str, count: int, *, known: bool) -> tuple[str, str]:
@@ -104,7 +104,7 @@ def _half(store: Store, name: str, count: int, *, known: bool) -> tuple[str, str
     return f"run {name}: {count} of its jobs are gone from its folder; {words}", f"delete {store.root / name}"
 
 
-def _clock(store: Store) -> Iterator[Finding]:
+def _clock(store: Store) -> Iterator[StoreFinding]:
     """Say where the clock has jumped: order is by entry, so nothing is lost, but ages are not what they seem."""
     with store.database() as connection:
         entries = [entry for entry in History(connection).entries() if entry.night]
@@ -114,6 +114,8 @@ def _clock(store: Store) -> Iterator[Finding]:
             stamps.append((entry.run, datetime.fromisoformat(entry.started)))
     for (_, one), (run, other) in itertools.pairwise(stamps):
         if one - other > JUMP:
-            yield Finding(OK, f"run {run} is stamped {(one - other).days} days before the one that it follows")
+            yield StoreFinding(OK, f"run {run} is stamped {(one - other).days} days before the one that it follows")
     if stamps and stamps[-1][1] > datetime.now(UTC) + JUMP:
-        yield Finding(FOUND, f"run {stamps[-1][0]} is stamped in the future: {stamps[-1][1]:%Y-%m-%d}", "set the clock")
+        yield StoreFinding(
+            FOUND, f"run {stamps[-1][0]} is stamped in the future: {stamps[-1][1]:%Y-%m-%d}", "set the clock"
+        )
