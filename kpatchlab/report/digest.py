@@ -27,7 +27,7 @@ _PLACE = re.compile(r"\(((?:\./)?[\w.+/-]+/[\w.+-]+\.[chS]):\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class Breakage:
     """One thing that went wrong, and everywhere where it did; `first` is the change that shows it best."""
 
     word: str
@@ -57,7 +57,7 @@ class NewsLine:
     scenarios: tuple[str, ...]
 
 
-def faults(comparison: Comparison) -> list[Failure]:
+def faults(comparison: Comparison) -> list[Breakage]:
     """Return what regressed, or, with nothing to compare, what is bad; a kernel's report is told once for all jobs."""
     found: dict[tuple[str, str], list[Change]] = {}
     for change in changes(comparison):
@@ -65,7 +65,7 @@ def faults(comparison: Comparison) -> list[Failure]:
             continue
         mark = change.splats[0].fingerprint if change.splats else f"{change.group.name} {change.row.case}"
         found.setdefault((change.word, mark), []).append(change)
-    return [Failure(word, every[0], tuple(every[1:])) for (word, _), every in found.items()]
+    return [Breakage(word, every[0], tuple(every[1:])) for (word, _), every in found.items()]
 
 
 def _bad(change: Change) -> bool:

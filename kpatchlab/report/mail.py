@@ -139,7 +139,7 @@ def _subject(run: Run, thread: Thread) -> str:
 # --- the body -----------------------------------------------------------------------------------------------------
 
 
-def _blamed(fault: digest.Failure) -> list[str]:
+def _blamed(fault: digest.Breakage) -> list[str]:
     return digest.files(job for change in (fault.first, *fault.others) for job in change.jobs)
 
 
@@ -153,7 +153,7 @@ class _Scope:
     def scenario(self, name: str) -> bool:
         return self.section is None or any(self.section.has(file) for file in self.run.touches.get(name, ()))
 
-    def fault(self, fault: digest.Failure) -> bool:
+    def fault(self, fault: digest.Breakage) -> bool:
         blamed = _blamed(fault)
         if self.section is None or any(self.section.has(file) for file in blamed):
             return True
@@ -206,7 +206,7 @@ def _builds(run: Run, comparison: Comparison, scope: _Scope) -> Iterator[str]:
             yield from verbatim(logs.get((check.kernel, check.step), "").splitlines()[-12:])
 
 
-def _faults(found: Sequence[digest.Failure]) -> Iterator[str]:
+def _faults(found: Sequence[digest.Breakage]) -> Iterator[str]:
     for number, fault in enumerate(found):
         if number:
             yield ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from kpatchlab.model import Outcome, Run, Verdict
 from kpatchlab.report.common import line, markdown_table
 from kpatchlab.report.digest import (
-    Failure,
+    Breakage,
     Figures,
     NewsLine,
     excerpt,
@@ -83,7 +83,7 @@ def _lines(run: Run, comparison: Comparison) -> Iterator[str]:
     yield from _folded("What was tested", [f"* {text(name)}: {text(words)}" for name, words in tested(run, comparison)])
 
 
-def _summary(comparison: Comparison, found: Sequence[Failure]) -> Iterator[str]:
+def _summary(comparison: Comparison, found: Sequence[Breakage]) -> Iterator[str]:
     if not comparison.judged:
         yield "Nothing was judged: every job was skipped, blocked or lost."
         yield ""
@@ -136,7 +136,7 @@ def _mark(group: Group, column: str) -> str:
     return word if verdict in {None, Verdict.SAME} else f"{word} **{verdict}**"
 
 
-def _fault(fault: Failure, *, is_open: bool) -> Iterator[str]:
+def _fault(fault: Breakage, *, is_open: bool) -> Iterator[str]:
     change = fault.first
     body = [f"* check: {text(change.row.case)}", f"* outcome: {text(outcomes_of(change))}"]
     if fault.others:
