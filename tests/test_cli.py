@@ -14,9 +14,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from kpatchlab.cli import main
-from kpatchlab.cli import run as run_verbs
-from kpatchlab.cli.main import Verbs
+from kpatchlab.cli import main, running
+from kpatchlab.cli.app import Verbs
 from kpatchlab.errors import HostError
 from kpatchlab.host import doctor, host, packages
 from kpatchlab.model import Outcome
@@ -227,12 +226,12 @@ def test_what_only_some_scenarios_need_is_installed_for_them_alone(monkeypatch, 
     monkeypatch.setattr(packages, "missing", missing)
     monkeypatch.setattr(packages, "install", install)
     plan = SimpleNamespace(jobs=[SimpleNamespace(foreign=("kselftest/net/tls", "suites/libkcapi"))])
-    run_verbs.start(SimpleNamespace(install=True), plan)
+    running.start(SimpleNamespace(install=True), plan)
     assert not installed
     plan.jobs.append(SimpleNamespace(foreign=("kselftest/bpf/test_sockmap",)))
-    run_verbs.start(SimpleNamespace(install=False), plan)
+    running.start(SimpleNamespace(install=False), plan)
     assert not installed
-    run_verbs.start(SimpleNamespace(install=True), plan)
+    running.start(SimpleNamespace(install=True), plan)
     assert installed == ["clang"]
     assert capsys.readouterr().err == "cannot install clang: scenarios that need them are skipped\n"
 
@@ -421,7 +420,7 @@ def test_reader_that_leaves_does_not_change_a_runs_status(faked, capfd):
 def test_second_ctrl_c_ends_at_once(tmp_path):
     code = """
 import os, signal, threading
-from kpatchlab.cli.run import interruptible
+from kpatchlab.cli.running import interruptible
 from kpatchlab.run.stages import Settings
 threading.Thread(target=threading.Event().wait).start()
 settings = Settings()

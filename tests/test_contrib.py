@@ -13,7 +13,7 @@ import yaml
 
 from kpatchlab.build import kernel_key
 from kpatchlab.cache import Cache
-from kpatchlab.cli.main import Verbs
+from kpatchlab.cli.app import Verbs
 from kpatchlab.nightly import lanes
 from tests import labdir
 from tests.nights import bench, nights

@@ -144,6 +144,6 @@ def test_margins_are_stated_for_each_mode():
 
 
 def test_help_does_not_wait_for_scipy():
-    modules = "kpatchlab.cli.verbs, kpatchlab.verdict.ratios, kpatchlab.report"
+    modules = "kpatchlab.cli.main, kpatchlab.verdict.ratios, kpatchlab.report"
     code = f"import sys, {modules}; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

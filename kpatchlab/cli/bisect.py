@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kpatchlab.cli import complete
+from kpatchlab.cli.app import ABORT, Options, Verb
 from kpatchlab.cli.choosing import kernels_of, variant_option
-from kpatchlab.cli.main import ABORT, Options, Verb
-from kpatchlab.cli.run import interruptible, progress_for
-from kpatchlab.cli.verbs import load_lab, pass_options
+from kpatchlab.cli.common import load_lab, pass_options
+from kpatchlab.cli.running import interruptible, progress_for
 from kpatchlab.errors import LabError, UserError
 
 if TYPE_CHECKING:
@@ -443,6 +443,3 @@ def bisect_step(options: Options, /, tree: Path, variant: str | None, **given: A
         )
     click.echo(f"{judged.verdict.value}: {judged.reason}")
     sys.exit(ABORT + 2 if settings.cancel.is_set() else {"good": 0, "bad": 1}.get(judged.verdict.value, SKIPPED))
-
-
-COMMANDS = (bisect, bisect_step)

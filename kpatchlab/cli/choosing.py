@@ -62,8 +62,8 @@ def choosing(verb: Callable[..., None]) -> Callable[..., None]:
         words = [f"tag:{tag}" for tag in tags] + [f"system:{name}" for name in systems]
         words += [f"touching:{file.removeprefix('./')}" for file in files]
         if changed:
-            from kpatchlab.cli.main import Options
-            from kpatchlab.cli.verbs import load_lab
+            from kpatchlab.cli.app import Options
+            from kpatchlab.cli.common import load_lab
 
             options = click.get_current_context().find_object(Options)
             assert options

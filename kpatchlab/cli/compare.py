@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kpatchlab.cli import complete
-from kpatchlab.cli.main import Options, Verb
+from kpatchlab.cli.app import Options, Verb
 from kpatchlab.cli.report import checked, deliver, format_option, output_option, stored
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from kpatchlab.cli import complete
+from kpatchlab.cli.app import Options, Verb
 from kpatchlab.cli.choosing import CHOICE_HELP, choosing
-from kpatchlab.cli.main import Options, Verb
-from kpatchlab.cli.run import begin, interruptible, kernel_option, make, progress_for, start
-from kpatchlab.cli.verbs import as_json, dump, load_lab, pass_options, write_output
+from kpatchlab.cli.common import as_json, dump, load_lab, pass_options, write_output
+from kpatchlab.cli.running import begin, interruptible, kernel_option, make, progress_for, start
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:

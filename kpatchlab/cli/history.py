@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kpatchlab.cli.main import Options, Verb, as_called
-from kpatchlab.cli.verbs import as_json, dump, pass_options, table
+from kpatchlab.cli.app import Options, Verb, as_called
+from kpatchlab.cli.common import as_json, dump, pass_options, table
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:

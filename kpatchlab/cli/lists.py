@@ -1,9 +1,15 @@
-"""What `list` can show: a function a kind, from the lab to rows of equal keys; for people, or whole for scripts."""
+"""The verb list: a function a kind, from the lab to rows of equal keys; for people, or whole for scripts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+import click
+
+from kpatchlab.cli import complete
+from kpatchlab.cli.app import Options, Verb
+from kpatchlab.cli.common import as_json, dump, load_lab, pass_options, table
 
 if TYPE_CHECKING:
     from kpatchlab.history.index import RunRow
@@ -113,3 +119,29 @@ LISTS: dict[str, Rows] = {
     "runs": _runs,
 }
 """What can be listed -> its rows: (lab, kernels chosen, whether for scripts) -> rows."""
+
+
+@click.command(
+    "list",
+    cls=Verb,
+    epilog="\b\nExamples:\n  kpatchlab list scenarios\n  kpatchlab list systems --kernel with\n"
+    "  kpatchlab list runs --json",
+)
+@click.argument("what", type=click.Choice(list(LISTS)), default="scenarios")
+@click.option(
+    "--kernel",
+    "kernels",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete.kernels,
+    help="For systems: only what this kernel makes of them.",
+)
+@as_json
+@pass_options
+def list_things(options: Options, what: str, kernels: tuple[str, ...], as_json: bool) -> None:
+    """List what the lab has: kernels, rootfs, scenarios, systems, machines or past runs."""
+    rows = LISTS[what](load_lab(options), kernels, as_json)
+    if as_json:
+        dump(rows)
+    else:
+        table(rows)

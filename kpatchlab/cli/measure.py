@@ -9,9 +9,9 @@ import sys
 import click
 
 from kpatchlab.cli import complete
-from kpatchlab.cli.main import Options, Verb
-from kpatchlab.cli.run import interruptible, kernel_option, progress_for, start
-from kpatchlab.cli.verbs import as_json, console, load_lab, pass_options
+from kpatchlab.cli.app import Options, Verb
+from kpatchlab.cli.common import as_json, console, load_lab, pass_options
+from kpatchlab.cli.running import interruptible, kernel_option, progress_for, start
 
 
 @click.command(

@@ -9,9 +9,9 @@ import sys
 
 import click
 
-from kpatchlab.cli.main import Options, Verb
-from kpatchlab.cli.run import interruptible, progress_for, start
-from kpatchlab.cli.verbs import as_json, dump, load_lab, pass_options
+from kpatchlab.cli.app import Options, Verb
+from kpatchlab.cli.common import as_json, dump, load_lab, pass_options
+from kpatchlab.cli.running import interruptible, progress_for, start
 
 
 @click.command(

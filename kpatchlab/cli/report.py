@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kpatchlab.cli import complete
-from kpatchlab.cli.main import Options, Verb
-from kpatchlab.cli.verbs import write_output
+from kpatchlab.cli.app import Options, Verb
+from kpatchlab.cli.common import write_output
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from kpatchlab.cli import complete
-from kpatchlab.cli.main import Options, Verb, drop_output
-from kpatchlab.cli.run import interruptible, make, progress_for, start
-from kpatchlab.cli.verbs import load_lab, pass_options, write_output
+from kpatchlab.cli.app import Options, Verb, drop_output
+from kpatchlab.cli.common import load_lab, pass_options, write_output
+from kpatchlab.cli.running import interruptible, make, progress_for, start
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:

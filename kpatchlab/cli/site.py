@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import click
 
-from kpatchlab.cli.main import Options, Verb
-from kpatchlab.cli.verbs import load_lab, pass_options
+from kpatchlab.cli.app import Options, Verb
+from kpatchlab.cli.common import load_lab, pass_options
 from kpatchlab.errors import UserError
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from kpatchlab.cli.main import Options, Verb
-from kpatchlab.cli.verbs import pass_options
+from kpatchlab.cli.app import Options, Verb
+from kpatchlab.cli.common import pass_options
 
 
 @click.command(

@@ -1,193 +1,17 @@
-"""The verbs themselves: parse what the user said, call the rooms below, print what they return."""
+"""The verbs about this host: doctor, clean, completion."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from kpatchlab.cli import complete
-from kpatchlab.cli.lists import LISTS
-from kpatchlab.cli.main import COMPLETE_VAR, Options, Verb, as_called, program
-from kpatchlab.errors import HostError, UserError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from kpatchlab.lab.load import Lab
-
-pass_options = click.make_pass_decorator(Options)
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-
-
-def register(group: click.Group) -> None:
-    """Hang every verb into the group."""
-    from kpatchlab.cli import bisect, measure
-    from kpatchlab.cli import run as run_verbs
-    from kpatchlab.cli.compare import compare
-    from kpatchlab.cli.coverage import coverage
-    from kpatchlab.cli.history import history
-    from kpatchlab.cli.imports import import_results
-    from kpatchlab.cli.nightly import nightly
-    from kpatchlab.cli.report import report
-    from kpatchlab.cli.series import series
-    from kpatchlab.cli.site import serve, site
-
-    for command in (
-        measure.measure,
-        check,
-        list_things,
-        report,
-        compare,
-        history,
-        nightly,
-        coverage,
-        series,
-        site,
-        serve,
-        import_results,
-        doctor,
-        clean,
-        new,
-        completion,
-        *run_verbs.COMMANDS,
-        *bisect.COMMANDS,
-    ):
-        group.add_command(command)
-
-
-def load_lab(options: Options, choice: tuple[str, ...] = (), variant: str | None = None) -> Lab:
-    """Read the lab file and everything that it names; `variant`: of its kernels, see `variants.debug`."""
-    from kpatchlab.lab import load
-    from kpatchlab.variants import debug
-
-    loaded = load.load(options.lab_file(), choice)
-    return debug.variant(loaded, variant) if variant else loaded
-
-
-def dump(value: Any) -> None:
-    """Print JSON."""
-    from kpatchlab.model import to_json
-
-    click.echo(json.dumps(to_json(value), indent=2, default=str))
-
-
-@click.command(cls=Verb, epilog="\b\nExample:\n  kpatchlab check && kpatchlab run")
-@as_json
-@pass_options
-def check(options: Options, as_json: bool) -> None:
-    """Check every file of the lab: all errors at once, with file and line."""
-    from kpatchlab.lab import load
-
-    try:
-        load.check(options.lab_file())
-    except UserError as error:
-        if not as_json:
-            raise
-        dump({"errors": error.details or [error.message]})
-        sys.exit(2)
-    if as_json:
-        dump({"errors": []})
-    else:
-        click.echo("no errors")
-
-
-@click.command(
-    "list",
-    cls=Verb,
-    epilog="\b\nExamples:\n  kpatchlab list scenarios\n  kpatchlab list systems --kernel with\n"
-    "  kpatchlab list runs --json",
-)
-@click.argument("what", type=click.Choice(list(LISTS)), default="scenarios")
-@click.option(
-    "--kernel",
-    "kernels",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=complete.kernels,
-    help="For systems: only what this kernel makes of them.",
-)
-@as_json
-@pass_options
-def list_things(options: Options, what: str, kernels: tuple[str, ...], as_json: bool) -> None:
-    """List what the lab has: kernels, rootfs, scenarios, systems, machines or past runs."""
-    rows = LISTS[what](load_lab(options), kernels, as_json)
-    if as_json:
-        dump(rows)
-    else:
-        table(rows)
-
-
-def write_output(path: Path, data: bytes) -> None:
-    """Write a file that the user named, whole or not at all.
-
-    Raises:
-        UserError: it is a folder, or cannot be written.
-    """
-    from kpatchlab.files import write_atomic
-
-    if path.is_dir():
-        raise UserError(f"{path} is a folder", hint=f"a file in it: -o {path}/NAME")
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
-    try:
-        if path.exists() and not path.is_file():  # a pipe or a device is written to, not replaced
-            path.write_bytes(data)
-        else:
-            write_atomic(path, data)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
-    except HostError as error:
-        raise UserError(error.message) from None
-
-
-def console(stream: TextIO | None = None) -> Console:
-    """Return a rich console that lets a reader's leave be known as any other writer does."""
-    from rich.console import Console
-
-    class Plain(Console):
-        def on_broken_pipe(self) -> None:  # rich would end the program with status 1
-            raise BrokenPipeError
-
-    return Plain(file=stream, highlight=False)
-
-
-def wrapped(text: str, head: str, indent: int) -> None:
-    """Print text behind `head`, which takes `indent` columns; on a terminal, wrapped to its width."""
-    import shutil
-    import textwrap
-
-    width = max(40, shutil.get_terminal_size().columns - indent) if sys.stdout.isatty() else 1 << 16
-    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
-    click.echo(head + f"\n{'':{indent}}".join(lines))
-
-
-def table(rows: list[dict[str, Any]]) -> None:
-    """Print rows of equal keys: a line each, on a terminal folded so that they fit."""
-    if not rows:
-        click.echo("none")
-        return
-    words = [["yes" if v is True else "" if v is False else str(v) for v in row.values()] for row in rows]
-    if not sys.stdout.isatty():
-        lines = [list(rows[0]), *words]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for line in lines:
-            click.echo("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip())
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for number, name in enumerate(rows[0]):
-        grid.add_column(name, no_wrap=number == 0, overflow="fold")
-    for line in words:
-        grid.add_row(*map(Text, line))
-    console().print(grid)
+from kpatchlab.cli.app import COMPLETE_VAR, Options, Verb, as_called
+from kpatchlab.cli.common import as_json, dump, load_lab, pass_options, table, wrapped
+from kpatchlab.errors import UserError
 
 
 @click.command(
@@ -327,18 +151,6 @@ def _clean_runs(options: Options, keep: int, yes: bool) -> None:
     for name in old if yes else []:
         store.delete(name)
     click.echo(f"{'removed' if yes else 'would remove'} {len(old)} runs", err=True)
-
-
-@click.command(cls=Verb, epilog="\b\nExample:\n  kpatchlab new scenario my-socket-test")
-@click.argument("kind", type=click.Choice(["scenario"]))
-@click.argument("name")
-@pass_options
-def new(options: Options, kind: str, name: str) -> None:  # noqa: ARG001 - one kind so far
-    """Lay out a new scenario that runs at once."""
-    from kpatchlab.lab import scenario
-
-    folder = scenario.new(options.lab_file().parent, name)
-    click.echo(f"{folder}: edit scenario.yaml and run.sh, then: {program()} run {name}")
 
 
 @click.command(cls=Verb, epilog='\b\nExample:\n  eval "$(kpatchlab completion bash)"')

@@ -1,0 +1,43 @@
+"""The verbs about the files of a lab: check and new."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from kpatchlab.cli.app import Options, Verb, program
+from kpatchlab.cli.common import as_json, dump, pass_options
+from kpatchlab.errors import UserError
+
+
+@click.command(cls=Verb, epilog="\b\nExample:\n  kpatchlab check && kpatchlab run")
+@as_json
+@pass_options
+def check(options: Options, as_json: bool) -> None:
+    """Check every file of the lab: all errors at once, with file and line."""
+    from kpatchlab.lab import load
+
+    try:
+        load.check(options.lab_file())
+    except UserError as error:
+        if not as_json:
+            raise
+        dump({"errors": error.details or [error.message]})
+        sys.exit(2)
+    if as_json:
+        dump({"errors": []})
+    else:
+        click.echo("no errors")
+
+
+@click.command(cls=Verb, epilog="\b\nExample:\n  kpatchlab new scenario my-socket-test")
+@click.argument("kind", type=click.Choice(["scenario"]))
+@click.argument("name")
+@pass_options
+def new(options: Options, kind: str, name: str) -> None:  # noqa: ARG001 - one kind so far
+    """Lay out a new scenario that runs at once."""
+    from kpatchlab.lab import scenario
+
+    folder = scenario.new(options.lab_file().parent, name)
+    click.echo(f"{folder}: edit scenario.yaml and run.sh, then: {program()} run {name}")

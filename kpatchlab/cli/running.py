@@ -1,0 +1,118 @@
+"""What verbs that run jobs share: the plan, packages of the host, progress, an interrupt."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kpatchlab.cli import complete
+from kpatchlab.cli.app import Options
+from kpatchlab.cli.common import console
+from kpatchlab.errors import HostError, UserError
+
+if TYPE_CHECKING:
+    from kpatchlab.lab.load import Lab
+    from kpatchlab.plan.jobs import Plan
+    from kpatchlab.progress import LiveProgress, PlainProgress
+    from kpatchlab.run.stages import Settings
+    from kpatchlab.store.store import RunDir, Store
+
+
+kernel_option = click.option(
+    "--kernel",
+    "kernels",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete.kernels,
+    help="Only this kernel; may be repeated.",
+)
+
+
+def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: int | None) -> Plan:
+    """Return the plan for what the user chose."""
+    from kpatchlab.plan.jobs import make_plan
+
+    return make_plan(lab, choice=choice, kernels=kernels or None, repeat=repeat)
+
+
+def only(lab: Lab, jobs: Sequence[str]) -> Plan:
+    """Return the plan of the named jobs alone, whatever scenarios the lab file selects."""
+    from kpatchlab.lab.yamlfile import suggest
+    from kpatchlab.plan.jobs import for_jobs
+
+    repeats = [int(number) for name in jobs if (number := name.rpartition("#")[2]).isdecimal()]
+    plan = make(lab, ("*",), (), min(1000, max([1, *repeats])))
+    known = {job.id: job for job in plan.jobs}
+    for name in jobs:
+        if name not in known:
+            raise UserError(f"no such job: {name}{suggest(name, known)}", hint="kpatchlab plan lists them")
+    return for_jobs(plan, [known[name] for name in jobs])
+
+
+@contextlib.contextmanager
+def interruptible(settings: Settings) -> Iterator[None]:
+    """Let the first Ctrl-C (or SIGTERM) end things cleanly, and the second at once."""
+
+    def ask(number: int, frame: Any) -> None:  # noqa: ARG001
+        if settings.cancel.is_set():
+            if sys.stdout.isatty():
+                os.write(1, b"\x1b[?25h\n")  # the cursor, which the live view hides
+            os._exit(130)  # a guest that boots is not waited for: the guard of kpatchlab.proc ends it
+        settings.cancel.set()
+        print("\nstopping: what is done is kept (once more: at once)", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def progress_for(*, to_stderr: bool) -> LiveProgress | PlainProgress:
+    """Return a live view on a terminal, plain lines elsewhere."""
+    from kpatchlab.progress import LiveProgress, PlainProgress
+
+    stream = sys.stderr if to_stderr else sys.stdout
+    if stream.isatty():
+        return LiveProgress(console(stream))
+    return PlainProgress(stream)
+
+
+def start(options: Options, plan: Plan | None = None) -> None:
+    """See to the Debian packages that the lab needs: install them, or say which are missing.
+
+    What only some of the plan's scenarios ask for is installed where that is allowed; without it these are skipped.
+    """
+    from kpatchlab.build.foreign import host_stages
+    from kpatchlab.host import packages
+
+    def echo(text: str) -> None:
+        click.echo(text, err=True)
+
+    if lacking := packages.missing(packages.STAGES):
+        if options.install:
+            packages.install(lacking, echo)
+        packages.require(packages.STAGES)
+    stages = host_stages(name for job in plan.jobs for name in job.foreign) if plan else []
+    if stages and options.install and (lacking := packages.missing(stages)):
+        try:
+            packages.install(lacking, echo)
+        except HostError as error:
+            echo(f"{error.message}: scenarios that need them are skipped")
+
+
+def begin(store: Store, lab: Lab, plan: Plan, guest: str, variant: str | None, *, broken: bool) -> tuple[Plan, RunDir]:
+    """Return a new run's folder with its plan in it."""
+    from kpatchlab.run.header import new_run
+
+    run_dir = new_run(store, lab, plan, f"{lab.title}{', broken on purpose' if broken else ''}", shlex.join(sys.argv))
+    run_dir.save_plan({"jobs": [job.id for job in plan.jobs], "guest": guest, "variant": variant, "broken": broken})
+    return plan, run_dir
