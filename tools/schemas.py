@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticUndefined
 
+from kpatchlab.lab.file import LabFile
 from kpatchlab.lab.known import KnownFile
-from kpatchlab.lab.load import LabFile
 from kpatchlab.lab.recipes import KernelRecipe, RootRecipe
 from kpatchlab.lab.scenario import ScenarioFile
 from kpatchlab.lab.systems import SystemsFile

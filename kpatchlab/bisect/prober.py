@@ -23,7 +23,8 @@ from kpatchlab.errors import GuestLost, UserError
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Boot, boot
 from kpatchlab.host.host import Host
-from kpatchlab.lab.load import Lab, Matrix
+from kpatchlab.lab.file import Matrix
+from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import DirSource, KernelRecipe
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan

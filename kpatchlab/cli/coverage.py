@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from kpatchlab.host.host import Host
     from kpatchlab.lab.load import Lab
     from kpatchlab.model import Run
-    from kpatchlab.store.store import RunDir, Store
+    from kpatchlab.store.run_dir import RunDir
+    from kpatchlab.store.store import Store
     from kpatchlab.variants.coverage import Coverage
 
 

@@ -33,7 +33,8 @@ def stored(options: Options, wanted: str) -> tuple[Run, Path]:
     Raises:
         UserError, LabError: as `store.Store.load`.
     """
-    from kpatchlab.store.store import HEADER, Store
+    from kpatchlab.store.run_dir import HEADER
+    from kpatchlab.store.store import Store
 
     if "/" in wanted:
         folder = Path(wanted).resolve()

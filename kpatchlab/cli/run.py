@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from kpatchlab.lab.load import Lab
     from kpatchlab.model import Run
     from kpatchlab.plan.jobs import ImageStep, KernelStep, Plan
-    from kpatchlab.store.store import RunDir, Store
+    from kpatchlab.store.run_dir import RunDir
+    from kpatchlab.store.store import Store
 from kpatchlab.cli.running import begin, interruptible, kernel_option, make, only, progress_for, start
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from kpatchlab.plan.jobs import Plan
     from kpatchlab.progress import LiveProgress, PlainProgress
     from kpatchlab.run.stages import Settings
-    from kpatchlab.store.store import RunDir, Store
+    from kpatchlab.store.run_dir import RunDir
+    from kpatchlab.store.store import Store
 
 
 kernel_option = click.option(

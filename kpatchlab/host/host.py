@@ -15,7 +15,7 @@ from kpatchlab.errors import HostError
 from kpatchlab.guest.vm import MachineShape, Qemu
 from kpatchlab.host.accel import Accel, probe_accel
 from kpatchlab.host.qemu import find_qemu
-from kpatchlab.lab.load import Machine
+from kpatchlab.lab.file import Machine
 
 LEAST_DISK_MIB = 512
 """Below this nothing is begun: package lists and saved guests take hundreds of MiB, and apt's http method hangs for

@@ -6,131 +6,20 @@ All files are checked before anything is built, and every error of every file is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Discriminator, Field, PlainValidator, Tag, WithJsonSchema
+from typing import Any, Literal
 
 from kpatchlab.errors import UserError
 from kpatchlab.lab.choice import select
+from kpatchlab.lab.file import FILE, LabFile, Limits, Machine, Matrix
 from kpatchlab.lab.nightly import Nightly
-from kpatchlab.lab.recipes import GitSource, KernelRecipe, Name, Needed, RootRecipe, locate
+from kpatchlab.lab.recipes import GitSource, KernelRecipe, RootRecipe, locate
 from kpatchlab.lab.scenario import FILE as SCENARIO_FILE
 from kpatchlab.lab.scenario import Scenario, load_scenario
 from kpatchlab.lab.systems import System, load_systems
-from kpatchlab.lab.yamlfile import Document, FileModel, Loc, Problems, read, suggest
-
-FILE = "lab.yaml"
-
-
-def _auto_or_count(value: Any) -> int | Literal["auto"]:
-    if value == "auto":
-        return "auto"
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    raise ValueError(f"'{value}' is neither auto nor a whole number of at least 1")
-
-
-AutoCount = Annotated[
-    int | Literal["auto"],
-    PlainValidator(_auto_or_count),
-    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
-]
-
-
-def _member(text: str, other: str) -> Callable[[Any], str]:
-    """Return what tells text from mappings in a union of both; its tags are no part of error locations."""
-    return lambda value: text if isinstance(value, str) else other
-
-
-class Machine(FileModel):
-    """The virtual machine that a guest runs on."""
-
-    accel: Literal["auto", "kvm", "tcg"] = Field(
-        default="auto", description="kvm, tcg (emulation, slower), or auto: kvm where a probe guest really runs on it"
-    )
-    cpus: int = Field(default=1, ge=1, le=64, description="virtual processors")
-    memory_mib: int = Field(default=1024, ge=64, description="memory in MiB")
-    arch: Literal["x86_64"] = Field(default="x86_64", description="architecture")
-
-
-class Limits(FileModel):
-    """How much of the host the lab may take."""
-
-    guests: AutoCount = Field(default="auto", description="guests at once; auto: as processors and memory allow")
-    build_jobs: AutoCount = Field(default="auto", description="compilers at once; auto: one for each processor")
-    disk_gib: float = Field(
-        default=20.0, gt=0, description="disk space in GiB that the cache may grow to; saved guests go before kernels"
-    )
-    console_mib: float = Field(default=4.0, gt=0, description="how much of each guest's console is kept, in MiB")
-
-
-Column = Annotated[
-    Annotated[str, Tag("<name>")] | Annotated[dict[str, str], Tag("<placement>")],
-    Discriminator(_member("<name>", "<placement>")),
-]
-"""`kernels`, `pairs`, a kernel's name, or role -> kernel."""
-
-
-class Matrix(FileModel):
-    """Which placements of kernels every scenario is run on."""
-
-    columns: tuple[Column, ...] = Field(
-        default=("kernels", "pairs"),
-        description="kernels: each kernel, on every role; pairs: the base kernel on one role and another kernel on the "
-        "other, both ways round, for scenarios with two roles; a kernel's name; or a mapping of roles to kernels",
-    )
-
-
-KernelEntry = Annotated[
-    Annotated[str, Tag("<recipe>")] | Annotated[KernelRecipe, Tag("<inline>")],
-    Discriminator(_member("<recipe>", "<inline>")),
-]
-"""The name of a recipe in `kernels/`, or the recipe itself."""
-
-
-KernelName = Annotated[Name, Field(max_length=40)]
-"""Shorter than other names: two of them stand in the name of a mixed pair's jobs, which are names of files."""
-
-
-class LabFile(FileModel):
-    """A lab as its file has it."""
-
-    title: str = Field(default="", description="what the lab is about; reports show it")
-    base: str = Field(default="", description="the kernel that the others are held against; empty: the first one")
-    kernels: dict[KernelName, KernelEntry] = Field(
-        min_length=1, description="kernel's name -> name of a recipe in `kernels/`, or a recipe itself"
-    )
-    machine: str = Field(default="default", description="machine of scenarios that name none")
-    machines: dict[Name, Machine] = Field(
-        default={}, description="machine's name -> machine; `default` is always there, and can be redefined"
-    )
-    rootfs: str = Field(
-        default="base", description="root file system of scenarios that name none: a recipe in `rootfs/`"
-    )
-    scenarios: tuple[str, ...] = Field(
-        default=("*",),
-        description="scenarios to run: names, globs, `tag:TAG`, `system:NAME`, `touching:FILE`; with a leading `!` "
-        "those to leave out",
-    )
-    matrix: Matrix = Field(default=Matrix(), description="which placements of kernels are run")
-    repeat: int = Field(default=1, ge=1, le=1000, description="how often each job is run")
-    limits: Limits = Field(default=Limits(), description="how much of the host may be taken")
-    variants: dict[Name, tuple[Needed, ...]] = Field(
-        default={"debug": ("config/debug.config",)},
-        description="name -> fragments in `kernels/` that, on top of its own, make a slow variant of each kernel that "
-        "finds more: `run --variant NAME`; no figures are taken on it",
-    )
-    mirror: str = Field(default="", description="URL of a Debian mirror; empty: what the host's own apt uses")
-    qemu: Literal["auto", "host", "debian"] = Field(
-        default="auto",
-        description="host's QEMU, Debian's (unpacked, not installed), or auto: host's where there is one",
-    )
-    nightly: Nightly = Field(default=Nightly(), description="what the verb `nightly` runs, keeps and tells")
+from kpatchlab.lab.yamlfile import Document, Loc, Problems, read, suggest
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from typing import Any
 from kpatchlab.build import BuildContext, git, kernel_key
 from kpatchlab.cache import content_key, tree_digest
 from kpatchlab.errors import HostError, LabError, UserError
-from kpatchlab.lab.load import FILE, Lab
+from kpatchlab.lab.file import FILE
+from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import GitSeries, GitSource, KernelRecipe, MessageIdSeries
 from kpatchlab.variants import debug
 

@@ -28,7 +28,8 @@ from kpatchlab.plan.forecast import history
 from kpatchlab.plan.jobs import JobSpec, Plan, estimate, make_plan
 from kpatchlab.run.header import new_run
 from kpatchlab.run.stages import Settings
-from kpatchlab.store.store import INDEX, RunDir, Store
+from kpatchlab.store.run_dir import RunDir
+from kpatchlab.store.store import INDEX, Store
 
 Execute = Callable[[Lab, Plan, RunDir, Settings], Run]
 """Runs a plan into a run's folder: `pipeline.execute` with a host and a progress."""

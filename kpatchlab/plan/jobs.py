@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from kpatchlab.errors import UserError
-from kpatchlab.lab.load import Lab, Machine
+from kpatchlab.lab.file import Machine
+from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import DebianImage, KernelRecipe
 from kpatchlab.lab.scenario import Role, Scenario, expand, foreign_tests
 from kpatchlab.lab.yamlfile import suggest

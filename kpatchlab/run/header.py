@@ -15,7 +15,8 @@ from kpatchlab.lab.scenario import own_files
 from kpatchlab.model import BuildResult, KernelFacts, PatchFacts, Run, SystemFacts, Thread
 from kpatchlab.plan.jobs import Plan
 from kpatchlab.report.digest import concerned_files
-from kpatchlab.store.store import RunDir, Store
+from kpatchlab.store.run_dir import RunDir
+from kpatchlab.store.store import Store
 
 
 def new_run(store: Store, lab: Lab, plan: Plan, title: str, command: str) -> RunDir:

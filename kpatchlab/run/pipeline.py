@@ -28,7 +28,7 @@ from kpatchlab.run import header
 from kpatchlab.run.executor import EXECUTORS, Executor, Weight, infra
 from kpatchlab.run.inputs import JobInputs
 from kpatchlab.run.stages import Settings, Stages, gather
-from kpatchlab.store.store import RunDir
+from kpatchlab.store.run_dir import RunDir
 
 CONTENTS = "contents.json"
 """In a run's folder: scenario -> key of what its jobs were made of, see `facts.of_contents`."""

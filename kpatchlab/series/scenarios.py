@@ -10,7 +10,8 @@ from pathlib import Path
 from kpatchlab.build.context import Recipe
 from kpatchlab.build.patchset import Patch
 from kpatchlab.host.host import Host
-from kpatchlab.lab.load import Lab, Matrix
+from kpatchlab.lab.file import Matrix
+from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import QuiltSeries
 from kpatchlab.model import Outcome, Run
 from kpatchlab.plan.jobs import make_plan

@@ -1,22 +1,12 @@
-"""Runs on disk: one folder a run below the results directory, and an index of all of them.
+"""All runs below one results directory, one folder each, and an index of them.
 
-Layout of a run's folder:
-
-    run.json            the run without its jobs and builds; `complete` is false until `finish`
-    plan.json           what was to be done, for --resume
-    builds/KERNEL.json  one build each, KERNEL.log beside it
-    jobs/JOB.json       one job each, written as it ends; JOB/ beside it holds consoles and attachments
-    index.html, junit.xml, ...  the reports
-
-A run is read from run.json and the files of its jobs, so that a run whose process was killed reads the same way as a
-finished one. `index.db` has an index of the folders, which is made anew where it is missing, and the history of all
-runs, those that are deleted since included: see `kpatchlab.history`.
+`index.db` has an index of the folders, which is made anew where it is missing, and the history of all runs, those that
+are deleted since included: see `kpatchlab.history`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import difflib
 import fcntl
 import json
@@ -25,165 +15,21 @@ import secrets
 import shutil
 import sqlite3
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Self, TypeVar
 
 from kpatchlab.errors import HostError, LabError, LabWarning, UserError
-from kpatchlab.files import safe_name, write_atomic
+from kpatchlab.files import write_atomic
 from kpatchlab.history import database
 from kpatchlab.history.index import RunRow, insert_row, read_row, summary
-from kpatchlab.history.record import MANUAL, Origin, record
-from kpatchlab.model import SCHEMA_VERSION, BuildResult, JobResult, KernelFacts, Run, from_json, to_json
+from kpatchlab.history.record import Origin, record
+from kpatchlab.model import KernelFacts, Run
+from kpatchlab.store.run_dir import HEADER, RunDir, hold, load_header, load_run, origin_of
 
 INDEX = "index.db"
 LAST = "last"
-HEADER = "run.json"
 PINNED = "pinned"
-_LOCK = ".lock"
-
-T = TypeVar("T")
-
-
-def _dump(value: Any) -> bytes:
-    # Lone surrogates (a guest's bytes that were decoded with surrogateescape) have no UTF-8.
-    return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-
-
-def _read(path: Path, cls: type[T]) -> T:
-    try:
-        return from_json(cls, json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise LabError(f"cannot read {path}: {error}", hint="delete the file, or the whole run") from None
-
-
-class RunDir:
-    """The folder of one run that is being written; nobody else can open or delete it meanwhile.
-
-    Attributes:
-        id: the run's id, also the folder's name.
-        path: the folder, absolute.
-    """
-
-    def __init__(self, store: Store, header: Run) -> None:
-        self._store = store
-        self._header = header
-        self.id = header.id
-        self.path = store.root / header.id
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _hold(self.path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def header(self) -> Run:
-        """The run without its jobs and builds, as it stands on disk."""
-        return self._header
-
-    def close(self) -> None:
-        """Let go of the folder; `finish` does it too."""
-        self._lock.close()
-
-    def write(self, name: str, data: bytes) -> Path:
-        """Write a file of the run, atomically; `name` is relative to its folder.
-
-        Raises:
-            ValueError: `name` leads out of the run's folder.
-        """
-        path = self._inside(name)
-        write_atomic(path, data)
-        return path
-
-    def job_dir(self, job: str) -> Path:
-        """Return the folder for one job's files (consoles, attachments), made if it is not there."""
-        folder = self.path / "jobs" / safe_name(job)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def relative(self, path: Path) -> str:
-        """Return a path below the run's folder as it is stored.
-
-        Raises:
-            ValueError: it is not below the run's folder.
-        """
-        return str(path.relative_to(self.path))
-
-    def save_job(self, job: JobResult) -> None:
-        """Store one job; one of the same name is replaced."""
-        self.write(f"jobs/{safe_name(job.job)}.json", _dump(to_json(job)))
-
-    def drop_job(self, job: str) -> None:
-        """Forget one job's result, for it to be run again."""
-        (self.path / "jobs" / f"{safe_name(job)}.json").unlink(missing_ok=True)
-
-    def save_build(self, build: BuildResult, log: str = "") -> None:
-        """Store one build without its path in the cache, and its log."""
-        name = safe_name(build.kernel)
-        self.write(f"builds/{name}.json", _dump(to_json(dataclasses.replace(build, path=""))))
-        if log:
-            self.write(f"builds/{name}.log", log.encode("utf-8", "replace"))
-
-    def save_plan(self, plan: Any) -> None:
-        """Store the plan, any JSON."""
-        self.write("plan.json", _dump(plan))
-
-    def load_plan(self) -> Any:
-        """Return the stored plan, None where there is none."""
-        path = self.path / "plan.json"
-        return json.loads(path.read_bytes()) if path.exists() else None
-
-    def done_jobs(self) -> dict[str, JobResult]:
-        """Return the jobs that are stored, by name, whatever their outcome."""
-        return {job.job: job for job in _parts(self.path / "jobs", JobResult)}
-
-    def done_builds(self) -> dict[str, BuildResult]:
-        """Return the builds that are stored, by kernel."""
-        return {build.kernel: build for build in _parts(self.path / "builds", BuildResult)}
-
-    def finish(self, run: Run) -> Path:
-        """Store what is not stored yet, write the header with `run.complete`, and enter it into the index.
-
-        Args:
-            run: the run whole; its id must be this folder's.
-
-        Returns:
-            The run's folder.
-        """
-        if run.id != self.id:
-            raise ValueError(f"run {run.id} does not belong to {self.path}")
-        done = self.done_jobs()
-        for job in run.jobs:
-            if done.get(job.job) != job:
-                self.save_job(job)
-        for build in run.builds:
-            if not (self.path / f"builds/{safe_name(build.kernel)}.json").exists():
-                self.save_build(build)
-        self.save_header(run)
-        self._store.enter(run, self.origin())
-        self.close()
-        return self.path
-
-    def origin(self) -> Origin | None:
-        """Return where the run stands in the history; None for one that is broken on purpose, which has no place."""
-        plan = self.load_plan()
-        return origin_of(plan if isinstance(plan, dict) else {})
-
-    def save_header(self, run: Run) -> None:
-        """Write run.json: `run` without jobs and builds."""
-        self._header = dataclasses.replace(run, jobs=(), builds=())
-        order = {"job_order": [job.job for job in run.jobs], "build_order": [b.kernel for b in run.builds]}
-        self.write(HEADER, _dump({**to_json(self._header), **order}))
-
-    def _inside(self, name: str) -> Path:
-        path = Path(os.path.normpath(self.path / name))
-        if self.path not in path.parents or not path.parent.resolve().is_relative_to(self.path.resolve()):
-            raise ValueError(f"{name!r} is not inside the run's folder")
-        return path
 
 
 class Store:
@@ -229,7 +75,7 @@ class Store:
             version=version,
         )
         try:
-            run_dir = RunDir(self, header)
+            run_dir = RunDir(self.root, header, self.enter)
         except OSError as error:
             raise HostError(
                 f"cannot write to {self.root}: {error.strerror}", hint="choose another results directory"
@@ -244,8 +90,8 @@ class Store:
         Raises:
             UserError: there is no such run, or another lab is writing it.
         """
-        header = _header(self.root / self.resolve(wanted))
-        run_dir = RunDir(self, header)
+        header = load_header(self.root / self.resolve(wanted))
+        run_dir = RunDir(self.root, header, self.enter)
         self._point_last(run_dir.id)
         return run_dir
 
@@ -256,7 +102,7 @@ class Store:
             UserError: there is no such run, or a lab is writing it.
         """
         folder = self.root / self.resolve(wanted)
-        with _hold(folder):
+        with hold(folder):
             # The header first: a half-deleted folder is then no run any more.
             (folder / HEADER).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
@@ -308,7 +154,7 @@ class Store:
             LabError: a file of it is damaged; the message names the file.
         """
         folder = self.root / self.resolve(wanted)
-        return _load(folder), folder
+        return load_run(folder), folder
 
     def list(self) -> list[RunRow]:
         """Return all runs, newest first, from the index; what it lacks is read from the folders."""
@@ -360,7 +206,7 @@ class Store:
         Raises:
             LabError: its folder is damaged.
         """
-        run = _load(self.root / name)
+        run = load_run(self.root / name)
         path = self.root / name / "plan.json"
         plan = json.loads(path.read_bytes()) if path.exists() else {}
         origin = origin_of(plan if isinstance(plan, dict) else {})
@@ -415,7 +261,7 @@ class Store:
     def _entered(self, name: str) -> bool:
         """Enter a finished run; one whose folder is damaged as well is named by `doctor --store`."""
         with contextlib.suppress(LabError):
-            if _header(self.root / name).complete:
+            if load_header(self.root / name).complete:
                 self.re_enter(name)
                 return True
         return False
@@ -437,65 +283,8 @@ class Store:
             os.replace(beside, self.root / LAST)
 
 
-def origin_of(plan: Mapping[str, Any]) -> Origin | None:
-    """Return where a run with this plan stands in the history; None for one that is broken on purpose."""
-    if plan.get("broken"):
-        return None
-    found = plan.get("origin") or {}
-    return Origin(
-        str(found.get("lane", MANUAL)),
-        str(found.get("night", "")),
-        str(found.get("digest", "")),
-        found.get("heads", {}),
-    )
-
-
-def _hold(folder: Path) -> IO[str]:
-    handle = (folder / _LOCK).open("a")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
-        raise UserError(f"run {folder.name} is in use by another kpatchlab", hint="wait for it, or stop it") from None
-    return handle
-
-
-def _header(folder: Path) -> Run:
-    path = folder / HEADER
-    try:
-        data = json.loads(path.read_bytes())
-        schema = int(data.get("schema", 1))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise LabError(f"cannot read {path}: {error}", hint=f"delete {folder}") from None
-    if schema > SCHEMA_VERSION:
-        raise UserError(
-            f"run {folder.name} has format {schema}, this kpatchlab reads up to {SCHEMA_VERSION}",
-            hint="use the newer kpatchlab that wrote it",
-        )
-    return _read(path, Run)
-
-
-def _load(folder: Path) -> Run:
-    header = _header(folder)
-    data = json.loads((folder / HEADER).read_bytes())
-    jobs = _ordered(_parts(folder / "jobs", JobResult), data.get("job_order", ()), lambda job: job.job)
-    builds = _ordered(_parts(folder / "builds", BuildResult), data.get("build_order", ()), lambda build: build.kernel)
-    return dataclasses.replace(header, jobs=jobs, builds=builds)
-
-
-def _parts(folder: Path, cls: type[T]) -> Iterator[T]:
-    for path in sorted(folder.glob("*.json")):
-        if not path.name.startswith("."):
-            yield _read(path, cls)
-
-
-def _ordered(found: Iterable[T], order: Iterable[str], name: Callable[[T], str]) -> tuple[T, ...]:
-    rank = {key: i for i, key in enumerate(order)}
-    return tuple(sorted(found, key=lambda item: rank.get(name(item), len(rank))))
-
-
 def _summary_of(folder: Path) -> RunRow:
     try:
-        return summary(_load(folder))
+        return summary(load_run(folder))
     except LabError as error:
         return RunRow(folder.name, "", "", 0.0, False, {}, {}, (), 3, error.message)

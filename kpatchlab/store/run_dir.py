@@ -1,0 +1,244 @@
+"""The folder of one run: what is in it, written and read.
+
+    run.json            the run without its jobs and builds; `complete` is false until `finish`
+    plan.json           what was to be done, for --resume
+    builds/KERNEL.json  one build each, KERNEL.log beside it
+    jobs/JOB.json       one job each, written as it ends; JOB/ beside it holds consoles and attachments
+    index.html, junit.xml, ...  the reports
+
+A run is read from run.json and the files of its jobs, so that a run whose process was killed reads the same way as a
+finished one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Self, TypeVar
+
+from kpatchlab.errors import LabError, UserError
+from kpatchlab.files import safe_name, write_atomic
+from kpatchlab.history.record import MANUAL, Origin
+from kpatchlab.model import SCHEMA_VERSION, BuildResult, JobResult, Run, from_json, to_json
+
+HEADER = "run.json"
+_LOCK = ".lock"
+
+T = TypeVar("T")
+
+
+def _dump(value: Any) -> bytes:
+    # Lone surrogates (a guest's bytes that were decoded with surrogateescape) have no UTF-8.
+    return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def _read(path: Path, cls: type[T]) -> T:
+    try:
+        return from_json(cls, json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise LabError(f"cannot read {path}: {error}", hint="delete the file, or the whole run") from None
+
+
+class RunDir:
+    """The folder of one run that is being written; nobody else can open or delete it meanwhile.
+
+    Args:
+        root: the folder of all runs.
+        enter: puts the finished run into index and history.
+
+    Attributes:
+        id: the run's id, also the folder's name.
+        path: the folder, absolute.
+    """
+
+    def __init__(self, root: Path, header: Run, enter: Callable[[Run, Origin | None], None]) -> None:
+        self._enter = enter
+        self._header = header
+        self.id = header.id
+        self.path = root / header.id
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = hold(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def header(self) -> Run:
+        """The run without its jobs and builds, as it stands on disk."""
+        return self._header
+
+    def close(self) -> None:
+        """Let go of the folder; `finish` does it too."""
+        self._lock.close()
+
+    def write(self, name: str, data: bytes) -> Path:
+        """Write a file of the run, atomically; `name` is relative to its folder.
+
+        Raises:
+            ValueError: `name` leads out of the run's folder.
+        """
+        path = self._inside(name)
+        write_atomic(path, data)
+        return path
+
+    def job_dir(self, job: str) -> Path:
+        """Return the folder for one job's files (consoles, attachments), made if it is not there."""
+        folder = self.path / "jobs" / safe_name(job)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def relative(self, path: Path) -> str:
+        """Return a path below the run's folder as it is stored.
+
+        Raises:
+            ValueError: it is not below the run's folder.
+        """
+        return str(path.relative_to(self.path))
+
+    def save_job(self, job: JobResult) -> None:
+        """Store one job; one of the same name is replaced."""
+        self.write(f"jobs/{safe_name(job.job)}.json", _dump(to_json(job)))
+
+    def drop_job(self, job: str) -> None:
+        """Forget one job's result, for it to be run again."""
+        (self.path / "jobs" / f"{safe_name(job)}.json").unlink(missing_ok=True)
+
+    def save_build(self, build: BuildResult, log: str = "") -> None:
+        """Store one build without its path in the cache, and its log."""
+        name = safe_name(build.kernel)
+        self.write(f"builds/{name}.json", _dump(to_json(dataclasses.replace(build, path=""))))
+        if log:
+            self.write(f"builds/{name}.log", log.encode("utf-8", "replace"))
+
+    def save_plan(self, plan: Any) -> None:
+        """Store the plan, any JSON."""
+        self.write("plan.json", _dump(plan))
+
+    def load_plan(self) -> Any:
+        """Return the stored plan, None where there is none."""
+        path = self.path / "plan.json"
+        return json.loads(path.read_bytes()) if path.exists() else None
+
+    def done_jobs(self) -> dict[str, JobResult]:
+        """Return the jobs that are stored, by name, whatever their outcome."""
+        return {job.job: job for job in _parts(self.path / "jobs", JobResult)}
+
+    def done_builds(self) -> dict[str, BuildResult]:
+        """Return the builds that are stored, by kernel."""
+        return {build.kernel: build for build in _parts(self.path / "builds", BuildResult)}
+
+    def finish(self, run: Run) -> Path:
+        """Store what is not stored yet, write the header with `run.complete`, and enter it into the index.
+
+        Args:
+            run: the run whole; its id must be this folder's.
+
+        Returns:
+            The run's folder.
+        """
+        if run.id != self.id:
+            raise ValueError(f"run {run.id} does not belong to {self.path}")
+        done = self.done_jobs()
+        for job in run.jobs:
+            if done.get(job.job) != job:
+                self.save_job(job)
+        for build in run.builds:
+            if not (self.path / f"builds/{safe_name(build.kernel)}.json").exists():
+                self.save_build(build)
+        self.save_header(run)
+        self._enter(run, self.origin())
+        self.close()
+        return self.path
+
+    def origin(self) -> Origin | None:
+        """Return where the run stands in the history; None for one that is broken on purpose, which has no place."""
+        plan = self.load_plan()
+        return origin_of(plan if isinstance(plan, dict) else {})
+
+    def save_header(self, run: Run) -> None:
+        """Write run.json: `run` without jobs and builds."""
+        self._header = dataclasses.replace(run, jobs=(), builds=())
+        order = {"job_order": [job.job for job in run.jobs], "build_order": [b.kernel for b in run.builds]}
+        self.write(HEADER, _dump({**to_json(self._header), **order}))
+
+    def _inside(self, name: str) -> Path:
+        path = Path(os.path.normpath(self.path / name))
+        if self.path not in path.parents or not path.parent.resolve().is_relative_to(self.path.resolve()):
+            raise ValueError(f"{name!r} is not inside the run's folder")
+        return path
+
+
+def origin_of(plan: Mapping[str, Any]) -> Origin | None:
+    """Return where a run with this plan stands in the history; None for one that is broken on purpose."""
+    if plan.get("broken"):
+        return None
+    found = plan.get("origin") or {}
+    return Origin(
+        str(found.get("lane", MANUAL)),
+        str(found.get("night", "")),
+        str(found.get("digest", "")),
+        found.get("heads", {}),
+    )
+
+
+def hold(folder: Path) -> IO[str]:
+    """Keep every other lab out of a run's folder until the file that comes back is closed.
+
+    Raises:
+        UserError: another one has it.
+    """
+    handle = (folder / _LOCK).open("a")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise UserError(f"run {folder.name} is in use by another kpatchlab", hint="wait for it, or stop it") from None
+    return handle
+
+
+def load_header(folder: Path) -> Run:
+    """Read a run without its jobs and builds.
+
+    Raises:
+        UserError: a newer kpatchlab wrote it.
+        LabError: the file is damaged.
+    """
+    path = folder / HEADER
+    try:
+        data = json.loads(path.read_bytes())
+        schema = int(data.get("schema", 1))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise LabError(f"cannot read {path}: {error}", hint=f"delete {folder}") from None
+    if schema > SCHEMA_VERSION:
+        raise UserError(
+            f"run {folder.name} has format {schema}, this kpatchlab reads up to {SCHEMA_VERSION}",
+            hint="use the newer kpatchlab that wrote it",
+        )
+    return _read(path, Run)
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run whole; raises as `load_header`, and LabError for a damaged file of a job or build."""
+    header = load_header(folder)
+    data = json.loads((folder / HEADER).read_bytes())
+    jobs = _ordered(_parts(folder / "jobs", JobResult), data.get("job_order", ()), lambda job: job.job)
+    builds = _ordered(_parts(folder / "builds", BuildResult), data.get("build_order", ()), lambda build: build.kernel)
+    return dataclasses.replace(header, jobs=jobs, builds=builds)
+
+
+def _parts(folder: Path, cls: type[T]) -> Iterator[T]:
+    for path in sorted(folder.glob("*.json")):
+        if not path.name.startswith("."):
+            yield _read(path, cls)
+
+
+def _ordered(found: Iterable[T], order: Iterable[str], name: Callable[[T], str]) -> tuple[T, ...]:
+    rank = {key: i for i, key in enumerate(order)}
+    return tuple(sorted(found, key=lambda item: rank.get(name(item), len(rank))))
