@@ -227,9 +227,10 @@ def test_impossible_commands_are_refused_here(guest):
 TERMINAL = """
 import sys
 from pathlib import Path
+from kpatchlab.guest.terminal import bridge
 from tests.guest_support import FakeGuest
 with FakeGuest(Path(sys.argv[1]), Path(sys.argv[2])) as guest:
-    status = guest.interactive(["bash", "--norc", "-i"], env={"PS1": "lab> "})
+    status = bridge(guest, ["bash", "--norc", "-i"], env={"PS1": "lab> "})
     print(f"status {status}", flush=True)
 """
 

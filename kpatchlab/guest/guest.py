@@ -191,19 +191,6 @@ class Guest:
         if not in_time:
             raise GuestLost("silence", f"the agent did not answer within {timeout_s:.0f} s")
 
-    def interactive(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str = "/") -> int:
-        """Give the user's terminal to a command in the guest until it ends; see `terminal.bridge`.
-
-        Returns:
-            Its status, or 128 and the number of the signal that ended it.
-
-        Raises:
-            GuestLost: as in `run`; the terminal is as it was before.
-        """
-        from kpatchlab.guest.terminal import bridge
-
-        return bridge(self, argv, env or {}, cwd)
-
     def save(self, directory: os.PathLike[str]) -> SavedGuest:
         """Write the guest to `directory`; only a guest of the lab's own QEMU can."""
         raise HostError(f"a guest of this kind cannot be saved to {os.fspath(directory)}")

@@ -10,22 +10,24 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from kpatchlab.guest import wire
-
-if TYPE_CHECKING:
-    from kpatchlab.guest.guest import Guest
+from kpatchlab.guest.guest import ENVIRONMENT, Command, Guest
 
 END_OF_INPUT = b"\4"
 """What a terminal takes for the end of its input (Ctrl-D)."""
 
 
-def bridge(guest: Guest, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> int:
-    """Run a command with this process's standard streams as its terminal; see `Guest.interactive`."""
-    from kpatchlab.guest.guest import ENVIRONMENT, Command
+def bridge(guest: Guest, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str = "/") -> int:
+    """Give the user's terminal (this process's standard streams) to a command in the guest until it ends.
 
-    variables = {**ENVIRONMENT, "TERM": os.environ.get("TERM", "dumb"), **env}
+    Returns:
+        Its status, or 128 and the number of the signal that ended it.
+
+    Raises:
+        GuestLost: as in `Guest.run`; the terminal is as it was before.
+    """
+    variables = {**ENVIRONMENT, "TERM": os.environ.get("TERM", "dumb"), **(env or {})}
     payload = wire.exec_payload(argv, variables, cwd, wire.EXEC_TTY, _window())
     sys.stdout.flush()
     command = Command(0, lambda _, data: _write_all(1, data))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kpatchlab.errors import UserError
+from kpatchlab.guest.terminal import bridge
 from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.scenario import Role, Scenario
@@ -96,4 +97,4 @@ def _prompt(inputs: JobInputs, role: str, *, bare: bool) -> int:
             setup(inputs, guests)
         guest = next(guest for guest in guests if guest.role == role)
         assert guest.vm is not None
-        return guest.vm.interactive(["/bin/bash", "-i"], env=guest.environment(inputs), cwd="/lab/scenario")
+        return bridge(guest.vm, ["/bin/bash", "-i"], env=guest.environment(inputs), cwd="/lab/scenario")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kpatchlab.progress import clock
 from kpatchlab.series.judge import CheckState, Table
+from kpatchlab.series.words import conclusion
 from kpatchlab.templates import templates
 from kpatchlab.textclean import one_line, printable
 
@@ -15,8 +16,6 @@ MAX_LINES = 200
 
 def render(table: Table) -> bytes:
     """Return the page, UTF-8."""
-    from kpatchlab.series.views import conclusion
-
     env = templates(Path(__file__).parent)
     env.filters |= {"printable": printable, "line": one_line, "clock": clock}
     bad = sum(row.bad for row in table.rows)
