@@ -10,65 +10,31 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import tarfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from kpatchlab.errors import GuestLost, UserError
 from kpatchlab.evidence import ktap
-from kpatchlab.evidence.decode import Decoder
-from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Exit
-from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, ReachCount, Splat
+from kpatchlab.model import Case, JobResult, Outcome
 from kpatchlab.plan.needs import lacking_packages, refusal
-from kpatchlab.run import saved, stacks
-from kpatchlab.run.guests import BROKEN, JobGuest, guests_of, occupied
+from kpatchlab.run import judge, saved, stacks
+from kpatchlab.run.guests import JobGuest, guests_of, occupied
 from kpatchlab.run.inputs import JobInputs
 from kpatchlab.run.reach import Counters
 from kpatchlab.variants import coverage, debug
 
-TAIL_BYTES = 16 << 10
-"""How much of a console and of a script's output goes into the result itself; the whole lies beside it."""
 ATTACH_BYTES = 32 << 20
 LOST_BYTES = 4 << 20
 """How much of a script's output is read that its guest did not live to end."""
-_DROPPED = re.compile(rb"^(?:\[[^\]]*\] ?)*\*\* (\d+) printk messages dropped \*\*", re.MULTILINE)
-"""kernel/printk/printk.c: what a console that is too slow for the kernel misses."""
 SETTLE_S = 0.08
 """How long a guest is left after its last script has ended; one that prints then is let finish, see `_settle`."""
 SETTLE_QUIET_S, SETTLE_MAX_S = 0.15, 3.0
 """A guest that prints is done when its console was quiet for so long, or after the second at the latest. A serial
 console under TCG moves some 20 to 50 KiB a second (measured), so a splat takes a while."""
-
-
-@dataclass(slots=True)
-class _Record:
-    """What a job has found so far."""
-
-    cases: list[Case] = field(default_factory=list)
-    splats: list[Splat] = field(default_factory=list)
-    reach: list[ReachCount] = field(default_factory=list)
-    patched: list[ReachCount] = field(default_factory=list)
-    metrics: tuple[Metric, ...] = ()
-    attachments: list[str] = field(default_factory=list)
-    outcome: Outcome = Outcome.PASS
-    message: str = ""
-    details: str = ""
-    guest_s: float = 0.0
-    stdout: bytes = b""
-    stderr: bytes = b""
-    reported: bool = False
-
-    def worsen(self, outcome: Outcome, message: str) -> None:
-        """Let the worst outcome, and the first message of it, stand."""
-        order = (Outcome.PASS, Outcome.SKIP, Outcome.FAIL, Outcome.TIMEOUT, Outcome.CRASH, Outcome.INFRA)
-        if order.index(outcome) > order.index(self.outcome):
-            self.outcome, self.message = outcome, message
 
 
 def preflight(inputs: JobInputs) -> tuple[Outcome, str] | None:
@@ -95,7 +61,7 @@ def setup(inputs: JobInputs, guests: Sequence[JobGuest]) -> None:
     Raises:
         UserError: one of them failed.
     """
-    record = _Record()
+    record = judge.Record()
     if not _steps(inputs, guests, record, "setup"):
         raise UserError(record.message)
 
@@ -103,14 +69,14 @@ def setup(inputs: JobInputs, guests: Sequence[JobGuest]) -> None:
 def run_job(inputs: JobInputs) -> JobResult:
     """Run one job and judge it; see the module's docstring."""
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-    record = _Record()
+    record = judge.Record()
     guests: list[JobGuest] = []
     if reason := preflight(inputs):
         record.outcome, record.message = reason
     else:
         guests = guests_of(inputs)
         _play(inputs, guests, record)
-    logs = tuple(_judge_guest(inputs, guest, record) for guest in guests if guest.vm is not None)
+    logs = tuple(judge.guest_log(inputs, guest, record) for guest in guests if guest.vm is not None)
     whole = time.monotonic() - began
     record.cases.insert(0, Case("job", record.outcome, record.message, record.details, whole))
     return JobResult(
@@ -133,15 +99,15 @@ def run_job(inputs: JobInputs) -> JobResult:
         duration_s=whole,
         guest_s=record.guest_s,
         overhead_s=max(0.0, whole - record.guest_s),
-        stdout_tail=record.stdout[-TAIL_BYTES:].decode("utf-8", "replace"),
-        stderr_tail=record.stderr[-TAIL_BYTES:].decode("utf-8", "replace"),
+        stdout_tail=record.stdout[-judge.TAIL_BYTES :].decode("utf-8", "replace"),
+        stderr_tail=record.stderr[-judge.TAIL_BYTES :].decode("utf-8", "replace"),
         reproduce=inputs.reproduce,
         reported=record.reported,
         mode=inputs.mode,
     )
 
 
-def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record) -> None:
+def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -> None:
     """Start the guests, run the scenario's steps in order, and collect what they left."""
     try:
         with occupied(inputs, guests):
@@ -171,31 +137,20 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record) -> Non
                 _attachments(inputs, guest, record)
                 if guest.kernel in inputs.covered and (data := coverage.fetch(guest.vm)):
                     (inputs.folder / coverage.DATA.format(role=guest.role)).write_bytes(data)
-            _leaks(inputs, guests, record)
+            judge.leaks(inputs, guests, record)
             _settle(guests, settled)
     except saved.PrepareFailed as failed:
         died = failed.lost is not None and failed.lost.reason in {"panic", "hang"}
-        record.worsen(_blame(inputs, failed.lost) if failed.lost else Outcome.FAIL, f"preparation: {failed.message}")
-        _judge_log(inputs, record, f"preparation of {failed.kernel}", failed.kernel, failed.console, died=died)
+        record.worsen(
+            judge.blame(inputs, failed.lost) if failed.lost else Outcome.FAIL, f"preparation: {failed.message}"
+        )
+        judge.clean_log(inputs, record, f"preparation of {failed.kernel}", failed.kernel, failed.console, died=died)
     except GuestLost as lost:
         record.reported = False
-        _judge_loss(inputs, guests, record, lost)
+        judge.loss(inputs, guests, record, lost)
     for case in record.cases:
         if case.name.startswith("reach: ") and case.outcome.is_bad and record.outcome in {Outcome.PASS, Outcome.SKIP}:
             record.worsen(Outcome.FAIL, f"{case.name}: {case.message}")
-
-
-def _leaks(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record) -> None:
-    """Have kernels with debugging look for memory that was lost, all guests at once."""
-    asked = [(guest.vm, guest.role) for guest in guests if guest.vm is not None and guest.kernel in inputs.debug]
-    if not asked:
-        return
-    with ThreadPoolExecutor(len(asked)) as pool:
-        for case in pool.map(lambda guest_role: debug.leaks(*guest_role), asked):
-            if case is not None:
-                record.cases.append(case)
-                if case.outcome.is_bad:
-                    record.worsen(Outcome.FAIL, f"{case.name}: {case.message}")
 
 
 def _settle(guests: Sequence[JobGuest], until: float) -> None:
@@ -209,35 +164,10 @@ def _settle(guests: Sequence[JobGuest], until: float) -> None:
         time.sleep(0.02)
 
 
-def _judge_loss(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record, lost: GuestLost) -> None:
-    """Say whose fault a lost guest is: the kernel's, unless QEMU itself ended or the user cancelled."""
-    for guest in guests:
-        died = guest.vm is not None and guest.vm.lost is not None and guest.vm.lost.reason in {"panic", "hang"}
-        if guest.vm is not None and died and not guest.broken:
-            found = find_splats(guest.vm.console.data(), died=True)
-            guest.broken = next((splat for splat in found if splat.kind in BROKEN), None)
-    if broken := next((guest for guest in guests if guest.broken), None):
-        assert broken.broken is not None
-        record.worsen(Outcome.CRASH, f"{broken.role} ({broken.kernel}): {broken.broken.title}")
-        return
-    roles = " and ".join(guest.role for guest in guests if guest.vm is not None and guest.vm.lost is not None)
-    why = f"{roles or 'guest'} lost: {lost}"
-    record.worsen(blame := _blame(inputs, lost), why)
-    if blame is Outcome.INFRA:  # a peer that is gone fails checks in the guest that is left
-        record.cases[:] = [
-            replace(case, outcome=blame, message=why) if case.outcome.is_bad else case for case in record.cases
-        ]
-
-
-def _blame(inputs: JobInputs, lost: GuestLost) -> Outcome:
-    kernels = lost.reason in {"panic", "hang", "silence"} and not inputs.cancel.is_set()
-    return Outcome.CRASH if kernels else Outcome.INFRA
-
-
 def _script(
     inputs: JobInputs,
     guests: Sequence[JobGuest],
-    record: _Record,
+    record: judge.Record,
     guest: JobGuest,
     script: str,
     on_output: Callable[[str, bytes], None] | None = None,
@@ -266,7 +196,7 @@ def _script(
     return done, f"exited with {done.status}" if done.status else ""
 
 
-def _waits(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record) -> list[str]:
+def _waits(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -> list[str]:
     """Return where each guest's processes wait, in words; their stacks become the job's details."""
     said, details = [], []
     for guest in guests:
@@ -274,19 +204,14 @@ def _waits(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record) -> li
             assert guest.vm is not None
             found = stacks.tasks(guest.vm)
             whole = "\n".join([f"{guest.role}:", *map(str, found)])
-            details.append(_decoder(inputs, guest.kernel).text(whole))
+            details.append(judge.decoder_of(inputs, guest.kernel).text(whole))
             if told := stacks.told(found):
                 said.append(f"{guest.role}: {told}" if len(guests) > 1 else told)
     record.details = "\n\n".join(details)
     return said
 
 
-def _decoder(inputs: JobInputs, kernel: str) -> Decoder:
-    artifact = Path(inputs.kernels[kernel].path)
-    return Decoder(artifact / "vmlinux", artifact / "modules-debug")
-
-
-def _steps(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record, step: str) -> bool:
+def _steps(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record, step: str) -> bool:
     """Run one set-up or finishing step of every role, in order; False where one failed."""
     order = guests if step == "setup" else list(reversed(guests))
     for guest in order:
@@ -310,7 +235,7 @@ def _keep_output(folder: Path, name: str, done: Exit) -> None:
             (folder / f"{name}.{suffix}").write_bytes(data)
 
 
-def _run(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record) -> None:
+def _run(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -> None:
     guest = next(s for s in guests if inputs.scenario.roles[s.role].run)
     script = inputs.scenario.roles[guest.role].run
     came = bytearray()
@@ -348,7 +273,7 @@ def _run(inputs: JobInputs, guests: Sequence[JobGuest], record: _Record) -> None
     record.reported = not (problems or done.timed_out or done.signal)
 
 
-def _attachments(inputs: JobInputs, guest: JobGuest, record: _Record) -> None:
+def _attachments(inputs: JobInputs, guest: JobGuest, record: judge.Record) -> None:
     """Fetch what the scenario left in its attachment folder; names that climb out of it are refused."""
     if guest.vm is None:
         return
@@ -368,41 +293,3 @@ def _attachments(inputs: JobInputs, guest: JobGuest, record: _Record) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(stream.read())
             record.attachments.append(str(target.relative_to(inputs.out.resolve())))
-
-
-def _judge_guest(inputs: JobInputs, guest: JobGuest, record: _Record) -> GuestLog:
-    """Look for splats in one guest's console, and make the case of the clean log."""
-    assert guest.vm is not None
-    console = guest.vm.console
-    data = console.data()
-    died = guest.vm.lost is not None and guest.vm.lost.reason in {"panic", "hang"}
-    missing = console.total - len(data)
-    cut = f"{missing} bytes of the log are not kept" if missing > 0 else ""
-    _judge_log(inputs, record, guest.role, guest.kernel, guest.before + b"\n" + data, died=died, cut=cut)
-    path = inputs.folder / f"console-{guest.role}.log"
-    return GuestLog(
-        guest.role,
-        guest.kernel,
-        str(path.relative_to(inputs.out)),
-        data[-TAIL_BYTES:].decode("utf-8", "replace"),
-        console.total,
-        console.total > len(data),
-    )
-
-
-def _judge_log(
-    inputs: JobInputs, record: _Record, role: str, kernel: str, log: bytes, *, died: bool, cut: str = ""
-) -> None:
-    """Make the case of a clean log; `cut` says what of it is missing, where a splat may have stood."""
-    if dropped := sum(int(count) for count in _DROPPED.findall(log)):
-        cut = cut or f"the kernel dropped {dropped} messages"
-    decoder = _decoder(inputs, kernel)
-    splats = [decoder.decode(splat) for splat in find_splats(log, died=died)]
-    if splats and not inputs.scenario.expect_splat:
-        first = splats[0]
-        more = f" (and {len(splats) - 1} more)" if len(splats) > 1 else ""
-        record.worsen(Outcome.CRASH, f"{role} ({kernel}): {first.title}{more}")
-        record.cases.append(Case(f"log: {role}", Outcome.CRASH, first.title + more, first.decoded or first.text))
-    else:
-        record.cases.append(Case(f"log: {role}", Outcome.SKIP if cut else Outcome.PASS, cut))
-    record.splats += splats

@@ -1,0 +1,133 @@
+"""What a job's evidence means: whose fault a lost guest is, which splats its logs hold, what memory was lost.
+
+`Record` is what a job has found so far; `run.job` plays the job and fills it, the functions here judge.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from kpatchlab.errors import GuestLost
+from kpatchlab.evidence.decode import Decoder
+from kpatchlab.evidence.splats import find_splats
+from kpatchlab.model import Case, GuestLog, Metric, Outcome, ReachCount, Splat
+from kpatchlab.run.guests import BROKEN, JobGuest
+from kpatchlab.run.inputs import JobInputs
+from kpatchlab.variants import debug
+
+TAIL_BYTES = 16 << 10
+"""How much of a console and of a script's output goes into the result itself; the whole lies beside it."""
+_DROPPED = re.compile(rb"^(?:\[[^\]]*\] ?)*\*\* (\d+) printk messages dropped \*\*", re.MULTILINE)
+"""kernel/printk/printk.c: what a console that is too slow for the kernel misses."""
+
+
+@dataclass(slots=True)
+class Record:
+    """What a job has found so far."""
+
+    cases: list[Case] = field(default_factory=list)
+    splats: list[Splat] = field(default_factory=list)
+    reach: list[ReachCount] = field(default_factory=list)
+    patched: list[ReachCount] = field(default_factory=list)
+    metrics: tuple[Metric, ...] = ()
+    attachments: list[str] = field(default_factory=list)
+    outcome: Outcome = Outcome.PASS
+    message: str = ""
+    details: str = ""
+    guest_s: float = 0.0
+    stdout: bytes = b""
+    stderr: bytes = b""
+    reported: bool = False
+
+    def worsen(self, outcome: Outcome, message: str) -> None:
+        """Let the worst outcome, and the first message of it, stand."""
+        order = (Outcome.PASS, Outcome.SKIP, Outcome.FAIL, Outcome.TIMEOUT, Outcome.CRASH, Outcome.INFRA)
+        if order.index(outcome) > order.index(self.outcome):
+            self.outcome, self.message = outcome, message
+
+
+def loss(inputs: JobInputs, guests: Sequence[JobGuest], record: Record, lost: GuestLost) -> None:
+    """Say whose fault a lost guest is: the kernel's, unless QEMU itself ended or the user cancelled."""
+    for guest in guests:
+        died = guest.vm is not None and guest.vm.lost is not None and guest.vm.lost.reason in {"panic", "hang"}
+        if guest.vm is not None and died and not guest.broken:
+            found = find_splats(guest.vm.console.data(), died=True)
+            guest.broken = next((splat for splat in found if splat.kind in BROKEN), None)
+    if broken := next((guest for guest in guests if guest.broken), None):
+        assert broken.broken is not None
+        record.worsen(Outcome.CRASH, f"{broken.role} ({broken.kernel}): {broken.broken.title}")
+        return
+    roles = " and ".join(guest.role for guest in guests if guest.vm is not None and guest.vm.lost is not None)
+    why = f"{roles or 'guest'} lost: {lost}"
+    record.worsen(whose := blame(inputs, lost), why)
+    if whose is Outcome.INFRA:  # a peer that is gone fails checks in the guest that is left
+        record.cases[:] = [
+            replace(case, outcome=whose, message=why) if case.outcome.is_bad else case for case in record.cases
+        ]
+
+
+def blame(inputs: JobInputs, lost: GuestLost) -> Outcome:
+    """Return CRASH for a guest that its kernel ended, INFRA for one that the host or the user did."""
+    kernels = lost.reason in {"panic", "hang", "silence"} and not inputs.cancel.is_set()
+    return Outcome.CRASH if kernels else Outcome.INFRA
+
+
+def leaks(inputs: JobInputs, guests: Sequence[JobGuest], record: Record) -> None:
+    """Have kernels with debugging look for memory that was lost, all guests at once."""
+    asked = [(guest.vm, guest.role) for guest in guests if guest.vm is not None and guest.kernel in inputs.debug]
+    if not asked:
+        return
+    with ThreadPoolExecutor(len(asked)) as pool:
+        for case in pool.map(lambda guest_role: debug.leaks(*guest_role), asked):
+            if case is not None:
+                record.cases.append(case)
+                if case.outcome.is_bad:
+                    record.worsen(Outcome.FAIL, f"{case.name}: {case.message}")
+
+
+def guest_log(inputs: JobInputs, guest: JobGuest, record: Record) -> GuestLog:
+    """Look for splats in one guest's console, and make the case of the clean log."""
+    assert guest.vm is not None
+    console = guest.vm.console
+    data = console.data()
+    died = guest.vm.lost is not None and guest.vm.lost.reason in {"panic", "hang"}
+    missing = console.total - len(data)
+    cut = f"{missing} bytes of the log are not kept" if missing > 0 else ""
+    clean_log(inputs, record, guest.role, guest.kernel, guest.before + b"\n" + data, died=died, cut=cut)
+    path = inputs.folder / f"console-{guest.role}.log"
+    return GuestLog(
+        guest.role,
+        guest.kernel,
+        str(path.relative_to(inputs.out)),
+        data[-TAIL_BYTES:].decode("utf-8", "replace"),
+        console.total,
+        console.total > len(data),
+    )
+
+
+def clean_log(
+    inputs: JobInputs, record: Record, role: str, kernel: str, log: bytes, *, died: bool, cut: str = ""
+) -> None:
+    """Make the case of a clean log; `cut` says what of it is missing, where a splat may have stood."""
+    if dropped := sum(int(count) for count in _DROPPED.findall(log)):
+        cut = cut or f"the kernel dropped {dropped} messages"
+    decoder = decoder_of(inputs, kernel)
+    splats = [decoder.decode(splat) for splat in find_splats(log, died=died)]
+    if splats and not inputs.scenario.expect_splat:
+        first = splats[0]
+        more = f" (and {len(splats) - 1} more)" if len(splats) > 1 else ""
+        record.worsen(Outcome.CRASH, f"{role} ({kernel}): {first.title}{more}")
+        record.cases.append(Case(f"log: {role}", Outcome.CRASH, first.title + more, first.decoded or first.text))
+    else:
+        record.cases.append(Case(f"log: {role}", Outcome.SKIP if cut else Outcome.PASS, cut))
+    record.splats += splats
+
+
+def decoder_of(inputs: JobInputs, kernel: str) -> Decoder:
+    """Return what adds file and line to the splats of one kernel."""
+    artifact = Path(inputs.kernels[kernel].path)
+    return Decoder(artifact / "vmlinux", artifact / "modules-debug")
