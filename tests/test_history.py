@@ -13,9 +13,11 @@ from kpatchlab.history import database
 from kpatchlab.history.database import VERSION
 from kpatchlab.history.news import Kind, doubtful, news
 from kpatchlab.history.query import History, matching
+from kpatchlab.history.record import Origin
 from kpatchlab.history.trends import trends
 from kpatchlab.lab.known import Known, KnownIssue, load_known
 from kpatchlab.model import BuildResult, Metric, Outcome, Run
+from kpatchlab.store.run_plan import RunPlan
 from kpatchlab.store.store import Store
 
 I = Outcome.INFRA  # noqa: E741
@@ -25,7 +27,7 @@ def night(store, cases, *, metrics=(), splats=(), lane="main", commit="", outcom
     """Store one run of one scenario on one kernel; `repeats`: cases of more repeats of the same job."""
     run_dir = store.new_run("t", base="with", columns=("with",))
     heads = {"with": {"source": "/linux", "commit": commit}} if commit else {}
-    run_dir.save_plan({"jobs": [], "origin": {"lane": lane, "night": run_dir.id, "heads": heads}})
+    run_dir.save_plan(RunPlan(origin=Origin(lane, run_dir.id, heads=heads)))
     jobs = [
         job("s", "with", {"job": P, **c}, repeat=n, roles=("client",), splats=splats, metrics=metrics, outcome=outcome)
         for n, c in enumerate((cases, *repeats))

@@ -12,8 +12,10 @@ from sample_run import P, builds, job, large, sample
 
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.files import safe_name, write_atomic
+from kpatchlab.history.record import Origin
 from kpatchlab.model import Run
 from kpatchlab.report import WRITERS
+from kpatchlab.store.run_plan import RunKind, RunPlan, load_plan
 from kpatchlab.store.store import Store
 from kpatchlab.verdict.compare import compare
 
@@ -60,14 +62,49 @@ def test_a_results_folder_that_is_named_by_way_of_another(tmp_path):
 
 def test_resume(store):
     with store.new_run("x") as run_dir:
-        run_dir.save_plan({"jobs": ["a", "b"]})
+        run_dir.save_plan(RunPlan(jobs=("a", "b")))
         run_dir.save_job(job("s", "with", {"x": P}))
     with store.open_run("last") as again:
-        assert again.load_plan() == {"jobs": ["a", "b"]}
+        assert again.load_plan() == RunPlan(jobs=("a", "b"))
         assert list(again.done_jobs()) == ["s.with.0"]
         run = dataclasses.replace(again.header, complete=True, jobs=tuple(again.done_jobs().values()))
         again.finish(run)
     assert store.load("last")[0] == run
+
+
+OLD_PLANS = {
+    '{"jobs": ["a"]}': RunPlan(jobs=("a",)),
+    '{"jobs": ["a"], "guest": "vng", "variant": null, "broken": true}': RunPlan(jobs=("a",), guest="vng", broken=True),
+    '{"jobs": ["a"], "guest": "fork", "variant": "debug", "broken": false, "origin": {"lane": "x", "night": "n",'
+    ' "digest": "d", "heads": {"with": {"commit": "c"}}}}': RunPlan(
+        jobs=("a",), variant="debug", origin=Origin("x", "n", "d", {"with": {"commit": "c"}})
+    ),
+    '{"jobs": [], "origin": {"lane": "peer"}}': RunPlan(origin=Origin("peer")),
+    '{"jobs": ["a"], "of a newer version": 1}': RunPlan(jobs=("a",)),
+}
+
+
+@pytest.mark.parametrize(("text", "plan"), OLD_PLANS.items())
+def test_plans_of_every_earlier_shape_are_read(tmp_path, text, plan):
+    (tmp_path / "plan.json").write_text(text)
+    assert load_plan(tmp_path) == plan
+
+
+def test_a_plan_is_read_back_whole_and_one_that_is_not_there_has_no_jobs(store):
+    plan = RunPlan(
+        jobs=("a", "b"), kind=RunKind.NIGHT, guest="vng", variant="debug", trace=False,
+        origin=Origin("main", "night", "digest", {"with": {"commit": "c"}}),
+    )  # fmt: skip
+    with store.new_run("x") as run_dir:
+        run_dir.save_plan(plan)
+    assert store.plan("last") == plan
+    assert store.plan("last").place == plan.origin
+    assert dataclasses.replace(plan, broken=True).place is None
+    assert load_plan(Path(__file__).parent / "data/runs/20230317-120411-a3f2") == RunPlan()
+    for text in ("{", "[]", '{"jobs": 1}', '{"kind": "unheard of"}'):
+        (run_dir.path / "plan.json").write_text(text)
+        with pytest.raises(LabError, match=r"cannot read .*plan\.json"):
+            store.plan("last")
 
 
 def test_run_in_use_cannot_be_opened_or_deleted(store):

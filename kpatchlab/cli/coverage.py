@@ -82,6 +82,7 @@ def _run(
     from kpatchlab.host.host import Host
     from kpatchlab.run.pipeline import execute
     from kpatchlab.run.stages import Settings
+    from kpatchlab.store.run_plan import RunKind, RunPlan
     from kpatchlab.variants import coverage as measured
 
     plan = make(lab, choice, (), 1)
@@ -92,7 +93,7 @@ def _run(
         verbose=(lambda text: click.echo(f"+ {text}", err=True)) if options.verbose else (lambda _: None),
         trace=False,  # the compiler's counters say more, and cost less
     )
-    plan, run_dir = begin(store, lab, plan, "fork", None, broken=False)
+    run_dir = begin(store, lab, plan, RunPlan(kind=RunKind.COVERAGE, trace=settings.trace))
     host = Host(Cache(), lab.mirror, lab.qemu)
     with progress_for(to_stderr=quiet) as progress, interruptible(settings):
         result = execute(lab, plan, host, run_dir, progress, settings)

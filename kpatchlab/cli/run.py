@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shlex
 import sys
 from pathlib import Path
@@ -88,28 +89,26 @@ def run(
     from kpatchlab.plan.jobs import estimate
     from kpatchlab.run.pipeline import execute
     from kpatchlab.run.stages import Settings
+    from kpatchlab.store.run_plan import RunPlan
     from kpatchlab.store.store import Store
     from kpatchlab.verdict.compare import compare
 
     store = Store(lab.root / "results")
-    plan, run_dir = (
-        begin(store, lab, plan, guest, variant, broken=broken) if plan else _go_on(store, lab, resume or "", guest)
-    )
-    broken = broken or bool((run_dir.load_plan() or {}).get("broken"))
-    how = (
-        (f"--variant {variant} " if variant else "")
-        + ("--guest vng " if guest == "vng" else "")
-        + ("--break " if broken else "")
-        + ("--no-trace " if untraced else "")
-    )
+    how = RunPlan(guest=guest, variant=variant or "", broken=broken, trace=not untraced)
+    if plan:
+        run_dir = begin(store, lab, plan, how)
+    else:
+        plan, run_dir = _go_on(store, lab, resume or "", guest)
+        before = run_dir.load_plan()
+        how = dataclasses.replace(how, broken=broken or before.broken, trace=how.trace and before.trace)
     settings = Settings(
         command=shlex.join(sys.argv),
-        reproduce=lambda job: options.again(f"run {how}--job {shlex.quote(job.id)}"),
+        reproduce=lambda job: options.again(f"run {how.options}--job {shlex.quote(job.id)}"),
         verbose=_verbose(options),
         guest=guest,
-        broken=broken,
+        broken=how.broken,
         seconds=estimate(plan, history(store, runs=2)).steps,
-        trace=not untraced,
+        trace=how.trace,
     )
     host = Host(Cache(), lab.mirror, "host" if guest == "vng" else lab.qemu)
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):
@@ -118,7 +117,7 @@ def run(
     if settings.cancel.is_set():
         click.echo(f"stopped; to go on: {options.again(f'run --resume {run_dir.id}')}", err=True)
         sys.exit(130)
-    sys.exit(_proven(result) if broken else compare(result).exit_code)
+    sys.exit(_proven(result) if how.broken else compare(result).exit_code)
 
 
 def _show(result: Run, folder: Path, *, as_json: bool) -> None:
@@ -151,21 +150,18 @@ def _proven(result: Run) -> int:
 def _variant_of(options: Options, resume: str) -> str | None:
     from kpatchlab.store.store import Store
 
-    found = (Store(options.lab_file().parent / "results").open_run(resume).load_plan() or {}).get("variant")
-    return str(found) if found else None
+    return Store(options.lab_file().parent / "results").plan(resume).variant or None
 
 
 def _go_on(store: Store, lab: Lab, resume: str, guest: str) -> tuple[Plan, RunDir]:
     """Return an earlier run's folder, and the plan that it had."""
-    import dataclasses
-
     run_dir = store.open_run(resume)
-    stored = run_dir.load_plan() or {}
-    if not stored.get("jobs"):
+    stored = run_dir.load_plan()
+    if not stored.jobs:
         raise UserError(f"run {run_dir.id} was stopped before its plan was stored", hint="kpatchlab run starts anew")
-    if stored.get("guest", guest) != guest:
-        raise UserError(f"run {run_dir.id} has guests of another kind", hint=f"--guest {stored['guest']}")
-    plan = only(lab, stored["jobs"])
+    if stored.guest != guest:
+        raise UserError(f"run {run_dir.id} has guests of another kind", hint=f"--guest {stored.guest}")
+    plan = only(lab, stored.jobs)
     return dataclasses.replace(plan, base=run_dir.header.base, columns=run_dir.header.columns), run_dir
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shlex
 import signal
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kpatchlab.progress import LiveProgress, PlainProgress
     from kpatchlab.run.stages import Settings
     from kpatchlab.store.run_dir import RunDir
+    from kpatchlab.store.run_plan import RunPlan
     from kpatchlab.store.store import Store
 
 
@@ -110,10 +112,11 @@ def start(options: Options, plan: Plan | None = None) -> None:
             echo(f"{error.message}: scenarios that need them are skipped")
 
 
-def begin(store: Store, lab: Lab, plan: Plan, guest: str, variant: str | None, *, broken: bool) -> tuple[Plan, RunDir]:
+def begin(store: Store, lab: Lab, plan: Plan, how: RunPlan) -> RunDir:
     """Return a new run's folder with its plan in it."""
     from kpatchlab.run.header import new_run
 
-    run_dir = new_run(store, lab, plan, f"{lab.title}{', broken on purpose' if broken else ''}", shlex.join(sys.argv))
-    run_dir.save_plan({"jobs": [job.id for job in plan.jobs], "guest": guest, "variant": variant, "broken": broken})
-    return plan, run_dir
+    title = f"{lab.title}{', broken on purpose' if how.broken else ''}"
+    run_dir = new_run(store, lab, plan, title, shlex.join(sys.argv))
+    run_dir.save_plan(dataclasses.replace(how, jobs=tuple(job.id for job in plan.jobs)))
+    return run_dir

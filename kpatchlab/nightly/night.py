@@ -18,6 +18,7 @@ from kpatchlab.history import database
 from kpatchlab.history.culprit import SearchCommand, by_case, by_metric, by_splat, commit_range, search
 from kpatchlab.history.news import ALARMS, Kind, News, doubtful, news
 from kpatchlab.history.query import Entry, History
+from kpatchlab.history.record import Origin
 from kpatchlab.lab.known import Known, load_known
 from kpatchlab.lab.load import Lab
 from kpatchlab.model import Run, from_json, to_json
@@ -29,6 +30,7 @@ from kpatchlab.plan.jobs import JobSpec, Plan, estimate, make_plan
 from kpatchlab.run.header import new_run
 from kpatchlab.run.stages import Settings
 from kpatchlab.store.run_dir import RunDir
+from kpatchlab.store.run_plan import RunKind, RunPlan
 from kpatchlab.store.store import INDEX, Store
 
 Execute = Callable[[Lab, Plan, RunDir, Settings], Run]
@@ -177,9 +179,11 @@ class Night:
             self.say(f"{item['lane']}: the folder of run {item['run']} is gone; it begins anew")
         title = f"{self.lab.title}, {lane.name}".lstrip(", ")
         run_dir = new_run(self.store, lane.lab, made, title, shlex.join(sys.argv))
-        origin = {"lane": lane.name, "night": night, "digest": item["digest"], "heads": item["heads"]}
-        jobs = [job.id for job in made.jobs]
-        run_dir.save_plan({"jobs": jobs, "guest": "fork", "variant": lane.variant, "broken": False, "origin": origin})
+        origin = Origin(lane.name, night, item["digest"], item["heads"])
+        jobs = tuple(job.id for job in made.jobs)
+        run_dir.save_plan(
+            RunPlan(jobs=jobs, kind=RunKind.NIGHT, variant=lane.variant, trace=self.settings.trace, origin=origin)
+        )
         item["run"] = run_dir.id
         book.save(self.store, night, plan)
         self.say(f"{lane.name}: run {run_dir.id}")

@@ -129,7 +129,18 @@ def _key(job: JobResult) -> object:
 
 
 def _run(plan: Plan, done: Mapping[str, JobResult]) -> Run:
-    return Run("", "", "", 0.0, True, plan.base, plan.columns, (), (), tuple(done.values()))
+    return Run(
+        id="",
+        title="",
+        started="",
+        duration_s=0.0,
+        complete=True,
+        base=plan.base,
+        columns=plan.columns,
+        kernels=(),
+        builds=(),
+        jobs=tuple(done.values()),
+    )
 
 
 def by_group(run: Run) -> dict[object, list[MetricRow]]:

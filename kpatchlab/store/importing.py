@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
@@ -12,7 +13,9 @@ from typing import Any
 from kpatchlab import __version__
 from kpatchlab.errors import UserError
 from kpatchlab.evidence.ktap import parse
+from kpatchlab.history.record import Origin
 from kpatchlab.model import Case, JobResult, KernelFacts, Outcome, Run
+from kpatchlab.store.run_plan import RunKind, RunPlan
 from kpatchlab.store.store import Store
 from kpatchlab.textclean import one_line
 from kpatchlab.verdict.values import JOB_CASE, worst
@@ -127,12 +130,14 @@ def import_file(store: Store, form: str, path: Path, *, column: str, lane: str) 
         f"{lane}: {path.name}", base=column, columns=(column,), kernels=(KernelFacts(column, "base"),),
         command=f"kpatchlab import {form} {path.name}", version=__version__,
     )  # fmt: skip
-    run_dir.save_plan({"jobs": [], "origin": {"lane": lane}})
-    header = run_dir.header
-    run = Run(
-        header.id, header.title, min(stamps, default=header.started), sum(suite[3] for suite in suites), True, column,
-        (column,), header.kernels, (), jobs, command=header.command, version=__version__,
-    )  # fmt: skip
+    run_dir.save_plan(RunPlan(kind=RunKind.IMPORT, origin=Origin(lane=lane)))
+    run = dataclasses.replace(
+        run_dir.header,
+        started=min(stamps, default=run_dir.header.started),
+        duration_s=sum(suite[3] for suite in suites),
+        complete=True,
+        jobs=jobs,
+    )
     run_dir.finish(run)
     return run
 

@@ -1,7 +1,7 @@
 """The folder of one run: what is in it, written and read.
 
     run.json            the run without its jobs and builds; `complete` is false until `finish`
-    plan.json           what was to be done, for --resume
+    plan.json           what is to be done, for --resume; see `run_plan`
     builds/KERNEL.json  one build each, KERNEL.log beside it
     jobs/JOB.json       one job each, written as it ends; JOB/ beside it holds consoles and attachments
     index.html, junit.xml, ...  the reports
@@ -16,14 +16,16 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.files import safe_name, write_atomic
-from kpatchlab.history.record import MANUAL, Origin
+from kpatchlab.history.record import Origin
 from kpatchlab.model import SCHEMA_VERSION, BuildResult, JobResult, Run, from_json, to_json
+from kpatchlab.store.run_plan import FILE as PLAN
+from kpatchlab.store.run_plan import RunPlan, load_plan
 
 HEADER = "run.json"
 _LOCK = ".lock"
@@ -117,14 +119,13 @@ class RunDir:
         if log:
             self.write(f"builds/{name}.log", log.encode("utf-8", "replace"))
 
-    def save_plan(self, plan: Any) -> None:
-        """Store the plan, any JSON."""
-        self.write("plan.json", _dump(plan))
+    def save_plan(self, plan: RunPlan) -> None:
+        """Store what is to be done."""
+        self.write(PLAN, _dump(to_json(plan)))
 
-    def load_plan(self) -> Any:
-        """Return the stored plan, None where there is none."""
-        path = self.path / "plan.json"
-        return json.loads(path.read_bytes()) if path.exists() else None
+    def load_plan(self) -> RunPlan:
+        """Return what was to be done; a plan without jobs where none is stored."""
+        return load_plan(self.path)
 
     def done_jobs(self) -> dict[str, JobResult]:
         """Return the jobs that are stored, by name, whatever their outcome."""
@@ -153,14 +154,9 @@ class RunDir:
             if not (self.path / f"builds/{safe_name(build.kernel)}.json").exists():
                 self.save_build(build)
         self.save_header(run)
-        self._enter(run, self.origin())
+        self._enter(run, self.load_plan().place)
         self.close()
         return self.path
-
-    def origin(self) -> Origin | None:
-        """Return where the run stands in the history; None for one that is broken on purpose, which has no place."""
-        plan = self.load_plan()
-        return origin_of(plan if isinstance(plan, dict) else {})
 
     def save_header(self, run: Run) -> None:
         """Write run.json: `run` without jobs and builds."""
@@ -173,19 +169,6 @@ class RunDir:
         if self.path not in path.parents or not path.parent.resolve().is_relative_to(self.path.resolve()):
             raise ValueError(f"{name!r} is not inside the run's folder")
         return path
-
-
-def origin_of(plan: Mapping[str, Any]) -> Origin | None:
-    """Return where a run with this plan stands in the history; None for one that is broken on purpose."""
-    if plan.get("broken"):
-        return None
-    found = plan.get("origin") or {}
-    return Origin(
-        str(found.get("lane", MANUAL)),
-        str(found.get("night", "")),
-        str(found.get("digest", "")),
-        found.get("heads", {}),
-    )
 
 
 def hold(folder: Path) -> IO[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import fcntl
-import json
 import os
 import secrets
 import shutil
@@ -25,7 +24,8 @@ from kpatchlab.history import database
 from kpatchlab.history.index import RunRow, insert_row, read_row, summary
 from kpatchlab.history.record import Origin, record
 from kpatchlab.model import KernelFacts, Run
-from kpatchlab.store.run_dir import HEADER, RunDir, hold, load_header, load_run, origin_of
+from kpatchlab.store.run_dir import HEADER, RunDir, hold, load_header, load_run
+from kpatchlab.store.run_plan import RunPlan, load_plan
 
 INDEX = "index.db"
 LAST = "last"
@@ -60,17 +60,17 @@ class Store:
         name = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         stamp = now.isoformat(timespec="seconds")
         header = Run(
-            name,
-            title,
-            stamp,
-            0.0,
-            False,
-            base,
-            tuple(columns),
-            tuple(kernels),
-            (),
-            (),
-            host or {},
+            id=name,
+            title=title,
+            started=stamp,
+            duration_s=0.0,
+            complete=False,
+            base=base,
+            columns=tuple(columns),
+            kernels=tuple(kernels),
+            builds=(),
+            jobs=(),
+            host=host or {},
             command=command,
             version=version,
         )
@@ -156,6 +156,15 @@ class Store:
         folder = self.root / self.resolve(wanted)
         return load_run(folder), folder
 
+    def plan(self, wanted: str) -> RunPlan:
+        """Read what a run was to do.
+
+        Raises:
+            UserError: there is no such run.
+            LabError: the file is damaged.
+        """
+        return load_plan(self.root / self.resolve(wanted))
+
     def list(self) -> list[RunRow]:
         """Return all runs, newest first, from the index; what it lacks is read from the folders."""
         known = self.ids()
@@ -207,9 +216,7 @@ class Store:
             LabError: its folder is damaged.
         """
         run = load_run(self.root / name)
-        path = self.root / name / "plan.json"
-        plan = json.loads(path.read_bytes()) if path.exists() else {}
-        origin = origin_of(plan if isinstance(plan, dict) else {})
+        origin = load_plan(self.root / name).place
         with self.database() as index, database.transaction(index):
             insert_row(index, summary(run))
             if origin and run.jobs:

@@ -1,0 +1,79 @@
+"""What a run is to do, and how: stored as `plan.json` in its folder when it begins, so that it can go on later."""
+
+from __future__ import annotations
+
+import enum
+import json
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kpatchlab.errors import LabError
+from kpatchlab.history.record import Origin
+from kpatchlab.model import from_json
+
+FILE = "plan.json"
+
+
+class RunKind(enum.StrEnum):
+    """The verb that made a run."""
+
+    RUN = "run"
+    MEASURE = "measure"
+    COVERAGE = "coverage"
+    SERIES = "series"
+    NIGHT = "nightly"
+    BISECT = "bisect"
+    IMPORT = "import"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPlan:
+    """What a run is to do, and how.
+
+    Attributes:
+        jobs: ids of the jobs that it begins with; none: it was stopped before it had any.
+        guest: "fork" for saved guests, "vng" for virtme-ng on the host's own root.
+        variant: of the lab's kernels, "" for these themselves.
+        broken: scenarios are told to send something wrong, which they have to see.
+        trace: calls of the functions that the series change are counted.
+        origin: where it stands in the history, see `place`.
+    """
+
+    jobs: tuple[str, ...] = ()
+    kind: RunKind = RunKind.RUN
+    guest: str = "fork"
+    variant: str = ""
+    broken: bool = False
+    trace: bool = True
+    origin: Origin = field(default_factory=Origin)
+
+    @property
+    def place(self) -> Origin | None:
+        """Where the run stands in the history; None for one that is broken on purpose, which has no place in it."""
+        return None if self.broken else self.origin
+
+    @property
+    def options(self) -> str:
+        """The options of `run` that mean the same, each with a blank behind it; ready for a shell."""
+        words = ["--variant", self.variant] if self.variant else []
+        words += ["--guest", self.guest] if self.guest != "fork" else []
+        words += ["--break"] if self.broken else []
+        words += [] if self.trace else ["--no-trace"]
+        return "".join(f"{shlex.quote(word)} " for word in words)
+
+
+def load_plan(folder: Path) -> RunPlan:
+    """Read the plan of the run in a folder, of any earlier version too; one without jobs where none is stored.
+
+    Raises:
+        LabError: the file is damaged.
+    """
+    path = folder / FILE
+    try:
+        stored = json.loads(path.read_bytes()) if path.exists() else {}
+        # Earlier versions wrote null where there was no variant, and left out what was as usual.
+        given = {name: value for name, value in stored.items() if value is not None}
+        return from_json(RunPlan, given)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise LabError(f"cannot read {path}: {error}", hint="delete the whole run") from None
