@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -73,7 +73,8 @@ def models(top: type[BaseModel]) -> Iterator[type[BaseModel]]:
 
 def table(model: type[BaseModel]) -> str:
     """Return the Markdown table of a model's keys."""
-    rows = [f"| `{name}` | {_default(info)} | {info.description} |" for name, info in model.model_fields.items()]
+    fields = ((info.alias or name, info) for name, info in model.model_fields.items())
+    rows = [f"| `{key}` | {_default(info)} | {info.description} |" for key, info in fields]
     return "\n".join(["| key | default | meaning |", "| --- | --- | --- |", *rows])
 
 
@@ -87,10 +88,17 @@ def _default(info: FieldInfo) -> str:
     if default is None or default in ("", (), {}):
         return "none"
     if isinstance(default, tuple):
-        return f"`[{', '.join(default)}]`".replace("*", '"*"')
+        return f"`{_list(default)}`"
+    if isinstance(default, dict):
+        return f"`{{{', '.join(f'{key}: {_list(value)}' for key, value in default.items())}}}`"
     if isinstance(default, float):
         return f"`{default:g}`"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def _list(words: Sequence[str]) -> str:
+    """Return a list of words in YAML."""
+    return f"[{', '.join(words)}]".replace("*", '"*"')
 
 
 def docs(text: str) -> str:

@@ -53,9 +53,11 @@ class Limits(FileModel):
     guests: AutoCount = Field(default="auto", description="guests at once; auto: as processors and memory allow")
     build_jobs: AutoCount = Field(default="auto", description="compilers at once; auto: one for each processor")
     disk_gib: float = Field(
-        default=20.0, gt=0, description="disk space in GiB that the cache may grow to; saved guests go before kernels"
+        default=20.0,
+        gt=0,
+        description="size in GiB that the cache may grow to; the lab deletes saved guests before kernels",
     )
-    console_mib: float = Field(default=4.0, gt=0, description="how much of each guest's console is kept, in MiB")
+    console_mib: float = Field(default=4.0, gt=0, description="how much of each guest's console the lab keeps, in MiB")
 
 
 Column = Annotated[
@@ -90,7 +92,7 @@ class LabFile(FileModel):
     """A lab as its file has it."""
 
     title: str = Field(default="", description="what the lab is about; reports show it")
-    base: str = Field(default="", description="the kernel that the others are held against; empty: the first one")
+    base: str = Field(default="", description="the kernel that the others are compared with; empty: the first one")
     kernels: dict[KernelName, KernelEntry] = Field(
         min_length=1, description="kernel's name -> name of a recipe in `kernels/`, or a recipe itself"
     )
@@ -103,20 +105,21 @@ class LabFile(FileModel):
     )
     scenarios: tuple[str, ...] = Field(
         default=("*",),
-        description="scenarios to run: names, globs, `tag:TAG`, `system:NAME`, `touching:FILE`; with a leading `!` "
-        "those to leave out",
+        description="scenarios to run: names, globs, `tag:TAG`, `system:NAME`, `touching:FILE`; with a leading `!`: "
+        "scenarios to leave out",
     )
-    matrix: Matrix = Field(default=Matrix(), description="which placements of kernels are run")
-    repeat: int = Field(default=1, ge=1, le=1000, description="how often each job is run")
-    limits: Limits = Field(default=Limits(), description="how much of the host may be taken")
+    matrix: Matrix = Field(default=Matrix(), description="which placements of kernels to run")
+    repeat: int = Field(default=1, ge=1, le=1000, description="how often to run each job")
+    limits: Limits = Field(default=Limits(), description="how much of the host the lab may take")
     variants: dict[Name, tuple[Needed, ...]] = Field(
         default={"debug": ("config/debug.config",)},
-        description="name -> fragments in `kernels/` that, on top of its own, make a slow variant of each kernel that "
-        "finds more: `run --variant NAME`; no figures are taken on it",
+        description="name -> fragments in `kernels/` for a slow variant of each kernel that finds more, merged on top "
+        "of the kernel's own: `run --variant NAME`; the lab takes no figures on it",
     )
     mirror: str = Field(default="", description="URL of a Debian mirror; empty: what the host's own apt uses")
     qemu: Literal["auto", "host", "debian"] = Field(
         default="auto",
-        description="host's QEMU, Debian's (unpacked, not installed), or auto: host's where there is one",
+        description="host: the host's QEMU; debian: Debian's, unpacked and not installed; auto: the host's where there "
+        "is one",
     )
-    nightly: Nightly = Field(default=Nightly(), description="what the verb `nightly` runs, keeps and tells")
+    nightly: Nightly = Field(default=Nightly(), description="what the verb `nightly` runs, keeps and reports")

@@ -26,12 +26,12 @@ class KnownIssue(FileModel):
     """One failure that is known."""
 
     case: str = Field(default="", description="`SCENARIO: CASE` of the check, or a glob; give this or `splat`")
-    splat: str = Field(default="", description="fingerprint of the kernel's report, or a glob; give this or `case`")
-    column: str = Field(default="*", description="columns that it is about, a glob")
-    lane: str = Field(default="*", description="lanes of the nights that it is about, a glob")
+    splat: str = Field(default="", description="fingerprint of the splat, or a glob; give this or `case`")
+    column: str = Field(default="*", description="columns that the issue is about, a glob")
+    lane: str = Field(default="*", description="lanes of the nights that the issue is about, a glob")
     reason: Needed = Field(description="what is wrong, in a few words")
-    link: str = Field(default="", pattern=r"^(https?://\S+)?$", description="where it is being worked on, a URL")
-    expires: Day | None = Field(default=None, description="last day on which it counts as known: YYYY-MM-DD")
+    link: str = Field(default="", pattern=r"^(https?://\S+)?$", description="URL where people work on it")
+    expires: Day | None = Field(default=None, description="last day on which the issue counts as known: YYYY-MM-DD")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -43,7 +43,7 @@ class KnownIssue(FileModel):
 class KnownFile(FileModel):
     """The known issues as their file has them."""
 
-    known: tuple[KnownIssue, ...] = Field(default=(), description="the issues; the first one that fits counts")
+    known: tuple[KnownIssue, ...] = Field(default=(), description="the issues; the first one that matches counts")
 
 
 @dataclass(frozen=True, slots=True)

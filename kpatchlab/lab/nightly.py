@@ -13,7 +13,7 @@ class Keep(FileModel):
 
     days: float = Field(default=90, gt=0, description="nights older than this lose their folders")
     gib: float = Field(
-        default=20, gt=0, description="the oldest lose theirs until what is left takes no more than this"
+        default=20, gt=0, description="the oldest nights lose their folders until the rest takes no more GiB than this"
     )
 
 
@@ -40,7 +40,7 @@ class Webhook(FileModel):
 class Notify(FileModel):
     """Who is told; nobody by default."""
 
-    always: bool = Field(default=False, description="true: also of nights on which nothing got worse")
+    always: bool = Field(default=False, description="true: after nights on which nothing got worse, too")
     mail: Mail | None = Field(default=None, description="by mail")
     webhook: Webhook | None = Field(default=None, description="by a webhook")
 
@@ -49,17 +49,18 @@ class Nightly(FileModel):
     """What `nightly` runs: every branch with every series, plain and in every variant."""
 
     branches: dict[Name, dict[Name, Needed]] = Field(
-        default={}, description="name -> kernel -> revision that stands in its git source's place; none: as it is"
+        default={},
+        description="name -> kernel -> revision that replaces its git source's own; none: the kernels as they are",
     )
     series: dict[Name, dict[Name, tuple[Series, ...]]] = Field(
-        default={}, description="name -> kernel -> series that stand in its own series' place; none: as they are"
+        default={}, description="name -> kernel -> series that replace its own; none: the kernels as they are"
     )
-    variants: tuple[Name, ...] = Field(default=(), description="variants that are run as well, such as `debug`")
+    variants: tuple[Name, ...] = Field(default=(), description="variants to run as well, such as `debug`")
     scenarios: tuple[Needed, ...] = Field(default=(), description="choice of scenarios; none: the lab's own")
-    again: int = Field(default=3, ge=0, le=20, description="how often what was good and is bad is run again")
+    again: int = Field(default=3, ge=0, le=20, description="how often to run again what was good and is bad")
     bisect_minutes: float = Field(default=120, gt=0, description="time that `--bisect` may take in a night")
     site: str = Field(
         default="results/site", description="folder of the static site that each night writes; empty: none"
     )
-    keep: Keep = Field(default=Keep(), description="what is pruned")
+    keep: Keep = Field(default=Keep(), description="when nights are pruned")
     notify: Notify = Field(default=Notify(), description="who is told; nobody by default")

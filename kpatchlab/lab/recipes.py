@@ -58,7 +58,7 @@ class _PathOrUrl(FileModel):
     """What comes either from this host or from another."""
 
     path: str = Field(default="", description="a path on this host; give either this or url")
-    url: str = Field(default="", description="where to fetch it from; give either this or path")
+    url: str = Field(default="", description="a URL to fetch it from; give either this or path")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -101,7 +101,9 @@ class TarballSource(_PathOrUrl):
     """A packed tree, `linux-6.12.tar.xz` or the like."""
 
     type: Literal["tarball"] = Field(description="a packed source tree")
-    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$", description="what its bytes must sum up to, in hex")
+    sha256: str = Field(
+        default="", pattern=r"^([0-9a-f]{64})?$", description="the SHA-256 that the file must have, in hex"
+    )
 
 
 class MboxSeries(FileModel):
@@ -156,11 +158,12 @@ class KernelRecipe(FileModel):
         default={}, description="single configuration symbols without CONFIG_, merged last: y, m, n, a number or text"
     )
     debug: bool = Field(
-        default=False, description="true for a kernel with sanitizers or other slow checks: no figures are taken on it"
+        default=False,
+        description="true for a kernel with sanitizers or other slow checks: the lab takes no figures on it",
     )
     coverage: bool = Field(
         default=False,
-        description="true: the C files that the series changes are compiled for gcov, as `coverage` does it by itself",
+        description="true: compile the C files that the series changes for gcov; the verb `coverage` sets it by itself",
     )
 
     @model_validator(mode="after")
@@ -175,10 +178,8 @@ class RootRecipe(FileModel):
 
     description: str = Field(default="", description="one line for people")
     suite: Needed = Field(default="trixie", description="Debian suite that the packages come from")
-    packages: tuple[Needed, ...] = Field(
-        default=(), description="packages to install; what they depend on comes with them"
-    )
+    packages: tuple[Needed, ...] = Field(default=(), description="packages to install, with all that they depend on")
     files: str = Field(default="", description="directory in `rootfs/` that is copied over the root; empty: none")
     size_hint_mib: int = Field(
-        default=512, ge=1, description="disk space that making it takes, in MiB; checked beforehand"
+        default=512, ge=1, description="disk space that the lab needs to make it, in MiB; checked before"
     )

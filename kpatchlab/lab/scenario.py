@@ -56,7 +56,7 @@ class Role(FileModel):
     """What one guest of a scenario does; scripts are files of the scenario's folder, executable, with a #! line."""
 
     setup: str = Field(
-        default="", description="script that prepares the guest; roles are set up in the order they stand in"
+        default="", description="script that prepares the guest; roles are set up in the order of the file"
     )
     run: str = Field(default="", description="script that makes the checks and prints KTAP; exactly one role has it")
     finish: str = Field(default="", description="script that runs after the checks, also after failed ones")
@@ -79,26 +79,29 @@ class Needs(FileModel):
         default=(), description="configuration symbols that must be y or m; else the job is skipped, with that reason"
     )
     modules: tuple[Name, ...] = Field(
-        default=(), description="modules loaded before anything else; one that did not build makes the job BLOCKED"
+        default=(), description="modules to load before anything else; one that did not build makes the job BLOCKED"
     )
     symbols: tuple[Needed, ...] = Field(
         default=(),
-        description="symbols that the kernel's image must have; else skipped. Debian's own kernels cannot tell",
+        description="symbols that the kernel's image must have; else the job is skipped. Debian's own kernels cannot "
+        "tell",
     )
-    packages: tuple[Name, ...] = Field(default=(), description="Debian packages that the root must have; else skipped")
+    packages: tuple[Name, ...] = Field(
+        default=(), description="Debian packages that the root must have; else the job is skipped"
+    )
     kselftest: tuple[Collection, ...] = Field(
         default=(),
-        description="selftests built from each kernel's own tree and put into its guest, below /lab/kselftest: folders "
-        "of tools/testing/selftests, or FOLDER/PROGRAM; `$name` is the value of a parameter",
+        description="selftests to build from each kernel's own tree and put into its guest, below /lab/kselftest: "
+        "folders of tools/testing/selftests, or FOLDER/PROGRAM; `$name` is the value of a parameter",
     )
     suites: tuple[Name, ...] = Field(
         default=(),
-        description="test suites built from Debian's source packages and put into each guest, below /lab/suites",
+        description="test suites to build from Debian's source packages and put into each guest, below /lab/suites",
     )
     programs: tuple[Name, ...] = Field(
         default=(),
-        description="programs in C: scenarios/lib/NAME.c is compiled on the host, statically, and put into each guest "
-        "as /lab/programs/NAME/NAME",
+        description="programs in C: the lab compiles scenarios/lib/NAME.c on the host, statically, and puts it into "
+        "each guest as /lab/programs/NAME/NAME",
     )
 
 
@@ -106,16 +109,16 @@ class Touches(FileModel):
     """What the scenario is about; for people, and to pick scenarios for a series."""
 
     functions: tuple[Needed, ...] = Field(default=(), description="kernel functions that it runs")
-    files: tuple[Needed, ...] = Field(default=(), description="source files of the kernel that these are in")
+    files: tuple[Needed, ...] = Field(default=(), description="source files of the kernel that have these functions")
 
 
 class Reach(FileModel):
     """Proof that a kernel function ran, or did not, while the `run` script did: a case `reach: FUNCTION`."""
 
-    role: str = Field(default="", description="whose kernel; empty: that of every role")
+    role: str = Field(default="", description="the role whose kernel it is about; empty: every role")
     function: Needed = Field(description="name of the function")
-    min: int = Field(default=1, ge=0, description="it must run at least so often; 0 where `max` is given")
-    max: int | None = Field(default=None, ge=0, description="it must run at most so often; 0: not at all")
+    min: int = Field(default=1, ge=0, description="it must run at least this often; 0 if `max` is given")
+    max: int | None = Field(default=None, ge=0, description="it must run at most this often; 0: not at all")
     if_symbol: str = Field(default="", description="only on a kernel that has this symbol")
     unless_symbol: str = Field(default="", description="only on a kernel that lacks this symbol")
     when: dict[str, Text] = Field(default={}, description="only with these values of parameters")
@@ -136,26 +139,26 @@ class Reach(FileModel):
 class ScenarioFile(FileModel):
     """A scenario as its file has it."""
 
-    description: Needed = Field(description="one line: what holds if the scenario passes")
-    tags: tuple[Name, ...] = Field(default=(), description="words to choose it by, as in `tag:splice`")
+    description: Needed = Field(description="one line: what is true if the scenario passes")
+    tags: tuple[Name, ...] = Field(default=(), description="words to choose the scenario by, as in `tag:splice`")
     systems: tuple[Name, ...] = Field(
-        default=(), description="systems of the kernel that it tests: rows of `scenarios/systems.yaml`"
+        default=(), description="systems of the kernel that the scenario tests: rows of `scenarios/systems.yaml`"
     )
     timeout_s: float = Field(
         default=120.0, gt=0, le=86400, description="seconds that each script may take on a guest without KVM"
     )
     rootfs: str = Field(default="", description="root file system; empty: the lab's default")
     machine: str = Field(default="", description="machine; empty: the lab's default")
-    cold: bool = Field(default=False, description="true: boot guests of its own instead of forking a booted one")
-    cmdline: str = Field(default="", description="more of the kernel's command line; needs `cold: true`")
+    cold: bool = Field(default=False, description="true: boot new guests instead of forking a booted one")
+    cmdline: str = Field(default="", description="words to add to the kernel's command line; needs `cold: true`")
     roles: dict[Name, Role] = Field(description="one role of any name, or the two roles client and server")
     parameters: dict[Parameter, Values] = Field(default={}, description="name -> values; every combination is run")
-    exclude: tuple[dict[str, Text], ...] = Field(default=(), description="combinations of parameters that are not run")
-    needs: Needs = Field(default=Needs(), description="what kernel and root must have")
-    touches: Touches = Field(default=Touches(), description="what it is about")
+    exclude: tuple[dict[str, Text], ...] = Field(default=(), description="combinations of parameters to leave out")
+    needs: Needs = Field(default=Needs(), description="what the kernel and the root must have")
+    touches: Touches = Field(default=Touches(), description="what the scenario is about")
     reach: tuple[Reach, ...] = Field(default=(), description="functions that must have run, or must not")
     expect_splat: bool = Field(
-        default=False, description="true: a report in the kernel log is what is wanted; for the lab's self-tests"
+        default=False, description="true: a splat in the kernel's log is wanted; for the lab's self-tests"
     )
 
     @model_validator(mode="after")

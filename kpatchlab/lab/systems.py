@@ -17,7 +17,7 @@ FILE = "systems.yaml"
 class System(FileModel):
     """One system of the kernel that a series changes."""
 
-    title: Needed = Field(description="what people call it")
+    title: Needed = Field(description="the name that people use")
     without: tuple[Needed, ...] = Field(default=(), description="functions that do the work without the series")
     with_: tuple[Needed, ...] = Field(default=(), alias="with", description="functions that do the work with it")
     files: tuple[Needed, ...] = Field(default=(), description="source files, or folders, of the kernel")
@@ -26,7 +26,7 @@ class System(FileModel):
 class SystemsFile(FileModel):
     """The table as its file has it."""
 
-    systems: dict[Name, System] = Field(description="name of the system -> what the series does to it")
+    systems: dict[Name, System] = Field(description="name of the system -> its functions and files")
 
 
 def load_systems(folder: Path, problems: Problems) -> dict[str, System]:
