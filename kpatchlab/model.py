@@ -135,9 +135,7 @@ class BuildResult:
 
     Attributes:
         kernel: its name in lab.yaml.
-        key: sha256 content key of the artifact.
-        path: directory of the artifact (vmlinuz, vmlinux, config, modules.erofs, System.map ...); absolute
-            while the run goes on, "" in what is stored.
+        key: sha256 content key of the artifact of kind "kernel" (vmlinuz, vmlinux, config, modules.erofs ...).
         release: `uname -r`.
         base: what the tree came from, in words; two kernels of one `base_key` differ by their series alone.
         objects_compiled / objects_total: what the compiler really did in this build, and what is in it.
@@ -146,7 +144,6 @@ class BuildResult:
     kernel: str
     outcome: Outcome
     key: str = ""
-    path: str = ""
     release: str = ""
     base: str = ""
     base_key: str = ""

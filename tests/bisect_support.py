@@ -80,7 +80,7 @@ class Lab:
 
     def run_job(self, inputs) -> JobResult:
         spec = inputs.spec
-        kernel = Path(inputs.kernels[next(iter(spec.placement.values()))].path)
+        kernel = inputs.artifact(next(iter(spec.placement.values())))
         text = (kernel / "vmlinux").read_bytes()
         said = self.job(text)
         self.jobs.append(spec.id)

@@ -60,9 +60,8 @@ class Bench:
         self.job = lambda inputs: Outcome.PASS
 
     def artifact(self, name, **changes):
-        folder = self.root / "artifact" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        values = {"key": f"key-{name}", "release": f"6.1-{name}", "path": str(folder)} | changes
+        values = {"key": f"key-{name}", "release": f"6.1-{name}"} | changes
+        self.host.cache.path("kernel", values["key"]).mkdir(parents=True, exist_ok=True)
         return BuildResult(name, values.pop("outcome", Outcome.PASS), **values)
 
     def build_kernel(self, recipe, name, ctx):

@@ -70,7 +70,7 @@ def real_boot(folder: Path, qemu: Qemu | None = None) -> Boot:
     else:
         result = build_kernel(recipe("kernels/tiny.yaml", KernelRecipe), "tiny", ctx)
         assert result.outcome is Outcome.PASS, result.log_tail
-        kernel = Path(result.path)
+        kernel = ctx.cache.path("kernel", result.key)
     chosen = os.environ.get("KPATCHLAB_TEST_ROOT")
     root = Path(chosen) if chosen else root_image(recipe("rootfs/minimal.yaml", RootRecipe), ctx)
     initrd = folder / "initrd"

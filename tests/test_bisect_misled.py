@@ -168,7 +168,7 @@ def test_tests_of_the_tree_are_those_of_the_commit_that_is_run(lab, monkeypatch)
         return Programs(Outcome.PASS, lab.root)
 
     def run(inputs):
-        kernel = Path(inputs.kernels["bisect"].path)
+        kernel = inputs.artifact("bisect")
         ran.append(((kernel / "vmlinux").read_bytes().count(b"note "), *notes.values()))
         return lab.run_job(inputs)
 

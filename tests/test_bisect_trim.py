@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import pytest
 
@@ -77,7 +76,7 @@ def test_a_fault_that_needs_a_module_after_all_is_found_with_the_whole_configura
     run, job = history.run_job, history.job
 
     def needs_alpha(inputs):
-        kernel = Path(inputs.kernels[next(iter(inputs.spec.placement.values()))].path)
+        kernel = inputs.artifact(next(iter(inputs.spec.placement.values())))
         history.job = (lambda _: job(b"")) if "ALPHA=m" not in (kernel / "config").read_text() else job
         return run(inputs)
 

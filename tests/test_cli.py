@@ -458,7 +458,7 @@ def test_build(faked):
 
 
 def test_build_that_fails_is_status_1(faked):
-    faked.bench.kernel = lambda name, ctx: faked.bench.artifact(name, outcome=Outcome.BLOCKED, error="no ';'", path="")
+    faked.bench.kernel = lambda name, ctx: faked.bench.artifact(name, outcome=Outcome.BLOCKED, error="no ';'")
     status, out, _ = faked("build", "with")
     assert (status, out.splitlines()[-1]) == (1, "with: no ';'")
 

@@ -4,6 +4,7 @@ import io
 import tarfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ OOPS = b"""[    5.123456] BUG: kernel NULL pointer dereference, address: 0000000
 [    5.123456] ---[ end trace 0000000000000000 ]---
 """
 GOOD = b"KTAP version 1\n1..1\nok 1 - data\n"
+BUILT = BuildResult("with", Outcome.PASS, "key-with")
 
 
 class FakeConsole:
@@ -89,8 +91,9 @@ def bench(tmp_path, monkeypatch):
     home.mkdir(parents=True)
     (home / "run.sh").write_text("#!/bin/sh\n")
     (home / "run.sh").chmod(0o755)
-    kernel = tmp_path / "kernel"
-    kernel.mkdir()
+    cache = Cache(tmp_path / "c")
+    kernel = cache.path("kernel", BUILT.key)
+    kernel.mkdir(parents=True)
     (kernel / "config").write_text("CONFIG_UNIX=y\nCONFIG_NFSD=m\n# CONFIG_TLS is not set\n")
     (kernel / "modules.dep").write_text("kernel/fs/nfsd/nfsd.ko: kernel/net/sunrpc/sunrpc.ko\n")
     (kernel / "modules.builtin").write_text("kernel/fs/ext4/ext4.ko\n")
@@ -109,14 +112,13 @@ def bench(tmp_path, monkeypatch):
         monkeypatch.setattr(saved, "prepared", lambda *_: stored)
         monkeypatch.setattr(job_guests, "resume", lambda *_, **__: guest)
         monkeypatch.setattr(job, "SETTLE_S", 0)
-        build = build or BuildResult("with", Outcome.PASS, path=str(kernel))
+        build = build or BUILT
         spec = JobSpec("probe@with#1", "probe", {}, {"guest": "with"}, "with", 1,
                        (RoleSpec("guest", "with", 512, 1),), "base", "default", 10.0, foreign)  # fmt: skip
         shape = MachineShape("x86_64", "tcg", 1, 512, Qemu(Path("/q"), (7,), ("q",)))
         boots = {"guest": Boot(Path("/v"), Path("/i"), Path("/r"), None, shape)}
         out = tmp_path / "out"
         (out / "jobs" / "probe").mkdir(parents=True, exist_ok=True)
-        cache = Cache(tmp_path / "c")
         packages = frozenset({"python3"})
         folder = out / "jobs" / "probe"
         inputs = JobInputs(spec, made, {"with": build}, boots, packages, tmp_path, cache, out, folder, **(more or {}))
@@ -203,7 +205,7 @@ def test_what_is_there_is_no_skip(bench):
 
 def test_a_module_that_did_not_build_blocks_what_needs_it_in_whole_or_through_others(bench, tmp_path):
     failure = ModuleFailure("sunrpc", "net/sunrpc/svc.c", 7, "error: no sendpage", dependents=("nfsd",))
-    build = BuildResult("with", Outcome.PASS, path=str(tmp_path / "kernel"), module_failures=(failure,))
+    build = replace(BUILT, module_failures=(failure,))
     for module in ("sunrpc", "nfsd"):
         result = bench(build=build, needs={"modules": [module]})
         assert result.outcome is Outcome.BLOCKED

@@ -141,9 +141,7 @@ def test_what_was_made_is_told(bench):
 
 def test_a_kernel_that_does_not_build_blocks_its_column_alone(bench):
     bench.kernel = lambda name, ctx: (
-        bench.artifact(name, outcome=Outcome.BLOCKED, error="no ';'", path="")
-        if name == "with"
-        else bench.artifact(name)
+        bench.artifact(name, outcome=Outcome.BLOCKED, error="no ';'") if name == "with" else bench.artifact(name)
     )
     bench.job = lambda inputs: (
         Outcome.BLOCKED if any(b.outcome is Outcome.BLOCKED for b in inputs.kernels.values()) else Outcome.PASS

@@ -1,5 +1,6 @@
 """The table of systems, choosing scenarios by it, and what the kernels can run of it."""
 
+import dataclasses
 import json
 import sys
 
@@ -90,6 +91,9 @@ def test_files_that_a_series_changes():
     assert found == ["fs/a.c", "fs/old.c", "mm/new.c", "net/unix/af_unix.c"]
 
 
+BUILT = BuildResult("with", Outcome.PASS, "key-with")
+
+
 def _kernel(folder, config="", modules="", symbols=""):
     folder.mkdir(parents=True)
     (folder / "config").write_text(config)
@@ -97,26 +101,26 @@ def _kernel(folder, config="", modules="", symbols=""):
     (folder / "modules.builtin").write_text("")
     if symbols:
         (folder / "System.map").write_text(symbols)
-    return BuildResult("with", Outcome.PASS, path=str(folder))
+    return folder
 
 
 def test_what_a_kernel_lacks(tmp_path):
     map_of = "ffffffff81000000 T splice_to_socket\n"
-    build = _kernel(tmp_path / "k", "CONFIG_A=y\nCONFIG_B=m\n# CONFIG_C is not set\n", "kernel/x/a-b.ko:\n", map_of)
-    assert refusal(Needs(config=("A", "B"), modules=("a_b",), symbols=("splice_to_socket",)), build) is None
-    assert refusal(Needs(config=("A", "C")), build) == (Outcome.SKIP, "lacks CONFIG_C")
-    assert refusal(Needs(modules=("siw",)), build) == (Outcome.SKIP, "lacks module siw")
-    assert refusal(Needs(symbols=("zcopy_alloc",)), build) == (Outcome.SKIP, "lacks the symbol zcopy_alloc")
+    kernel = _kernel(tmp_path / "k", "CONFIG_A=y\nCONFIG_B=m\n# CONFIG_C is not set\n", "kernel/x/a-b.ko:\n", map_of)
+    assert refusal(Needs(config=("A", "B"), modules=("a_b",), symbols=("splice_to_socket",)), BUILT, kernel) is None
+    assert refusal(Needs(config=("A", "C")), BUILT, kernel) == (Outcome.SKIP, "lacks CONFIG_C")
+    assert refusal(Needs(modules=("siw",)), BUILT, kernel) == (Outcome.SKIP, "lacks module siw")
+    assert refusal(Needs(symbols=("zcopy_alloc",)), BUILT, kernel) == (Outcome.SKIP, "lacks the symbol zcopy_alloc")
 
 
 def test_symbols_of_a_kernel_without_a_map_show_when_it_runs(tmp_path):
-    assert refusal(Needs(symbols=("zcopy_alloc",)), _kernel(tmp_path / "k")) is None
+    assert refusal(Needs(symbols=("zcopy_alloc",)), BUILT, _kernel(tmp_path / "k")) is None
 
 
 def test_module_that_did_not_build_blocks_what_needs_it(tmp_path):
     failure = ModuleFailure("siw", "drivers/siw.c", 7, "error: no", dependents=("rpcrdma",))
-    build = BuildResult("with", Outcome.PASS, path=str(tmp_path), module_failures=(failure,))
-    found = refusal(Needs(modules=("rpcrdma",)), build)
+    build = dataclasses.replace(BUILT, module_failures=(failure,))
+    found = refusal(Needs(modules=("rpcrdma",)), build, tmp_path)
     assert found == (
         Outcome.BLOCKED,
         "rpcrdma needs siw of kernel with does not build: drivers/siw.c:7: error: no",
@@ -134,9 +138,10 @@ def test_survey_of_kernels_that_are_not_built_goes_by_their_recipes(root, tmp_pa
 
 def test_survey_of_a_built_kernel(root, tmp_path, monkeypatch):
     found = load.load(root / "lab.yaml")
-    build = _kernel(tmp_path / "k", "CONFIG_NET=y\n")
-    monkeypatch.setattr(runnable, "cached_kernel", lambda recipe, name, context: build)
-    rows = {row.system: row for row in runnable.survey(found, Cache(tmp_path / "c"), ["with"])}
+    cache = Cache(tmp_path / "c")
+    _kernel(cache.path("kernel", BUILT.key), "CONFIG_NET=y\n")
+    monkeypatch.setattr(runnable, "cached_kernel", lambda recipe, name, context: BUILT)
+    rows = {row.system: row for row in runnable.survey(found, cache, ["with"])}
     assert (rows["unix"].runnable, rows["unix"].reason) == (False, "with: lacks CONFIG_UNIX")
     assert rows["unix"].kernels[0].built
 

@@ -166,7 +166,7 @@ class Prober:
         result = build_kernel_(self.recipe, NAME, self._context())
         self.at = commit
         self._progress.stage_done(NAME, "")
-        found = objects.digest(Path(result.path)) if result.outcome is Outcome.PASS else ""
+        found = objects.digest(self.host.cache.path("kernel", result.key)) if result.outcome is Outcome.PASS else ""
         seconds = time.monotonic() - began
         if result.outcome is Outcome.PASS:
             self.kernels[commit] = Kernel(result.key, found)
@@ -292,7 +292,7 @@ class Prober:
     def _boot(self, built: BuiltCommit) -> Judged:
         """Boot the kernel to its agent, never from a saved guest."""
         lab, context = self.lab, self._context()
-        artifact = Path(built.result.path)
+        artifact = self.host.cache.path("kernel", built.result.key)
         spec = Boot(
             vmlinuz=artifact / "vmlinuz",
             initrd=initrd(artifact, context),

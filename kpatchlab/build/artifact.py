@@ -178,7 +178,7 @@ def _unpacked(path: Path) -> bytes:
 
 
 def write_records(work: Path, result: BuildResult, failures: Sequence[ModuleFailure]) -> None:
-    """Write build.json and module-failures.json; the artifact's own path is not stored."""
+    """Write build.json and module-failures.json."""
     (work / "module-failures.json").write_text(json.dumps(to_json(tuple(failures)), indent=1) + "\n")
     (work / "build.json").write_text(json.dumps(to_json(result), indent=1) + "\n")
 

@@ -152,7 +152,7 @@ def _label(plan: _KernelSpec, ctx: BuildContext) -> str:
 
 def _load(path: Path, name: str, **changes: object) -> BuildResult:
     result = from_json(BuildResult, json.loads((path / "build.json").read_text()))
-    return replace(result, kernel=name, path=str(path), **changes)  # type: ignore[arg-type]
+    return replace(result, kernel=name, **changes)  # type: ignore[arg-type]
 
 
 def _result(plan: _KernelSpec, name: str, ctx: BuildContext) -> BuildResult:

@@ -116,7 +116,7 @@ def _artifacts(lab: Lab, result: Run, host: Host) -> dict[str, tuple[Path, str, 
         recipe = lab.kernels[build.kernel]
         if (kernel := cached_kernel(recipe, build.kernel, context)) is not None:
             key = series_key(read_series(recipe.series, context))
-            found[build.kernel] = (Path(kernel.path), key, series_changes(recipe, context))
+            found[build.kernel] = (host.cache.path("kernel", kernel.key), key, series_changes(recipe, context))
     return found
 
 

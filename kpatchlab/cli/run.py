@@ -223,21 +223,22 @@ def build(options: Options, kernels: tuple[str, ...], variant: str | None, as_js
     """Build kernels and roots, and run nothing."""
     from kpatchlab.cache import Cache
     from kpatchlab.host.host import Host
-    from kpatchlab.model import Outcome
+    from kpatchlab.model import Outcome, to_json
     from kpatchlab.run.pipeline import build_only
     from kpatchlab.run.stages import Settings
 
     lab = load_lab(options, variant=variant)
     made = make(lab, (), kernels_of(lab, kernels, variant), None)
     start(options, made)
-    settings = Settings(verbose=_verbose(options))
+    settings, cache = Settings(verbose=_verbose(options)), Cache()
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):
-        results = build_only(lab, made, Host(Cache(), lab.mirror, lab.qemu), progress, settings)
+        results = build_only(lab, made, Host(cache, lab.mirror, lab.qemu), progress, settings)
+    places = [str(cache.path("kernel", build.key)) if build.outcome is Outcome.PASS else "" for build in results]
     if as_json:
-        dump(results)
+        dump([{**to_json(result), "path": path} for result, path in zip(results, places, strict=True)])
     else:
-        for result in results:
-            click.echo(f"{result.kernel}: {result.path or result.error}")
+        for result, path in zip(results, places, strict=True):
+            click.echo(f"{result.kernel}: {path or result.error}")
             if result.log_tail:
                 click.echo(result.log_tail, err=True)
             for failure in result.module_failures:

@@ -16,8 +16,12 @@ def lacking_packages(needs: Needs, packages: Collection[str]) -> str:
     return f"the root lacks {', '.join(lacking)}" if lacking else ""
 
 
-def refusal(needs: Needs, build: BuildResult) -> tuple[Outcome, str] | None:
-    """Say why a kernel cannot run a scenario: BLOCKED where it does not build, SKIP for what it lacks; None: it can."""
+def refusal(needs: Needs, build: BuildResult, artifact: Path) -> tuple[Outcome, str] | None:
+    """Say why a kernel cannot run a scenario: BLOCKED where it does not build, SKIP for what it lacks; None: it can.
+
+    Args:
+        artifact: the kernel's directory in the cache; not looked at where it does not build.
+    """
     if build.outcome is not Outcome.PASS:
         return Outcome.BLOCKED, f"kernel {build.kernel} does not build: {build.error}"
     for failure in build.module_failures:
@@ -29,7 +33,7 @@ def refusal(needs: Needs, build: BuildResult) -> tuple[Outcome, str] | None:
                 Outcome.BLOCKED,
                 f"{through}{failure.module} of kernel {build.kernel} does not build: {where}: {failure.error}",
             )
-    if lacks := _lacks(Path(build.path), needs):
+    if lacks := _lacks(artifact, needs):
         return Outcome.SKIP, f"lacks {', '.join(lacks)}"
     return None
 

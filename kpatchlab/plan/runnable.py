@@ -64,7 +64,7 @@ def survey(lab: Lab, cache: Cache, kernels: Iterable[str]) -> list[SystemRow]:
     rows = []
     for name, system in lab.systems.items():
         scenarios = [scenario for _, scenario in sorted(lab.scenarios.items()) if name in scenario.systems]
-        able = tuple(_able(kernel, facts, scenarios) for kernel, facts in seen.items())
+        able = tuple(_able(kernel, facts, scenarios, cache) for kernel, facts in seen.items())
         rows.append(SystemRow(name, system.title, tuple(scenario.name for scenario in scenarios), able))
     return rows
 
@@ -80,15 +80,15 @@ def _facts(recipe: KernelRecipe, name: str, context: BuildContext) -> BuildResul
     return frozenset(symbol for symbol, want in asked.items() if want.value == "n")
 
 
-def _able(kernel: str, facts: BuildResult | frozenset[str], scenarios: Sequence[Scenario]) -> Able:
-    refused = {scenario.name: reason for scenario in scenarios if (reason := _reason(facts, scenario))}
+def _able(kernel: str, facts: BuildResult | frozenset[str], scenarios: Sequence[Scenario], cache: Cache) -> Able:
+    refused = {scenario.name: reason for scenario in scenarios if (reason := _reason(facts, scenario, cache))}
     reason = "; ".join(why if len(scenarios) == 1 else f"{name} {why}" for name, why in refused.items())
     return Able(kernel, len(refused) < len(scenarios), reason, isinstance(facts, BuildResult))
 
 
-def _reason(facts: BuildResult | frozenset[str], scenario: Scenario) -> str:
+def _reason(facts: BuildResult | frozenset[str], scenario: Scenario, cache: Cache) -> str:
     if isinstance(facts, BuildResult):
-        found = refusal(scenario.needs, facts)
+        found = refusal(scenario.needs, facts, cache.path("kernel", facts.key))
         return found[1] if found else ""
     off = [f"CONFIG_{symbol}" for symbol in scenario.needs.config if symbol in facts]
     return f"is asked for without {', '.join(off)}" if off else ""

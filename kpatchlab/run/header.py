@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kpatchlab import __version__, maintainers
 from kpatchlab.build import BuildContext
 from kpatchlab.build.roots import root_key
 from kpatchlab.build.thread import thread_of
-from kpatchlab.cache import content_key, file_digest
+from kpatchlab.cache import Cache, content_key, file_digest
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.scenario import own_files
-from kpatchlab.model import BuildResult, KernelFacts, PatchFacts, Run, SystemFacts, Thread
+from kpatchlab.model import KernelFacts, PatchFacts, Run, SystemFacts, Thread
 from kpatchlab.plan.jobs import Plan
 from kpatchlab.report.digest import concerned_files
 from kpatchlab.store.run_dir import RunDir
@@ -68,11 +68,11 @@ def of_threads(lab: Lab, plan: Plan, context: Callable[[str], BuildContext]) -> 
     return tuple(thread for thread in found if thread)
 
 
-def keep_maintainers(run: Run, run_dir: RunDir, builds: Iterable[BuildResult]) -> None:
+def keep_maintainers(run: Run, run_dir: RunDir, cache: Cache) -> None:
     """Put the parts of the tree's MAINTAINERS that the run is about into its folder: the cache is pruned, runs stay."""
-    for build in reversed(list(builds)):
-        path = Path(build.path) / maintainers.NAME
-        if build.path and path.exists():
+    for build in reversed(run.builds):
+        path = cache.path("kernel", build.key) / maintainers.NAME
+        if build.key and path.exists():
             sections = maintainers.concerned(maintainers.parse(path.read_bytes()), concerned_files(run))
             run_dir.write(maintainers.NAME, maintainers.written(sections))
             return

@@ -20,7 +20,7 @@ class JobInputs:
     """All that a job works on.
 
     Attributes:
-        kernels: kernel name -> its build, with the artifact's absolute path.
+        kernels: kernel name -> its build.
         boots: role -> what its guest boots.
         packages: Debian packages in the root.
         out: the run's folder; paths in the result are relative to it.
@@ -53,6 +53,10 @@ class JobInputs:
     foreign: Mapping[tuple[str, str], Programs] = field(default_factory=dict)
     covered: frozenset[str] = frozenset()
     patched: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def artifact(self, kernel: str) -> Path:
+        """Return the directory of a kernel that was built."""
+        return self.cache.path("kernel", self.kernels[kernel].key)
 
     @property
     def mode(self) -> str:

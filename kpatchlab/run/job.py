@@ -45,7 +45,7 @@ def preflight(inputs: JobInputs) -> tuple[Outcome, str] | None:
     if inputs.guest != "vng" and (lacking := lacking_packages(needs, inputs.packages)):
         return Outcome.SKIP, lacking
     for role, name in inputs.spec.placement.items():
-        if found := refusal(needs, inputs.kernels[name]):
+        if found := refusal(needs, inputs.kernels[name], inputs.artifact(name)):
             outcome, reason = found
             return outcome, reason if outcome is Outcome.BLOCKED else f"kernel {name} ({role}) {reason}"
         for tests in inputs.spec.foreign:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from kpatchlab.errors import GuestLost
 from kpatchlab.evidence.decode import Decoder
@@ -129,5 +128,5 @@ def clean_log(
 
 def decoder_of(inputs: JobInputs, kernel: str) -> Decoder:
     """Return what adds file and line to the splats of one kernel."""
-    artifact = Path(inputs.kernels[kernel].path)
+    artifact = inputs.artifact(kernel)
     return Decoder(artifact / "vmlinux", artifact / "modules-debug")

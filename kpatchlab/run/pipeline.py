@@ -196,7 +196,7 @@ class _Execution:
             base=plan.base,
             columns=plan.columns,
             kernels=header.of_kernels(lab, plan),
-            builds=tuple(replace(builds[step.name], path="") for step in plan.kernels if step.name in builds),
+            builds=tuple(builds[step.name] for step in plan.kernels if step.name in builds),
             jobs=tuple(self.done[job.id] for job in self.planned if job.id in self.done),
             host=host,
             systems=header.of_systems(lab),
@@ -210,7 +210,7 @@ class _Execution:
             version=__version__,
         )
         self.run_dir.finish(run)
-        header.keep_maintainers(run, self.run_dir, builds.values())
+        header.keep_maintainers(run, self.run_dir, self.host.cache)
         _keep_within(self.host.cache, lab.limits.disk_gib, time.time() - (time.monotonic() - self.began))
         for name in ("junit", "html"):
             self.run_dir.write(FILES[name], WRITERS[name](run, self.run_dir.path))
@@ -229,7 +229,7 @@ def _save_build(run_dir: RunDir, earlier: Mapping[str, BuildResult], build: Buil
                 f"kernel {build.kernel} is not the one that the run began with",
                 hint="its source, series or configuration has changed since: start a new run",
             )
-        return replace(known, path=build.path)
+        return known
     run_dir.save_build(build)
     return build
 

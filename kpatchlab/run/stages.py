@@ -137,7 +137,7 @@ class Stages:
         """See what each patch of a kernel's series changes; a series that cannot be read costs the counts alone."""
         try:
             changes = series_changes(self._lab.kernels[name], self.context(label))
-            artifact = Path(result.path) if result.outcome is Outcome.PASS else None
+            artifact = self._host.cache.path("kernel", result.key) if result.outcome is Outcome.PASS else None
             self.patches[name], self.counted[name] = traceable.facts(name, changes, artifact)
         except LabError as error:
             self._progress.note(f"kernel {name}: what its patches change is not known: {error.message}")
@@ -190,7 +190,7 @@ class Stages:
 
     def boot_spec(self, kernel: BuildResult, root: Path, shape: MachineShape, cmdline: str) -> Boot:
         """Return what to boot for a kernel on a root; packs the initramfs where that is not in the cache."""
-        artifact = Path(kernel.path)
+        artifact = self._host.cache.path("kernel", kernel.key)
         return Boot(
             vmlinuz=artifact / "vmlinuz",
             initrd=initrd(artifact, self.context(f"initramfs {kernel.kernel}")),

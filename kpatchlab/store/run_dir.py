@@ -113,9 +113,9 @@ class RunDir:
         (self.path / "jobs" / f"{safe_name(job)}.json").unlink(missing_ok=True)
 
     def save_build(self, build: BuildResult, log: str = "") -> None:
-        """Store one build without its path in the cache, and its log."""
+        """Store one build, and its log."""
         name = safe_name(build.kernel)
-        self.write(f"builds/{name}.json", _dump(to_json(dataclasses.replace(build, path=""))))
+        self.write(f"builds/{name}.json", _dump(to_json(build)))
         if log:
             self.write(f"builds/{name}.log", log.encode("utf-8", "replace"))
 
