@@ -101,7 +101,7 @@ class Bench:
     def execute(self, *choice, plan=None, run_dir=None):
         plan = plan or self.plan(*choice)
         run_dir = run_dir or self.begin(plan)
-        return execute(self.lab, plan, self.host, run_dir, PlainProgress(self.out), self.settings)
+        return execute(self.lab, plan, self.host, run_dir, PlainProgress(self.out), self.settings).run
 
     @property
     def lines(self):

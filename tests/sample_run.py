@@ -419,7 +419,8 @@ def large(count: int = 2000, tail_bytes: int = 1 << 16) -> Run:
 
 
 if __name__ == "__main__":  # sample_run.py FORMAT FILE [JOBS]: render one for the eye
-    from kpatchlab.report import WRITERS
+    from kpatchlab.report import FORMATS
+    from kpatchlab.report.view import View
 
     run = huge(int(sys.argv[3])) if len(sys.argv) > 3 else full()
-    Path(sys.argv[2]).write_bytes(WRITERS[sys.argv[1]](run, Path(sys.argv[2]).parent))
+    Path(sys.argv[2]).write_bytes(FORMATS[sys.argv[1]].render(View(run, Path(sys.argv[2]).parent)))

@@ -546,6 +546,8 @@ def test_mails_are_files_in_a_folder(faked, tmp_path):
     tree = tmp_path / "MAINTAINERS"
     tree.write_text("UNIX\nM:\tA <a@example.org>\nF:\tnet/unix/\n")
     words = ("report", "--format", "mail", "--maintainers", str(tree))
+    status, out, _ = faked(*words)
+    assert (status, out.splitlines()[0].startswith("Subject: small: ")) == (0, True)
     status, out, _ = faked(*words, "--for", "unix")
     assert (status, out.splitlines()[0]) == (0, "To: A <a@example.org>")
     status, _, err = faked(*words, "--for", "UNIXX")

@@ -19,6 +19,7 @@ from kpatchlab.lab.known import Known, KnownIssue, load_known
 from kpatchlab.model import BuildResult, Metric, Outcome, Run
 from kpatchlab.store.run_plan import RunPlan
 from kpatchlab.store.store import Store
+from kpatchlab.verdict.compare import compare
 
 I = Outcome.INFRA  # noqa: E741
 
@@ -33,7 +34,7 @@ def night(store, cases, *, metrics=(), splats=(), lane="main", commit="", outcom
         for n, c in enumerate((cases, *repeats))
     ]
     run = Run(run_dir.id, "t", "2026-01-01T00:00:00+00:00", 1.0, True, "with", ("with",), (), (BuildResult("with", P),), tuple(jobs))  # fmt: skip  # noqa: E501
-    run_dir.finish(run)
+    run_dir.finish(run, compare(run))
     return run.id
 
 

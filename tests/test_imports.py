@@ -11,7 +11,8 @@ from kpatchlab.errors import UserError
 from kpatchlab.history import database
 from kpatchlab.history.news import Kind
 from kpatchlab.model import Outcome
-from kpatchlab.report import WRITERS
+from kpatchlab.report import FORMATS
+from kpatchlab.report.view import View
 from kpatchlab.store.check import examine
 from kpatchlab.store.importing import import_file
 from kpatchlab.store.store import Store
@@ -55,7 +56,7 @@ def test_junit(store, tmp_path):
 def test_our_own_junit_comes_back(store, tmp_path):
     one = night(store, {"a": P, "b": F})
     path = tmp_path / "own.xml"
-    path.write_bytes(WRITERS["junit"](*store.load(one)))
+    path.write_bytes(FORMATS["junit"].render(View(*store.load(one))))
     run = import_file(store, "junit", path, column="x", lane="old lab")
     assert {c.outcome for j in run.jobs for c in j.cases if c.name.endswith("b")} >= {Outcome.FAIL}
 

@@ -20,6 +20,7 @@ from kpatchlab.host.conditions import Conditions
 from kpatchlab.lab import load
 from kpatchlab.model import JobResult, Metric, Outcome
 from kpatchlab.report.figures import show
+from kpatchlab.report.view import View
 from kpatchlab.run import measure
 from kpatchlab.verdict.ratios import AGAIN
 from tests.sample_run import sample
@@ -117,19 +118,19 @@ def measured(whole, here, name="speed"):
 
 @pytest.mark.parametrize(("here", "code"), [(99.0, 1), (100.0, 0), (101.0, 0)])
 def test_slower_is_a_failure(whole, here, code):
-    assert measure.exit_code(measured(whole, here)) == code
+    assert measure.exit_code(View(measured(whole, here), Path())) == code
 
 
 def test_a_measurement_without_figures_is_no_success(whole):
     run = measured(whole, 100.0)
     run = dataclasses.replace(run, jobs=tuple(dataclasses.replace(job, metrics=()) for job in run.jobs))
-    assert measure.exit_code(run) == 1
+    assert measure.exit_code(View(run, Path())) == 1
     assert "No figures" in shown(run)
 
 
 def shown(run):
     sink = io.StringIO()
-    show(run, Console(file=sink, width=80, color_system=None))
+    show(View(run, Path()), Console(file=sink, width=80, color_system=None))
     return sink.getvalue()
 
 

@@ -25,6 +25,7 @@ from kpatchlab.nightly.notify import message
 from kpatchlab.nightly.searches import bisect_by
 from kpatchlab.report import mail
 from kpatchlab.report.prose import WIDTH
+from kpatchlab.report.view import View
 from kpatchlab.variants import debug
 from tests import labdir
 from tests.nights import LAB, bad_on_with, bench, git, nights
@@ -56,8 +57,8 @@ def test_mail_is_the_nights_verdict_and_then_the_reply_to_the_thread(nights, mon
     (item,) = report.news
     assert f"* NEW FAILURE: solo: a on nightly, with: fail: x; last good {item.good}" in flat
     assert f"    {item.bisect}" in own.splitlines()
-    run, _ = store.load(report.runs["nightly"])
-    assert text.endswith(mail.body(run)), "what `report --format mail` says of the run, word for word"
+    view = View(*store.load(report.runs["nightly"]))
+    assert text.endswith(mail.body(view)), "what `report --format mail` says of the run, word for word"
     assert "Regressed\n---------" in rest
     long = [line for line in text.splitlines() if len(line) > WIDTH]
     assert all(line.startswith("    ") for line in long), long

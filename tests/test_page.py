@@ -9,7 +9,8 @@ import pytest
 from sample_run import SPLAT, B, C, F, I, P, S, bench_jobs, full, job, sample
 
 from kpatchlab.model import KernelFacts, Metric, Outcome, Run, SystemFacts
-from kpatchlab.report import WRITERS, markup, matrix, sentence, speed
+from kpatchlab.report import FORMATS, markup, matrix, sentence, speed
+from kpatchlab.report.view import View
 from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import AGAIN, metric_rows
 
@@ -26,7 +27,7 @@ def two(base, here, **more):
 
 
 def page(run):
-    return WRITERS["html"](run, Path("/results/run")).decode()
+    return FORMATS["html"].render(View(run, Path("/results/run"))).decode()
 
 
 # --- the sentence

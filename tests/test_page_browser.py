@@ -9,7 +9,8 @@ import pytest
 from sample_run import C, F, full, huge, job
 
 from kpatchlab.model import Metric, Splat
-from kpatchlab.report import WRITERS
+from kpatchlab.report import FORMATS
+from kpatchlab.report.view import View
 
 pytestmark = pytest.mark.browser
 PHONE = {"width": 360, "height": 740}
@@ -40,7 +41,7 @@ def page_file(tmp_path_factory):
     def path(name, make):
         if name not in made:
             made[name] = folder / f"{name}.html"
-            made[name].write_bytes(WRITERS["html"](make(), folder))
+            made[name].write_bytes(FORMATS["html"].render(View(make(), folder)))
         return made[name]
 
     return path

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -21,6 +22,7 @@ from kpatchlab.model import ChangedFunction, JobResult, Outcome, PatchFacts
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import pipeline, stages
 from kpatchlab.run.stages import Settings
+from kpatchlab.verdict.compare import compare
 from tests import labdir
 from tests.fake_stages import bench
 
@@ -65,6 +67,20 @@ def test_all_is_well(bench):
     assert stored == run
     assert (folder / "junit.xml").read_bytes().startswith(b"<?xml")
     assert b"<html" in (folder / "index.html").read_bytes()
+
+
+def test_a_run_is_compared_once(bench, monkeypatch):
+    compared = []
+
+    def counting(run):
+        compared.append(len(run.jobs))
+        return compare(run)
+
+    for module in [module for name, module in sys.modules.items() if name.startswith("kpatchlab.")]:
+        if getattr(module, "compare", None) is compare:
+            monkeypatch.setattr(module, "compare", counting)
+    bench.execute()
+    assert compared == [0, 2]  # the new run's row in the index, and then index, history, page and JUnit together
 
 
 def test_a_job_starts_while_the_other_kernel_still_builds(bench):

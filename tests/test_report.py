@@ -13,10 +13,11 @@ from rich.console import Console
 from sample_run import SPLAT, C, F, I, P, S, job, large, sample
 
 from kpatchlab.model import GuestLog, KernelFacts, Metric, ReachCount, Run, SystemFacts, from_json
-from kpatchlab.report import FILES, WRITERS
+from kpatchlab.report import FORMATS
 from kpatchlab.report.common import frames, line, tail
 from kpatchlab.report.markup import highlight, href
 from kpatchlab.report.text import show
+from kpatchlab.report.view import View
 from kpatchlab.textclean import printable
 from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import interval, metric_rows
@@ -25,7 +26,7 @@ NASTY = "a\x00\x1b[31m\x1b]0;title\x07<script>alert(1)</script>[bold]\ud800 é :
 
 
 def rendered(name, run):
-    return WRITERS[name](run, Path("/results/run")).decode()
+    return FORMATS[name].render(View(run, Path("/results/run"))).decode()
 
 
 def one_kernel(outcome=P):
@@ -52,14 +53,17 @@ def hostile():
     return dataclasses.replace(sample(), title=NASTY, jobs=(made,), builds=builds, host={NASTY: NASTY}, command=NASTY)
 
 
-def test_every_writer_has_a_file():
-    assert WRITERS.keys() == FILES.keys()
+def test_every_format_has_a_name_a_file_and_words_of_its_own():
+    rows = list(FORMATS.values())
+    assert [row.name for row in rows] == list(FORMATS)
+    assert len({row.file for row in rows}) == len({row.says for row in rows}) == len(rows)
 
 
-@pytest.mark.parametrize("name", WRITERS)
-@pytest.mark.parametrize(
-    "run", [sample(), one_kernel(), one_kernel(I), hostile(), Run(*"abc", 0, False, "", (), (), (), ())]
-)
+RUNS = (sample(), one_kernel(), one_kernel(I), hostile(), Run(*"abc", 0, False, "", (), (), (), ()))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("run", RUNS)
 def test_any_run_renders(name, run):
     assert rendered(name, run)
 
@@ -96,7 +100,7 @@ def test_text_leaves_quiet_scenarios_of_a_large_run_out():
 @pytest.mark.parametrize("run", [sample(), hostile()])
 def test_text_on_an_ascii_terminal(run):
     sink = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    show(run, Path("/é"), Console(file=sink, width=80))
+    show(View(run, Path("/é")), Console(file=sink, width=80))
     sink.flush()
     assert b"REGRESSED" in sink.buffer.getvalue() or run.title == NASTY
 
@@ -104,7 +108,7 @@ def test_text_on_an_ascii_terminal(run):
 def test_colour_is_the_terminals_matter(monkeypatch):
     def printed(**options):
         sink = io.StringIO()
-        show(sample(), Path("/r"), Console(file=sink, width=80, **options))
+        show(View(sample(), Path("/r")), Console(file=sink, width=80, **options))
         return sink.getvalue()
 
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -188,7 +192,7 @@ def test_page_says_it_all():
 def test_page_of_a_large_run_stays_small():
     run = large(2000)
     begin = time.process_time()
-    page = WRITERS["html"](run, Path())
+    page = FORMATS["html"].render(View(run, Path()))
     assert len(page) < 5 << 20
     assert time.process_time() - begin < 20
 
@@ -200,7 +204,7 @@ def test_page_where_everything_failed_stays_small():
 
     run = large(1000)
     run = dataclasses.replace(run, jobs=tuple(map(broken, run.jobs)))
-    assert len(WRITERS["html"](run, Path())) < 5 << 20
+    assert len(FORMATS["html"].render(View(run, Path()))) < 5 << 20
 
 
 def test_highlight():

@@ -9,7 +9,8 @@ import pytest
 from sample_run import C, P, job, large, sample
 
 from kpatchlab.model import Outcome, Splat
-from kpatchlab.report import WRITERS
+from kpatchlab.report import FORMATS
+from kpatchlab.report.view import View
 from kpatchlab.textclean import printable
 
 # junit-10.xsd of Jenkins' xUnit plugin: element -> (attributes it needs, attributes it may have, children).
@@ -32,7 +33,7 @@ SCHEMA = {
 
 
 def junit(run):
-    return ET.fromstring(WRITERS["junit"](run, Path()))
+    return ET.fromstring(FORMATS["junit"].render(View(run, Path())))
 
 
 def check(element):

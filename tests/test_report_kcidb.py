@@ -10,13 +10,14 @@ from kcidb_io.schema import V5_3
 from sample_run import I, P, job, large, sample
 
 from kpatchlab.model import Metric, Run
-from kpatchlab.report import WRITERS
+from kpatchlab.report import FORMATS
+from kpatchlab.report.view import View
 from tests.test_report import hostile
 from tests.test_report_mail import full
 
 
 def kcidb(run):
-    return json.loads(WRITERS["kcidb"](run, Path("/results/run")))
+    return json.loads(FORMATS["kcidb"].render(View(run, Path("/results/run"))))
 
 
 @pytest.mark.parametrize(
@@ -106,11 +107,11 @@ def test_json_has_no_nan():
     def refuse(word):
         raise AssertionError(word)
 
-    json.loads(WRITERS["json"](with_metrics(), Path()), parse_constant=refuse)
+    json.loads(FORMATS["json"].render(View(with_metrics(), Path())), parse_constant=refuse)
 
 
 def test_junit_has_figures_as_properties():
-    root = ET.fromstring(WRITERS["junit"](with_metrics(), Path()))
+    root = ET.fromstring(FORMATS["junit"].render(View(with_metrics(), Path())))
     facts = {p.get("name"): p.get("value") for p in root[2].iter("property")}
     assert facts["metric s: a"] == "2 MB/s, mean of 5, instructions, 2.0000 of the base (2.0000 to 2.0000), FASTER"
     assert facts["metric s: bare"] == "3 (no unit), mean of 5, instructions, no figure on the base, UNKNOWN"

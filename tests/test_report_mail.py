@@ -12,11 +12,12 @@ from sample_run import F, P, S, job, sample
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.thread import thread_of
 from kpatchlab.cache import Cache, content_key
-from kpatchlab.maintainers import NAME, parse
+from kpatchlab.maintainers import NAME, parse, written
 from kpatchlab.model import ChangedFunction, Metric, PatchFacts, ReachCount, Thread
-from kpatchlab.report import WRITERS
-from kpatchlab.report.mail import file_name, letters, sections_of, subsystems
+from kpatchlab.report import FORMATS
+from kpatchlab.report.mail import file_name, letters, subsystems
 from kpatchlab.report.prose import WIDTH
+from kpatchlab.report.view import View, maintainers_of
 from tests.test_maintainers import TEXT
 
 SECTIONS = parse(
@@ -62,7 +63,17 @@ def read(data):
 
 
 def mail(run):
-    return read(WRITERS["mail"](run, Path("/nowhere")))
+    return read(FORMATS["mail"].render(View(run, Path("/nowhere"))))
+
+
+def seen(run, folder):
+    """Return the run with `SECTIONS` as the tree's MAINTAINERS."""
+    (folder / NAME).write_bytes(written(SECTIONS))
+    return View(run, folder, (folder / NAME,))
+
+
+def stored_sections(run, folder):
+    return View(run, folder, maintainers_of(run, folder, Cache())).sections
 
 
 def test_it_answers_the_thread():
@@ -71,7 +82,7 @@ def test_it_answers_the_thread():
     assert found["In-Reply-To"] == found["References"] == "<20230316152618.711970-1-dhowells@example.org>"
     assert found["To"] == "David Howells <dhowells@example.org>"
     assert found["Cc"].addresses[0].addr_spec == "willy@example.org"
-    assert "Märta <m@example.org>".encode() in WRITERS["mail"](full(), Path())
+    assert "Märta <m@example.org>".encode() in FORMATS["mail"].render(View(full(), Path()))
 
 
 def test_it_cannot_be_taken_for_sent():
@@ -116,8 +127,8 @@ def test_figures_name_mode_interval_and_direction():
     assert "all: 1 FASTER; they count instructions" in flat
 
 
-def test_each_subsystem_gets_what_is_about_its_files():
-    found = letters(full(), SECTIONS)
+def test_each_subsystem_gets_what_is_about_its_files(tmp_path):
+    found = letters(seen(full(), tmp_path))
     assert list(found) == ["thread.txt", "af-unix.txt", "networking-general.txt", "one-level.txt", "ksmbd.txt"]
     smb = read(found["ksmbd.txt"])
     assert smb["To"] == "Namjae Jeon <linkinjeon@example.org>"
@@ -139,9 +150,9 @@ def test_each_subsystem_gets_what_is_about_its_files():
     assert "siw_qp_tx.c" in read(found["one-level.txt"]).get_content()
 
 
-def test_without_a_series_only_those_whose_code_failed_get_a_letter():
+def test_without_a_series_only_those_whose_code_failed_get_a_letter(tmp_path):
     run = dataclasses.replace(full(), patches=(), threads=())
-    assert [section.title for section in subsystems(run, SECTIONS)] == ["ONE LEVEL", "KSMBD"]
+    assert [section.title for section in subsystems(seen(run, tmp_path))] == ["ONE LEVEL", "KSMBD"]
     assert mail(run)["Subject"].startswith("MSG_SPLICE_PAGES: 5 REGRESSED")
     assert mail(run)["In-Reply-To"] is None
 
@@ -168,13 +179,13 @@ def test_headers_take_no_foreign_lines():
 def test_sections_come_from_the_runs_folder_then_from_the_artifact(tmp_path, monkeypatch):
     monkeypatch.setenv("KPATCHLAB_CACHE", str(tmp_path / "cache"))
     run = sample()
-    assert sections_of(run, tmp_path) == ()
+    assert stored_sections(run, tmp_path) == ()
     artifact = Cache().path("kernel", run.builds[0].key)
     artifact.mkdir(parents=True)
     (artifact / NAME).write_bytes(TEXT)
-    assert len(sections_of(run, tmp_path)) == 4
+    assert len(stored_sections(run, tmp_path)) == 4
     (tmp_path / NAME).write_bytes(b"ONE\nM:\tA <a@b.c>\nF:\tx/\n")
-    assert [section.title for section in sections_of(run, tmp_path)] == ["ONE"]
+    assert [section.title for section in stored_sections(run, tmp_path)] == ["ONE"]
 
 
 def test_file_names():

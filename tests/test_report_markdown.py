@@ -8,14 +8,15 @@ import pytest
 from sample_run import SPLAT, C, F, P, job, large, sample
 
 from kpatchlab.model import KernelFacts, Metric, Run, Splat, SystemFacts
-from kpatchlab.report import WRITERS
+from kpatchlab.report import FORMATS
 from kpatchlab.report.digest import excerpt, faults, figures, standing, uncovered
 from kpatchlab.report.markdown import LIMIT, cut, text
+from kpatchlab.report.view import View
 from kpatchlab.verdict.compare import compare
 
 
 def comment(run):
-    return WRITERS["markdown"](run, Path()).decode()
+    return FORMATS["markdown"].render(View(run, Path())).decode()
 
 
 def test_verdict_then_table_then_details():

@@ -13,7 +13,8 @@ from sample_run import P, job
 
 from kpatchlab.build.traceable import GONE, UNKNOWN, UNTRACED
 from kpatchlab.model import ChangedFunction, KernelFacts, Metric, PatchFacts, ReachCount, Run
-from kpatchlab.report import WRITERS
+from kpatchlab.report import FORMATS
+from kpatchlab.report.view import View
 from kpatchlab.verdict.ratios import AGAIN
 
 METRICS = {
@@ -45,16 +46,16 @@ def odd(mode="instructions"):
 
 def words(name, run):
     """Return a report as plain text, in one line."""
-    text = WRITERS[name](run, Path("/results/run")).decode()
+    text = FORMATS[name].render(View(run, Path("/results/run"))).decode()
     text = re.sub(r"(?s)<(script|style).*?</\1>", " ", text) if name == "html" else text
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text) if name == "html" else text).split())
 
 
-@pytest.mark.parametrize("name", list(WRITERS))
+@pytest.mark.parametrize("name", list(FORMATS))
 def test_every_format_takes_it(name):
-    assert WRITERS[name](odd(), Path("/results/run"))
-    assert WRITERS[name](odd(mode=""), Path("/results/run"))
-    assert WRITERS[name](dataclasses.replace(odd(), schema=0), Path("/results/run"))
+    assert FORMATS[name].render(View(odd(), Path("/results/run")))
+    assert FORMATS[name].render(View(odd(mode=""), Path("/results/run")))
+    assert FORMATS[name].render(View(dataclasses.replace(odd(), schema=0), Path("/results/run")))
 
 
 @pytest.mark.parametrize(

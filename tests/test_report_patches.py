@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from kpatchlab.model import ChangedFunction, Outcome, PatchFacts, ReachCount, from_json, to_json
-from kpatchlab.report import WRITERS
+from kpatchlab.report import FORMATS
 from kpatchlab.report.patches import function_word, patch_rows, summary, told
+from kpatchlab.report.view import View
 from tests.sample_run import job, sample
 
 FILE = "net/unix/af_unix.c"
@@ -64,19 +65,19 @@ def test_one_job_that_could_not_trace_does_not_hide_another_that_did():
 def test_summary_and_page_name_the_patch_that_nothing_ran():
     run = a_run([facts(1, F), facts(2, G)], counted("s|x", "with", ("client", "f", 1), ("client", "g", 0)))
     assert summary(patch_rows(run)) == ["with: 1 of 2 patches ran in some scenario", "  2 patch 2: not reached"]
-    page = WRITERS["reach"](run, Path()).decode()
+    page = FORMATS["reach"].render(View(run, Path())).decode()
     assert "| 1 patch 1 | reached 1/1 | reached 1/1 |" in page
     assert "| patch | all | s\\|x |" in page
     assert "| g | net/unix/af\\_unix.c | 0 | - |" in page
-    text = WRITERS["text"](run, Path()).decode()
+    text = FORMATS["text"].render(View(run, Path())).decode()
     assert "1 of 2 patches ran" in text
 
 
 def test_a_run_without_a_series_says_so():
     run = a_run([], counted("s", "with"))
     assert list(patch_rows(run)) == []
-    assert b"No kernel of this run has a series" in WRITERS["reach"](run, Path())
-    assert "patches ran" not in WRITERS["text"](run, Path()).decode()
+    assert b"No kernel of this run has a series" in FORMATS["reach"].render(View(run, Path()))
+    assert "patches ran" not in FORMATS["text"].render(View(run, Path())).decode()
 
 
 def test_a_run_of_before_there_were_patches_is_read():

@@ -14,7 +14,8 @@ from kpatchlab.errors import LabError, UserError
 from kpatchlab.files import safe_name, write_atomic
 from kpatchlab.history.record import Origin
 from kpatchlab.model import Run
-from kpatchlab.report import WRITERS
+from kpatchlab.report import FORMATS
+from kpatchlab.report.view import View
 from kpatchlab.store.run_plan import RunKind, RunPlan, load_plan
 from kpatchlab.store.store import Store
 from kpatchlab.verdict.compare import compare
@@ -28,7 +29,7 @@ def store(tmp_path):
 def stored(store, run=None, **changes):
     run_dir = store.new_run("t", base="without", columns=("without", "with"))
     run = dataclasses.replace(run or sample(), id=run_dir.id, **changes)
-    run_dir.finish(run)
+    run_dir.finish(run, compare(run))
     return run
 
 
@@ -68,7 +69,7 @@ def test_resume(store):
         assert again.load_plan() == RunPlan(jobs=("a", "b"))
         assert list(again.done_jobs()) == ["s.with.0"]
         run = dataclasses.replace(again.header, complete=True, jobs=tuple(again.done_jobs().values()))
-        again.finish(run)
+        again.finish(run, compare(run))
     assert store.load("last")[0] == run
 
 
@@ -253,7 +254,7 @@ def test_atomic_write_leaves_nothing_beside(tmp_path, monkeypatch):
 
 def test_finish_wants_its_own_run(store):
     with store.new_run("x") as run_dir, pytest.raises(ValueError, match="does not belong"):
-        run_dir.finish(sample())
+        run_dir.finish(sample(), compare(sample()))
 
 
 def test_results_directory_that_cannot_be_made(tmp_path):
@@ -264,7 +265,8 @@ def test_results_directory_that_cannot_be_made(tmp_path):
 
 def test_empty_run(store):
     run_dir = store.new_run("x")
-    run_dir.finish(dataclasses.replace(run_dir.header, complete=True))
+    run = dataclasses.replace(run_dir.header, complete=True)
+    run_dir.finish(run, compare(run))
     assert isinstance(store.load("last")[0], Run)
 
 
@@ -280,12 +282,12 @@ def earlier(tmp_path):
     return Store(tmp_path / "results")
 
 
-@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_a_run_of_an_earlier_version_is_shown_in_every_format(earlier, form):
     run, folder = earlier.load("last")
     assert not {"mode", "patched", "reported"} & json.loads((folder / "jobs/0.json").read_bytes()).keys()
     assert (len(run.jobs), len(run.builds)) == (8, 2)
-    assert WRITERS[form](run, folder)
+    assert FORMATS[form].render(View(run, folder))
 
 
 def test_a_run_of_an_earlier_version_is_judged_as_it_was(earlier):

@@ -8,7 +8,8 @@ from sample_run import SPLAT, C, F, P, job, sample
 
 from kpatchlab.errors import UserError
 from kpatchlab.model import KernelFacts, Outcome, Run, Verdict
-from kpatchlab.report import WRITERS
+from kpatchlab.report import FORMATS
+from kpatchlab.report.view import View
 from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.two_runs import COLUMN, Side, pairs, versus
 
@@ -113,7 +114,7 @@ def test_what_one_run_lacks_is_told_and_no_pass():
     assert {made.column for made in absent} == {"b7e1"}
     assert absent[0].message == "b7e1 did not run it"
     assert compare(run).verdicts[Verdict.UNKNOWN] == 5  # and three are BLOCKED as before
-    assert b"b7e1 did not run it" in WRITERS["text"](run, Path())
+    assert b"b7e1 did not run it" in FORMATS["text"].render(View(run, Path()))
 
 
 def test_files_of_both_runs_are_found_from_the_folder_that_is_returned():
@@ -125,7 +126,7 @@ def test_files_of_both_runs_are_found_from_the_folder_that_is_returned():
     assert not any(name.startswith(("/", "..")) for name in consoles)
 
 
-@pytest.mark.parametrize("form", WRITERS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_every_format_shows_two_runs(form):
     run, folder = versus(side(sample()), side(again(sample())))
-    assert WRITERS[form](run, folder)
+    assert FORMATS[form].render(View(run, folder))

@@ -253,7 +253,7 @@ class Prober:
         title = ", ".join(f"{result.release} {result.key[:12]}" for result in kernels.values())
         lab = self._with(tuple(kernels))
         run_dir = new_run(self._store, lab, plan, title, self._settings.command)
-        return execute(lab, plan, self.host, run_dir, _OneLine(self._progress), settings)
+        return execute(lab, plan, self.host, run_dir, _OneLine(self._progress), settings).run
 
     def _with(self, kernels: Sequence[str]) -> Lab:
         """Return the lab with kernels of these names, all of them by the search's own recipe."""

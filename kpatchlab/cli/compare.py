@@ -9,7 +9,7 @@ import click
 
 from kpatchlab.cli import complete
 from kpatchlab.cli.app import Options, Verb
-from kpatchlab.cli.report import checked, deliver, format_option, output_option, stored
+from kpatchlab.cli.report import FORMATS_HELP, checked, deliver, format_option, output_option, stored, view_of
 
 if TYPE_CHECKING:
     from kpatchlab.verdict.two_runs import Side
@@ -25,8 +25,8 @@ def _side(options: Options, word: str) -> Side:
 
 @click.command(
     cls=Verb,
-    epilog="\b\nExamples:\n  kpatchlab compare 20261122-140946 last\n  kpatchlab compare 99a9:with 07cb:with\n"
-    "  kpatchlab compare 99a9 last --format html -o page.html\n\n"
+    epilog=f"{FORMATS_HELP}\n\n\b\nExamples:\n  kpatchlab compare 20261122-140946 last\n"
+    "  kpatchlab compare 99a9:with 07cb:with\n  kpatchlab compare 99a9 last --format html -o page.html\n\n"
     "Exit status: as of run; 1 where something regressed from the first to the second.",
 )
 @click.argument("first", metavar="RUN[:COLUMN]", shell_complete=complete.runs)
@@ -40,16 +40,15 @@ def compare(options: Options, first: str, second: str, form: str, output: str | 
     The second run's columns are held against the first's of the same name; RUN:COLUMN names one. RUN is what
     `report` takes.
     """
-    from kpatchlab.verdict.compare import compare as judge
     from kpatchlab.verdict.two_runs import columns, pairs, versus
 
-    checked(form)
+    wanted = checked(form)
     one, two = _side(options, first), _side(options, second)
-    run, folder = versus(one, two)
+    view = view_of(*versus(one, two))
     held = pairs(one, two)
     for number, side in enumerate((one, two)):
         left = [name for name in columns(side.run) if name not in {pair[number] for pair in held}]
         if left and not side.column:
             click.echo(f"not compared: {', '.join(left)} of run {side.run.id}", err=True)
-    deliver(form, run, folder, output)
-    sys.exit(judge(run).exit_code)
+    deliver(wanted, view, output)
+    sys.exit(view.comparison.exit_code)

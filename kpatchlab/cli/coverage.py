@@ -96,7 +96,7 @@ def _run(
     run_dir = begin(store, lab, plan, RunPlan(kind=RunKind.COVERAGE, trace=settings.trace))
     host = Host(Cache(), lab.mirror, lab.qemu)
     with progress_for(to_stderr=quiet) as progress, interruptible(settings):
-        result = execute(lab, plan, host, run_dir, progress, settings)
+        result = execute(lab, plan, host, run_dir, progress, settings).run
         found = measured.collect(result, run_dir.path, _artifacts(lab, result, host))
     measured.save(found, run_dir.path)
     for build in result.builds:

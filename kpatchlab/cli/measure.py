@@ -46,7 +46,7 @@ def measure(
     from kpatchlab.cache import Cache
     from kpatchlab.host.conditions import Conditions
     from kpatchlab.host.host import Host
-    from kpatchlab.report import WRITERS
+    from kpatchlab.report import FORMATS
     from kpatchlab.report.figures import show
     from kpatchlab.run import measure as measuring
     from kpatchlab.run.header import new_run
@@ -71,10 +71,10 @@ def measure(
     conditions.begin()
     host = Host(Cache(), lab.mirror, lab.qemu, more_facts=conditions.facts)
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):
-        result = execute(lab, plan, host, run_dir, progress, settings)
+        view = execute(lab, plan, host, run_dir, progress, settings)
     if as_json:
-        sys.stdout.buffer.write(WRITERS["json"](result, run_dir.path))
+        sys.stdout.buffer.write(FORMATS["json"].render(view))
     else:
-        show(result, console())
+        show(view, console())
         click.echo(f"\nresults: {run_dir.path}/index.html, run.json")
-    sys.exit(130 if settings.cancel.is_set() else measuring.exit_code(result))
+    sys.exit(130 if settings.cancel.is_set() else measuring.exit_code(view))

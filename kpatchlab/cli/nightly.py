@@ -55,7 +55,7 @@ def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
                 started = True
             host = hosts.Host(cache, lab.mirror, lab.qemu)
             with progress_for(to_stderr=as_json) as progress:
-                return execute(lab, plan, host, run_dir, progress, settings)
+                return execute(lab, plan, host, run_dir, progress, settings).run
 
         stack.enter_context(interruptible(settings))
         context = BuildContext(cache, lab.root, lab.mirror, cancel=settings.cancel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,16 @@ from kpatchlab.cli import complete
 from kpatchlab.cli.app import Options, Verb
 from kpatchlab.cli.common import write_output
 from kpatchlab.errors import UserError
+from kpatchlab.report import FORMATS, Format
 
 if TYPE_CHECKING:
-    from kpatchlab.maintainers import Section
     from kpatchlab.model import Run
-    from kpatchlab.report.mail import Letter
+    from kpatchlab.report.view import View
 
-FORMATS = "text, html, markdown, mail, junit, kcidb, json, systems, reach"
-"""The names in `report.WRITERS`, which `--help` need not import."""
+FORMATS_HELP = "\b\nFormats:\n" + "\n".join(
+    f"  {name:{max(map(len, FORMATS))}}  {form.says}" for name, form in FORMATS.items()
+)
+"""Each format with its words, for the end of a verb's help."""
 
 
 def stored(options: Options, wanted: str) -> tuple[Run, Path]:
@@ -46,7 +48,9 @@ def stored(options: Options, wanted: str) -> tuple[Run, Path]:
 
 def format_option(default: str = "text") -> Callable[..., Any]:
     """Return the option `--format`."""
-    return click.option("--format", "form", default=default, show_default=True, help=f"{FORMATS}.")
+    return click.option(
+        "--format", "form", default=default, show_default=True, metavar="NAME", help="One of those below."
+    )
 
 
 output_option = click.option(
@@ -54,18 +58,17 @@ output_option = click.option(
 )
 
 
-def checked(form: str) -> str:
-    """Return the name of a format that there is.
+def checked(name: str) -> Format:
+    """Return the format of a name.
 
     Raises:
-        UserError: there is none of that name; the nearest is named.
+        UserError: there is none; the nearest is named.
     """
     from kpatchlab.lab.yamlfile import suggest
-    from kpatchlab.report import WRITERS
 
-    if form not in WRITERS:
-        raise UserError(f"no such format: {form}{suggest(form, WRITERS)}", hint=f"there are {', '.join(WRITERS)}")
-    return form
+    if name not in FORMATS:
+        raise UserError(f"no such format: {name}{suggest(name, FORMATS)}", hint=f"there are {', '.join(FORMATS)}")
+    return FORMATS[name]
 
 
 def _tell(path: Path, data: bytes) -> None:
@@ -73,15 +76,12 @@ def _tell(path: Path, data: bytes) -> None:
     click.echo(f"{path}: {len(data)} bytes")
 
 
-def deliver(form: str, run: Run, folder: Path, output: str | None, mail: MailOptions | None = None) -> None:
-    """Write a run in a format to a file, or to standard output; mail into a folder is a file for each letter."""
-    from kpatchlab.report import WRITERS
-
-    mail = mail or MailOptions()
-    if form == "mail" and output and (output.endswith("/") or Path(output).is_dir()):
-        _letters(run, mail.sections(run, folder), Path(output))
+def deliver(form: Format, view: View, output: str | None) -> None:
+    """Write a run in a format to a file, or to standard output; letters also into a folder, a file for each."""
+    if form.letters and output and (output.endswith("/") or Path(output).is_dir()):
+        _into_folder(form, view, Path(output))
         return
-    data = bytes(mail.letter(run, folder)) if form == "mail" and mail.subsystem else WRITERS[form](run, folder)
+    data = form.render(view)
     if output is None:
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
@@ -89,75 +89,51 @@ def deliver(form: str, run: Run, folder: Path, output: str | None, mail: MailOpt
         _tell(Path(output), data)
 
 
-@dataclass(frozen=True, slots=True)
-class MailOptions:
-    """What the user says of mails: the subsystem that one is for, and a MAINTAINERS file in place of the run's own."""
+def _into_folder(form: Format, view: View, folder: Path) -> None:
+    from kpatchlab.report.view import NO_MAINTAINERS
 
-    subsystem: str = ""
-    maintainers: Path | None = None
-
-    def sections(self, run: Run, folder: Path) -> tuple[Section, ...]:
-        """Return the sections of MAINTAINERS, () where none are known.
-
-        Raises:
-            UserError: the file that the user named cannot be read, or has no section.
-        """
-        from kpatchlab.maintainers import parse
-        from kpatchlab.report.mail import sections_of
-
-        if self.maintainers is None:
-            return sections_of(run, folder)
-        try:
-            found = parse(self.maintainers.read_bytes())
-        except OSError as error:
-            raise UserError(f"cannot read {self.maintainers}: {error.strerror}") from None
-        if not found:
-            raise UserError(f"{self.maintainers}: no subsystem in it", hint="it is the kernel tree's MAINTAINERS file")
-        return found
-
-    def letter(self, run: Run, folder: Path) -> Letter:
-        """Return the letter to the maintainers of `subsystem`.
-
-        Raises:
-            UserError: there is no such subsystem; the nearest are named.
-        """
-        from kpatchlab.lab.yamlfile import suggest
-        from kpatchlab.report.mail import subsystems, to_subsystem
-
-        known = {section.title: section for section in self.sections(run, folder)}
-        if not known:
-            raise UserError("no MAINTAINERS of the tree is at hand", hint=_NO_MAINTAINERS)
-        wanted = {title.lower(): title for title in known}.get(self.subsystem.lower())
-        if wanted is None:
-            about = [section.title for section in subsystems(run, tuple(known.values()))] or list(known)
-            raise UserError(
-                f"no subsystem {self.subsystem!r} in MAINTAINERS{suggest(self.subsystem, known)}",
-                hint=f"this run is about {'; '.join(about[:10])}",
-            )
-        return to_subsystem(run, known[wanted])
-
-
-_NO_MAINTAINERS = "--maintainers FILE names that of a kernel tree"
-
-
-def _letters(run: Run, sections: tuple[Section, ...], folder: Path) -> None:
-    from kpatchlab.report.mail import letters
-
-    if not sections:
+    if not view.sections:
         click.echo(
-            f"the reply to the thread alone: the run's tree has no MAINTAINERS at hand; {_NO_MAINTAINERS}", err=True
+            f"the reply to the thread alone: the run's tree has no MAINTAINERS at hand; {NO_MAINTAINERS}", err=True
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {folder}: {error.strerror}") from None
-    for name, data in letters(run, sections).items():
+    for name, data in form.files(view).items():
         _tell(folder / name, data)
+
+
+def view_of(run: Run, folder: Path) -> View:
+    """Return a stored run as the reports read it."""
+    from kpatchlab.cache import Cache
+    from kpatchlab.report.view import View, maintainers_of
+
+    return View(run, folder, maintainers_of(run, folder, Cache()))
+
+
+def _addressed(view: View, subsystem: str, maintainers: Path | None) -> View:
+    """Return the view with what the user says of letters: whom one is for, and a MAINTAINERS file of their own.
+
+    Raises:
+        UserError: the file cannot be read, or has no section.
+    """
+    view = replace(view, subsystem=subsystem)
+    if maintainers is None:
+        return view
+    try:
+        maintainers.open("rb").close()
+    except OSError as error:
+        raise UserError(f"cannot read {maintainers}: {error.strerror}") from None
+    view = replace(view, maintainers=(maintainers,))
+    if not view.sections:
+        raise UserError(f"{maintainers}: no subsystem in it", hint="it is the kernel tree's MAINTAINERS file")
+    return view
 
 
 @click.command(
     cls=Verb,
-    epilog="\b\nExamples:\n  kpatchlab report\n  kpatchlab report --format junit -o junit.xml\n"
+    epilog=f"{FORMATS_HELP}\n\n\b\nExamples:\n  kpatchlab report\n  kpatchlab report --format junit -o junit.xml\n"
     "  kpatchlab report 20261122T1 --format html -o page.html\n  kpatchlab report --format mail -o letters/\n"
     "  kpatchlab report --format mail --for 'NETWORKING [TLS]'",
 )
@@ -178,6 +154,8 @@ def report(options: Options, run: str, form: str, output: str | None, subsystem:
     RUN is an id, the beginning or the end of one, the path of a run's folder, or `last`. Mails are written, never
     sent: the reply to the series' thread, and into a folder (-o DIR/) also one for each subsystem.
     """
-    if checked(form) != "mail" and (subsystem or maintainers):
-        raise UserError(f"{'--for' if subsystem else '--maintainers'} is for --format mail")
-    deliver(form, *stored(options, run), output, MailOptions(subsystem, maintainers))
+    wanted = checked(form)
+    if not wanted.letters and (subsystem or maintainers):
+        letters = " or ".join(name for name, row in FORMATS.items() if row.letters)
+        raise UserError(f"{'--for' if subsystem else '--maintainers'} is for --format {letters}")
+    deliver(wanted, _addressed(view_of(*stored(options, run)), subsystem, maintainers), output)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kpatchlab.lab.load import Lab
     from kpatchlab.model import Run
     from kpatchlab.plan.jobs import ImageStep, KernelStep, Plan
+    from kpatchlab.report.view import View
     from kpatchlab.store.run_dir import RunDir
     from kpatchlab.store.store import Store
 from kpatchlab.cli.running import begin, interruptible, kernel_option, make, only, progress_for, start
@@ -91,7 +92,6 @@ def run(
     from kpatchlab.run.stages import Settings
     from kpatchlab.store.run_plan import RunPlan
     from kpatchlab.store.store import Store
-    from kpatchlab.verdict.compare import compare
 
     store = Store(lab.root / "results")
     how = RunPlan(guest=guest, variant=variant or "", broken=broken, trace=not untraced)
@@ -112,24 +112,24 @@ def run(
     )
     host = Host(Cache(), lab.mirror, "host" if guest == "vng" else lab.qemu)
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):
-        result = execute(lab, plan, host, run_dir, progress, settings)
-    _show(result, run_dir.path, as_json=as_json)
+        view = execute(lab, plan, host, run_dir, progress, settings)
+    _show(view, as_json=as_json)
     if settings.cancel.is_set():
         click.echo(f"stopped; to go on: {options.again(f'run --resume {run_dir.id}')}", err=True)
         sys.exit(130)
-    sys.exit(_proven(result) if how.broken else compare(result).exit_code)
+    sys.exit(_proven(view.run) if how.broken else view.comparison.exit_code)
 
 
-def _show(result: Run, folder: Path, *, as_json: bool) -> None:
-    from kpatchlab.report import WRITERS
+def _show(view: View, *, as_json: bool) -> None:
+    from kpatchlab.report import FORMATS
     from kpatchlab.report.text import show
 
     try:
         if as_json:
-            sys.stdout.buffer.write(WRITERS["json"](result, folder))
+            sys.stdout.buffer.write(FORMATS["json"].render(view))
         else:
-            show(result, folder, console())
-            click.echo(f"\nresults: {_near(folder)}/index.html, junit.xml, run.json")
+            show(view, console())
+            click.echo(f"\nresults: {_near(view.folder)}/index.html, junit.xml, run.json")
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read along has gone; the run's result stands
         drop_output()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kpatchlab.model import Run
-from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.values import Comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,8 @@ class RunRow:
     problem: str = ""
 
 
-def summary(run: Run) -> RunRow:
-    """Return the row of a run."""
-    comparison = compare(run)
+def summary(run: Run, comparison: Comparison) -> RunRow:
+    """Return the row of a run and what it says of its columns."""
     return RunRow(
         run.id,
         run.title,

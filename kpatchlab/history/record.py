@@ -11,7 +11,6 @@ from statistics import median
 from typing import Any
 
 from kpatchlab.model import Outcome, Run
-from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import metric_rows
 from kpatchlab.verdict.values import JOB_CASE, Comparison, Group
 
@@ -98,13 +97,12 @@ def _short(text: str) -> str:
     return text if len(text) <= MESSAGE_CHARS else text[: MESSAGE_CHARS - 1] + "…"
 
 
-def record(connection: sqlite3.Connection, run: Run, origin: Origin) -> int:
+def record(connection: sqlite3.Connection, run: Run, comparison: Comparison, origin: Origin) -> int:
     """Put a run into the history; one that is there already (it went on) is replaced. The caller has a transaction.
 
     Returns:
         The entry's number; numbers grow in the order of first entry, whatever the clock says.
     """
-    comparison = compare(run)
     lost = sum(job.outcome is Outcome.INFRA for job in run.jobs)
     values = (
         origin.lane,

@@ -9,6 +9,7 @@ from kpatchlab.history.news import ALARMS, Kind, News
 from kpatchlab.nightly.night import Report, details
 from kpatchlab.report import mail
 from kpatchlab.report.prose import WIDTH, item, items, part, prose, verbatim
+from kpatchlab.report.view import View
 from kpatchlab.store.store import Store
 
 WORSE = (*sorted(ALARMS, key=list(Kind).index), Kind.LOST)
@@ -65,7 +66,7 @@ def _runs(report: Report) -> Iterator[str]:
 
 def _run(name: str, store: Store) -> list[str]:
     try:
-        run, _ = store.load(name)
+        view = View(*store.load(name))
     except LabError as error:
         return prose(f"It cannot be read: {error.message}")
-    return mail.body(run).splitlines()
+    return mail.body(view).splitlines()

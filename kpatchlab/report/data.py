@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from kpatchlab.model import Run, to_json
-from kpatchlab.verdict.compare import compare
+from kpatchlab.model import to_json
+from kpatchlab.report.view import View
 from kpatchlab.verdict.values import Comparison
 
 
-def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments
+def render(view: View) -> bytes:
     """Return `{"schema", "run", "comparison"}`; `run` is what `model.from_json` reads back."""
+    run = view.run
     jobs = tuple(replace(job, guests=tuple(replace(g, console_tail="") for g in job.guests)) for job in run.jobs)
-    document = {"schema": run.schema, "run": to_json(replace(run, jobs=jobs)), "comparison": _comparison(compare(run))}
+    document = {
+        "schema": run.schema,
+        "run": to_json(replace(run, jobs=jobs)),
+        "comparison": _comparison(view.comparison),
+    }
     text = json.dumps(_finite(document), indent=1, ensure_ascii=False, default=str, allow_nan=False)
     return text.encode("utf-8", "replace") + b"\n"
 

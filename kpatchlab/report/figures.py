@@ -7,20 +7,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kpatchlab.model import JobResult, Outcome, Run
+from kpatchlab.model import JobResult, Outcome
 from kpatchlab.progress import clock
 from kpatchlab.report.common import line
+from kpatchlab.report.view import View
 from kpatchlab.textclean import printable
-from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import AGAIN, Figure, MetricRow, Speed, again, margin, metric_rows, splits
 
 STYLES = {Speed.FASTER: "green", Speed.SLOWER: "bold red", Speed.UNKNOWN: "yellow", Speed.SAME: ""}
 CONDITIONS = ("pinned", "governor", "load", "other_load", "stolen", "uncontrolled")
 
 
-def show(run: Run, console: Console) -> None:
+def show(view: View, console: Console) -> None:
     """Print the figures of a run, how the base compares with itself, and under which conditions."""
-    rows = list(metric_rows(compare(run)))
+    run, rows = view.run, list(metric_rows(view.comparison))
     say(console, f"{run.title}, base {run.base}  run {run.id}", "bold")
     for mode in dict.fromkeys(row.mode for row in rows):
         of_mode = [row for row in rows if row.mode == mode]

@@ -21,9 +21,9 @@ from kpatchlab.model import SCHEMA_VERSION, BuildResult, GuestLog, JobResult, Ou
 from kpatchlab.progress import clock
 from kpatchlab.report import markup, matrix, patches, sentence, speed
 from kpatchlab.report.common import Change, changes, line, reach_rows, reasons, tail
+from kpatchlab.report.view import View
 from kpatchlab.templates import templates
 from kpatchlab.textclean import printable
-from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import AGAIN, metric_rows
 from kpatchlab.verdict.values import HEADLINE_ORDER, Comparison, Group
 
@@ -41,13 +41,13 @@ FIRST = 6
 PARTS = Path(__file__).parent / "page"
 
 
-def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments
+def render(view: View) -> bytes:
     """Return the page, UTF-8; its links are relative to the run's folder."""
     script = (PARTS / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # Only this script runs: what a guest printed could not, were it ever taken for one.
     page = _templates().get_template("page.html.j2")
-    text = page.render(script=script, script_hash=f"sha256-{digest}", **_context(run))
+    text = page.render(script=script, script_hash=f"sha256-{digest}", **_context(view))
     return text.encode("utf-8", "replace")
 
 
@@ -109,8 +109,8 @@ def _clusters(found: Iterable[Change]) -> list[Cluster]:
     return [Cluster(tuple(alike)) for alike in by_place.values()]
 
 
-def _context(run: Run) -> dict[str, Any]:
-    comparison = compare(run)
+def _context(view: View) -> dict[str, Any]:
+    run, comparison = view.run, view.comparison
     found = [change for change in changes(comparison) if change.cell.verdict is not Verdict.BLOCKED]
     clusters = _clusters(found)
     bad = [job for job in run.jobs if job.outcome.is_bad or job.outcome is Outcome.INFRA or job.splats]

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from junit_xml import TestCase, TestSuite
 
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
 from kpatchlab.report.common import line, splats, tail
+from kpatchlab.report.view import View
 from kpatchlab.textclean import printable
-from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import metric_rows
 from kpatchlab.verdict.values import BuildCheck, Cell, Comparison, Group, Row
 
@@ -31,9 +30,9 @@ DETAIL_BYTES = 4 << 10
 MAX_SPLATS = 5
 
 
-def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments
+def render(view: View) -> bytes:
     """Return the run as JUnit XML, UTF-8."""
-    comparison = compare(run)
+    run, comparison = view.run, view.comparison
     suites = [_build_suite(run, comparison)] if run.builds else []
     suites += [_column_suite(run, comparison, column) for column in comparison.columns]
     root = ET.Element("testsuites", {"name": printable(f"kpatchlab {run.title}".strip())})

@@ -26,8 +26,8 @@ from urllib.parse import quote
 
 from kpatchlab.model import BuildResult, Case, JobResult, Outcome, Run
 from kpatchlab.report.common import line, splats, tail
+from kpatchlab.report.view import View
 from kpatchlab.textclean import printable
-from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import Figure, MetricRow, metric_rows
 from kpatchlab.verdict.values import JOB_CASE, Comparison, Group
 
@@ -46,14 +46,14 @@ STATUS = {
 }
 
 
-def render(run: Run, run_dir: Path) -> bytes:
+def render(view: View) -> bytes:
     """Return the run as one KCIDB document, UTF-8."""
-    comparison = compare(run)
+    run, comparison = view.run, view.comparison
     document = {
         "version": VERSION,
         "checkouts": [_checkout(run, build) for build in run.builds],
         "builds": [_build(run, build) for build in run.builds],
-        "tests": [*_tests(run, comparison, run_dir.absolute()), *_figures(run, comparison)],
+        "tests": [*_tests(run, comparison, view.folder.absolute()), *_figures(run, comparison)],
     }
     return (
         json.dumps(_clean(document), indent=1, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n"

@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from kpatchlab.cache import Cache
-from kpatchlab.maintainers import NAME, Section, concerned, parse
+from kpatchlab.errors import UserError
+from kpatchlab.lab.yamlfile import suggest
+from kpatchlab.maintainers import Section, concerned
 from kpatchlab.model import Outcome, Run, Thread, Verdict
 from kpatchlab.report import digest
 from kpatchlab.report.common import line
 from kpatchlab.report.prose import item, items, part, prose, verbatim
-from kpatchlab.verdict.compare import compare
+from kpatchlab.report.view import NO_MAINTAINERS, View
 from kpatchlab.verdict.ratios import Speed
 from kpatchlab.verdict.values import BuildCheck, Comparison
 
@@ -50,42 +50,48 @@ class Letter:
         return ("\n".join(heads) + "\n\n" + self.body).encode("utf-8", "replace")
 
 
-def render(run: Run, run_dir: Path) -> bytes:
-    """Return the reply for the thread."""
-    return bytes(_to_thread(run, sections_of(run, run_dir)))
+def render(view: View) -> bytes:
+    """Return the reply for the thread, or the letter to the maintainers of the view's subsystem.
+
+    Raises:
+        UserError: there is no such subsystem; the nearest are named.
+    """
+    return bytes(_to_subsystem(view, _wanted(view)) if view.subsystem else _to_thread(view))
 
 
-def letters(run: Run, sections: Sequence[Section]) -> dict[str, bytes]:
+def letters(view: View) -> dict[str, bytes]:
     """Return file name -> mail: the thread's, then one for each subsystem that the run has something to tell.
-
-    Args:
-        sections: of the tree's MAINTAINERS, see `sections_of`.
 
     That is one whose files the series changes, or one in whose files something regressed.
     """
-    found = {THREAD: bytes(_to_thread(run, sections))}
-    for section in subsystems(run, sections):
-        found[f"{file_name(section.title)}.txt"] = bytes(to_subsystem(run, section))
+    found = {THREAD: bytes(_to_thread(view))}
+    for section in subsystems(view):
+        found[f"{file_name(section.title)}.txt"] = bytes(_to_subsystem(view, section))
     return found
 
 
-def subsystems(run: Run, sections: Sequence[Section]) -> tuple[Section, ...]:
+def subsystems(view: View) -> tuple[Section, ...]:
     """Return the sections that get a letter of their own."""
+    run = view.run
     changed = [file for patch in run.patches for file in patch.files]
-    blamed = [file for fault in digest.faults(compare(run)) for file in _blamed(fault)]
+    blamed = [file for fault in digest.faults(view.comparison) for file in _blamed(fault)]
     broken = [failure.source for build in run.builds for failure in build.module_failures]
-    return concerned(sections, [*changed, *blamed, *broken])
+    return concerned(view.sections, [*changed, *blamed, *broken])
 
 
-def sections_of(run: Run, run_dir: Path) -> tuple[Section, ...]:
-    """Return what is known of the tree's MAINTAINERS: from the run's folder, else from its kernels; () if nothing."""
-    places = [run_dir / NAME, *(Cache().path("kernel", build.key) / NAME for build in run.builds if build.key)]
-    for path in places:
-        try:
-            return parse(path.read_bytes())
-        except OSError:
-            continue
-    return ()
+def _wanted(view: View) -> Section:
+    """Return the section that the view's subsystem names."""
+    known = {section.title: section for section in view.sections}
+    if not known:
+        raise UserError("no MAINTAINERS of the tree is at hand", hint=NO_MAINTAINERS)
+    for title, section in known.items():
+        if title.lower() == view.subsystem.lower():
+            return section
+    about = [section.title for section in subsystems(view)] or list(known)
+    raise UserError(
+        f"no subsystem {view.subsystem!r} in MAINTAINERS{suggest(view.subsystem, known)}",
+        hint=f"this run is about {'; '.join(about[:10])}",
+    )
 
 
 def file_name(title: str) -> str:
@@ -93,25 +99,25 @@ def file_name(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "subsystem"
 
 
-def _to_thread(run: Run, sections: Sequence[Section]) -> Letter:
-    thread = _thread(run)
+def _to_thread(view: View) -> Letter:
+    run, thread = view.run, _thread(view.run)
     changed = [file for patch in run.patches for file in patch.files]
-    lists = [name for section in concerned(sections, changed) for name in section.lists]
+    lists = [name for section in concerned(view.sections, changed) for name in section.lists]
     cc = (*thread.to, *thread.cc) or tuple(dict.fromkeys(lists))
     to = (thread.sender,) if thread.sender else ()
-    return Letter(_subject(run, thread), to, _without(cc, to), thread.message_id, body(run))
+    return Letter(_subject(view, thread), to, _without(cc, to), thread.message_id, body(view))
 
 
-def to_subsystem(run: Run, section: Section) -> Letter:
+def _to_subsystem(view: View, section: Section) -> Letter:
     """Return the letter to one subsystem's maintainers: what of the run is about their files."""
-    thread = _thread(run)
+    thread = _thread(view.run)
     cc = (*section.reviewers, *section.lists, *((thread.sender,) if thread.sender else ()))
     return Letter(
-        _subject(run, thread),
+        _subject(view, thread),
         section.maintainers or section.lists,
         _without(cc, section.maintainers or section.lists),
         thread.message_id,
-        body(run, section),
+        body(view, section),
     )
 
 
@@ -130,10 +136,11 @@ def _thread(run: Run) -> Thread:
     return Thread("", "", "")
 
 
-def _subject(run: Run, thread: Thread) -> str:
+def _subject(view: View, thread: Thread) -> str:
     if thread.subject:
         return thread.subject if thread.subject.lower().startswith("re:") else f"Re: {thread.subject}"
-    return f"Re: {run.title}" if thread.message_id else f"{run.title or 'kpatchlab'}: {compare(run).headline}"
+    title = view.run.title
+    return f"Re: {title}" if thread.message_id else f"{title or 'kpatchlab'}: {view.comparison.headline}"
 
 
 # --- the body -----------------------------------------------------------------------------------------------------
@@ -167,9 +174,9 @@ class _Scope:
         return bool(sources.get(check.step)) and self.section.has(sources[check.step])
 
 
-def body(run: Run, section: Section | None = None) -> str:
+def body(view: View, section: Section | None = None) -> str:
     """Return a letter's text; `section`: what is about that subsystem alone."""
-    comparison, scope = compare(run), _Scope(run, section)
+    run, comparison, scope = view.run, view.comparison, _Scope(view.run, section)
     out = prose(f"{run.title or 'kpatchlab'}: {comparison.headline}.")
     out += prose(comparison.basis + ("" if run.complete else " The run did not end: jobs are missing."))
     if section:

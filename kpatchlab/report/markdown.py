@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 from kpatchlab.model import Outcome, Run, Verdict
 from kpatchlab.report.common import line, markdown_table
@@ -23,8 +22,8 @@ from kpatchlab.report.digest import (
     where,
 )
 from kpatchlab.report.digest import outcomes as outcomes_of
+from kpatchlab.report.view import View
 from kpatchlab.textclean import printable
-from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import Speed
 from kpatchlab.verdict.values import Comparison, Group
 
@@ -36,10 +35,9 @@ MAX_ROWS = 40
 _SIGNS = re.compile(r"([\\`*_\[\]<>|~#])")
 
 
-def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments
+def render(view: View) -> bytes:
     """Return the comment, UTF-8, at most `LIMIT` characters."""
-    comparison = compare(run)
-    return cut(list(_lines(run, comparison)), LIMIT).encode("utf-8", "replace")
+    return cut(list(_lines(view.run, view.comparison)), LIMIT).encode("utf-8", "replace")
 
 
 def cut(lines: Sequence[str], limit: int) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from kpatchlab.model import ChangedFunction, JobResult, PatchFacts, Run
 from kpatchlab.report.common import line, markdown_table
+from kpatchlab.report.view import View
 
 REACHED, PARTLY, NOT_REACHED = "reached", "partly", "not reached"
 NOT_TRACEABLE, NOT_COUNTED, NO_FUNCTION = "not traceable", "not counted", "no function"
@@ -150,8 +150,9 @@ def summary(rows: Iterable[PatchRow]) -> list[str]:
     return lines
 
 
-def render(run: Run, _run_dir: Path) -> bytes:
+def render(view: View) -> bytes:
     """Return patch x scenario as Markdown, and below it each patch's functions with their calls."""
+    run = view.run
     rows = list(patch_rows(run))
     if not rows:
         return b"No kernel of this run has a series: there are no patches to look for.\n"

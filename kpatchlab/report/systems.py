@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from kpatchlab.model import Case, JobResult, Outcome, Run
 from kpatchlab.progress import clock
 from kpatchlab.report.common import line, markdown_table
+from kpatchlab.report.view import View
 from kpatchlab.verdict.values import JOB_CASE
 
 SLOWEST = 10
 
 
-def render(run: Run, run_dir: Path) -> bytes:  # noqa: ARG001 - every writer has the same two arguments
+def render(view: View) -> bytes:
     """Return the table as Markdown, UTF-8."""
+    run = view.run
     lines = ["# System by system", "", f"Made by `kpatchlab report {run.id} --format systems`.", ""]
     lines += [f"{line(run.title)}, run {run.id}: {len(run.jobs)} jobs in {clock(run.duration_s)}.", ""]
     lines += _kernels(run)

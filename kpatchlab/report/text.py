@@ -16,8 +16,8 @@ from kpatchlab.progress import clock
 from kpatchlab.report.common import Change, changes, frames, line, reasons
 from kpatchlab.report.figures import verdict
 from kpatchlab.report.patches import patch_rows, summary
+from kpatchlab.report.view import View
 from kpatchlab.textclean import printable
-from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import metric_rows
 from kpatchlab.verdict.values import Cell, Comparison, Group
 
@@ -39,17 +39,17 @@ STYLES = {
 }  # fmt: skip
 
 
-def render(run: Run, run_dir: Path) -> bytes:
+def render(view: View) -> bytes:
     """Return the summary as plain text, 80 columns, UTF-8, without colour."""
     sink = io.StringIO()
     console = Console(file=sink, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
-    show(run, run_dir, console)
+    show(view, console)
     return "".join(f"{text.rstrip()}\n" for text in sink.getvalue().splitlines()).encode("utf-8", "replace")
 
 
-def show(run: Run, run_dir: Path, console: Console) -> None:
+def show(view: View, console: Console) -> None:
     """Print the summary; the console's own width, colour and encoding hold (NO_COLOR and pipes are its matter)."""
-    comparison = compare(run)
+    run, comparison = view.run, view.comparison
     page = _Page(console)
     page.say(run.title or "kpatchlab", style="bold", end=f"  run {run.id}")
     page.verdict(comparison)
@@ -63,9 +63,9 @@ def show(run: Run, run_dir: Path, console: Console) -> None:
     found = changes(comparison)
     told = [c for c in found if c.cell.verdict in {None, Verdict.REGRESSED, Verdict.GONE}]
     for change in told[:MAX_CHANGES]:
-        page.change(change, run_dir)
+        page.change(change, view.folder)
     if len(told) > MAX_CHANGES:
-        page.say(f"... and {len(told) - MAX_CHANGES} more, see index.html in {run_dir}")
+        page.say(f"... and {len(told) - MAX_CHANGES} more, see index.html in {view.folder}")
     page.standing(comparison, {(change.group.name, change.column) for change in told})
     page.shorter([c for c in found if c.cell.verdict in _SHORTER])
     page.counted(comparison)

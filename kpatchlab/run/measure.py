@@ -16,6 +16,7 @@ from kpatchlab.errors import UserError
 from kpatchlab.lab.load import Lab
 from kpatchlab.model import JobResult, Outcome, Run
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
+from kpatchlab.report.view import View
 from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import AGAIN, INSTRUCTIONS, MetricRow, Speed, least, metric_rows
 
@@ -157,15 +158,15 @@ def lacking(row: MetricRow) -> int:
     return max((figure.more for figure in row.figures.values() if figure.speed is Speed.UNKNOWN), default=0)
 
 
-def exit_code(run: Run) -> int:
+def exit_code(view: View) -> int:
     """Return 1 where a figure is SLOWER than the base's, a job failed, or there is no figure at all; else 0."""
-    rows = list(metric_rows(compare(run)))
+    rows = list(metric_rows(view.comparison))
     slower = any(
         figure.speed is Speed.SLOWER and not column.endswith(AGAIN)
         for row in rows
         for column, figure in row.figures.items()
     )
-    return 1 if slower or not rows or any(job.outcome.is_bad for job in run.jobs) else 0
+    return 1 if slower or not rows or any(job.outcome.is_bad for job in view.run.jobs) else 0
 
 
 def repeats(mode: str) -> int:

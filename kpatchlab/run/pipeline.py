@@ -23,7 +23,8 @@ from kpatchlab.lab.systems import files_of
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, longest_first
 from kpatchlab.progress import Progress
-from kpatchlab.report import FILES, WRITERS
+from kpatchlab.report import FORMATS
+from kpatchlab.report.view import View
 from kpatchlab.run import header
 from kpatchlab.run.executor import EXECUTORS, Executor, Weight, infra
 from kpatchlab.run.inputs import JobInputs
@@ -33,9 +34,12 @@ from kpatchlab.store.run_dir import RunDir
 CONTENTS = "contents.json"
 """In a run's folder: scenario -> key of what its jobs were made of, see `facts.of_contents`."""
 
+REPORTS = ("junit", "html")
+"""The formats that every run has in its folder."""
 
-def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progress, settings: Settings) -> Run:
-    """Run a whole plan and store it; a cancelled one is stored as incomplete.
+
+def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progress, settings: Settings) -> View:
+    """Run a whole plan and store it, with its reports; a cancelled one is stored as incomplete.
 
     Raises:
         LabError: nothing could be run at all (no QEMU, no kernel's source).
@@ -84,7 +88,7 @@ class _Execution:
             self.progress.note(f"run again, since they changed after the run had begun: {words}")
         self.run_dir.write(CONTENTS, json.dumps(now, indent=1).encode())
 
-    def go(self) -> Run:
+    def go(self) -> View:
         """Run what is not done yet, and store the run."""
         settings = self.settings
         todo = longest_first([job for job in self.planned if job.id not in self.done], settings.seconds)
@@ -104,10 +108,10 @@ class _Execution:
             if build.outcome is not Outcome.INFRA or (name in built and not cancelled)
         }
         host = self.host.facts() | {"peak_memory_mib": str(self.peak_mib)} if todo else self.run_dir.header.host
-        run = self._store(stages, builds, host, cancelled=cancelled)
-        if problems and not cancelled and all(result.outcome is Outcome.INFRA for result in run.jobs):
+        view = self._store(stages, builds, host, cancelled=cancelled)
+        if problems and not cancelled and all(result.outcome is Outcome.INFRA for result in view.run.jobs):
             raise problems[0]
-        return run
+        return view
 
     # --- jobs
 
@@ -184,7 +188,7 @@ class _Execution:
 
     def _store(
         self, stages: Stages, builds: Mapping[str, BuildResult], host: dict[str, str], *, cancelled: bool
-    ) -> Run:
+    ) -> View:
         """Store what came of it all, and keep the cache within its limit."""
         before, lab, plan = self.run_dir.header, self.lab, self.plan
         run = Run(
@@ -209,12 +213,13 @@ class _Execution:
             command=before.command or self.settings.command,
             version=__version__,
         )
-        self.run_dir.finish(run)
+        view = View(run, self.run_dir.path)
+        self.run_dir.finish(run, view.comparison)
         header.keep_maintainers(run, self.run_dir, self.host.cache)
         _keep_within(self.host.cache, lab.limits.disk_gib, time.time() - (time.monotonic() - self.began))
-        for name in ("junit", "html"):
-            self.run_dir.write(FILES[name], WRITERS[name](run, self.run_dir.path))
-        return run
+        for form in (FORMATS[name] for name in REPORTS):
+            self.run_dir.write(form.file, form.render(view))
+        return view
 
 
 def _save_build(run_dir: RunDir, earlier: Mapping[str, BuildResult], build: BuildResult) -> BuildResult:

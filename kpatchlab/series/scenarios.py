@@ -49,7 +49,7 @@ def runner(
             keep(recipe)
             plan = make_plan(one, choice=tuple(choice))
             run_dir = new_run(Store(lab.root / "results"), one, plan, title, settings.command)
-            return outcomes(execute(one, plan, host, run_dir, progress, settings))
+            return outcomes(execute(one, plan, host, run_dir, progress, settings).run)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -18,6 +18,7 @@ from kpatchlab.model import Case, JobResult, KernelFacts, Outcome, Run
 from kpatchlab.store.run_plan import RunKind, RunPlan
 from kpatchlab.store.store import Store
 from kpatchlab.textclean import one_line
+from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.values import JOB_CASE, worst
 
 LIMIT_BYTES = 256 << 20
@@ -138,7 +139,7 @@ def import_file(store: Store, form: str, path: Path, *, column: str, lane: str) 
         complete=True,
         jobs=jobs,
     )
-    run_dir.finish(run)
+    run_dir.finish(run, compare(run))
     return run
 
 

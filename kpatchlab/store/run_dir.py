@@ -26,6 +26,7 @@ from kpatchlab.history.record import Origin
 from kpatchlab.model import SCHEMA_VERSION, BuildResult, JobResult, Run, from_json, to_json
 from kpatchlab.store.run_plan import FILE as PLAN
 from kpatchlab.store.run_plan import RunPlan, load_plan
+from kpatchlab.verdict.values import Comparison
 
 HEADER = "run.json"
 _LOCK = ".lock"
@@ -57,7 +58,7 @@ class RunDir:
         path: the folder, absolute.
     """
 
-    def __init__(self, root: Path, header: Run, enter: Callable[[Run, Origin | None], None]) -> None:
+    def __init__(self, root: Path, header: Run, enter: Callable[[Run, Comparison, Origin | None], None]) -> None:
         self._enter = enter
         self._header = header
         self.id = header.id
@@ -135,11 +136,12 @@ class RunDir:
         """Return the builds that are stored, by kernel."""
         return {build.kernel: build for build in _parts(self.path / "builds", BuildResult)}
 
-    def finish(self, run: Run) -> Path:
+    def finish(self, run: Run, comparison: Comparison) -> Path:
         """Store what is not stored yet, write the header with `run.complete`, and enter it into the index.
 
         Args:
             run: the run whole; its id must be this folder's.
+            comparison: what it says of its columns.
 
         Returns:
             The run's folder.
@@ -154,7 +156,7 @@ class RunDir:
             if not (self.path / f"builds/{safe_name(build.kernel)}.json").exists():
                 self.save_build(build)
         self.save_header(run)
-        self._enter(run, self.load_plan().place)
+        self._enter(run, comparison, self.load_plan().place)
         self.close()
         return self.path
 

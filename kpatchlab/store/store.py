@@ -26,6 +26,8 @@ from kpatchlab.history.record import Origin, record
 from kpatchlab.model import KernelFacts, Run
 from kpatchlab.store.run_dir import HEADER, RunDir, hold, load_header, load_run
 from kpatchlab.store.run_plan import RunPlan, load_plan
+from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.values import Comparison
 
 INDEX = "index.db"
 LAST = "last"
@@ -81,7 +83,7 @@ class Store:
                 f"cannot write to {self.root}: {error.strerror}", hint="choose another results directory"
             ) from None
         run_dir.save_header(header)
-        self.enter(header)
+        self.enter(header, compare(header))
         return run_dir
 
     def open_run(self, wanted: str) -> RunDir:
@@ -201,12 +203,12 @@ class Store:
 
     # --- index and history
 
-    def enter(self, run: Run, origin: Origin | None = None) -> None:
+    def enter(self, run: Run, comparison: Comparison, origin: Origin | None = None) -> None:
         """Put a run into the index and, where it has an origin, into the history; point results/last at it."""
         with self.database() as index, database.transaction(index):
-            insert_row(index, summary(run))
+            insert_row(index, summary(run, comparison))
             if origin:
-                record(index, run, origin)
+                record(index, run, comparison, origin)
         self._point_last(run.id)
 
     def re_enter(self, name: str) -> None:
@@ -216,11 +218,11 @@ class Store:
             LabError: its folder is damaged.
         """
         run = load_run(self.root / name)
-        origin = load_plan(self.root / name).place
+        comparison, origin = compare(run), load_plan(self.root / name).place
         with self.database() as index, database.transaction(index):
-            insert_row(index, summary(run))
+            insert_row(index, summary(run, comparison))
             if origin and run.jobs:
-                record(index, run, origin)
+                record(index, run, comparison, origin)
 
     @contextlib.contextmanager
     def database(self) -> Iterator[sqlite3.Connection]:
@@ -292,6 +294,7 @@ class Store:
 
 def _summary_of(folder: Path) -> RunRow:
     try:
-        return summary(load_run(folder))
+        run = load_run(folder)
+        return summary(run, compare(run))
     except LabError as error:
         return RunRow(folder.name, "", "", 0.0, False, {}, {}, (), 3, error.message)
