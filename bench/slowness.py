@@ -1,4 +1,4 @@
-"""How long a kernel takes for its own work, held against a program's in the same guest: the base of `debug.slowness`.
+"""How long a kernel takes for its own work, beside a program's in the same guest: the base of `debug.slowness`.
 
 A kernel without debugging is the measure: `debug.PLAIN_RATIO` is the median that this prints for one. With
 `--kernel NAME` of a variant's lab file it shows what the variant costs.

@@ -142,7 +142,7 @@ class Cache:
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold `name` against every other lab on this cache; waits for as long as the other one works."""
+        """Lock `name`, so that no other lab on this cache works on it; waits while another one does."""
         folder = self.root / "locks"
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What goes on, for a person who watches: a live table on a terminal, plain lines elsewhere.
+"""The progress of a run for a person who watches: a live table on a terminal, plain lines elsewhere.
 
 The pipeline calls the five methods of `Progress` from any thread; nothing here decides anything.
 """
@@ -104,7 +104,7 @@ def job_line(result: JobResult) -> str:
 
 
 class _Counted:
-    """How many jobs are done, and how long the rest takes at the pace so far, held against what was expected."""
+    """How many jobs are done, and how long the rest takes, at the pace so far of what was expected."""
 
     def __init__(self) -> None:
         self.total_jobs = 0

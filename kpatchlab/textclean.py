@@ -1,4 +1,4 @@
-"""Bytes from a guest, made fit for people: terminals, HTML, JSON and XML 1.0.
+"""Bytes from a guest, made safe to show: in terminals, HTML, JSON and XML 1.0.
 
 Whatever a guest prints is hostile until shown otherwise: escape sequences, control characters, half an UTF-8
 sequence, directional overrides that make a line read backwards.

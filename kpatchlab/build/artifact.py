@@ -1,4 +1,4 @@
-"""What a finished kernel is kept as: files that a guest boots from, and those that a splat is decoded with."""
+"""The files of a finished kernel in the cache: those that a guest boots from, and those that decode a splat."""
 
 from __future__ import annotations
 

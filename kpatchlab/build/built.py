@@ -1,4 +1,4 @@
-"""What became of the programs that a guest is given, and what building them needs of this host."""
+"""The programs that were built for a guest, or why they were not, and what building them needs of this host."""
 
 from __future__ import annotations
 

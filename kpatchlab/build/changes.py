@@ -1,8 +1,8 @@
-"""What each patch of a series changes: hunks with the lines that are left of them in the end, and functions.
+"""What each patch of a series changes: hunks with those of their lines that the whole series leaves, and functions.
 
 The series is replayed in memory on the files that it touches. Every line that a patch adds carries that patch's mark,
 so that the marks say, after the last patch, which lines of the final tree are whose, wherever later patches moved them.
-At the end the replayed files are held against those that `git apply` made.
+At the end the replayed files are compared with those that `git apply` made.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A kernel's configuration: virtme-ng's curated set, the recipe's fragments on top, and a check of what came out."""
+"""A kernel's configuration: virtme-ng's curated set, the recipe's fragments on top, and a check of the result."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def read_config(path: Path) -> dict[str, str]:
 def verify(
     asked: Mapping[str, Asked], values: Mapping[str, str], tree: Path, ctx: BuildContext
 ) -> tuple[ConfigMiss, ...]:
-    """Hold what was asked against what came out; each miss with the reason, read from the tree's Kconfig files."""
+    """Return every symbol that is not as asked, with the reason from the tree's Kconfig files."""
     missed = [
         (symbol, want, values.get(symbol, "n"))
         for symbol, want in asked.items()

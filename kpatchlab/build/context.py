@@ -1,4 +1,4 @@
-"""What a build is given, and what it tells while it goes on."""
+"""What a build gets: cache, folders, a way to report progress, and a way to be stopped."""
 
 from __future__ import annotations
 

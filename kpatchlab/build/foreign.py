@@ -1,4 +1,4 @@
-"""Tests that others wrote, built on this host for a guest: the kernel's selftests, and suites that Debian packages.
+"""Tests from outside the lab, built on this host for a guest: the kernel's selftests, and suites that Debian packages.
 
 A name is a folder below /lab in the guest: `kselftest/COLLECTION`, `suites/NAME` or `programs/NAME`. A result that is
 not there is a value: it costs the jobs that need it, and no others.

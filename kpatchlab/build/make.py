@@ -1,4 +1,4 @@
-"""One run of make on a configured tree: survive what is a module's fault, name what is the kernel's."""
+"""One run of make on a configured tree: survives a module that does not compile, names an error in built-in code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of a series' functions can be counted by name on the kernel that was built, and why the others cannot."""
+"""Which functions of a series can be counted by name on the built kernel, and why the others cannot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb `compare`: one stored run held against another."""
+"""The verb `compare`: one stored run compared with another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb `import`: other people's results into the store."""
+"""The verb `import`: results of other tools into the store."""
 
 from __future__ import annotations
 

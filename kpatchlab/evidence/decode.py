@@ -1,4 +1,4 @@
-"""File and line for the frames of a report, from the kernel's own symbols and debug information.
+"""File and line for the frames of a splat, from the kernel's own symbols and debug information.
 
 `function+0x1a/0x40 [module]` is looked up by name in the ELF symbol table; of several functions with one name,
 the one whose size fits is taken, as scripts/faddr2line does. binutils does the rest: one `addr2line` for all

@@ -1,4 +1,4 @@
-"""What a kernel's reports look like: the first lines by kind, the lines that belong to one, and dull functions.
+"""What splats look like: the first lines by kind, the lines that belong to one, and functions that tell nothing.
 
 Formats are those of Linux 4.15 to 6.19 on x86-64, with the first lines and program counters of arm64 and RISC-V.
 Every pattern is anchored and free of nested repetition: time is linear in the line.

@@ -1,4 +1,4 @@
-"""Kernel log bytes -> Splats: what the kernel complained of, cut out, named and fingerprinted.
+"""Kernel log bytes -> splats: each one cut out, named and fingerprinted.
 
 A log is read line by line, once; memory is bounded by `MAX_SPLATS` times `MAX_LINES`. Where the log has time
 stamps (`printk.time=1`), only stamped lines are the kernel's, and what user space writes to the console between

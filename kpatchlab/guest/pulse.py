@@ -1,8 +1,8 @@
-"""Whether a guest still beats, judged by the time that it was given and not by the clock on the wall.
+"""Whether a guest is still alive, judged by the processor time that it got and not by the wall clock.
 
 The agent sends the number of each processor five times a second. A guest on a busy host can be late without any
-fault of its own, so silence counts only as far as the guest could have beaten: the processor time that QEMU
-used, and the time in which none of QEMU's threads wanted a processor or waited for a disk. Output on the console
+fault of its own, so silence counts only for time in which the guest could have sent: the processor time that QEMU used,
+and the time in which none of QEMU's threads wanted a processor or waited for a disk. Output on the console
 counts as a sign of life for a while: a long trace is printed with interrupts off.
 """
 

@@ -1,4 +1,4 @@
-"""The values a guest is made of and answers with."""
+"""The values that describe a guest, and those that it answers with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A guest on the developer's own root, brought up by virtme-ng: no image of a root is built, nothing is saved.
+"""A guest on the developer's own root, started by virtme-ng: the lab builds no root and saves nothing.
 
 The host's root is mounted read-only, over 9p; the agent puts a tmpfs over it. Everything else is as in the lab's
 own guests. virtme-run is called by its argument list (`vng` pastes options into a shell string), and has no

@@ -1,4 +1,4 @@
-"""The frames between the lab and its agent (agent/agent.c), without any input or output.
+"""The frames between the lab and its agent (agent.c), without any input or output.
 
 A frame: magic 0xA5, type (one letter), two zero bytes, id and length of the payload (32 bits each), payload; all
 little endian. The id is the command's; many run at once.

@@ -1,4 +1,4 @@
-"""The conditions under which figures are taken: what can be pinned is, and what cannot be controlled is said."""
+"""The conditions under which figures are taken: pins what can be pinned, and says what cannot be controlled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This host, as far as the lab asks: which QEMU, whether KVM really runs a guest, room in memory and on disk."""
+"""What the lab asks of this host: which QEMU, whether KVM really runs a guest, room in memory and on disk."""
 
 from __future__ import annotations
 

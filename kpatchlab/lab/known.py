@@ -1,4 +1,4 @@
-"""`known.yaml` beside lab.yaml: failures that are known, why, until when. They are told apart, and never left out.
+"""`known.yaml` beside lab.yaml: failures that are known, why, until when. Reports mark them, and never leave them out.
 
 A known issue takes a failure off the news; it does not hide a kernel report that was never seen before, however
 widely its pattern is cast: `splat` matches what the history has, and the first sighting is always news.

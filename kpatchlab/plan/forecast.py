@@ -1,4 +1,4 @@
-"""What of a plan is in the cache already, and how long the rest will take, from what earlier runs took."""
+"""Which parts of a plan are in the cache, and how long the rest will take, going by earlier runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a lab to the work that it means: kernels, images and jobs, in an order, with an estimate. Pure."""
+"""From a lab to its work: kernels, images and jobs, in order, with an estimate. Pure."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Plan:
     """What a run does.
 
     Attributes:
-        base: the column that the others are held against.
+        base: the column that the others are compared with.
         columns: base first, then as the lab's matrix has them.
         kernels: only those that some job needs; images likewise.
         jobs: those to be compared stand together, so that they run in the same minutes.

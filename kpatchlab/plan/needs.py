@@ -1,4 +1,4 @@
-"""What a scenario needs of a kernel and a root, held against what was built. Pure, but for reading the artifact."""
+"""What a scenario needs of a kernel and a root, checked against what was built. Pure, but for reading the artifact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which systems of a series the lab's kernels can run: systems x kernels, from what is built; nothing is run."""
+"""Which systems of a series the lab's kernels can run: systems x kernels, from what is built. Runs nothing."""
 
 from __future__ import annotations
 

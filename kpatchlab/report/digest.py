@@ -1,4 +1,4 @@
-"""What a reply to a series' author holds, whatever its form: each fault once, news in a line, what was not covered.
+"""What a reply to a series' author contains, in any format: each fault once, news in a line, what was not covered.
 
 The mail and the comment on a merge request say the same; each has its own way of laying it out.
 """
@@ -198,7 +198,7 @@ def unit(row: MetricRow) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """All figures of a run that are held against the base.
+    """All figures of a run that are compared with the base.
 
     Attributes:
         told: each of them, FASTER and SLOWER first.
@@ -232,7 +232,7 @@ class Figures:
 
 
 def figures(comparison: Comparison) -> Figures:
-    """Return every figure that has a base to be held against, and what is lacking."""
+    """Return every figure that has one of the base to compare it with, and what is lacking."""
     rows = list(metric_rows(comparison))
     found = [
         FigureLine(row, column, figure)

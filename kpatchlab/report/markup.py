@@ -1,4 +1,4 @@
-"""Markup that is made in Python: logs with what matters marked, links, plots. All foreign text is escaped first."""
+"""Markup that is made in Python: logs with highlights, links, plots. All foreign text is escaped first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each patch of a series changes, and which scenario ran it: patch x scenario, and the page of it in Markdown."""
+"""What each patch of a series changes, and which scenario ran it: patch x scenario, also as a page in Markdown."""
 
 from __future__ import annotations
 

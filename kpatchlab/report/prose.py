@@ -1,4 +1,4 @@
-"""Plain text for mails: prose at 72 columns, and what must not be wrapped behind four blanks."""
+"""Plain text for mails: prose at 72 columns; commands and logs are not wrapped, and indented by four blanks."""
 
 from __future__ import annotations
 

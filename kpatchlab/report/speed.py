@@ -1,4 +1,4 @@
-"""Figures for the page: what each column's is worth against the base's, in words, numbers and plots."""
+"""Figures for the page: each column's compared with the base's, in words, numbers and plots."""
 
 from __future__ import annotations
 

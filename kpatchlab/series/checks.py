@@ -1,4 +1,4 @@
-"""The checks that a patch is looked at with; each compares the tree before the patch with the tree that it leaves.
+"""The checks of a patch; each compares the tree before the patch with the tree after it.
 
 Compilers are asked for the same objects before and after, in an object directory of their own, where every object
 keeps what the compiler said when it was last made. So neither a header that recompiles half the kernel nor a
@@ -344,8 +344,8 @@ def after(
 def _as_before(bench: Bench, earlier: Before, objects: Sequence[str], *, moved: bool) -> Said:
     """Return what was said before the patch, under the configuration of after it.
 
-    An object that is compiled for the first time, or under another configuration, is held against the old text of its
-    source: what the configuration brings to light is not the patch's doing.
+    An object that is compiled for the first time, or under another configuration, is compared with the old text of its
+    source: the patch did not cause what only the new configuration shows.
     """
     tree = bench.tree.path
     again = [name for name in objects if moved or name not in earlier.objects]

@@ -1,4 +1,4 @@
-"""One tree that stands at any patch of any series, and whose files are written only where they differ.
+"""One tree that can be at any patch of any series; only files that differ are written.
 
 Patches are applied in a small folder beside the tree that holds only the files they touch; the tree then gets what
 came out otherwise. Files that a series does not change keep their times, so make compiles what a patch touches and

@@ -1,4 +1,4 @@
-"""What a walk over a series finds: facts for each patch, stored as they come in. What they mean is `judge`'s."""
+"""What a walk over a series finds: facts for each patch, stored at once. `judge` says what they mean."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a judged walk comes to, in words that its views share."""
+"""The conclusion of a judged walk, in words that its views share."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Runs on disk: their folders, the index, what is wrong with them, and other people's results."""
+"""Runs on disk: their folders, the index, what is wrong with them, and results of other tools."""

@@ -1,4 +1,4 @@
-"""What is wrong with a store, and what of it can be mended; nothing is deleted."""
+"""What is wrong with a store, and which of it can be mended; deletes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other people's results into the store: JUnit XML and KTAP become runs, which reports and the history read as any."""
+"""Results of other tools into the store: JUnit XML and KTAP become runs, which reports and the history read as any."""
 
 from __future__ import annotations
 

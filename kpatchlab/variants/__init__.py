@@ -1,1 +1,1 @@
-"""A lab whose kernels are built otherwise: with debugging, or with gcov in the changed files."""
+"""A lab with other builds of its kernels: with debugging, or with gcov in the changed files."""

@@ -1,4 +1,4 @@
-"""Which changed lines ran: kernels that are built for gcov, their counters out of the guests, and what these say.
+"""Which changed lines ran: kernels built for gcov, the counters from their guests, and what the counters say.
 
 A kernel of `variant` has gcov in the C files that its series changes and nowhere else. Its counters are set to nought
 when a scenario starts and fetched before its guest ends, so that each job has its own; `collect` reads them all.

@@ -1,4 +1,4 @@
-"""Kernels with debugging: the variants of a lab that runs on them, how slow they are, and what they say of leaks."""
+"""Kernels with debugging: a lab's variants with them, how slow they are, and which leaks they report."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def variant(lab: Lab, name: str) -> Lab:
 def slowness(guest: Guest) -> float:
     """Return how many times longer a guest's kernel takes for its work than one without debugging; at least 1.
 
-    What the kernel does (processes made and gone) is held against what a program does alone, in the same guest and
-    the same seconds: how fast the host is, and what else it does, falls out.
+    The kernel's work (processes that start and end) is compared with a program's own, in the same guest and the same
+    seconds: so the speed of the host, and its other load, do not matter.
     """
     return max(1.0, median(ratio(guest) for _ in range(3)) / PLAIN_RATIO)
 
