@@ -7,6 +7,7 @@ from pathlib import Path
 from kpatchlab.bisect.criterion import Criterion, Judged
 from kpatchlab.bisect.loop import INFRA_TRIES, Mark
 from kpatchlab.bisect.prober import Prober
+from kpatchlab.bisect.state import Searches
 from kpatchlab.bisect.workspace import Workspace
 from kpatchlab.build import BuildContext
 from kpatchlab.host.host import Host
@@ -42,7 +43,7 @@ def judge_tree(
     """
     context = BuildContext(host.cache, lab.root)
     space = _AsItIs(tree, context)
-    prober = Prober(lab, host, space, recipe, criterion, lab.root / "results/bisect/steps", progress, settings)
+    prober = Prober(lab, host, space, recipe, criterion, Searches(lab.results).root / "steps", progress, settings)
     for _ in range(INFRA_TRIES):
         built = prober.built("tree")
         judged = [one] if (one := prober.judge_build(built)) else prober.run(built, None, runs)[0]

@@ -47,6 +47,12 @@ class Options:
 
         return find_lab(self.lab or Path.cwd())
 
+    def results(self) -> Path:
+        """Return the folder of the lab file's runs."""
+        from kpatchlab.lab.load import results_of
+
+        return results_of(self.lab_file())
+
     def again(self, words: str) -> str:
         """Return a command line that does `words` on the same lab file."""
         lab = f"--lab {shlex.quote(os.path.relpath(self.lab))} " if self.lab else ""

@@ -117,7 +117,7 @@ def bisect(options: Options, /, **given: Any) -> None:
     """Find the commit, or the patch of a series, that broke it. RUN CASE: as a stored run has it."""
     from kpatchlab.bisect.state import Searches
 
-    searches = Searches(options.lab_file().parent / "results")
+    searches = Searches(options.results())
     if given["log_of"]:
         folder = searches.open(given["log_of"])[1]
         log = folder / "git-bisect.log"
@@ -147,7 +147,7 @@ def _question(lab: Lab, given: dict[str, Any]) -> Question:
     if given["run"]:
         if not given["case_of_run"]:
             raise UserError("which case of the run?", hint="kpatchlab bisect RUN CASE; report RUN shows what failed")
-        stored, _ = Store(lab.root / "results").load(given["run"])
+        stored, _ = Store(lab.results).load(given["run"])
         found = from_run.find(stored, given["case_of_run"])
         criterion, kernel, placement, base = found.criterion, found.kernel, found.placement, found.base
     if kernel not in lab.kernels:

@@ -97,7 +97,7 @@ def _changed(lab: Lab) -> list[str]:
     about = {file: {s.name for s in lab.scenarios.values() if touches(s, lab.systems, file)} for file in files}
     if unknown := [file for file, names in about.items() if not names]:
         click.echo(f"changed, and no scenario is about it: {', '.join(unknown)}", err=True)
-    if last := coverage.last(Store(lab.root / "results"), {series_key(patches) for patches in series}):
+    if last := coverage.last(Store(lab.results), {series_key(patches) for patches in series}):
         return _by_coverage(lab, *last, set().union(*about.values()))
     if not any(about.values()):
         raise UserError("--changed: no scenario is about a file that the series change")

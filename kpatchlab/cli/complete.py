@@ -41,9 +41,10 @@ def kernels(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 
 def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
     """Propose past runs, the newest first."""
+    from kpatchlab.lab.load import results_of
     from kpatchlab.store.store import Store
 
     try:
-        return _fitting(["last", *reversed(Store(_lab_file(ctx).parent / "results").ids())], incomplete)
+        return _fitting(["last", *reversed(Store(results_of(_lab_file(ctx))).ids())], incomplete)
     except LabError:
         return []

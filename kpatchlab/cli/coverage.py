@@ -56,7 +56,7 @@ def coverage(
 
     if stored and (choice or kernels):
         raise UserError("--of shows a stored run: leave the other choices out")
-    store = Store(options.lab_file().parent / "results")
+    store = Store(options.results())
     status = 0
     if stored:
         found = measured.load(store.root / store.resolve(stored))

@@ -74,7 +74,7 @@ def _doctor_store(options: Options, *, repair: bool, as_json: bool) -> None:
     from kpatchlab.store.check import FOUND, examine
     from kpatchlab.store.store import Store
 
-    store = Store(options.lab_file().parent / "results")
+    store = Store(options.results())
     found = examine(store, repair=repair) if store.root.is_dir() else []
     if as_json:
         dump(found)
@@ -146,7 +146,7 @@ def clean(
 def _clean_runs(options: Options, keep: int, yes: bool) -> None:
     from kpatchlab.store.store import Store
 
-    store = Store(options.lab_file().parent / "results")
+    store = Store(options.results())
     old = [name for name in sorted((row.id for row in store.list()), reverse=True)[keep:] if not store.pinned(name)]
     for name in old if yes else []:
         store.delete(name)

@@ -43,7 +43,7 @@ def history(
     from kpatchlab.history.query import History
     from kpatchlab.store.store import Store
 
-    store = Store(options.lab_file().parent / "results")
+    store = Store(options.results())
     for wanted, on in ((pin, True), (unpin, False)):
         if wanted:
             click.echo(f"{store.pin(wanted, on=on)}: {'pinned' if on else 'no longer pinned'}")

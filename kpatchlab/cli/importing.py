@@ -29,7 +29,7 @@ def import_results(options: Options, form: str, files: tuple[Path, ...], column:
     from kpatchlab.store.store import Store
     from kpatchlab.verdict.compare import compare
 
-    store = Store(options.lab_file().parent / "results")
+    store = Store(options.results())
     status = 0
     for path in files:
         try:

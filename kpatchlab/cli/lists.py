@@ -89,7 +89,7 @@ def _systems(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:
 def _runs(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:  # noqa: ARG001
     from kpatchlab.store.store import Store
 
-    found = Store(lab.root / "results").list()
+    found = Store(lab.results).list()
     return list(found) if whole else [_run(row) for row in found]
 
 

@@ -61,7 +61,7 @@ def measure(
     start(options, plan)
     rounds = measuring.Rounds(make, first, 0.0 if repeat else 60 * budget)
     command = shlex.join(sys.argv)
-    run_dir = new_run(Store(lab.root / "results"), lab, plan, f"{lab.title}: figures, {mode}", command)
+    run_dir = new_run(Store(lab.results), lab, plan, f"{lab.title}: figures, {mode}", command)
     settings = Settings(
         command=command,
         reproduce=lambda job: options.again(f"measure {shlex.quote(job.scenario)} --mode {mode} --repeat {first}"),

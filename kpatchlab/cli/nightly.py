@@ -38,7 +38,7 @@ def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
     from kpatchlab.run.stages import Settings
     from kpatchlab.store.store import Store
 
-    store = Store(lab.root / "results")
+    store = Store(lab.results)
     cache = Cache()
     settings = Settings(
         command=shlex.join(sys.argv), reproduce=lambda job: options.again(f"run --job {shlex.quote(job.id)}")

@@ -43,7 +43,7 @@ def stored(options: Options, wanted: str) -> tuple[Run, Path]:
         if not (folder / HEADER).exists():
             raise UserError(f"{wanted}: not a run's folder, there is no {HEADER} in it")
         return Store(folder.parent).load(folder.name)
-    return Store(options.lab_file().parent / "results").load(wanted)
+    return Store(options.results()).load(wanted)
 
 
 def format_option(default: str = "text") -> Callable[..., Any]:

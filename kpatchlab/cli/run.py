@@ -93,7 +93,7 @@ def run(
     from kpatchlab.store.run_plan import RunPlan
     from kpatchlab.store.store import Store
 
-    store = Store(lab.root / "results")
+    store = Store(lab.results)
     how = RunPlan(guest=guest, variant=variant or "", broken=broken, trace=not untraced)
     if plan:
         run_dir = begin(store, lab, plan, how)
@@ -150,7 +150,7 @@ def _proven(result: Run) -> int:
 def _variant_of(options: Options, resume: str) -> str | None:
     from kpatchlab.store.store import Store
 
-    return Store(options.lab_file().parent / "results").plan(resume).variant or None
+    return Store(options.results()).plan(resume).variant or None
 
 
 def _go_on(store: Store, lab: Lab, resume: str, guest: str) -> tuple[Plan, RunDir]:

@@ -94,7 +94,7 @@ def series(
         run = runner(lab, name, choice, host, progress, settings) if choice else None
         names = tuple({job.scenario: None for job in make(lab, choice, (name,), None).jobs}) if choice else ()
         wanted = Wanted((*ALWAYS, *more), fresh, names, run)
-        done, folder = walk(lab.kernels[name], name, context, lab.root / "results", wanted, tell)
+        done, folder = walk(lab.kernels[name], name, context, lab.results, wanted, tell)
         progress.stage_done(f"series {name}", "")
     if not done.patches:
         sys.exit(130)

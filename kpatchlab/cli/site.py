@@ -24,7 +24,7 @@ def site(options: Options, output: Path | None) -> None:
     from kpatchlab.store.store import Store
 
     lab = load_lab(options)
-    store = Store(lab.root / "results")
+    store = Store(lab.results)
     folder = output or place_of(lab, store)
     made = make_site(store, folder, lab.title)
     click.echo(f"{folder}/index.html: {made.pages} pages, {made.written} written")
@@ -41,7 +41,7 @@ def serve(options: Options, port: int) -> None:
     from kpatchlab.store.store import Store
 
     lab = load_lab(options)
-    store = Store(lab.root / "results")
+    store = Store(lab.results)
     folder = place_of(lab, store).resolve()
     if not (folder / "index.html").exists():
         raise UserError(f"there is no site in {folder}", hint="kpatchlab site makes it")

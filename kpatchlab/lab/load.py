@@ -21,6 +21,14 @@ from kpatchlab.lab.scenario import Scenario, load_scenario
 from kpatchlab.lab.systems import System, load_systems
 from kpatchlab.lab.yamlfile import Document, Loc, Problems, read, suggest
 
+RESULTS = "results"
+"""Folder beside a lab file, which all labs of a folder share."""
+
+
+def results_of(path: Path) -> Path:
+    """Return the folder of the runs, searches and walks of a lab file."""
+    return path.parent / RESULTS
+
 
 @dataclass(frozen=True, slots=True)
 class Lab:
@@ -55,6 +63,11 @@ class Lab:
     mirror: str
     qemu: Literal["auto", "host", "debian"]
     nightly: Nightly = field(default_factory=Nightly)
+
+    @property
+    def results(self) -> Path:
+        """The folder of its runs, searches and walks."""
+        return results_of(self.path)
 
     def choose(self, choice: Sequence[str]) -> tuple[str, ...]:
         """Return the scenarios that `choice` (of a command line) means, sorted.

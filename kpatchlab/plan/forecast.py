@@ -56,5 +56,5 @@ def forecast(lab: Lab, plan: Plan, cache: Cache) -> Forecast:
         except LabError:
             continue
     guests = len(os.sched_getaffinity(0)) if lab.limits.guests == "auto" else lab.limits.guests
-    store = Store(lab.root / "results")
+    store = Store(lab.results)
     return Forecast(estimate(plan, history(store), cached, guests=guests), frozenset(cached))

@@ -48,7 +48,7 @@ def runner(
         try:
             keep(recipe)
             plan = make_plan(one, choice=tuple(choice))
-            run_dir = new_run(Store(lab.root / "results"), one, plan, title, settings.command)
+            run_dir = new_run(Store(lab.results), one, plan, title, settings.command)
             return outcomes(execute(one, plan, host, run_dir, progress, settings).run)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
