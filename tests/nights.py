@@ -95,19 +95,15 @@ class Nights:
 
     def night(self, **more):
         bench = self.bench
-        settings = dataclasses.replace(bench.settings, cancel=threading.Event())
-
-        def execute(lab, plan, run_dir, settings):
-            return pipeline.execute(lab, plan, bench.host, run_dir, PlainProgress(bench.out), settings).run
-
         night = Night(
-            self.lab,
-            bench.store,
-            self.context,
-            settings,
-            execute,
-            lambda words: f"kpatchlab {words}",
-            self.said.append,
+            lab=self.lab,
+            store=bench.store,
+            host=bench.host,
+            context=self.context,
+            settings=dataclasses.replace(bench.settings, cancel=threading.Event()),
+            progress=lambda: PlainProgress(bench.out),
+            again=lambda words: f"kpatchlab {words}",
+            say=self.said.append,
             **more,
         )
         with held(bench.store.root):

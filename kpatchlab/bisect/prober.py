@@ -29,9 +29,9 @@ from kpatchlab.lab.recipes import DirSource, KernelRecipe
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
-from kpatchlab.run.header import new_run
-from kpatchlab.run.pipeline import execute
+from kpatchlab.run.session import Session
 from kpatchlab.run.stages import Settings
+from kpatchlab.store.run_plan import RunKind, RunPlan
 from kpatchlab.store.store import Store
 
 NAME, GOOD = "bisect", "good-end"
@@ -249,11 +249,12 @@ class Prober:
         return judged, run.id, seconds
 
     def _execute(self, plan: Plan, kernels: dict[str, BuildResult]) -> Run:
-        settings = dataclasses.replace(self._settings, built=kernels, trace=False)
+        settings = dataclasses.replace(self._settings, built=kernels)
         title = ", ".join(f"{result.release} {result.key[:12]}" for result in kernels.values())
-        lab = self._with(tuple(kernels))
-        run_dir = new_run(self._store, lab, plan, title, self._settings.command)
-        return execute(lab, plan, self.host, run_dir, _OneLine(self._progress), settings).run
+        session = Session(self._with(tuple(kernels)), self._store, self.host)
+        how = RunPlan(kind=RunKind.BISECT, trace=False)
+        begun = session.begin(plan, how, title=title, command=settings.command)
+        return session.carry_out(begun, settings, _OneLine(self._progress)).run
 
     def _with(self, kernels: Sequence[str]) -> Lab:
         """Return the lab with kernels of these names, all of them by the search's own recipe."""

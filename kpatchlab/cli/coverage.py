@@ -14,7 +14,7 @@ from kpatchlab.cli import complete
 from kpatchlab.cli.app import Options, Verb
 from kpatchlab.cli.choosing import CHOICE_HELP, choosing
 from kpatchlab.cli.common import as_json, dump, load_lab, pass_options, write_output
-from kpatchlab.cli.running import begin, interruptible, kernel_option, make, progress_for, start
+from kpatchlab.cli.running import interruptible, kernel_option, make, progress_for, session_of, start, verbose
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from kpatchlab.host.host import Host
     from kpatchlab.lab.load import Lab
     from kpatchlab.model import Run
-    from kpatchlab.store.run_dir import RunDir
-    from kpatchlab.store.store import Store
     from kpatchlab.variants.coverage import Coverage
 
 
@@ -56,13 +54,13 @@ def coverage(
 
     if stored and (choice or kernels):
         raise UserError("--of shows a stored run: leave the other choices out")
-    store = Store(options.results())
     status = 0
     if stored:
+        store = Store(options.results())
         found = measured.load(store.root / store.resolve(stored))
     else:
         lab = measured.variant(load_lab(options, choice), kernels)
-        found, status = _run(options, lab, choice, store, quiet=as_json)
+        found, status = _run(options, lab, choice, quiet=as_json)
     for path, data in ((lcov, report.lcov(found)), (cobertura, report.cobertura(found, int(time.time())))):
         if path:
             write_output(path, data)
@@ -74,13 +72,8 @@ def coverage(
     sys.exit(status)
 
 
-def _run(
-    options: Options, lab: Lab, choice: tuple[str, ...], store: Store, *, quiet: bool
-) -> tuple[list[Coverage], int]:
+def _run(options: Options, lab: Lab, choice: tuple[str, ...], *, quiet: bool) -> tuple[list[Coverage], int]:
     """Run the scenarios, and store what ran with the run; returns that, and the exit status."""
-    from kpatchlab.cache import Cache
-    from kpatchlab.host.host import Host
-    from kpatchlab.run.pipeline import execute
     from kpatchlab.run.stages import Settings
     from kpatchlab.store.run_plan import RunKind, RunPlan
     from kpatchlab.variants import coverage as measured
@@ -90,19 +83,20 @@ def _run(
     settings = Settings(
         command=shlex.join(sys.argv),
         reproduce=lambda job: options.again(f"coverage {shlex.quote(job.scenario)}"),
-        verbose=(lambda text: click.echo(f"+ {text}", err=True)) if options.verbose else (lambda _: None),
-        trace=False,  # the compiler's counters say more, and cost less
+        verbose=verbose(options),
     )
-    run_dir = begin(store, lab, plan, RunPlan(kind=RunKind.COVERAGE, trace=settings.trace))
-    host = Host(Cache(), lab.mirror, lab.qemu)
+    session = session_of(lab)
+    how = RunPlan(kind=RunKind.COVERAGE, trace=False)  # the compiler's counters say more, and cost less
+    begun = session.begin(plan, how, command=settings.command)
+    folder = begun.folder.path
     with progress_for(to_stderr=quiet) as progress, interruptible(settings):
-        result = execute(lab, plan, host, run_dir, progress, settings).run
-        found = measured.collect(result, run_dir.path, _artifacts(lab, result, host))
-    measured.save(found, run_dir.path)
+        result = session.carry_out(begun, settings, progress).run
+        found = measured.collect(result, folder, _artifacts(lab, result, session.host))
+    measured.save(found, folder)
     for build in result.builds:
         if build.error:
             click.echo(f"{build.kernel}: {build.error_file}:{build.error_line}: {build.error}", err=True)
-    return found, 130 if settings.cancel.is_set() else _status(found, run_dir)
+    return found, 130 if settings.cancel.is_set() else _status(found, begun.folder.id)
 
 
 def _artifacts(lab: Lab, result: Run, host: Host) -> dict[str, tuple[Path, str, Changes]]:
@@ -120,9 +114,9 @@ def _artifacts(lab: Lab, result: Run, host: Host) -> dict[str, tuple[Path, str, 
     return found
 
 
-def _status(found: list[Coverage], run_dir: RunDir) -> int:
+def _status(found: list[Coverage], run: str) -> int:
     """Return 1, and say why, where there is nothing to show: no kernel, or no job that left counters."""
     if any(item.scenarios for item in found):
         return 0
-    click.echo(f"no job left counters; the run says why: kpatchlab report {run_dir.id}", err=True)
+    click.echo(f"no job left counters; the run says why: kpatchlab report {run}", err=True)
     return 1

@@ -11,7 +11,7 @@ import click
 from kpatchlab.cli import complete
 from kpatchlab.cli.app import Options, Verb
 from kpatchlab.cli.common import as_json, console, load_lab, pass_options
-from kpatchlab.cli.running import interruptible, kernel_option, progress_for, start
+from kpatchlab.cli.running import interruptible, kernel_option, progress_for, session_of, start
 
 
 @click.command(
@@ -43,16 +43,12 @@ def measure(
     as_json: bool,
 ) -> None:
     """Measure every kernel against the base, side by side, and the base against itself."""
-    from kpatchlab.cache import Cache
     from kpatchlab.host.conditions import Conditions
-    from kpatchlab.host.host import Host
     from kpatchlab.report import FORMATS
     from kpatchlab.report.figures import show
     from kpatchlab.run import measure as measuring
-    from kpatchlab.run.header import new_run
-    from kpatchlab.run.pipeline import execute
     from kpatchlab.run.stages import Settings
-    from kpatchlab.store.store import Store
+    from kpatchlab.store.run_plan import RunKind, RunPlan
 
     lab = measuring.measured_lab(load_lab(options, choice), mode)
     first = repeat or measuring.repeats(mode)
@@ -61,20 +57,21 @@ def measure(
     start(options, plan)
     rounds = measuring.Rounds(make, first, 0.0 if repeat else 60 * budget)
     command = shlex.join(sys.argv)
-    run_dir = new_run(Store(lab.results), lab, plan, f"{lab.title}: figures, {mode}", command)
+    conditions = Conditions(max(job.cpus for job in plan.jobs))
+    session = session_of(lab, more_facts=conditions.facts)
+    how = RunPlan(kind=RunKind.MEASURE, trace=False)
+    begun = session.begin(plan, how, title=f"{lab.title}: figures, {mode}", command=command)
     settings = Settings(
         command=command,
         reproduce=lambda job: options.again(f"measure {shlex.quote(job.scenario)} --mode {mode} --repeat {first}"),
         more=rounds.more,
     )
-    conditions = Conditions(max(job.cpus for job in plan.jobs))
     conditions.begin()
-    host = Host(Cache(), lab.mirror, lab.qemu, more_facts=conditions.facts)
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):
-        view = execute(lab, plan, host, run_dir, progress, settings)
+        view = session.carry_out(begun, settings, progress)
     if as_json:
         sys.stdout.buffer.write(FORMATS["json"].render(view))
     else:
         show(view, console())
-        click.echo(f"\nresults: {run_dir.path}/index.html, run.json")
+        click.echo(f"\nresults: {begun.folder.path}/index.html, run.json")
     sys.exit(130 if settings.cancel.is_set() else measuring.exit_code(view))

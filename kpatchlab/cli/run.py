@@ -7,7 +7,7 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,16 +15,15 @@ from kpatchlab.cli import complete
 from kpatchlab.cli.app import Options, Verb, drop_output
 from kpatchlab.cli.choosing import CHOICE_HELP, choosing, kernels_of, variant_option
 from kpatchlab.cli.common import as_json, console, dump, load_lab, pass_options, table
+from kpatchlab.cli.running import interruptible, kernel_option, make, progress_for, session_of, start, verbose
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
-    from kpatchlab.lab.load import Lab
     from kpatchlab.model import Run
-    from kpatchlab.plan.jobs import ImageStep, KernelStep, Plan
+    from kpatchlab.plan.jobs import ImageStep, KernelStep
     from kpatchlab.report.view import View
-    from kpatchlab.store.run_dir import RunDir
-    from kpatchlab.store.store import Store
-from kpatchlab.cli.running import begin, interruptible, kernel_option, make, only, progress_for, start
+    from kpatchlab.run.session import OpenRun, Session
+    from kpatchlab.store.run_plan import RunPlan
 
 
 @click.command(
@@ -82,42 +81,33 @@ def run(
         variant = variant or _variant_of(options, resume)
     lab = load_lab(options, choice, variant)
     kernels = kernels_of(lab, kernels, variant)
-    plan = None if resume else only(lab, jobs) if jobs else make(lab, choice, kernels, repeat)
-    start(options, plan)
-    from kpatchlab.cache import Cache
-    from kpatchlab.host.host import Host
     from kpatchlab.plan.forecast import history
-    from kpatchlab.plan.jobs import estimate
-    from kpatchlab.run.pipeline import execute
+    from kpatchlab.plan.jobs import estimate, plan_of_jobs
     from kpatchlab.run.stages import Settings
     from kpatchlab.store.run_plan import RunPlan
-    from kpatchlab.store.store import Store
 
-    store = Store(lab.results)
+    plan = None if resume else plan_of_jobs(lab, jobs) if jobs else make(lab, choice, kernels, repeat)
+    start(options, plan)
     how = RunPlan(guest=guest, variant=variant or "", broken=broken, trace=not untraced)
+    session = session_of(dataclasses.replace(lab, qemu="host") if guest == "vng" else lab)
     if plan:
-        run_dir = begin(store, lab, plan, how)
+        title = f"{lab.title}, broken on purpose" if broken else lab.title
+        begun = session.begin(plan, how, title=title, command=shlex.join(sys.argv))
     else:
-        plan, run_dir = _go_on(store, lab, resume or "", guest)
-        before = run_dir.load_plan()
-        how = dataclasses.replace(how, broken=broken or before.broken, trace=how.trace and before.trace)
+        begun = _go_on(session, resume or "", how)
     settings = Settings(
         command=shlex.join(sys.argv),
-        reproduce=lambda job: options.again(f"run {how.options}--job {shlex.quote(job.id)}"),
-        verbose=_verbose(options),
-        guest=guest,
-        broken=how.broken,
-        seconds=estimate(plan, history(store, runs=2)).steps,
-        trace=how.trace,
+        reproduce=lambda job: options.again(f"run {begun.how.options}--job {shlex.quote(job.id)}"),
+        verbose=verbose(options),
+        seconds=estimate(begun.plan, history(session.store, runs=2)).steps,
     )
-    host = Host(Cache(), lab.mirror, "host" if guest == "vng" else lab.qemu)
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):
-        view = execute(lab, plan, host, run_dir, progress, settings)
+        view = session.carry_out(begun, settings, progress)
     _show(view, as_json=as_json)
     if settings.cancel.is_set():
-        click.echo(f"stopped; to go on: {options.again(f'run --resume {run_dir.id}')}", err=True)
+        click.echo(f"stopped; to go on: {options.again(f'run --resume {begun.folder.id}')}", err=True)
         sys.exit(130)
-    sys.exit(_proven(view.run) if how.broken else view.comparison.exit_code)
+    sys.exit(_proven(view.run) if begun.how.broken else view.comparison.exit_code)
 
 
 def _show(view: View, *, as_json: bool) -> None:
@@ -153,26 +143,20 @@ def _variant_of(options: Options, resume: str) -> str | None:
     return Store(options.results()).plan(resume).variant or None
 
 
-def _go_on(store: Store, lab: Lab, resume: str, guest: str) -> tuple[Plan, RunDir]:
-    """Return an earlier run's folder, and the plan that it had."""
-    run_dir = store.open_run(resume)
-    stored = run_dir.load_plan()
-    if not stored.jobs:
-        raise UserError(f"run {run_dir.id} was stopped before its plan was stored", hint="kpatchlab run starts anew")
-    if stored.guest != guest:
-        raise UserError(f"run {run_dir.id} has guests of another kind", hint=f"--guest {stored.guest}")
-    plan = only(lab, stored.jobs)
-    return dataclasses.replace(plan, base=run_dir.header.base, columns=run_dir.header.columns), run_dir
+def _go_on(session: Session, wanted: str, how: RunPlan) -> OpenRun:
+    """Open an earlier run again; what is asked for beside it (--break, --no-trace) holds for the rest of it."""
+    begun = session.go_on(wanted)
+    before = begun.how
+    if before.guest != how.guest:
+        raise UserError(f"run {begun.folder.id} has guests of another kind", hint=f"--guest {before.guest}")
+    both = dataclasses.replace(before, broken=before.broken or how.broken, trace=before.trace and how.trace)
+    return dataclasses.replace(begun, how=both)
 
 
 def _near(path: Path) -> Path:
     with contextlib.suppress(ValueError):
         return path.relative_to(Path.cwd())
     return path
-
-
-def _verbose(options: Options) -> Any:
-    return (lambda text: click.echo(f"+ {text}", err=True)) if options.verbose else (lambda text: None)  # noqa: ARG005
 
 
 @click.command(cls=Verb, epilog=f"{CHOICE_HELP}\n\n\b\nExample:\n  kpatchlab plan --json | jq '.jobs[].id'")
@@ -230,7 +214,7 @@ def build(options: Options, kernels: tuple[str, ...], variant: str | None, as_js
     lab = load_lab(options, variant=variant)
     made = make(lab, (), kernels_of(lab, kernels, variant), None)
     start(options, made)
-    settings, cache = Settings(verbose=_verbose(options)), Cache()
+    settings, cache = Settings(verbose=verbose(options)), Cache()
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):
         results = build_only(lab, made, Host(cache, lab.mirror, lab.qemu), progress, settings)
     places = [str(cache.path("kernel", build.key)) if build.outcome is Outcome.PASS else "" for build in results]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
-import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,16 +14,14 @@ import click
 from kpatchlab.cli import complete
 from kpatchlab.cli.app import Options
 from kpatchlab.cli.common import console
-from kpatchlab.errors import HostError, UserError
+from kpatchlab.errors import HostError
 
 if TYPE_CHECKING:
     from kpatchlab.lab.load import Lab
     from kpatchlab.plan.jobs import Plan
     from kpatchlab.progress import LiveProgress, PlainProgress
+    from kpatchlab.run.session import Session
     from kpatchlab.run.stages import Settings
-    from kpatchlab.store.run_dir import RunDir
-    from kpatchlab.store.run_plan import RunPlan
-    from kpatchlab.store.store import Store
 
 
 kernel_option = click.option(
@@ -43,20 +39,6 @@ def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: in
     from kpatchlab.plan.jobs import make_plan
 
     return make_plan(lab, choice=choice, kernels=kernels or None, repeat=repeat)
-
-
-def only(lab: Lab, jobs: Sequence[str]) -> Plan:
-    """Return the plan of the named jobs alone, whatever scenarios the lab file selects."""
-    from kpatchlab.lab.yamlfile import suggest
-    from kpatchlab.plan.jobs import for_jobs
-
-    repeats = [int(number) for name in jobs if (number := name.rpartition("#")[2]).isdecimal()]
-    plan = make(lab, ("*",), (), min(1000, max([1, *repeats])))
-    known = {job.id: job for job in plan.jobs}
-    for name in jobs:
-        if name not in known:
-            raise UserError(f"no such job: {name}{suggest(name, known)}", hint="kpatchlab plan lists them")
-    return for_jobs(plan, [known[name] for name in jobs])
 
 
 @contextlib.contextmanager
@@ -112,11 +94,16 @@ def start(options: Options, plan: Plan | None = None) -> None:
             echo(f"{error.message}: scenarios that need them are skipped")
 
 
-def begin(store: Store, lab: Lab, plan: Plan, how: RunPlan) -> RunDir:
-    """Return a new run's folder with its plan in it."""
-    from kpatchlab.run.header import new_run
+def session_of(lab: Lab, **host: Any) -> Session:
+    """Return where this lab's runs are made; `host`: more of what `Host` takes."""
+    from kpatchlab.cache import Cache
+    from kpatchlab.host.host import Host
+    from kpatchlab.run.session import Session
+    from kpatchlab.store.store import Store
 
-    title = f"{lab.title}{', broken on purpose' if how.broken else ''}"
-    run_dir = new_run(store, lab, plan, title, shlex.join(sys.argv))
-    run_dir.save_plan(dataclasses.replace(how, jobs=tuple(job.id for job in plan.jobs)))
-    return run_dir
+    return Session(lab, Store(lab.results), Host(Cache(), lab.mirror, lab.qemu, **host))
+
+
+def verbose(options: Options) -> Callable[[str], None]:
+    """Return what shows each command line as it is started, where the user wants to see them."""
+    return (lambda text: click.echo(f"+ {text}", err=True)) if options.verbose else (lambda text: None)  # noqa: ARG005

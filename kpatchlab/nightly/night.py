@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from kpatchlab import __version__
 from kpatchlab.build import BuildContext
@@ -19,6 +18,7 @@ from kpatchlab.history.culprit import SearchCommand, by_case, by_metric, by_spla
 from kpatchlab.history.news import ALARMS, Kind, News, doubtful, news
 from kpatchlab.history.query import Entry, History
 from kpatchlab.history.record import Origin
+from kpatchlab.host.host import Host
 from kpatchlab.lab.known import Known, load_known
 from kpatchlab.lab.load import Lab
 from kpatchlab.model import Run, from_json, to_json
@@ -27,14 +27,12 @@ from kpatchlab.nightly.lanes import Lane, Pinned, Trouble, again, forced, fork, 
 from kpatchlab.nightly.prune import prune
 from kpatchlab.plan.forecast import history
 from kpatchlab.plan.jobs import JobSpec, Plan, estimate, make_plan
-from kpatchlab.run.header import new_run
+from kpatchlab.progress import Progress
+from kpatchlab.run.session import OpenRun, Session
 from kpatchlab.run.stages import Settings
-from kpatchlab.store.run_dir import RunDir
 from kpatchlab.store.run_plan import RunKind, RunPlan
 from kpatchlab.store.store import INDEX, Store
 
-Execute = Callable[[Lab, Plan, RunDir, Settings], Run]
-"""Runs a plan into a run's folder: `pipeline.execute` with a host and a progress."""
 CALM = frozenset({Kind.OLD_FAILURE, Kind.KNOWN})
 
 
@@ -73,29 +71,64 @@ class Report:
 PLURAL = frozenset({Kind.NEW_SPLAT, Kind.NEW_FAILURE, Kind.FLAKE, Kind.OLD_FAILURE, Kind.DRIFT})
 
 
+class Watched(Protocol):
+    """Shows what goes on."""
+
+    def __call__(self) -> Progress:
+        """Return what shows one run."""
+
+
+class Prepares(Protocol):
+    """Sees to what the host must have."""
+
+    def __call__(self, plan: Plan, /) -> None:
+        """Install what a plan's jobs need, or say that it is missing; called before the first run of a night."""
+
+
+class Again(Protocol):
+    """Knows how the user calls the program."""
+
+    def __call__(self, words: str, /) -> str:
+        """Return the command line that the user would type for a verb with its options."""
+
+
+class Bisects(Protocol):
+    """Looks for a commit."""
+
+    def __call__(self, command: str, seconds: float, night: str, /) -> str:
+        """Run a command line of `bisect` within so many seconds, and return what it came to; see `searches`."""
+
+
+class Tells(Protocol):
+    """Tells those who want to know of a night."""
+
+    def __call__(self, report: Report, /) -> Iterable[str]:
+        """Yield a line about each who was told, or could not be."""
+
+
 @dataclass(slots=True)
 class Night:
     """What a night needs.
 
     Attributes:
-        execute: see `Execute`.
-        again: words of a verb -> the command line that the user would type.
         say: takes each line for people.
-        bisect: runs a command line of `bisect` within so many seconds, see `searches.bisect_by`; None: not wanted.
+        bisect: None: not wanted.
         force: run though nothing is new.
-        tell: tells those who want to know of a night, and yields a line about each; None: nobody does.
+        tell: None: nobody wants to know.
     """
 
     lab: Lab
     store: Store
+    host: Host
     context: BuildContext
     settings: Settings
-    execute: Execute
-    again: Callable[[str], str]
+    progress: Watched
+    again: Again
     say: Callable[[str], None]
-    bisect: Callable[[str, float, str], str] | None = None
+    prepare: Prepares | None = None
+    bisect: Bisects | None = None
     force: bool = False
-    tell: Callable[[Report], Iterable[str]] | None = None
+    tell: Tells | None = None
 
     def run(self) -> Report:
         """Do what there is to do; the caller holds the lock.
@@ -154,19 +187,27 @@ class Night:
         made = make_plan(lane.lab)
         entry = book.entry_of(self.store, item["run"]) if item["run"] else None
         if entry is None or not entry.complete:
-            run_dir = self._folder(night, plan, item, lane, made)
-            if self.execute(lane.lab, made, run_dir, self._expecting(lane, made)).complete:
+            run = self._run(night, plan, item, lane, made)
+            if self._carry_out(lane, run).complete:
                 entry = book.entry_of(self.store, item["run"])
         if entry and not self.settings.cancel.is_set():
             self._once_more(lane, entry, made)
 
-    def _expecting(self, lane: Lane, made: Plan) -> Settings:
-        """Return the settings with what each job is expected to take: what it took in the lane's last runs."""
+    def _carry_out(self, lane: Lane, run: OpenRun) -> Run:
+        """Run what is left of a lane's run, the jobs first that took longest in the lane's last ones."""
+        if self.prepare:
+            self.prepare(run.plan)
+            self.prepare = None
         took = history(self.store, 2, [entry.run for entry in book.entries(self.store, lane.name)[::-1]])
-        return dataclasses.replace(self.settings, seconds=estimate(made, took).steps)
+        settings = dataclasses.replace(self.settings, seconds=estimate(run.plan, took).steps)
+        with self.progress() as progress:
+            return self._session(lane).carry_out(run, settings, progress).run
 
-    def _folder(self, night: str, plan: dict[str, Any], item: dict[str, Any], lane: Lane, made: Plan) -> RunDir:
-        """Return the folder of a lane's run: the one that it began with, or a new one."""
+    def _session(self, lane: Lane) -> Session:
+        return Session(lane.lab, self.store, self.host)
+
+    def _run(self, night: str, plan: dict[str, Any], item: dict[str, Any], lane: Lane, made: Plan) -> OpenRun:
+        """Return a lane's run: the one that it began with, or a new one."""
         if item["run"] in self.store.ids():
             try:
                 run_dir = self.store.open_run(item["run"])
@@ -174,20 +215,17 @@ class Night:
                 self.say(f"{item['lane']}: {error.message}; its run begins anew")
             else:
                 self.say(f"{lane.name}: going on with run {run_dir.id}")
-                return run_dir
+                return OpenRun(run_dir, made, run_dir.load_plan())
         elif item["run"]:
             self.say(f"{item['lane']}: the folder of run {item['run']} is gone; it begins anew")
         title = f"{self.lab.title}, {lane.name}".lstrip(", ")
-        run_dir = new_run(self.store, lane.lab, made, title, shlex.join(sys.argv))
         origin = Origin(lane.name, night, item["digest"], item["heads"])
-        jobs = tuple(job.id for job in made.jobs)
-        run_dir.save_plan(
-            RunPlan(jobs=jobs, kind=RunKind.NIGHT, variant=lane.variant, trace=self.settings.trace, origin=origin)
-        )
-        item["run"] = run_dir.id
+        how = RunPlan(kind=RunKind.NIGHT, variant=lane.variant, trace=False, origin=origin)
+        run = self._session(lane).begin(made, how, title=title, command=self.settings.command)
+        item["run"] = run.folder.id
         book.save(self.store, night, plan)
-        self.say(f"{lane.name}: run {run_dir.id}")
-        return run_dir
+        self.say(f"{lane.name}: run {run.folder.id}")
+        return run
 
     def _once_more(self, lane: Lane, entry: Entry, made: Plan) -> None:
         """Run again what was good last night and is bad now, on its column and on the base, into the same run."""
@@ -208,7 +246,7 @@ class Night:
         self.say(f"{lane.name}: {len(wanted)} bad or odd since last night, run {count} times more")
         run_dir = self.store.open_run(entry.run)
         more = dataclasses.replace(made, jobs=(*made.jobs, *extra))
-        self.execute(lane.lab, more, run_dir, self._expecting(lane, more))
+        self._carry_out(lane, OpenRun(run_dir, more, run_dir.load_plan()))
 
     def _close(self, night: str, plan: dict[str, Any], known: Known, troubles: list[Trouble]) -> Report:
         """Say what the night brought, store it, and prune."""

@@ -325,6 +325,21 @@ def _wall(plan: Plan, steps: Mapping[str, float], guests: int) -> float:
     return end
 
 
+def plan_of_jobs(lab: Lab, names: Collection[str]) -> Plan:
+    """Return the plan of the named jobs alone, whatever scenarios the lab file selects.
+
+    Raises:
+        UserError: the lab has no such job.
+    """
+    repeats = [int(number) for name in names if (number := name.rpartition("#")[2]).isdecimal()]
+    plan = make_plan(lab, choice=("*",), repeat=min(1000, max([1, *repeats])))
+    known = {job.id: job for job in plan.jobs}
+    for name in names:
+        if name not in known:
+            raise UserError(f"no such job: {name}{suggest(name, known)}", hint="kpatchlab plan lists them")
+    return for_jobs(plan, [known[name] for name in names])
+
+
 def for_jobs(plan: Plan, jobs: Collection[JobSpec]) -> Plan:
     """Return a plan with these jobs alone, and the kernels, roots and columns that they need."""
     used = {kernel for job in jobs for kernel in job.placement.values()}

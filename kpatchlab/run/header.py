@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kpatchlab import __version__, maintainers
+from kpatchlab import maintainers
 from kpatchlab.build import BuildContext
 from kpatchlab.build.roots import root_key
 from kpatchlab.build.thread import thread_of
@@ -16,23 +16,6 @@ from kpatchlab.model import KernelFacts, PatchFacts, Run, SystemFacts, Thread
 from kpatchlab.plan.jobs import Plan
 from kpatchlab.report.digest import concerned_files
 from kpatchlab.store.run_dir import RunDir
-from kpatchlab.store.store import Store
-
-
-def new_run(store: Store, lab: Lab, plan: Plan, title: str, command: str) -> RunDir:
-    """Make the folder of a run of `plan`; it is listed, and loadable as incomplete, from now on.
-
-    Raises:
-        HostError: the results directory cannot be written.
-    """
-    return store.new_run(
-        title,
-        base=plan.base,
-        columns=plan.columns,
-        kernels=of_kernels(lab, plan),
-        command=command,
-        version=__version__,
-    )
 
 
 def of_kernels(lab: Lab, plan: Plan) -> tuple[KernelFacts, ...]:

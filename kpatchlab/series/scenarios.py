@@ -16,10 +16,10 @@ from kpatchlab.lab.recipes import QuiltSeries
 from kpatchlab.model import Outcome, Run
 from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import Progress
-from kpatchlab.run.header import new_run
-from kpatchlab.run.pipeline import execute
+from kpatchlab.run.session import Session
 from kpatchlab.run.stages import Settings
 from kpatchlab.series.walk import RunScenarios
+from kpatchlab.store.run_plan import RunKind, RunPlan
 from kpatchlab.store.store import Store
 from kpatchlab.verdict.values import worst
 
@@ -48,8 +48,10 @@ def runner(
         try:
             keep(recipe)
             plan = make_plan(one, choice=tuple(choice))
-            run_dir = new_run(Store(lab.results), one, plan, title, settings.command)
-            return outcomes(execute(one, plan, host, run_dir, progress, settings).run)
+            session = Session(one, Store(lab.results), host)
+            how = RunPlan(kind=RunKind.SERIES, trace=False)
+            begun = session.begin(plan, how, title=title, command=settings.command)
+            return outcomes(session.carry_out(begun, settings, progress).run)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -26,6 +26,11 @@ class RunKind(enum.StrEnum):
     BISECT = "bisect"
     IMPORT = "import"
 
+    @property
+    def resumed_by(self) -> str:
+        """The verb that goes on with a run of this kind (`VERB --resume RUN`), "" where none does."""
+        return {RunKind.RUN: "run", RunKind.NIGHT: "run", RunKind.MEASURE: "measure"}.get(self, "")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
