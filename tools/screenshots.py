@@ -33,6 +33,8 @@ COLUMNS = 100
 """Of the terminal; commands and paths that are longer make the picture wider."""
 PAGE_WIDTH, PAGE_HEIGHT = 1000, 1200
 """In CSS pixels: a forge shows README some 1000 wide; below this height the page is cut, between two sections."""
+MARGIN = 16
+"""CSS pixels below the last section; less than what is between two."""
 SCALE = 2
 """Pixels of the picture for each CSS pixel, for screens of high density."""
 
@@ -89,7 +91,7 @@ def shoot(view: View, to: Path) -> list[Path]:
 
 def _top(page: Any) -> dict[str, float]:
     """Return the part of the page that is shown: all sections that end above the limit."""
-    ends = [bottom for bottom in page.evaluate(_BOTTOMS) if bottom <= PAGE_HEIGHT]
+    ends = [bottom + MARGIN for bottom in page.evaluate(_BOTTOMS) if bottom + MARGIN <= PAGE_HEIGHT]
     return {"x": 0, "y": 0, "width": PAGE_WIDTH, "height": max(ends, default=PAGE_HEIGHT)}
 
 
