@@ -14,7 +14,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of a stored run; a reader refuses what is newer than itself."""
 
 
@@ -71,12 +71,45 @@ class Splat:
     fatal: bool = False
 
 
+class CaseKind(enum.StrEnum):
+    """What a case is about. A scenario's script makes CHECK, however it names it; the lab itself makes the others."""
+
+    CHECK = "check"
+    JOB = "job"  # the job ran to its end, without a crash, in time
+    LOG = "log"  # the log of a guest has no splat
+    PREPARATION = "preparation"  # nor has that of a guest that did not come to where its scenario starts
+    REACH = "reach"  # a function ran as often as a rule of the scenario says
+    LEAKS = "leaks"  # a kernel with debugging lost no memory
+
+    @property
+    def is_log(self) -> bool:
+        """Whether it is about the kernel's log."""
+        return self in {CaseKind.LOG, CaseKind.PREPARATION}
+
+    @property
+    def sums_up(self) -> bool:
+        """Whether it tells what others have told: how the job ended, or that there are splats."""
+        return self is CaseKind.JOB or self.is_log
+
+
+@dataclass(frozen=True, slots=True)
+class CaseId:
+    """What tells a case from all others of its job; names of different kinds can be the same."""
+
+    kind: CaseKind
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One check of a scenario, a build step or the lab itself.
+    """One check of a scenario or of the lab itself.
 
     Attributes:
+        name: for people; the lab's own are made of kind, role and function.
         answer: what was recorded, in a check of a behaviour that is compared and not judged; "" in all others.
+        role: of the guest that one of the lab's own is about, "" for the whole job.
+        function: that a REACH is about.
+        applies: False for a rule that does not hold for this kernel.
     """
 
     name: str
@@ -85,6 +118,44 @@ class Case:
     details: str = ""
     duration_s: float = 0.0
     answer: str = ""
+    kind: CaseKind = CaseKind.CHECK
+    role: str = ""
+    function: str = ""
+    applies: bool = True
+
+    @property
+    def id(self) -> CaseId:
+        """What tells it from all others of its job."""
+        return CaseId(self.kind, self.name)
+
+
+JOB = CaseId(CaseKind.JOB, "job")
+"""The case that every job has."""
+
+
+def job_case(outcome: Outcome, message: str = "", details: str = "", duration_s: float = 0.0) -> Case:
+    """Return the case of a job itself."""
+    return Case(JOB.name, outcome, message, details, duration_s, kind=JOB.kind)
+
+
+def log_case(role: str, outcome: Outcome, message: str = "", details: str = "", *, preparing: str = "") -> Case:
+    """Return the case of a guest's log; `preparing`: the kernel of a guest that did not come to its scenario."""
+    if preparing:
+        name, kind = f"log: preparation of {preparing}", CaseKind.PREPARATION
+    else:
+        name, kind = f"log: {role}", CaseKind.LOG
+    return Case(name, outcome, message, details, kind=kind, role=role)
+
+
+def reach_case(function: str, role: str, outcome: Outcome, message: str, *, applies: bool = True) -> Case:
+    """Return the case of a rule about how often a function runs."""
+    name, kind = f"reach: {function} ({role})", CaseKind.REACH
+    return Case(name, outcome, message, kind=kind, role=role, function=function, applies=applies)
+
+
+def leaks_case(role: str, outcome: Outcome, message: str = "", details: str = "") -> Case:
+    """Return the case of the memory that a guest's kernel lost."""
+    return Case(f"leaks: {role}", outcome, message, details, kind=CaseKind.LEAKS, role=role)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +288,12 @@ class JobResult:
     Attributes:
         column: name of the matrix column: a kernel ("with"), or "client=with,server=without" for a mixed pair.
         placement: role -> kernel name.
-        cases: every check, the lab's own included (job, reach:..., log:ROLE).
+        cases: every check, the lab's own included.
         guest_s: time the scenario's own commands took; overhead_s: all the rest of the job.
         reported: its script ended and reported every check that it announced, whatever became of them.
         mode: what its figures count: "time (KVM)", "time (TCG)" or "instructions".
         patched: calls of the functions that the series changes.
+        because: the cases that made `outcome` what it is; none where a script did not end or the lab lost the job.
     """
 
     job: str
@@ -248,6 +320,7 @@ class JobResult:
     reported: bool = False
     mode: str = ""
     patched: tuple[ReachCount, ...] = ()
+    because: tuple[CaseId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import pytest
 
 from kpatchlab.cli import main
 from kpatchlab.host import host
-from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, Splat
+from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, Splat, job_case
 from kpatchlab.run import executor, pipeline, stages
 from kpatchlab.run.executor import LocalExecutor
 from tests import labdir
@@ -94,7 +94,7 @@ class Lab:
         message = "" if said is Outcome.PASS else "data intact: byte 4096 differs"
         return JobResult(
             spec.id, spec.scenario, dict(spec.params), spec.column, dict(spec.placement), spec.repeat, said,
-            message, (Case("job", said, message), *cases), metrics, splats,
+            message, (job_case(said, message), *cases), metrics, splats,
             guests=(GuestLog("main", "bisect", "console"),), duration_s=0.1,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ import pytest
 from kpatchlab.build import BuildContext
 from kpatchlab.cache import content_key
 from kpatchlab.lab import load as lab_file
-from kpatchlab.model import Case, JobResult, Outcome
+from kpatchlab.model import Case, JobResult, Outcome, job_case
 from kpatchlab.nightly import lanes as lanes_room
 from kpatchlab.nightly.lock import held
 from kpatchlab.nightly.night import Night
@@ -48,7 +48,7 @@ def hand_in(cases, metrics=(), outcome=Outcome.PASS, splats=()):
         spec = inputs.spec
         named = cases(spec)
         worst = outcome if outcome is not Outcome.PASS else max(named.values(), key=lambda o: o.is_bad)
-        made = (Case("job", worst), *(Case(name, value, "x" if value.is_bad else "") for name, value in named.items()))
+        made = (job_case(worst), *(Case(name, value, "x" if value.is_bad else "") for name, value in named.items()))
         return JobResult(
             spec.id, spec.scenario, dict(spec.params), spec.column, dict(spec.placement), spec.repeat, worst,
             cases=made, metrics=tuple(metrics(spec)) if metrics else (), splats=tuple(splats(spec)) if splats else (),

@@ -7,6 +7,7 @@ import random
 import sys
 from pathlib import Path
 
+from kpatchlab.earlier import with_kinds
 from kpatchlab.model import (
     BuildResult,
     Case,
@@ -104,7 +105,10 @@ def job(
     roles=("client", "server"),
     **more,
 ):
-    """Make one job; `cases` is {name: outcome | (outcome, message) | (outcome, message, details)}."""
+    """Make one job; `cases` is {name: outcome | (outcome, message) | (outcome, message, details)}.
+
+    Names and messages are those of format 1, which the kinds of the checks follow from.
+    """
     params = params or {}
     made = []
     for name, value in cases.items():
@@ -130,7 +134,8 @@ def job(
         "duration_s": 0.0 if blocked else 6.4,
         "guest_s": 5.1, "overhead_s": 1.3, "reproduce": command, "stdout_tail": "KTAP version 1\n", **more,
     }  # fmt: skip
-    return JobResult(name, scenario, params, column, placement, repeat, outcome, message, tuple(made), **fields)
+    found = JobResult(name, scenario, params, column, placement, repeat, outcome, message, tuple(made), **fields)
+    return with_kinds(found)
 
 
 def builds():
@@ -244,7 +249,7 @@ def _as_the_lab_tells_it(made):
     if first is None or first.name == "job":
         return made
     told = f"{first.name}: {first.message}"
-    return dataclasses.replace(made, message=told, cases=(Case("job", F, told), *made.cases[1:]))
+    return with_kinds(dataclasses.replace(made, message=told, cases=(Case("job", F, told), *made.cases[1:])))
 
 
 def sample() -> Run:

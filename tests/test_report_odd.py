@@ -12,7 +12,7 @@ import pytest
 from sample_run import P, job
 
 from kpatchlab.build.traceable import GONE, UNKNOWN, UNTRACED
-from kpatchlab.model import ChangedFunction, KernelFacts, Metric, PatchFacts, ReachCount, Run
+from kpatchlab.model import SCHEMA_VERSION, ChangedFunction, KernelFacts, Metric, PatchFacts, ReachCount, Run
 from kpatchlab.report import FORMATS
 from kpatchlab.report.view import View
 from kpatchlab.verdict.ratios import AGAIN
@@ -92,7 +92,7 @@ def test_a_value_that_is_no_number_is_counted():
 def test_a_run_of_an_older_version_says_so():
     old = dataclasses.replace(odd(mode=""), schema=0, version="0.0.1")
     text = words("html", old)
-    assert "An older kpatchlab stored this run (format 0; 1 is today's)." in text
+    assert f"An older kpatchlab stored this run (format 0; {SCHEMA_VERSION} is today's)." in text
     assert "kpatchlab 0.0.1 ran it" in text
     assert "what the figures count is not known" in text
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from kpatchlab.errors import told
 from kpatchlab.host.host import available_mib
-from kpatchlab.model import Case, JobResult, Outcome
+from kpatchlab.model import JobResult, Outcome, job_case
 from kpatchlab.plan.jobs import JobSpec
 from kpatchlab.run.inputs import JobInputs
 from kpatchlab.run.job import run_job
@@ -118,7 +118,7 @@ def infra(spec: JobSpec, error: BaseException, reproduce: str = "") -> JobResult
         repeat=spec.repeat,
         outcome=Outcome.INFRA,
         message=message,
-        cases=(Case("job", Outcome.INFRA, message, details),),
+        cases=(job_case(Outcome.INFRA, message, details),),
         reproduce=reproduce,
     )
 

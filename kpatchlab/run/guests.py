@@ -146,7 +146,7 @@ def _occupy(inputs: JobInputs, guest: JobGuest, fd: int | None, files: list[tupl
     try:
         _bring_up(inputs, guest, fd, files)
     except saved.PrepareFailed as failed:
-        failed.kernel = guest.kernel
+        failed.kernel, failed.role = guest.kernel, guest.role
         raise
 
 

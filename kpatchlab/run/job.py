@@ -19,7 +19,7 @@ from pathlib import Path
 from kpatchlab.errors import GuestLost, UserError
 from kpatchlab.evidence import ktap
 from kpatchlab.guest.vm import Exit
-from kpatchlab.model import Case, JobResult, Outcome
+from kpatchlab.model import CaseKind, JobResult, Outcome, job_case
 from kpatchlab.plan.needs import lacking_packages, refusal
 from kpatchlab.run import judge, saved, stacks
 from kpatchlab.run.guests import JobGuest, guests_of, occupied
@@ -78,7 +78,7 @@ def run_job(inputs: JobInputs) -> JobResult:
         _play(inputs, guests, record)
     logs = tuple(judge.guest_log(inputs, guest, record) for guest in guests if guest.vm is not None)
     whole = time.monotonic() - began
-    record.cases.insert(0, Case("job", record.outcome, record.message, record.details, whole))
+    record.cases.insert(0, job_case(record.outcome, record.message, record.details, whole))
     return JobResult(
         job=inputs.spec.id,
         scenario=inputs.spec.scenario,
@@ -144,12 +144,12 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
         record.worsen(
             judge.blame(inputs, failed.lost) if failed.lost else Outcome.FAIL, f"preparation: {failed.message}"
         )
-        judge.clean_log(inputs, record, f"preparation of {failed.kernel}", failed.kernel, failed.console, died=died)
+        judge.clean_log(inputs, record, failed.role, failed.kernel, failed.console, died=died, preparing=True)
     except GuestLost as lost:
         record.reported = False
         judge.loss(inputs, guests, record, lost)
     for case in record.cases:
-        if case.name.startswith("reach: ") and case.outcome.is_bad and record.outcome in {Outcome.PASS, Outcome.SKIP}:
+        if case.kind is CaseKind.REACH and case.outcome.is_bad and record.outcome in {Outcome.PASS, Outcome.SKIP}:
             record.worsen(Outcome.FAIL, f"{case.name}: {case.message}")
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from kpatchlab.errors import GuestLost
 from kpatchlab.evidence.decode import Decoder
 from kpatchlab.evidence.splats import find_splats
-from kpatchlab.model import Case, GuestLog, Metric, Outcome, ReachCount, Splat
+from kpatchlab.model import Case, GuestLog, Metric, Outcome, ReachCount, Splat, log_case
 from kpatchlab.run.guests import BROKEN, JobGuest
 from kpatchlab.run.inputs import JobInputs
 from kpatchlab.variants import debug
@@ -109,9 +109,22 @@ def guest_log(inputs: JobInputs, guest: JobGuest, record: Record) -> GuestLog:
 
 
 def clean_log(
-    inputs: JobInputs, record: Record, role: str, kernel: str, log: bytes, *, died: bool, cut: str = ""
+    inputs: JobInputs,
+    record: Record,
+    role: str,
+    kernel: str,
+    log: bytes,
+    *,
+    died: bool,
+    cut: str = "",
+    preparing: bool = False,
 ) -> None:
-    """Make the case of a clean log; `cut` says what of it is missing, where a splat may have stood."""
+    """Make the case of a clean log.
+
+    Args:
+        cut: what of it is missing, where a splat may have stood.
+        preparing: the guest did not come to where its scenario starts.
+    """
     if dropped := sum(int(count) for count in _DROPPED.findall(log)):
         cut = cut or f"the kernel dropped {dropped} messages"
     decoder = decoder_of(inputs, kernel)
@@ -119,10 +132,12 @@ def clean_log(
     if splats and not inputs.scenario.expect_splat:
         first = splats[0]
         more = f" (and {len(splats) - 1} more)" if len(splats) > 1 else ""
-        record.worsen(Outcome.CRASH, f"{role} ({kernel}): {first.title}{more}")
-        record.cases.append(Case(f"log: {role}", Outcome.CRASH, first.title + more, first.decoded or first.text))
+        who = f"preparation of {kernel}" if preparing else role
+        record.worsen(Outcome.CRASH, f"{who} ({kernel}): {first.title}{more}")
+        found = Outcome.CRASH, first.title + more, first.decoded or first.text
     else:
-        record.cases.append(Case(f"log: {role}", Outcome.SKIP if cut else Outcome.PASS, cut))
+        found = Outcome.SKIP if cut else Outcome.PASS, cut, ""
+    record.cases.append(log_case(role, *found, preparing=kernel if preparing else ""))
     record.splats += splats
 
 

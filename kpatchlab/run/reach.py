@@ -9,7 +9,7 @@ from kpatchlab.errors import HostError
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Guest
 from kpatchlab.lab.scenario import GUEST_LIB, Reach
-from kpatchlab.model import Case, Outcome, ReachCount
+from kpatchlab.model import Case, Outcome, ReachCount, reach_case
 
 DEADLINE_S = 600.0
 """The same for every guest, so enough for a slow one: a kernel with debugging, a clock that counts instructions.
@@ -85,15 +85,19 @@ class Counters:
         return reached, patched, [self._case(rule, counts.get(rule.function)) for rule in self._rules]
 
     def _case(self, rule: Reach, count: int | None) -> Case:
-        name = f"reach: {rule.function} ({self._role})"
-        if reason := self._condition(rule):
-            return Case(name, Outcome.SKIP, reason)
-        if count is None:
-            return Case(name, Outcome.FAIL, "its count could not be read")
-        if count < 0:
-            return Case(name, Outcome.SKIP, "not traceable on this kernel")
-        if rule.max is not None and count > rule.max:
-            return Case(name, Outcome.FAIL, f"ran {count} times, at most {rule.max} expected")
-        if count < rule.min:
-            return Case(name, Outcome.FAIL, f"ran {count} times, at least {rule.min} expected")
-        return Case(name, Outcome.PASS, f"ran {count} times")
+        reason = self._condition(rule)
+        outcome, message = (Outcome.SKIP, reason) if reason else _judged(rule, count)
+        return reach_case(rule.function, self._role, outcome, message, applies=not reason)
+
+
+def _judged(rule: Reach, count: int | None) -> tuple[Outcome, str]:
+    """Return what a count means, in a word and for people; -1: it cannot be counted, None: it was not read."""
+    if count is None:
+        return Outcome.FAIL, "its count could not be read"
+    if count < 0:
+        return Outcome.SKIP, "not traceable on this kernel"
+    if rule.max is not None and count > rule.max:
+        return Outcome.FAIL, f"ran {count} times, at most {rule.max} expected"
+    if count < rule.min:
+        return Outcome.FAIL, f"ran {count} times, at least {rule.min} expected"
+    return Outcome.PASS, f"ran {count} times"

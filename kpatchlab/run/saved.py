@@ -32,7 +32,7 @@ FOLDERS = (("/lab/attach/.keep", b"", 0o644), ("/tmp/lab/.keep", b"", 0o644))  #
 class PrepareFailed(Exception):
     """A guest could not be brought to where a scenario starts; `console` is what it printed so far."""
 
-    kernel = ""  # set by whoever knows whose guest it was
+    kernel = role = ""  # set by whoever knows whose guest it was
 
     def __init__(self, message: str, console: bytes, lost: GuestLost | None = None) -> None:
         super().__init__(message)

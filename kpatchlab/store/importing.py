@@ -14,12 +14,12 @@ from kpatchlab import __version__
 from kpatchlab.errors import UserError
 from kpatchlab.evidence.ktap import parse
 from kpatchlab.history.record import Origin
-from kpatchlab.model import Case, JobResult, KernelFacts, Outcome, Run
+from kpatchlab.model import Case, JobResult, KernelFacts, Outcome, Run, job_case
 from kpatchlab.store.run_plan import RunKind, RunPlan
 from kpatchlab.store.store import Store
 from kpatchlab.textclean import one_line
 from kpatchlab.verdict.compare import compare
-from kpatchlab.verdict.values import JOB_CASE, worst
+from kpatchlab.verdict.values import worst
 
 LIMIT_BYTES = 256 << 20
 MESSAGE_CHARS = 1000
@@ -147,7 +147,7 @@ def _job(number: int, suite: Suite, column: str) -> JobResult:
     name, cases, stamp, seconds = suite
     outcome = worst([Outcome.PASS, *(case.outcome for case in cases if case.outcome is not Outcome.SKIP)])
     first = next((f"{case.name}: {case.message}" for case in cases if case.outcome.is_bad), "")
-    job = Case(JOB_CASE, outcome, first)
+    job = job_case(outcome, first)
     clean = re.sub(r"[\[\]]", "_", name)
     return JobResult(
         f"{clean}@{column}#1.{number}", clean, {}, column, {"main": column}, 1, outcome, first, (job, *cases),

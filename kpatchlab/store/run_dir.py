@@ -17,9 +17,11 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
+from kpatchlab.earlier import job_result
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.files import safe_name, write_atomic
 from kpatchlab.history.record import Origin
@@ -39,9 +41,9 @@ def _dump(value: Any) -> bytes:
     return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
-def _read(path: Path, cls: type[T]) -> T:
+def _read(path: Path, made: Callable[[Any], T]) -> T:
     try:
-        return from_json(cls, json.loads(path.read_bytes()))
+        return made(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise LabError(f"cannot read {path}: {error}", hint="delete the file, or the whole run") from None
 
@@ -130,11 +132,11 @@ class RunDir:
 
     def done_jobs(self) -> dict[str, JobResult]:
         """Return the jobs that are stored, by name, whatever their outcome."""
-        return {job.job: job for job in _parts(self.path / "jobs", JobResult)}
+        return {job.job: job for job in _parts(self.path / "jobs", job_result)}
 
     def done_builds(self) -> dict[str, BuildResult]:
         """Return the builds that are stored, by kernel."""
-        return {build.kernel: build for build in _parts(self.path / "builds", BuildResult)}
+        return {build.kernel: build for build in _parts(self.path / "builds", partial(from_json, BuildResult))}
 
     def finish(self, run: Run, comparison: Comparison) -> Path:
         """Store what is not stored yet, write the header with `run.complete`, and enter it into the index.
@@ -206,22 +208,26 @@ def load_header(folder: Path) -> Run:
             f"run {folder.name} has format {schema}, this kpatchlab reads up to {SCHEMA_VERSION}",
             hint="use the newer kpatchlab that wrote it",
         )
-    return _read(path, Run)
+    return _read(path, partial(from_json, Run))
 
 
 def load_run(folder: Path) -> Run:
     """Read a run whole; raises as `load_header`, and LabError for a damaged file of a job or build."""
     header = load_header(folder)
     data = json.loads((folder / HEADER).read_bytes())
-    jobs = _ordered(_parts(folder / "jobs", JobResult), data.get("job_order", ()), lambda job: job.job)
-    builds = _ordered(_parts(folder / "builds", BuildResult), data.get("build_order", ()), lambda build: build.kernel)
+    jobs = _ordered(_parts(folder / "jobs", job_result), data.get("job_order", ()), lambda job: job.job)
+    builds = _ordered(
+        _parts(folder / "builds", partial(from_json, BuildResult)),
+        data.get("build_order", ()),
+        lambda build: build.kernel,
+    )
     return dataclasses.replace(header, jobs=jobs, builds=builds)
 
 
-def _parts(folder: Path, cls: type[T]) -> Iterator[T]:
+def _parts(folder: Path, made: Callable[[Any], T]) -> Iterator[T]:
     for path in sorted(folder.glob("*.json")):
         if not path.name.startswith("."):
-            yield _read(path, cls)
+            yield _read(path, made)
 
 
 def _ordered(found: Iterable[T], order: Iterable[str], name: Callable[[T], str]) -> tuple[T, ...]:

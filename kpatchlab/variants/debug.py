@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kpatchlab.errors import UserError
 from kpatchlab.lab.recipes import locate
 from kpatchlab.lab.yamlfile import suggest
-from kpatchlab.model import Case, Outcome
+from kpatchlab.model import Case, Outcome, leaks_case
 
 if TYPE_CHECKING:
     from kpatchlab.guest.vm import Guest
@@ -93,18 +93,18 @@ def leaks(guest: Guest, role: str) -> Case | None:
     """Scan for memory that nothing points at: scan, wait, scan again; None where the kernel has no kmemleak."""
     script = f"[ -e {_LEAKS} ] || exit 9; echo scan >{_LEAKS}; sleep {LEAK_AGE_S}; echo scan >{_LEAKS}; cat {_LEAKS}"
     done = guest.run(["/bin/sh", "-c", script], timeout_s=LEAK_SCAN_S, keep_bytes=1 << 20)
-    name = f"leaks: {role}"
     if done.status == 9:
         return None
     text = done.stdout.decode("utf-8", "replace")
     if done.status != 0:
         said = "took too long" if done.timed_out else done.stderr.decode("utf-8", "replace").strip()
-        return Case(name, Outcome.FAIL, f"cannot be looked for: {said}")
+        return leaks_case(role, Outcome.FAIL, f"cannot be looked for: {said}")
     objects = re.findall(r"^unreferenced object .*\(size (\d+)\)", text, re.MULTILINE)
     if not objects:
-        return Case(name, Outcome.PASS)
+        return leaks_case(role, Outcome.PASS)
     size = sum(map(int, objects))
-    return Case(name, Outcome.FAIL, f"{len(objects)} objects of {size} bytes in all, made in {_maker(text)}", text)
+    told = f"{len(objects)} objects of {size} bytes in all, made in {_maker(text)}"
+    return leaks_case(role, Outcome.FAIL, told, text)
 
 
 def _maker(text: str) -> str:
