@@ -58,6 +58,7 @@ class Bench:
         self.kernel = lambda name, ctx: self.artifact(name)
         self.image = lambda name: None
         self.job = lambda inputs: Outcome.PASS
+        self.metrics = lambda inputs: ()
 
     def artifact(self, name, **changes):
         values = {"key": f"key-{name}", "release": f"6.1-{name}"} | changes
@@ -87,7 +88,7 @@ class Bench:
         spec = inputs.spec
         return JobResult(
             spec.id, spec.scenario, dict(spec.params), spec.column, dict(spec.placement), spec.repeat, found,
-            duration_s=1.0, reproduce=inputs.reproduce,
+            metrics=tuple(self.metrics(inputs)), duration_s=1.0, reproduce=inputs.reproduce, mode=inputs.mode,
         )  # fmt: skip
 
     def plan(self, *choice):

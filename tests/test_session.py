@@ -8,7 +8,7 @@ from kpatchlab.errors import UserError
 from kpatchlab.model import Outcome
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run.session import Session
-from kpatchlab.store.run_plan import RunKind, RunPlan
+from kpatchlab.store.run_plan import Figures, RunKind, RunPlan
 from tests.fake_stages import bench
 
 __all__ = ["bench"]  # a fixture
@@ -53,7 +53,9 @@ def test_a_run_is_carried_out_as_its_plan_says_and_goes_on_as_such(session, benc
     ],
 )
 def test_a_run_that_another_verb_goes_on_with_names_it(session, bench, kind, hint):
-    name = begin(session, bench, kind=kind).folder.id
+    figures = Figures(mode="time", base="without", kernels=(), scenarios=(), first=3, budget_s=0.0)
+    how = {"figures": figures} if kind is RunKind.MEASURE else {}
+    name = begin(session, bench, kind=kind, **how).folder.id
     with pytest.raises(UserError, match=f"run {name} is one of `{kind}`") as caught:
         session.go_on(name)
     assert caught.value.hint == hint.format(name)

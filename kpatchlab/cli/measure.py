@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,12 +13,19 @@ from kpatchlab.cli import complete
 from kpatchlab.cli.app import Options, Verb
 from kpatchlab.cli.common import as_json, console, load_lab, pass_options
 from kpatchlab.cli.running import interruptible, kernel_option, progress_for, session_of, start
+from kpatchlab.errors import UserError
+
+if TYPE_CHECKING:
+    from kpatchlab.store.run_plan import Figures
+
+BUDGET_MIN = 30.0
 
 
 @click.command(
     cls=Verb,
     epilog="SCENARIO: names, globs, tag:NAME; default: tag:bench.\n\n\b\nExamples:\n  kpatchlab measure\n"
-    "  kpatchlab measure bench-unix --repeat 5\n  kpatchlab measure bench-tcp --mode time --budget 60\n\n\b\n"
+    "  kpatchlab measure bench-unix --repeat 5\n  kpatchlab measure bench-tcp --mode time --budget 60\n"
+    "  kpatchlab measure --resume last --budget 60\n\n\b\n"
     "Exit status: 1 where a figure is SLOWER than the base's beyond the margin, a benchmark\n"
     "failed, or there are no figures; UNKNOWN is no failure.",
 )
@@ -26,20 +34,27 @@ from kpatchlab.cli.running import interruptible, kernel_option, progress_for, se
 @click.option(
     "--mode",
     type=click.Choice(["instructions", "time"]),
-    default="instructions",
-    help="instructions: emulation counts them, exact on a busy host, one guest; time: the clock, KVM where it works.",
+    help="instructions, the default: emulation counts them, exact on a busy host, one guest; "
+    "time: the clock, KVM where it works.",
 )
 @click.option("--repeat", type=click.IntRange(2, 1000), help="Exactly so many repeats; default: as many as it takes.")
-@click.option("--budget", type=click.FloatRange(0), default=30.0, metavar="MINUTES", help="Until then. Default: 30.")
+@click.option("--budget", type=click.FloatRange(0), metavar="MINUTES", help=f"Until then. Default: {BUDGET_MIN:g}.")
+@click.option(
+    "--resume",
+    metavar="RUN",
+    shell_complete=complete.runs,
+    help="Go on with a measurement that was stopped, or says too little: an id, or `last`.",
+)
 @as_json
 @pass_options
 def measure(
     options: Options,
     choice: tuple[str, ...],
     kernels: tuple[str, ...],
-    mode: str,
+    mode: str | None,
     repeat: int | None,
-    budget: float,
+    budget: float | None,
+    resume: str | None,
     as_json: bool,
 ) -> None:
     """Measure every kernel against the base, side by side, and the base against itself."""
@@ -50,20 +65,28 @@ def measure(
     from kpatchlab.run.stages import Settings
     from kpatchlab.store.run_plan import RunKind, RunPlan
 
+    if resume and (choice or kernels or mode or repeat):
+        raise UserError("--resume says what is measured: leave the other choices out")
+    stored = _stored(options, resume, budget) if resume else None
+    mode = stored.mode if stored else mode or "instructions"
     lab = measuring.measured_lab(load_lab(options, choice), mode)
-    first = repeat or measuring.repeats(mode)
-    make = functools.cache(functools.partial(measuring.first_plan, lab, choice, kernels or None))
-    plan = make(first)
+    minutes = BUDGET_MIN if budget is None else budget
+    figures = stored or measuring.asked(lab, choice, kernels, mode, repeat, 60 * minutes)
+    rounds = measuring.Rounds.of(lab, figures)
+    plan = rounds.plan(figures.first)
     start(options, plan)
-    rounds = measuring.Rounds(make, first, 0.0 if repeat else 60 * budget)
     command = shlex.join(sys.argv)
     conditions = Conditions(max(job.cpus for job in plan.jobs))
     session = session_of(lab, more_facts=conditions.facts)
-    how = RunPlan(kind=RunKind.MEASURE, trace=False)
-    begun = session.begin(plan, how, title=f"{lab.title}: figures, {mode}", command=command)
+    if resume:
+        begun = rounds.go_on(session, resume)
+    else:
+        how = RunPlan(kind=RunKind.MEASURE, trace=False, figures=figures)
+        begun = session.begin(plan, how, title=f"{lab.title}: figures, {mode}", command=command)
+    again = f"--mode {mode} --repeat {figures.first}"
     settings = Settings(
         command=command,
-        reproduce=lambda job: options.again(f"measure {shlex.quote(job.scenario)} --mode {mode} --repeat {first}"),
+        reproduce=lambda job: options.again(f"measure {shlex.quote(job.scenario)} {again}"),
         more=rounds.more,
     )
     conditions.begin()
@@ -74,4 +97,17 @@ def measure(
     else:
         show(view, console())
         click.echo(f"\nresults: {begun.folder.path}/index.html, run.json")
-    sys.exit(130 if settings.cancel.is_set() else measuring.exit_code(view))
+    if settings.cancel.is_set():
+        click.echo(f"stopped; to go on: {options.again(f'measure --resume {begun.folder.id}')}", err=True)
+        sys.exit(130)
+    sys.exit(measuring.exit_code(view))
+
+
+def _stored(options: Options, wanted: str, budget: float | None) -> Figures:
+    """Return what an earlier measurement takes; it has its budget once more, or the one that is given now."""
+    from kpatchlab.run.session import resumable
+    from kpatchlab.store.store import Store
+
+    figures = resumable(Store(options.results()), wanted, "measure").figures
+    assert figures
+    return figures if budget is None else dataclasses.replace(figures, budget_s=60 * budget)

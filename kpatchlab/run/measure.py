@@ -7,6 +7,7 @@ turn, forwards and backwards, so that a host that grows slower favours none.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,8 @@ from kpatchlab.lab.load import Lab
 from kpatchlab.model import JobResult, Outcome, Run
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.report.view import View
+from kpatchlab.run.session import OpenRun, Session, resumable
+from kpatchlab.store.run_plan import Figures
 from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import AGAIN, INSTRUCTIONS, MetricRow, Speed, least, metric_rows
 
@@ -74,6 +77,30 @@ def first_plan(lab: Lab, choice: Sequence[str], kernels: Sequence[str] | None, r
     return replace(plan, columns=(plan.base, *rest, again), jobs=tuple(jobs))
 
 
+def asked(
+    lab: Lab, choice: Sequence[str], kernels: Sequence[str], mode: str, repeat: int | None, budget_s: float
+) -> Figures:
+    """Return what a measurement of a lab (see `measured_lab`) takes, every name in it resolved.
+
+    Args:
+        choice: scenarios, as on the command line; none: the benchmarks.
+        repeat: exactly so many repeats; None: as many as it takes, within `budget_s`.
+
+    Raises:
+        UserError: as `first_plan`.
+    """
+    first = repeat or repeats(mode)
+    plan = first_plan(lab, choice, kernels or None, first)
+    return Figures(
+        mode=mode,
+        base=plan.base,
+        kernels=tuple(step.name for step in plan.kernels),
+        scenarios=tuple(dict.fromkeys(job.scenario for job in plan.jobs)),
+        first=first,
+        budget_s=0.0 if repeat else budget_s,
+    )
+
+
 def _in_turn(jobs: Sequence[JobSpec], base: str) -> list[JobSpec]:
     """Return a group's jobs of one repeat with the base's second one, every other time from behind."""
     second = [
@@ -99,6 +126,27 @@ class Rounds:
     budget_s: float
     _began: float = field(default_factory=time.monotonic)
     _reached: dict[object, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, lab: Lab, figures: Figures) -> Rounds:
+        """Return the rounds of a measurement; the lab is one of `measured_lab`."""
+        lab = replace(lab, base=figures.base)
+        plan = functools.cache(functools.partial(first_plan, lab, figures.scenarios, figures.kernels))
+        return cls(plan, figures.first, figures.budget_s)
+
+    def go_on(self, session: Session, wanted: str) -> OpenRun:
+        """Open a measurement again, with all the repeats that it had come to; more of them as in a new one.
+
+        Raises:
+            UserError: there is no such run, another lab is writing it, or it is no measurement.
+        """
+        how = resumable(session.store, wanted, "measure")
+        folder = session.store.open_run(wanted)
+        for job in folder.done_jobs().values():
+            self._reached[_key(job)] = max(self._reached.get(_key(job), self.repeat), job.repeat)
+        whole = self.plan(max(self._reached.values(), default=self.repeat))
+        jobs = (job for job in whole.jobs if job.repeat <= self._reached.get(job.group, self.repeat))
+        return OpenRun(folder, replace(whole, jobs=tuple(jobs)), how)
 
     def more(self, done: Mapping[str, JobResult]) -> list[JobSpec]:
         """Return the jobs to run next, none when all is said or the budget is spent."""

@@ -92,10 +92,12 @@ class _Execution:
         """Run what is not done yet, and store the run."""
         settings = self.settings
         todo = longest_first([job for job in self.planned if job.id not in self.done], settings.seconds)
+        todo = todo or self._more()
         if todo:
             self.host.check_room()
+        needed = self.plan if todo and settings.more else for_jobs(self.plan, todo)
         save = partial(_save_build, self.run_dir, self.earlier)
-        stages = Stages(self.lab, for_jobs(self.plan, todo), self.host, settings, self.progress, save)
+        stages = Stages(self.lab, needed, self.host, settings, self.progress, save)
         try:
             self._run(todo, stages)
         finally:
@@ -127,14 +129,19 @@ class _Execution:
                 self.progress.note(line)
             while todo:
                 self._run_jobs(todo, stages, executor)
-                todo = [] if self.settings.cancel.is_set() else list(self.settings.more(self.done))
-                self.planned += todo
+                todo = self._more()
                 self.progress.total_jobs += len(todo)
         except BaseException:
             self.settings.cancel.set()  # a build or a job that goes on would be waited for
             raise
         finally:
             executor.shutdown()
+
+    def _more(self) -> list[JobSpec]:
+        """Return the jobs that what is done shows to be needed, which are planned from now on."""
+        found = list(self.settings.more(self.done)) if self.settings.more and not self.settings.cancel.is_set() else []
+        self.planned += found
+        return found
 
     def _run_jobs(self, todo: Iterable[JobSpec], stages: Stages, executor: Executor) -> None:
         """Start every job as its kernels and its root come in and room is free; longest first, as the plan has them."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kpatchlab.build import BuildContext, BuildProgress, base_key, build_kernel, series_changes, traceable
 from kpatchlab.build.built import Programs
@@ -30,6 +30,13 @@ from kpatchlab.progress import Progress, built, clock
 from kpatchlab.run.inputs import JobInputs
 
 
+class More(Protocol):
+    """Decides, by what jobs showed, which others are run."""
+
+    def __call__(self, done: Mapping[str, JobResult], /) -> Sequence[JobSpec]:
+        """Return jobs to run as well, on the plan's kernels and roots; `done`: job id -> result."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the caller decides beyond the plan.
@@ -42,7 +49,7 @@ class Settings:
         guest: what a job's guest is, see `inputs.JobInputs`.
         broken: see `inputs.JobInputs`.
         seconds: job id -> what it is expected to take; the longest start first.
-        more: asked when all jobs are done: what they showed -> jobs to run as well, on the plan's kernels and roots.
+        more: asked when all jobs are done, of a run that goes on before anything else; None: there is never more.
         trace: whether calls of the functions that the series change are counted; it costs time in the guests.
         built: kernels that are there already, by name; none of them is looked for or built.
     """
@@ -54,7 +61,7 @@ class Settings:
     guest: str = "fork"
     broken: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
-    more: Callable[[Mapping[str, JobResult]], Sequence[JobSpec]] = lambda done: ()  # noqa: ARG005
+    more: More | None = None
     built: Mapping[str, BuildResult] = field(default_factory=dict)
     trace: bool = False
 

@@ -33,6 +33,27 @@ class RunKind(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Which figures a measurement takes, and how; see `run.measure`.
+
+    Attributes:
+        mode: "instructions" or "time".
+        base: the kernel that the others are compared with.
+        kernels: names of all of them, the base's among them.
+        scenarios: names of the benchmarks.
+        first: repeats that are run before anything is asked.
+        budget_s: seconds in which figures that say nothing yet are repeated; 0: nothing is repeated.
+    """
+
+    mode: str
+    base: str
+    kernels: tuple[str, ...]
+    scenarios: tuple[str, ...]
+    first: int
+    budget_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
     """What a run is to do, and how.
 
@@ -42,6 +63,7 @@ class RunPlan:
         variant: of the lab's kernels, "" for these themselves.
         broken: scenarios are told to send something wrong, which they have to see.
         trace: calls of the functions that the series change are counted.
+        figures: of a measurement: what it takes, beyond the jobs that it begins with; else None.
         origin: where it stands in the history, see `place`.
     """
 
@@ -51,7 +73,12 @@ class RunPlan:
     variant: str = ""
     broken: bool = False
     trace: bool = True
+    figures: Figures | None = None
     origin: Origin = field(default_factory=Origin)
+
+    def __post_init__(self) -> None:
+        if (self.kind is RunKind.MEASURE) != (self.figures is not None):
+            raise ValueError("figures are what a measurement has, and no other run")
 
     @property
     def place(self) -> Origin | None:
