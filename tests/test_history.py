@@ -110,8 +110,10 @@ def test_known_issues_never_hide_a_new_splat(store):
     first = told(store, wide)
     assert [item.kind for item in first] == [Kind.NEW_SPLAT, Kind.KNOWN]
     assert SPLAT.fingerprint in first[0].text
+    assert [item.fingerprint for item in first] == [SPLAT.fingerprint, ""]
     night(store, {"a": C}, splats=(SPLAT,))
     assert {item.kind for item in told(store, wide)} == {Kind.KNOWN}
+    assert {item.fingerprint for item in told(store, wide)} == {SPLAT.fingerprint, ""}
     with store.database() as connection:
         (splat,) = History(connection).splats(SPLAT.fingerprint)
     assert splat.runs == 2

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kpatchlab.history.query import CheckHistory, CheckName, Entry, History, MetricHistory, Point
 from kpatchlab.history.trends import Trend, trends
@@ -63,6 +63,7 @@ class News:
         change: of a metric, 0.05 being 5 % more.
         bisect: the command that looks for the commit or the patch, "" where there is none.
         unsearchable: why there is none, "" where that is plain.
+        fingerprint: of the kernel report that it is about, "" for none.
     """
 
     kind: Kind
@@ -77,6 +78,7 @@ class News:
     link: str = ""
     change: float = 0.0
     unsearchable: str = ""
+    fingerprint: str = ""
 
 
 def news(history: History, entry: Entry, known: Known) -> list[News]:
@@ -102,11 +104,12 @@ def _splats(history: History, entry: Entry, before: list[Entry], known: Known) -
     for fingerprint, kind, title, column, subject, first in history.sightings(entry):
         issue = known.of_splat(fingerprint, column, entry.lane)
         text = f"{kind} {fingerprint}: {title}"
+        item = News(Kind.NEW_SPLAT, entry.lane, column, subject, text, fingerprint=fingerprint)
         if first == entry.id and before:
             reason = f"though {issue.reason} is known" if issue else ""
-            yield News(Kind.NEW_SPLAT, entry.lane, column, subject, text, good=before[-1].run, reason=reason)
+            yield replace(item, good=before[-1].run, reason=reason)
         elif issue:
-            yield News(Kind.KNOWN, entry.lane, column, subject, text, reason=issue.reason, link=issue.link)
+            yield replace(item, kind=Kind.KNOWN, reason=issue.reason, link=issue.link)
 
 
 def _checks(history: History, entry: Entry, before: list[Entry], known: Known) -> Iterator[News]:
@@ -158,10 +161,7 @@ def _rate(rate: float) -> str:
 
 
 def _as_known(item: News, issue: KnownIssue) -> News:
-    return News(
-        Kind.KNOWN, item.lane, item.column, item.subject, f"{item.kind}: {item.text}", item.since, item.good,
-        reason=issue.reason, link=issue.link,
-    )  # fmt: skip
+    return replace(item, kind=Kind.KNOWN, text=f"{item.kind}: {item.text}", reason=issue.reason, link=issue.link)
 
 
 def _metrics(history: History, entry: Entry, entries: list[Entry]) -> Iterator[News]:

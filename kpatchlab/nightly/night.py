@@ -335,7 +335,7 @@ class Night:
         if item.kind is Kind.NEW_FAILURE:
             criterion = by_case(subject, name)
         elif item.kind is Kind.NEW_SPLAT:
-            criterion = by_splat(item.subject, item.text.split()[1].rstrip(":"))
+            criterion = by_splat(item.subject, item.fingerprint)
         else:
             criterion = by_metric(subject, name, item.change)
         good = entries.get(item.good)
