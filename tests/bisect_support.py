@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from kpatchlab.bisect.state import Searches
+from kpatchlab.bisect.summary import conclusion
 from kpatchlab.cli import main
 from kpatchlab.host import host
 from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, Splat, job_case
@@ -129,6 +131,12 @@ def search(lab, *words):
 def states(lab):
     """Return what each search stored, in the order of their names."""
     return [json.loads(p.read_text()) for p in sorted((lab.root / "results/bisect").glob("*/state.json"))]
+
+
+def concluded(lab):
+    """Return the last search as it is stored, and what it came to in one line."""
+    state, _ = Searches(lab.root / "results").open("last")
+    return state, conclusion(state)
 
 
 @pytest.fixture

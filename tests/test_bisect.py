@@ -13,10 +13,11 @@ import time
 import pytest
 
 from kpatchlab.bisect import prober, workspace
+from kpatchlab.bisect.commits import NamedCommit
 from kpatchlab.model import Outcome, Splat
 from kpatchlab.run import pipeline
 from kpatchlab.run.executor import LocalExecutor
-from tests.bisect_support import lab, search, states
+from tests.bisect_support import concluded, lab, search, states
 
 __all__ = ["lab"]  # a fixture
 KINDS = ["printk", "comment", "module", "printk", "fault", "comment", "printk", "module"]
@@ -38,6 +39,9 @@ def test_the_commit_is_found_and_the_user_s_repository_is_as_it_was(history):
     assert history.untouched() == before
     (state,) = states(history)
     assert state["ended"] == "found"
+    kept, words = concluded(history)
+    assert (kept.culprit, kept.suspects) == (NamedCommit(culprit, "fault 5"), (NamedCommit(culprit, "fault 5"),))
+    assert words == f'culprit: {culprit[:12]} ("fault 5")'
     folder = history.root / "results/bisect" / state["id"]
     mail = (folder / "mail.txt").read_text()
     assert mail.startswith("Subject: [REGRESSION] fault 5: data intact: byte 4096 differs\n")
@@ -79,6 +83,10 @@ def test_ends_that_do_not_differ_are_refused_with_the_evidence(lab):
     assert "the bad end does not fail: bad end failed in 0 of 12 runs" in err
     assert err.count("GOOD") >= 12 + 3  # the runs of both ends
     assert states(lab)[0]["ended"] == "refused"
+    state, words = concluded(lab)
+    assert (state.culprit, state.suspects) == (None, ())
+    assert words == f"refused: {state.reason}"
+    assert words.startswith("refused: the bad end does not fail: bad end failed in 0 of 12 runs")
 
 
 def test_a_build_error_is_skipped_where_it_is_not_sought_and_found_where_it_is(lab):
@@ -113,6 +121,7 @@ def test_a_flaky_fault_is_found_and_a_killed_search_goes_on(history, monkeypatch
     history.call("bisect", "--tree", str(history.tree.tree), "--good", "good", "--bad", "main", "--scenario", "solo")
     (state,) = states(history)
     assert not state["ended"]
+    assert concluded(history)[1] == ""
     before = len(state["told"])
     assert before > 0
     status, out, err = history.call("bisect", "--resume", "last")
@@ -269,6 +278,10 @@ def test_another_splat_is_not_the_one_that_is_sought(history):
     assert status == 1, err  # note 1 is in the commits 1 to 4 as well: none of them can be tested
     assert "one of 5 commits, no one of which can be told from the others (skipped)" in out
     assert '("fault 5")' in out
+    state, words = concluded(history)
+    assert (state.culprit, len(state.suspects)) == (None, 5)
+    assert words.startswith("one of 5 commits, no one of which can be told from the others: ")
+    assert f'{history.commits[5][:12]} ("fault 5")' in words
     assert "fails, but otherwise" in out
     assert not [line for line in out.splitlines() if line.startswith("BAD") and "BUG: other" in line]
 

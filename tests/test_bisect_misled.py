@@ -18,7 +18,7 @@ from kpatchlab.build.built import Programs
 from kpatchlab.model import Outcome
 from kpatchlab.run import pipeline, stages
 from kpatchlab.run.executor import LocalExecutor, infra
-from tests.bisect_support import lab, search, states
+from tests.bisect_support import concluded, lab, search, states
 
 __all__ = ["lab"]  # a fixture
 
@@ -61,6 +61,9 @@ def test_a_culprit_that_touches_none_of_the_paths_is_not_laid_on_one_that_does(l
     assert not list(lab.root.glob("results/bisect/*/mail.txt"))
     before, parent = lab.commits[2][:12], lab.commits[5][:12]
     assert f"the culprit touches none of core/main.c: it is {parent} or lies between {before} and it" in out
+    state, words = concluded(lab)
+    assert (state.culprit, state.suspects) == (None, ())
+    assert words == f"the culprit touches none of core/main.c: it is {parent} or lies between {before} and it"
     assert f"to find it: --good {before} --bad {parent}, without --path" in out
     status, out, err = search(lab, "--path", "core/net.c")
     assert status == 0, out + err

@@ -12,6 +12,18 @@ from kpatchlab.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
+class NamedCommit:
+    """A commit as people read it: its id, and the first line of its message, "" where that is not known."""
+
+    commit: str
+    subject: str = ""
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f'{self.commit[:12]} ("{self.subject}")' if self.subject else self.commit[:12]
+
+
+@dataclass(frozen=True, slots=True)
 class CommitRange:
     """The candidates: all that is reachable from the bad end and not from the good one, parents before children.
 
@@ -34,6 +46,10 @@ class CommitRange:
     def all(self) -> int:
         """The set of all candidates."""
         return (1 << len(self.commits)) - 1
+
+    def named(self, commit: str) -> NamedCommit:
+        """Return a commit with its name; those outside of the range have none."""
+        return NamedCommit(commit, self.subjects.get(commit, ""))
 
     def mask(self, commit: str) -> int:
         """Return the candidates that a commit contains; one from before the range contains none."""

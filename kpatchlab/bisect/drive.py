@@ -13,7 +13,7 @@ from kpatchlab.bisect.criterion import Judged, narrowed
 from kpatchlab.bisect.loop import Ask, EndsDoNotDiffer, Loop, Mark, Phase, ProbeResult
 from kpatchlab.bisect.prober import BuiltCommit, Prober
 from kpatchlab.bisect.search import FIGURES, Noise
-from kpatchlab.bisect.state import SearchState
+from kpatchlab.bisect.state import Ended, SearchState
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.errors import UserError
 from kpatchlab.files import write_atomic
@@ -77,7 +77,7 @@ class Drive:
         except EndsDoNotDiffer as refused:
             if self._widened(refused):
                 return self.go()
-            self.state.ended = "refused"
+            self.state.ended, self.state.reason = Ended.REFUSED, refused.message
             self._write(refused.message)
             raise UserError(
                 f"nothing to search for: {refused.message}", hint=refused.hint, details=tuple(self._evidence())
@@ -87,7 +87,7 @@ class Drive:
         if self.loop.proven and not self.state.reverted:
             self._check_cancel()
             self.state.reverted = self._revert()
-        self.state.ended = "found" if self.loop.proven else "suspects"
+        self._conclude()
         self._write()
         return self.state
 
@@ -265,6 +265,16 @@ class Drive:
         what = ": it is gone" if not bad else ": something else breaks it as well" if bad == len(judgements) else ""
         return f"failed in {bad} of {len(judgements)} runs{what}"
 
+    def _conclude(self) -> None:
+        """Put into the state which commit it is, as far as that can be told."""
+        self.state.ended = Ended.FOUND if self.loop.proven else Ended.SUSPECTS
+        if self.loop.elsewhere[0]:
+            self.state.reason = summary.elsewhere(self.state, self.loop)
+            return
+        group, _ = self.loop.search.suspects()
+        self.state.suspects = tuple(map(self.history.named, group))
+        self.state.culprit = self.state.suspects[0] if len(group) == 1 else None
+
     def _evidence(self) -> list[str]:
         return [summary.told_line(self.history, one) for one in self.loop.told]
 
@@ -274,6 +284,6 @@ class Drive:
         text = summary.text(self.state, self.loop, self.prober.space, refused)
         write_atomic(self.folder / REPORT, text.encode("utf-8", "replace"))
         write_atomic(self.folder / GIT_LOG, gitlog.write(self.loop).encode("utf-8", "replace"))
-        if self.state.ended == "found":
+        if self.state.ended is Ended.FOUND:
             mail = summary.mail(self.state, self.loop, self.prober.space)
             write_atomic(self.folder / MAIL, mail.encode("utf-8", "replace"))

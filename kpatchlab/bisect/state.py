@@ -6,12 +6,14 @@ Layout: `results/bisect/ID/state.json`, and beside it `runs/` (a store of its ow
 
 from __future__ import annotations
 
+import enum
 import json
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kpatchlab.bisect.commits import NamedCommit
 from kpatchlab.bisect.criterion import Criterion
 from kpatchlab.bisect.loop import ProbeResult
 from kpatchlab.errors import LabError, UserError
@@ -21,6 +23,15 @@ from kpatchlab.model import from_json, to_json
 FILE = "state.json"
 VERSION = 1
 LAST = "last"
+
+
+class Ended(enum.StrEnum):
+    """How a search ended."""
+
+    NOT = ""  # it goes on, or can
+    FOUND = "found"  # one commit, and proven
+    SUSPECTS = "suspects"  # as far as it can be told
+    REFUSED = "refused"  # there is nothing to search for: the ends do not differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +47,7 @@ class Question:
         runs: of each end and of the proof, at least.
         variant: of the lab's kernels.
         whole: whether each step has all modules of the configuration, also those that the criterion does not need.
-        mode: in which figures are taken, as `lab measure` has it: "instructions" or "time".
+        mode: in which figures are taken, as `measure` has it: "instructions" or "time".
         candidates: commits that are run side by side; 0: as many as there is room for, where that is quicker.
     """
 
@@ -70,14 +81,17 @@ class Kernel:
 
 @dataclass(slots=True)
 class SearchState:
-    """A search: `told` in the order of time; `outcome` is "" while it goes on.
+    """A search: `told` in the order of time.
 
     Attributes:
         kernels: commit -> its kernel.
         config: what decides about the configuration of each step, beside its tree, as a content key.
         trimmed: symbols that are left out of each step's configuration; None: not decided yet.
         reverted: the verdict on the bad end without the culprit, in words.
-        ended: "found", "suspects" or "refused"; what it means is in `report.txt`.
+        ended: how; `report.txt` tells it at length, `summary.conclusion` in one line.
+        culprit: of a search that has ended: the commit that it is; None where several can be, or none is named.
+        suspects: likewise: all that it can be, the culprit among them.
+        reason: likewise: why no commit is named, "" where one is.
     """
 
     id: str
@@ -88,7 +102,10 @@ class SearchState:
     config: str = ""
     trimmed: tuple[str, ...] | None = None
     reverted: str = ""
-    ended: str = ""
+    ended: Ended = Ended.NOT
+    culprit: NamedCommit | None = None
+    suspects: tuple[NamedCommit, ...] = ()
+    reason: str = ""
     started: str = ""
     version: int = VERSION
 

@@ -8,7 +8,7 @@ from kpatchlab.bisect.commits import CommitRange
 from kpatchlab.bisect.criterion import narrowed
 from kpatchlab.bisect.loop import Loop, Mark, Phase, ProbeResult, told_count
 from kpatchlab.bisect.search import Count
-from kpatchlab.bisect.state import SearchState
+from kpatchlab.bisect.state import Ended, SearchState
 from kpatchlab.progress import clock
 
 DIFF_LINES = 200
@@ -22,14 +22,9 @@ class Shows(Protocol):
         """Return message, statistics and diff."""
 
 
-def name_of(history: CommitRange, commit: str) -> str:
-    """Return a commit as people read it."""
-    return f'{commit[:12]} ("{history.subjects[commit]}")' if commit in history.subjects else commit[:12]
-
-
 def told_line(history: CommitRange, one: ProbeResult) -> str:
     """Return one line about a run."""
-    return f"{one.verdict.value.upper():5} {name_of(history, one.commit)}: {one.reason or one.phase.value}"
+    return f"{one.verdict.value.upper():5} {history.named(one.commit)}: {one.reason or one.phase.value}"
 
 
 def step_line(loop: Loop, one: ProbeResult, left: str) -> str:
@@ -60,8 +55,8 @@ def text(state: SearchState, loop: Loop, shows: Shows, refused: str = "") -> str
     question, history = state.question, loop.history
     criterion = narrowed(question.criterion, [state.sought])
     lines = [f"search {state.id}: {criterion}"]
-    lines += [f"good  {question.good_name} {name_of(history, history.good)}"]
-    lines += [f"bad   {question.bad_name} {name_of(history, history.bad)}", ""]
+    lines += [f"good  {question.good_name} {history.named(history.good)}"]
+    lines += [f"bad   {question.bad_name} {history.named(history.bad)}", ""]
     if refused:
         lines += [f"refused: {refused}", ""]
     else:
@@ -72,6 +67,16 @@ def text(state: SearchState, loop: Loop, shows: Shows, refused: str = "") -> str
     return "\n".join(lines) + "\n"
 
 
+def conclusion(state: SearchState) -> str:
+    """Return what a search came to in one line, "" while it goes on."""
+    if state.culprit:
+        return f"culprit: {state.culprit}{'' if state.ended is Ended.FOUND else ' (not proven)'}"
+    if state.suspects:
+        names = ", ".join(map(str, state.suspects))
+        return f"one of {len(state.suspects)} commits, no one of which can be told from the others: {names}"
+    return f"{state.ended}: {state.reason}" if state.ended is Ended.REFUSED else state.reason
+
+
 def headline(state: SearchState, loop: Loop) -> list[str]:
     """Return what was found in a few lines."""
     history = loop.history
@@ -80,12 +85,12 @@ def headline(state: SearchState, loop: Loop) -> list[str]:
         return _elsewhere(state, loop)
     if len(group) == 1:
         culprit = group[0]
-        lines = [f"culprit: {name_of(history, culprit)}", f"probability: {_percent(probability)}"]
+        lines = [f"culprit: {history.named(culprit)}", f"probability: {_percent(probability)}"]
         if not loop.proven:
             lines[0] += " (not proven)"
     else:
         lines = [f"one of {len(group)} commits, no one of which can be told from the others (skipped):"]
-        lines += [f"  {name_of(history, commit)}" for commit in group]
+        lines += [f"  {history.named(commit)}" for commit in group]
     counts = loop.search.counts
     for commit, words in [(c, "culprit") for c in group[:1]] + [(p, "parent") for p in loop.parents_of(group[0])]:
         if commit in counts:
@@ -97,14 +102,20 @@ def headline(state: SearchState, loop: Loop) -> list[str]:
     return lines
 
 
+def elsewhere(state: SearchState, loop: Loop) -> str:
+    """Return where the culprit lies, of which is known that no commit which touches the question's paths is it."""
+    parent, child = loop.elsewhere
+    before = next(iter(loop.history.parents.get(child, ())), loop.history.good)
+    where = f"it is {loop.history.named(parent)} or lies between {before[:12]} and it"
+    return f"the culprit touches none of {' '.join(state.question.paths)}: {where}"
+
+
 def _elsewhere(state: SearchState, loop: Loop) -> list[str]:
-    """Return what is known where no commit that touches the paths of the question is the culprit."""
     parent, child = loop.elsewhere
     before = next(iter(loop.history.parents.get(child, ())), loop.history.good)
     counts = loop.search.counts
-    where = f"it is {name_of(loop.history, parent)} or lies between {before[:12]} and it"
     return [
-        f"the culprit touches none of {' '.join(state.question.paths)}: {where}",
+        elsewhere(state, loop),
         *(f"{commit[:12]}: {told_count(counts[commit])}" for commit in (before, parent) if commit in counts),
         f"to find it: --good {before[:12]} --bad {parent[:12]}, without --path",
     ]

@@ -240,7 +240,7 @@ def _carry_out(
     from kpatchlab.bisect import criterion as criteria
     from kpatchlab.bisect.drive import REPORT, Drive
     from kpatchlab.bisect.prober import Prober
-    from kpatchlab.bisect.state import Searches
+    from kpatchlab.bisect.state import Ended, Searches
     from kpatchlab.cache import Cache
     from kpatchlab.host.host import Host
     from kpatchlab.run.stages import Settings
@@ -291,7 +291,7 @@ def _carry_out(
     click.echo("")
     click.echo((folder / REPORT).read_text(), nl=False)
     click.echo(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir() if p.is_file()))}")
-    sys.exit(0 if state.ended == "found" else 1)
+    sys.exit(0 if state.ended is Ended.FOUND else 1)
 
 
 def _pin(state: SearchState, folder: Path, recipe: KernelRecipe, ctx: BuildContext) -> None:
