@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from kpatchlab.errors import HostError
 
@@ -61,6 +61,13 @@ for sig, wait in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 0.2), (signal.SIGKILL,
         left = list(owned())
     if not left: break
 """
+
+
+class Cancel(Protocol):
+    """Says whether what goes on is to end early; a `threading.Event` is one."""
+
+    def is_set(self) -> bool:
+        """Whether it is."""
 
 
 class CommandFailed(HostError):
@@ -219,7 +226,7 @@ def run(
     on_line: Callable[[str], None] | None = None,
     stdout_to: IO[bytes] | None = None,
     nice: int = 0,
-    cancel: threading.Event | None = None,
+    cancel: Cancel | None = None,
 ) -> Result:
     """Run a child to its end.
 
@@ -230,7 +237,7 @@ def run(
         input_bytes: its standard input; else /dev/null.
         on_line: called with each line of either stream as it comes, from this thread.
         stdout_to: a file that takes standard output whole; `Result.stdout` is then "".
-        cancel: an event that ends the child early; the status is then a signal's.
+        cancel: ends the child early when it is set; the status is then a signal's.
 
     Raises:
         CommandFailed: it failed or ran out of time, and `check` is set.
@@ -297,7 +304,7 @@ def _pump(
     kept: dict[str, Kept],
     on_line: Callable[[str], None] | None,
     deadline: float,
-    cancel: threading.Event | None,
+    cancel: Cancel | None,
 ) -> bool:
     """Read both streams until they end; False where the deadline came first.
 

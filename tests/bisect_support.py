@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import random
 import shutil
@@ -16,12 +15,11 @@ from kpatchlab.bisect.summary import conclusion
 from kpatchlab.cli import main
 from kpatchlab.host import host
 from kpatchlab.model import Case, GuestLog, JobResult, Metric, Outcome, Splat, job_case
-from kpatchlab.run import executor, pipeline, stages
-from kpatchlab.run.executor import LocalExecutor
+from kpatchlab.run import executor, stages
 from tests import labdir
 from tests.build_fixtures import CONFIG, FAKE
 from tests.build_fixtures import Bench as Tree
-from tests.fake_stages import FakeHost
+from tests.fake_stages import FakeHost, local
 
 KERNEL = """\
 source: {{type: git, path: {tree}, revision: good}}
@@ -150,5 +148,5 @@ def lab(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(stages, "initrd", lambda *_: tmp_path / "initrd")
     monkeypatch.setattr(stages, "packages_in", lambda _: frozenset({"python3"}))
     monkeypatch.setattr(executor, "available_mib", lambda: 64_000)
-    monkeypatch.setitem(pipeline.EXECUTORS, "local", functools.partial(LocalExecutor, call=found.run_job))
+    local(monkeypatch, found.run_job)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 
 import pytest
@@ -13,8 +12,8 @@ from kpatchlab.lab import load
 from kpatchlab.model import BuildResult, JobResult, Outcome
 from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import PlainProgress
-from kpatchlab.run import executor, pipeline, stages
-from kpatchlab.run.executor import LocalExecutor
+from kpatchlab.run import executor, stages
+from kpatchlab.run.executor import LocalExecutor, executor_of
 from kpatchlab.run.pipeline import execute
 from kpatchlab.run.stages import Settings
 from kpatchlab.store.store import Store
@@ -102,11 +101,17 @@ class Bench:
     def execute(self, *choice, plan=None, run_dir=None):
         plan = plan or self.plan(*choice)
         run_dir = run_dir or self.begin(plan)
-        return execute(self.lab, plan, self.host, run_dir, PlainProgress(self.out), self.settings).run
+        with executor_of(self.lab, self.host) as local:
+            return execute(self.lab, plan, self.host, run_dir, PlainProgress(self.out), self.settings, local).run
 
     @property
     def lines(self):
         return self.out.getvalue().splitlines()
+
+
+def local(monkeypatch, call):
+    """Let the local executor have each job from `call`."""
+    monkeypatch.setitem(executor.EXECUTORS, "local", lambda host, guests: LocalExecutor(guests, call=call))
 
 
 @pytest.fixture
@@ -117,5 +122,5 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "initrd", lambda kernel, ctx: tmp_path / "initrd")
     monkeypatch.setattr(stages, "packages_in", lambda root: frozenset({"python3"}))
     monkeypatch.setattr(executor, "available_mib", lambda: 64_000)
-    monkeypatch.setitem(pipeline.EXECUTORS, "local", functools.partial(LocalExecutor, call=found.run_job))
+    local(monkeypatch, found.run_job)
     return found

@@ -1,7 +1,6 @@
 """A lab with a git tree whose branch moves, guests that say what a test says, and nights of it."""
 
 import dataclasses
-import functools
 import os
 import signal
 import subprocess
@@ -18,9 +17,8 @@ from kpatchlab.nightly.lock import held
 from kpatchlab.nightly.night import Night
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import pipeline
-from kpatchlab.run.executor import LocalExecutor
 from tests import labdir
-from tests.fake_stages import bench
+from tests.fake_stages import bench, local
 
 __all__ = ["bench"]  # a fixture
 
@@ -76,8 +74,7 @@ class Nights:
         self.job(lambda spec: {"a": Outcome.PASS})
 
     def job(self, cases, metrics=(), outcome=Outcome.PASS, splats=()):
-        call = functools.partial(LocalExecutor, call=hand_in(cases, metrics, outcome, splats))
-        self.patch.setitem(pipeline.EXECUTORS, "local", call)
+        local(self.patch, hand_in(cases, metrics, outcome, splats))
 
     def says(self, more, kernels=LAB):
         """Write the lab file again, with `more` at its end."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import os
 import shutil
@@ -15,9 +14,8 @@ import pytest
 from kpatchlab.bisect import prober, workspace
 from kpatchlab.bisect.commits import NamedCommit
 from kpatchlab.model import Outcome, Splat
-from kpatchlab.run import pipeline
-from kpatchlab.run.executor import LocalExecutor
 from tests.bisect_support import concluded, lab, search, states
+from tests.fake_stages import local
 
 __all__ = ["lab"]  # a fixture
 KINDS = ["printk", "comment", "module", "printk", "fault", "comment", "printk", "module"]
@@ -117,7 +115,7 @@ def test_a_flaky_fault_is_found_and_a_killed_search_goes_on(history, monkeypatch
             raise KeyboardInterrupt  # in a job's thread: the search ends where it is
         return run(inputs)
 
-    monkeypatch.setitem(pipeline.EXECUTORS, "local", functools.partial(LocalExecutor, call=killed))
+    local(monkeypatch, killed)
     history.call("bisect", "--tree", str(history.tree.tree), "--good", "good", "--bad", "main", "--scenario", "solo")
     (state,) = states(history)
     assert not state["ended"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
@@ -16,15 +15,16 @@ from kpatchlab.bisect.commits import make
 from kpatchlab.bisect.loop import Loop, Mark, ProbeResult
 from kpatchlab.build.built import Programs
 from kpatchlab.model import Outcome
-from kpatchlab.run import pipeline, stages
-from kpatchlab.run.executor import LocalExecutor, infra
+from kpatchlab.run import stages
+from kpatchlab.run.executor import infra
 from tests.bisect_support import concluded, lab, search, states
+from tests.fake_stages import local
 
 __all__ = ["lab"]  # a fixture
 
 
 def call_jobs(monkeypatch, run):
-    monkeypatch.setitem(pipeline.EXECUTORS, "local", functools.partial(LocalExecutor, call=run))
+    local(monkeypatch, run)
 
 
 @pytest.mark.parametrize("number", [1, 7])

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 
 from kpatchlab.bisect import trim
 from kpatchlab.bisect.criterion import Criterion
 from kpatchlab.build import config
 from kpatchlab.lab.load import load
-from kpatchlab.run import pipeline
-from kpatchlab.run.executor import LocalExecutor
 from tests import labdir
 from tests.bisect_support import lab, search, states
+from tests.fake_stages import local
 
 __all__ = ["lab"]  # a fixture
 LOCALMODCONFIG = """\
@@ -80,7 +77,7 @@ def test_a_fault_that_needs_a_module_after_all_is_found_with_the_whole_configura
         history.job = (lambda _: job(b"")) if "ALPHA=m" not in (kernel / "config").read_text() else job
         return run(inputs)
 
-    monkeypatch.setitem(pipeline.EXECUTORS, "local", functools.partial(LocalExecutor, call=needs_alpha))
+    local(monkeypatch, needs_alpha)
     status, out, err = search(history)
     assert status == 0, out + err
     assert "the bad end does not fail" in out

@@ -1,6 +1,8 @@
 """What runs beside what, and what becomes of a job that raises."""
 
 import threading
+import time
+from concurrent.futures import wait
 from types import SimpleNamespace
 
 import pytest
@@ -28,11 +30,26 @@ def host(monkeypatch):
     monkeypatch.setattr(executor.os, "sched_getaffinity", lambda pid: {0, 1})
 
 
-def taken(guests, *weights):
+ONE = Weight(1, 1, 1)
+
+
+def submit(local, weight=ONE, priority=0, name="solo@with#1", cancel=None, started=lambda: None):
+    return local.submit(inputs(name), weight, priority, cancel=cancel or threading.Event(), started=started)
+
+
+@pytest.fixture
+def held():
+    """A call that does not return until its event is set."""
+    over = threading.Event()
+    yield over
+    over.set()
+
+
+def taken(held, guests, *weights):
     """Return an executor in which jobs of these weights run, until the test ends."""
-    found = LocalExecutor(guests, call=lambda _: None)
+    found = LocalExecutor(guests, call=lambda _: held.wait(20))
     for weight in weights:
-        found.submit(inputs(), weight)
+        assert submit(found, weight).running()
     return found
 
 
@@ -50,30 +67,130 @@ def taken(guests, *weights):
         (3, [Weight(2, 2, 512)], Weight(2, 2, 512), False),
     ],
 )
-def test_packs_by_processors_memory_and_guests(host, guests, running, wanted, room):
-    assert taken(guests, *running).has_room(wanted) is room
+def test_packs_by_processors_memory_and_guests(host, held, guests, running, wanted, room):
+    assert submit(taken(held, guests, *running), wanted).running() is room
 
 
-def test_room_comes_back_when_a_job_ends(host):
-    local = taken(1, Weight(1, 1, 1024))
-    assert not local.has_room(Weight(1, 1, 1024))
-    local.release(Weight(1, 1, 1024))
-    assert local.has_room(Weight(1, 1, 1024))
+def test_room_comes_back_when_a_job_ends(host, held):
+    local = taken(held, 1, Weight(1, 1, 1024))
+    waits = submit(local, Weight(1, 1, 1024))
+    assert not waits.running()
+    held.set()
+    assert waits.result(10) is True
 
 
-def test_one_processor_still_takes_a_pair(monkeypatch):
+def test_one_processor_still_takes_a_pair(monkeypatch, held):
     monkeypatch.setattr(executor, "available_mib", lambda: 9000)
     monkeypatch.setattr(executor.os, "sched_getaffinity", lambda pid: {0})
-    local = taken(None, Weight(1, 1, 512))
-    assert local.has_room(Weight(1, 1, 512))
-    local.submit(inputs(), Weight(1, 1, 512))
-    assert not local.has_room(Weight(1, 1, 512))
+    local = taken(held, None)
+    assert submit(local, Weight(1, 1, 512)).running()
+    assert submit(local, Weight(1, 1, 512)).running()
+    assert not submit(local, Weight(1, 1, 512)).running()
+
+
+def test_memory_is_looked_at_when_nothing_runs(monkeypatch, held):
+    free = [1000]
+    monkeypatch.setattr(executor, "available_mib", lambda: free[0])
+    local = LocalExecutor(9, call=lambda _: held.wait(20))
+    first = submit(local, Weight(1, 1, 700))
+    assert not submit(local, Weight(1, 1, 700)).running()
+    held.set()
+    assert first.result(10)
+    local.shutdown()
+    held.clear()
+    free[0] = 2000
+    local = taken(held, 9, Weight(1, 1, 700), Weight(1, 1, 700))
+    assert not submit(local, Weight(1, 1, 700)).running()
+
+
+@pytest.mark.parametrize(
+    ("guests", "weight", "width"),
+    [
+        (None, Weight(1, 1, 1000), 2),
+        (None, Weight(1, 1, 2000), 1),
+        (None, Weight(9, 9, 9999), 1),
+        (5, Weight(2, 2, 9), 2),
+    ],
+)
+def test_width_is_how_many_run_side_by_side(host, guests, weight, width):
+    assert LocalExecutor(guests).width(weight) == width
+
+
+def test_highest_priority_that_fits_goes_first(host, held):
+    ends = threading.Event()
+    local = LocalExecutor(2, call=lambda given: (ends if given.spec.id == "ends" else held).wait(20))
+    submit(local, name="stays")
+    first = submit(local, name="ends")
+    low, pair = submit(local, priority=-9), submit(local, Weight(2, 2, 1), priority=5)
+    high, later = submit(local, priority=1), submit(local, priority=1)
+    ends.set()
+    first.result(10)
+    assert [future.running() for future in (pair, high, later, low)] == [False, True, False, False]
+
+
+def test_queue_goes_by_priority_and_then_by_turn(host):
+    order, first = [], threading.Event()
+    local = LocalExecutor(1, call=lambda given: first.wait(20) and order.append(given.spec.id))
+    futures = [submit(local, name="runs")]
+    for name, priority in (("c", -2), ("a", 0), ("d", -2), ("b", -1)):
+        futures.append(submit(local, Weight(1, 1, 7 if name == "b" else 1), priority, name))
+    first.set()
+    wait(futures, 20)
+    assert order == ["runs", "a", "b", "c", "d"]
+
+
+def test_tells_when_a_job_really_starts(host, held):
+    told = []
+    local = taken(held, 1, Weight(1, 1, 1))
+    waits = submit(local, started=lambda: told.append("now"))
+    assert told == []
+    held.set()
+    waits.result(10)
+    assert told == ["now"]
+
+
+def test_what_has_not_begun_is_cancelled(host, held):
+    cancel = threading.Event()
+    local = taken(held, 1, Weight(1, 1, 1))
+    waits = [submit(local, cancel=cancel) for _ in range(3)]
+    other = submit(local)
+    cancel.set()
+    held.set()
+    assert all(future in wait(waits, 10).done and future.cancelled() for future in waits)
+    assert other.result(10) is True
+
+
+def test_shutdown_ends_the_queue_and_waits_for_what_runs(host):
+    going, order = threading.Event(), []
+
+    def call(_):
+        going.set()
+        time.sleep(0.2)
+        order.append("ended")
+
+    local = LocalExecutor(1, call=call)
+    runs, waits = submit(local), submit(local)
+    assert going.wait(10)
+    with local:
+        pass
+    assert (runs.done(), waits.cancelled(), order) == (True, True, ["ended"])
+
+
+def test_an_interrupt_in_a_job_is_the_submitters(host):
+    def call(_):
+        raise KeyboardInterrupt
+
+    with LocalExecutor(1, call=call) as local:
+        futures = [submit(local), submit(local)]
+        for future in futures:
+            with pytest.raises(KeyboardInterrupt):
+                future.result(10)
 
 
 def test_jobs_run_side_by_side(host):
     both = threading.Barrier(2, timeout=10)
     local = LocalExecutor(2, call=lambda _: both.wait())
-    futures = [local.submit(inputs(), Weight(1, 1, 1)) for _ in range(2)]
+    futures = [submit(local) for _ in range(2)]
     assert sorted(future.result(10) for future in futures) == [0, 1]
     local.shutdown()
 
@@ -89,7 +206,7 @@ def test_whatever_a_job_raises_is_infra(host, error, message, details):
     def call(_):
         raise error
 
-    result = LocalExecutor(1, call=call).submit(inputs(), Weight(1, 1, 1)).result(10)
+    result = submit(LocalExecutor(1, call=call)).result(10)
     assert (result.outcome, result.message, result.job) == (Outcome.INFRA, message, "solo@with#1")
     assert details in result.cases[0].details
     assert result.reproduce == "kpatchlab run --job solo@with#1"
@@ -101,7 +218,7 @@ def test_infra_says_what_it_stood_for():
 
 
 def test_executors_are_listed_by_name():
-    assert EXECUTORS["local"] is LocalExecutor
+    assert isinstance(EXECUTORS["local"](None, 1), LocalExecutor)
 
 
 def test_memory_is_read_from_the_kernel():

@@ -29,6 +29,7 @@ from kpatchlab.lab.recipes import DirSource, KernelRecipe
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
+from kpatchlab.run.executor import Weight, executor_of
 from kpatchlab.run.session import Session
 from kpatchlab.run.stages import Settings
 from kpatchlab.store.run_plan import RunKind, RunPlan
@@ -39,6 +40,8 @@ NAME, GOOD = "bisect", "good-end"
 BUILD_S, COMMIT_S, RUN_S = 60.0, 0.3, 30.0
 """Seconds of an incremental build, more of it for each commit in between, and of a run, until some are measured."""
 COLD_S = 1200.0
+MOST_WIDTH = 4
+"""Runs of one commit that are worth starting side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,15 +212,10 @@ class Prober:
 
     def width(self) -> int:
         """Return how many runs of one commit are worth starting side by side."""
-        import os
-
-        from kpatchlab.host.host import available_mib
-
         kernels = (NAME, GOOD) if self.criterion.kind == "metric" else (NAME,)
         jobs = self._jobs(1, kernels).jobs if self.criterion.kind != "boot" else ()
-        memory = sum(job.memory_mib for job in jobs) or 1024
-        cpus = sum(job.cpus for job in jobs) or 1
-        return max(1, min(len(os.sched_getaffinity(0)) // cpus, int(available_mib() * 0.75) // memory, 4))
+        with executor_of(self.lab, self.host) as executor:
+            return min(executor.width(Weight.of(*jobs) if jobs else Weight(1, 1, 1024)), MOST_WIDTH)
 
     def run(self, built: BuiltCommit, good: BuiltCommit | None, count: int) -> tuple[list[Judged], str, float]:
         """Run the criterion on a kernel so many times; returns the verdicts, the run's folder and seconds of a run.

@@ -1,26 +1,35 @@
 """Where jobs run. A job is a pure function of its inputs, so an executor only has to call it and bring the value back.
 
-A new executor (other hosts over SSH, a cluster) is one class with these three methods and one row in `EXECUTORS`.
+An executor queues by itself: who submits does not ask for room. A new one (other hosts over SSH, a cluster) is one
+class with the methods of `Executor` and one row in `EXECUTORS`.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import os
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Protocol, Self
 
 from kpatchlab.errors import told
-from kpatchlab.host.host import available_mib
+from kpatchlab.host.host import Host, available_mib
+from kpatchlab.lab.load import Lab
 from kpatchlab.model import JobResult, Outcome, job_case
 from kpatchlab.plan.jobs import JobSpec
+from kpatchlab.proc import Cancel
 from kpatchlab.run.inputs import JobInputs
 from kpatchlab.run.job import run_job
 
 MEMORY_SHARE = 0.75
-"""Share of the memory that is free at the start which guests may take together."""
+"""Share of the memory that is free when nothing runs which guests may take together."""
+UNLIMITED = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +40,61 @@ class Weight:
     cpus: int
     memory_mib: int
 
+    @classmethod
+    def of(cls, *jobs: JobSpec) -> Self:
+        """Return what some jobs take together."""
+        guests = sum(len(job.roles) for job in jobs)
+        return cls(guests, sum(job.cpus for job in jobs), sum(job.memory_mib for job in jobs))
+
+    def __add__(self, other: Weight) -> Weight:
+        return Weight(self.guests + other.guests, self.cpus + other.cpus, self.memory_mib + other.memory_mib)
+
+    def __sub__(self, other: Weight) -> Weight:
+        return Weight(self.guests - other.guests, self.cpus - other.cpus, self.memory_mib - other.memory_mib)
+
+    def times_in(self, room: Weight) -> int:
+        """Return how many of this weight fit into some room at once."""
+        pairs = ((room.guests, self.guests), (room.cpus, self.cpus), (room.memory_mib, self.memory_mib))
+        return min((have // want for have, want in pairs if want), default=UNLIMITED)
+
 
 class Executor(Protocol):
-    """Takes jobs while it has room for them; all its methods are called from one thread."""
+    """Takes jobs, queues them, and runs as many of them side by side as there is room for."""
 
-    def has_room(self, weight: Weight) -> bool:
-        """Whether a job of this weight can start now; always true when nothing runs."""
+    def submit(
+        self, inputs: JobInputs, weight: Weight, priority: int = 0, *, cancel: Cancel, started: Callable[[], None]
+    ) -> Future[JobResult]:
+        """Queue a job; the future never raises, but one whose turn comes after `cancel` was set is cancelled.
 
-    def submit(self, inputs: JobInputs, weight: Weight) -> Future[JobResult]:
-        """Start a job; the future never raises."""
+        Args:
+            priority: the highest of what fits starts first; of equals, the first submitted.
+            cancel: set to end the job early; its result then says INFRA.
+            started: called when the job really starts, by any thread.
+        """
 
-    def release(self, weight: Weight) -> None:
-        """Give a finished job's room back; called by the thread that submits."""
+    def width(self, weight: Weight) -> int:
+        """Return how many jobs of a weight run side by side where nothing else does; at least 1."""
 
     def shutdown(self) -> None:
         """Wait for what runs, and let everything go."""
+
+    def __enter__(self) -> Self:
+        """Have it for the time of a `with`."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        """Shut it down."""
+
+
+@dataclass(order=True, slots=True)
+class _Queued:
+    """A job that waits for its turn; the least is the first."""
+
+    rank: tuple[int, int]
+    inputs: JobInputs = field(compare=False)
+    weight: Weight = field(compare=False)
+    cancel: Cancel = field(compare=False)
+    started: Callable[[], None] = field(compare=False)
+    future: Future[JobResult] = field(compare=False, default_factory=Future)
 
 
 class LocalExecutor:
@@ -57,52 +106,96 @@ class LocalExecutor:
     """
 
     def __init__(self, guests: int | None = None, call: Callable[[JobInputs], JobResult] = run_job) -> None:
-        self._room = Weight(
-            guests or 1 << 16,
-            1 << 16 if guests else max(2, len(os.sched_getaffinity(0))),
-            int(available_mib() * MEMORY_SHARE),
-        )
-        self._used = Weight(0, 0, 0)
-        self._running = 0
+        self._guests, self._call = guests, call
         self._pool = ThreadPoolExecutor(64, thread_name_prefix="job")
-        self._call = call
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._waiting: dict[
+            Weight, list[_Queued]
+        ] = {}  # heaps: a job is only looked at when it is the next of its kind
+        self._running = 0
+        self._free = Weight(0, 0, 0)
 
-    def has_room(self, weight: Weight) -> bool:
-        """Whether a job of this weight can start now; always true when nothing runs."""
-        if not self._running:
-            return True
-        return (
-            self._used.guests + weight.guests <= self._room.guests
-            and self._used.cpus + weight.cpus <= self._room.cpus
-            and self._used.memory_mib + weight.memory_mib <= self._room.memory_mib
-        )
+    def submit(
+        self, inputs: JobInputs, weight: Weight, priority: int = 0, *, cancel: Cancel, started: Callable[[], None]
+    ) -> Future[JobResult]:
+        """See `Executor.submit`."""
+        queued = _Queued((-priority, next(self._numbers)), inputs, weight, cancel, started)
+        with self._lock:
+            heapq.heappush(self._waiting.setdefault(weight, []), queued)
+        self._start()
+        return queued.future
 
-    def submit(self, inputs: JobInputs, weight: Weight) -> Future[JobResult]:
-        """Start a job; the future never raises."""
-        self._take(weight, 1)
-        return self._pool.submit(self._safely, inputs)
-
-    def release(self, weight: Weight) -> None:
-        """Give a finished job's room back; called by the thread that submits."""
-        self._take(weight, -1)
-
-    def _take(self, weight: Weight, sign: int) -> None:
-        self._running += sign
-        self._used = Weight(
-            self._used.guests + sign * weight.guests,
-            self._used.cpus + sign * weight.cpus,
-            self._used.memory_mib + sign * weight.memory_mib,
-        )
-
-    def _safely(self, inputs: JobInputs) -> JobResult:
-        try:
-            return self._call(inputs)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this one job's and the lab's, not a kernel's
-            return infra(inputs.spec, error, inputs.reproduce)
+    def width(self, weight: Weight) -> int:
+        """See `Executor.width`."""
+        return max(1, weight.times_in(self._room()))
 
     def shutdown(self) -> None:
-        """Wait for what runs, and let everything go."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """See `Executor.shutdown`."""
+        with self._lock:
+            left = [queued.future for heap in self._waiting.values() for queued in heap]
+            self._waiting.clear()
+        _drop(left)
+        self._pool.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    def _room(self) -> Weight:
+        """Return what guests may take together of a host on which none runs."""
+        cpus = UNLIMITED if self._guests else max(2, len(os.sched_getaffinity(0)))
+        return Weight(self._guests or UNLIMITED, cpus, int(available_mib() * MEMORY_SHARE))
+
+    def _start(self) -> None:
+        """Start every job that there is room for, in their order; those that are cancelled leave the queue."""
+        cancelled = []
+        with self._lock:
+            while (queued := self._next()) is not None:
+                if queued.cancel.is_set():
+                    cancelled.append(queued.future)
+                elif queued.future.set_running_or_notify_cancel():
+                    self._running += 1
+                    self._free -= queued.weight
+                    self._pool.submit(self._run, queued)
+        _drop(cancelled)  # not under the lock: it calls back
+
+    def _next(self) -> _Queued | None:
+        """Take the first job that there is room for out of the queue; one always fits where nothing runs."""
+        if not self._running:
+            self._free = self._room()
+        heaps = [heap for weight, heap in self._waiting.items() if heap and self._fits(weight)]
+        return heapq.heappop(min(heaps, key=lambda heap: heap[0])) if heaps else None
+
+    def _fits(self, weight: Weight) -> bool:
+        return not self._running or weight.times_in(self._free) > 0
+
+    def _run(self, queued: _Queued) -> None:
+        try:
+            tell = partial(queued.future.set_result, self._result(queued))
+        except BaseException as error:  # noqa: BLE001 - an interrupt is the submitter's
+            tell = partial(queued.future.set_exception, error)
+        with self._lock:
+            self._running -= 1
+            self._free += queued.weight
+        self._start()
+        tell()
+
+    def _result(self, queued: _Queued) -> JobResult:
+        try:
+            queued.started()
+            return self._call(queued.inputs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this one job's and the lab's, not a kernel's
+            return infra(queued.inputs.spec, error, queued.inputs.reproduce)
+
+
+def _drop(futures: Iterable[Future[JobResult]]) -> None:
+    """Tell who waits for these that they will not begin."""
+    for future in futures:
+        future.cancel()
+        future.set_running_or_notify_cancel()
 
 
 def infra(spec: JobSpec, error: BaseException, reproduce: str = "") -> JobResult:
@@ -123,5 +216,15 @@ def infra(spec: JobSpec, error: BaseException, reproduce: str = "") -> JobResult
     )
 
 
-EXECUTORS: dict[str, type[LocalExecutor]] = {"local": LocalExecutor}
-"""Name -> executor; `lab.yaml` will name one as soon as there is a second."""
+def _local(host: Host, guests: int | None) -> Executor:  # noqa: ARG001
+    return LocalExecutor(guests)
+
+
+EXECUTORS: Mapping[str, Callable[[Host, int | None], Executor]] = {"local": _local}
+"""Name -> what makes the executor; it is given the host and a limit of guests, None for as many as there is room."""
+
+
+def executor_of(lab: Lab, host: Host) -> Executor:
+    """Return the executor that a lab asks for."""
+    guests = lab.limits.guests
+    return EXECUTORS["local"](host, None if guests == "auto" else int(guests))

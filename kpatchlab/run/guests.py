@@ -19,6 +19,7 @@ from kpatchlab.guest.vm import Guest, Identity, SavedGuest, boot, link, resume
 from kpatchlab.guest.vng import boot_vng
 from kpatchlab.lab.scenario import GUEST_LIB, payload
 from kpatchlab.model import Splat
+from kpatchlab.proc import Cancel
 from kpatchlab.run import saved
 from kpatchlab.run.inputs import JobInputs
 
@@ -179,7 +180,7 @@ def _agent(cache: Cache) -> Path:
 
 
 @contextlib.contextmanager
-def _watching(cancel: threading.Event, guests: Sequence[JobGuest]) -> Iterator[None]:
+def _watching(cancel: Cancel, guests: Sequence[JobGuest]) -> Iterator[None]:
     """Close the guests when the job is cancelled or soon after a kernel broke: who waits for them gets GuestLost."""
     over = threading.Event()
 

@@ -13,6 +13,7 @@ from kpatchlab.guest.vm import Boot
 from kpatchlab.lab.scenario import Scenario
 from kpatchlab.model import BuildResult
 from kpatchlab.plan.jobs import JobSpec
+from kpatchlab.proc import Cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class JobInputs:
     folder: Path
     console_bytes: int = 4 << 20
     reproduce: str = ""
-    cancel: threading.Event = field(default_factory=threading.Event)
+    cancel: Cancel = field(default_factory=threading.Event)
     guest: str = "fork"
     broken: bool = False
     debug: frozenset[str] = frozenset()

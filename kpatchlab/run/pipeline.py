@@ -1,7 +1,7 @@
 """The only place where the stages meet: build -> boot -> run -> judge -> store.
 
-One thread decides what starts: a job does as soon as its kernels and its root are there (`stages` makes them) and
-the executor has room for its guests.
+One thread submits each job as soon as its kernels and its root are there (`stages` makes them); the executor queues
+it until there is room for its guests.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
-from kpatchlab import __version__, proc
+from kpatchlab import __version__
 from kpatchlab.cache import Cache, prunable
 from kpatchlab.errors import UserError
 from kpatchlab.host.host import Host
+from kpatchlab.host.peak import PeakMemory
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.systems import files_of
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
@@ -26,7 +28,7 @@ from kpatchlab.progress import Progress
 from kpatchlab.report import FORMATS
 from kpatchlab.report.view import View
 from kpatchlab.run import header
-from kpatchlab.run.executor import EXECUTORS, Executor, Weight, infra
+from kpatchlab.run.executor import Executor, Weight, infra
 from kpatchlab.run.inputs import JobInputs
 from kpatchlab.run.stages import Settings, Stages, gather
 from kpatchlab.store.run_dir import RunDir
@@ -38,13 +40,18 @@ REPORTS = ("junit", "html")
 """The formats that every run has in its folder."""
 
 
-def execute(lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progress, settings: Settings) -> View:
+def execute(
+    lab: Lab, plan: Plan, host: Host, run_dir: RunDir, progress: Progress, settings: Settings, executor: Executor
+) -> View:
     """Run a whole plan and store it, with its reports; a cancelled one is stored as incomplete.
+
+    Args:
+        executor: runs the jobs, and others after them: it is its owner's to shut down.
 
     Raises:
         LabError: nothing could be run at all (no QEMU, no kernel's source).
     """
-    return _Execution(lab, plan, host, run_dir, progress, settings).go()
+    return _Execution(lab, plan, host, run_dir, progress, settings, executor).go()
 
 
 @dataclass(slots=True)
@@ -55,7 +62,6 @@ class _Execution:
         done: job id -> result, those of a run that goes on first; INFRA ones are run again.
         planned: all jobs, those that `Settings.more` asks for included.
         earlier: kernels that a run that goes on has built before.
-        peak_mib: the most memory that the lab and its guests held at a time, as far as it was looked at.
     """
 
     lab: Lab
@@ -64,11 +70,12 @@ class _Execution:
     run_dir: RunDir
     progress: Progress
     settings: Settings
+    executor: Executor
+    peak: PeakMemory = field(default_factory=PeakMemory)
     began: float = field(default_factory=time.monotonic)
     done: dict[str, JobResult] = field(init=False)
     planned: list[JobSpec] = field(init=False)
     earlier: dict[str, BuildResult] = field(init=False)
-    peak_mib: int = 0
 
     def __post_init__(self) -> None:
         self.planned, self.earlier = list(self.plan.jobs), self.run_dir.done_builds()
@@ -99,7 +106,8 @@ class _Execution:
         save = partial(_save_build, self.run_dir, self.earlier)
         stages = Stages(self.lab, needed, self.host, settings, self.progress, save)
         try:
-            self._run(todo, stages)
+            with self.peak:
+                self._run(todo, stages)
         finally:
             cancelled = settings.cancel.is_set()
             stages.shutdown()
@@ -109,7 +117,7 @@ class _Execution:
             for name, build in (self.earlier | built).items()
             if build.outcome is not Outcome.INFRA or (name in built and not cancelled)
         }
-        host = self.host.facts() | {"peak_memory_mib": str(self.peak_mib)} if todo else self.run_dir.header.host
+        host = self.host.facts() | {"peak_memory_mib": str(self.peak.mib)} if todo else self.run_dir.header.host
         view = self._store(stages, builds, host, cancelled=cancelled)
         if problems and not cancelled and all(result.outcome is Outcome.INFRA for result in view.run.jobs):
             raise problems[0]
@@ -119,8 +127,7 @@ class _Execution:
 
     def _run(self, todo: Sequence[JobSpec], stages: Stages) -> None:
         """Run jobs, and then what these show to be needed, until there is no more."""
-        limit, seconds = self.lab.limits.guests, self.settings.seconds
-        executor: Executor = EXECUTORS["local"](None if limit == "auto" else int(limit))
+        seconds = self.settings.seconds
         self.progress.begin(len(todo), {job.id: seconds[job.id] for job in todo if job.id in seconds})
         try:
             if self.done:
@@ -128,14 +135,37 @@ class _Execution:
             for line in self.host.news() if todo else ():
                 self.progress.note(line)
             while todo:
-                self._run_jobs(todo, stages, executor)
+                self._run_jobs(todo, stages)
                 todo = self._more()
                 self.progress.total_jobs += len(todo)
         except BaseException:
-            self.settings.cancel.set()  # a build or a job that goes on would be waited for
+            self.settings.cancel.set()  # a build that goes on would be waited for
+            raise
+
+    def _run_jobs(self, todo: Iterable[JobSpec], stages: Stages) -> None:
+        """Submit every job as its kernels and its root come in; those that are first in `todo` go first."""
+        waiting, cancel = dict(enumerate(todo)), self.settings.cancel
+        running: set[Future[JobResult]] = set()
+        ended = _ends(stages.all())
+        try:
+            while (waiting or running) and not (cancel.is_set() and not running):
+                future = ended.get()
+                if future in running:
+                    running.remove(future)
+                    if not future.cancelled():
+                        self._ended(future.result())
+                    continue
+                for number, job in list(waiting.items()):
+                    if all(made.done() for made in stages.needed(job)) and not cancel.is_set():
+                        del waiting[number]
+                        if (submitted := self._submit(job, -number, stages)) is not None:
+                            running.add(submitted)
+                            submitted.add_done_callback(ended.put)
+        except BaseException:
+            cancel.set()  # a job that goes on would be waited for
             raise
         finally:
-            executor.shutdown()
+            wait(running)
 
     def _more(self) -> list[JobSpec]:
         """Return the jobs that what is done shows to be needed, which are planned from now on."""
@@ -143,30 +173,14 @@ class _Execution:
         self.planned += found
         return found
 
-    def _run_jobs(self, todo: Iterable[JobSpec], stages: Stages, executor: Executor) -> None:
-        """Start every job as its kernels and its root come in and room is free; longest first, as the plan has them."""
-        waiting, cancel = list(todo), self.settings.cancel
-        running: dict[Future[JobResult], tuple[JobSpec, Weight]] = {}
-        while (waiting or running) and not (cancel.is_set() and not running):
-            for job in list(waiting):
-                weight = Weight(len(job.roles), job.cpus, job.memory_mib)
-                there = all(future.done() for future in stages.needed(job))
-                if cancel.is_set() or not there or not executor.has_room(weight):
-                    continue
-                waiting.remove(job)
-                inputs = self._gather(job, stages)
-                if isinstance(inputs, JobResult):
-                    self._ended(inputs)
-                    continue
-                self.progress.job_started(job.id)
-                running[executor.submit(inputs, weight)] = (job, weight)
-            self.peak_mib = max(self.peak_mib, proc.resident_mib())
-            busy: list[Future[Any]] = [*running, *stages.pending()]
-            ended, _ = wait(busy, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in ended & running.keys():
-                _, weight = running.pop(future)
-                executor.release(weight)
-                self._ended(future.result())
+    def _submit(self, job: JobSpec, priority: int, stages: Stages) -> Future[JobResult] | None:
+        """Hand a job to the executor; None where the lab itself failed it before."""
+        inputs = self._gather(job, stages)
+        if isinstance(inputs, JobResult):
+            self._ended(inputs)
+            return None
+        started = partial(self.progress.job_started, job.id)
+        return self.executor.submit(inputs, Weight.of(job), priority, cancel=self.settings.cancel, started=started)
 
     def _gather(self, job: JobSpec, stages: Stages) -> JobInputs | JobResult:
         """Gather a job's inputs, or return its INFRA result where the lab itself failed it."""
@@ -229,6 +243,14 @@ class _Execution:
         return view
 
 
+def _ends(futures: Iterable[Future[Any]]) -> SimpleQueue[Future[Any]]:
+    """Return a queue that gets each of these as it ends."""
+    ended: SimpleQueue[Future[Any]] = SimpleQueue()
+    for future in futures:
+        future.add_done_callback(ended.put)
+    return ended
+
+
 def _save_build(run_dir: RunDir, earlier: Mapping[str, BuildResult], build: BuildResult) -> BuildResult:
     """Store a kernel as it ends; a run that goes on keeps what is known of the same kernel from before.
 
@@ -262,8 +284,9 @@ def build_only(lab: Lab, plan: Plan, host: Host, progress: Progress, settings: S
     host.check_room()
     stages = Stages(lab, plan, host, settings, progress)
     try:
-        while (pending := stages.pending()) and not settings.cancel.is_set():
-            wait(pending, timeout=0.5)
+        ended = _ends(stages.all())
+        while stages.pending() and not settings.cancel.is_set():
+            ended.get()
     finally:
         stages.shutdown()
     builds, problems = stages.finished()

@@ -12,6 +12,7 @@ from kpatchlab.plan.jobs import Plan, plan_of_jobs
 from kpatchlab.progress import Progress
 from kpatchlab.report.view import View
 from kpatchlab.run import header
+from kpatchlab.run.executor import executor_of
 from kpatchlab.run.pipeline import execute
 from kpatchlab.run.stages import Settings
 from kpatchlab.store.run_dir import RunDir
@@ -95,4 +96,5 @@ class Session:
         """
         how = run.how
         settings = replace(settings, guest=how.guest, broken=how.broken, trace=how.trace)
-        return execute(self.lab, run.plan, self.host, run.folder, progress, settings)
+        with executor_of(self.lab, self.host) as executor:
+            return execute(self.lab, run.plan, self.host, run.folder, progress, settings, executor)

@@ -207,10 +207,13 @@ class Stages:
             cmdline=cmdline,
         )
 
+    def all(self) -> list[Future[Any]]:
+        """Return everything that is made, has been or will be."""
+        return [*self.kernels.values(), *self.roots.values(), *self.foreign.values()]
+
     def pending(self) -> list[Future[Any]]:
         """Return what is still being made."""
-        every: list[Future[Any]] = [*self.kernels.values(), *self.roots.values(), *self.foreign.values()]
-        return [future for future in every if not future.done()]
+        return [future for future in self.all() if not future.done()]
 
     def finished(self) -> tuple[dict[str, BuildResult], list[BaseException]]:
         """Return the kernels that came to an end, by name, and why kernels and roots could not even be tried."""
