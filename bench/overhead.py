@@ -63,7 +63,7 @@ def main() -> None:
             return result.duration_s
 
         cases = {"lab": lab}
-        boot = bench.inputs("trivial").boots["main"]
+        boot = bench.inputs("trivial").boots["main"].resolve(bench.host.cache)
         vng = Vng(boot, Path(work)) if not options.no_vng and _can_be_virtme(boot) else None
         if vng:
             cases |= {"vng": vng.default, "vng best": vng.best}

@@ -119,7 +119,7 @@ def bench(tmp_path, monkeypatch):
     found = Bench(tmp_path)
     monkeypatch.setattr(stages, "build_kernel", found.build_kernel)
     monkeypatch.setattr(stages, "root_image", found.root_image)
-    monkeypatch.setattr(stages, "initrd", lambda kernel, ctx: tmp_path / "initrd")
+    monkeypatch.setattr(stages, "initrd", lambda kernel, ctx: "key-initrd")
     monkeypatch.setattr(stages, "packages_in", lambda root: frozenset({"python3"}))
     monkeypatch.setattr(executor, "available_mib", lambda: 64_000)
     local(monkeypatch, found.run_job)

@@ -12,12 +12,13 @@ import pytest
 from kpatchlab.build.built import Programs
 from kpatchlab.cache import Cache
 from kpatchlab.errors import GuestLost
-from kpatchlab.guest.vm import Boot, Exit, Identity, MachineShape, Qemu, SavedGuest
+from kpatchlab.guest.vm import Exit, Identity, MachineShape, Qemu, SavedGuest
 from kpatchlab.lab.scenario import Scenario
 from kpatchlab.model import BuildResult, ModuleFailure, Outcome
 from kpatchlab.plan.jobs import JobSpec, RoleSpec
 from kpatchlab.run import guests as job_guests
 from kpatchlab.run import job, saved
+from kpatchlab.run.boot import BootSpec
 from kpatchlab.run.inputs import JobInputs
 
 OOPS = b"""[    5.123456] BUG: kernel NULL pointer dereference, address: 0000000000000008
@@ -116,7 +117,7 @@ def bench(tmp_path, monkeypatch):
         spec = JobSpec("probe@with#1", "probe", {}, {"guest": "with"}, "with", 1,
                        (RoleSpec("guest", "with", 512, 1),), "base", "default", 10.0, foreign)  # fmt: skip
         shape = MachineShape("x86_64", "tcg", 1, 512, Qemu(Path("/q"), (7,), ("q",)))
-        boots = {"guest": Boot(Path("/v"), Path("/i"), Path("/r"), None, shape)}
+        boots = {"guest": BootSpec("key-with", "key-root", "key-initrd", shape)}
         out = tmp_path / "out"
         (out / "jobs" / "probe").mkdir(parents=True, exist_ok=True)
         packages = frozenset({"python3"})

@@ -4,14 +4,14 @@ import json
 import threading
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
 from kpatchlab.cache import Cache
 from kpatchlab.errors import GuestLost
-from kpatchlab.guest.vm import Boot, Exit, Identity, MachineShape, Qemu, SavedGuest
+from kpatchlab.guest.vm import Exit, Identity, MachineShape, Qemu, SavedGuest
 from kpatchlab.run import guests, saved
+from kpatchlab.run.boot import BootSpec
 from kpatchlab.run.saved import Preparation, PrepareFailed
 from tests.test_job import OOPS
 
@@ -36,8 +36,8 @@ class FakeConsole:
 class FakeGuest:
     """Answers by the first word of a command; `log` has what was done to all of them."""
 
-    def __init__(self, log, answers, console=b"console"):
-        self.log, self.answers = log, answers
+    def __init__(self, log, answers, console=b"console", boot=None):
+        self.log, self.answers, self.boot = log, answers, boot
         self.console = FakeConsole(console)
         self.closed = threading.Event()
         self.lost = None
@@ -58,7 +58,7 @@ class FakeGuest:
 
     def save(self, folder):
         self.log.append("save")
-        (folder / "saved.json").write_text(json.dumps({}))
+        (folder / SavedGuest.FACTS).write_text(json.dumps(self.boot.to_json()))
 
     def close(self):
         self.closed.set()
@@ -72,12 +72,13 @@ def bench(tmp_path, monkeypatch):
             self.cache = Cache(tmp_path / "cache")
 
         def start(self, word, problem=None):
-            def begin(*_, console_path, **more):
+            def begin(what, *, console_path, **more):
                 self.log.append(word)
                 console_path.write_bytes(f"{word} console".encode())
                 if problem:
                     raise problem
-                self.guests.append(FakeGuest(self.log, self.answers, f"{word} console".encode()))
+                console = f"{word} console".encode()
+                self.guests.append(FakeGuest(self.log, self.answers, console, getattr(what, "boot", what)))
                 return self.guests[-1]
 
             monkeypatch.setattr(saved, word, begin)
@@ -86,15 +87,8 @@ def bench(tmp_path, monkeypatch):
     found.start("boot")
     found.start("resume")
     shape = MachineShape("x86_64", "tcg", 1, 64, Qemu("qemu", (7, 2, 0), ("qemu",)))
-    found.spec = Boot(*[tmp_path / name for name in ("vmlinuz", "initrd", "root")], None, shape)
-    monkeypatch.setattr(SavedGuest, "load", staticmethod(Saved))
+    found.spec = BootSpec("key-kernel", "key-root", "key-initrd", shape)
     return found
-
-
-class Saved:
-    def __init__(self, path):
-        self.path = path
-        self.boot = SimpleNamespace(machine=SimpleNamespace(stretch=1.0))
 
 
 def exited(status=0, stdout=b"", stderr=b"", timed_out=False):
@@ -111,10 +105,53 @@ def test_a_guest_is_booted_once(bench):
     assert all(guest.closed.is_set() for guest in bench.guests)
 
 
-def test_another_machine_is_booted_anew(bench):
-    saved.booted(bench.spec, bench.cache, "with")
-    saved.booted(replace(bench.spec, machine=replace(bench.spec.machine, cpus=2)), bench.cache, "with")
-    assert bench.log.count("boot") == 2
+OTHERS = [
+    {"kernel": "another"},
+    {"root": "another"},
+    {"initrd": "another"},
+    {"cmdline": "mitigations=off"},
+    {"accel": "icount"},
+    {"cpus": 2},
+    {"memory_mib": 65},
+    {"accel": "kvm", "processor": "Model A"},
+    {"accel": "kvm", "processor": "Model B"},
+    {"qemu": Qemu("qemu", (7, 2, 1), ("qemu",))},
+]
+
+
+def other(spec, change):
+    own = {name: value for name, value in change.items() if hasattr(spec, name)}
+    machine = {name: value for name, value in change.items() if name not in own}
+    return replace(spec, machine=replace(spec.machine, **machine), **own)
+
+
+def test_another_guest_is_booted_anew(bench):
+    guests = [bench.spec, *(other(bench.spec, change) for change in OTHERS)]
+    for spec in guests:
+        saved.booted(spec, bench.cache, "with")
+    assert bench.log.count("boot") == len(guests)
+
+
+def test_the_same_guest_has_the_same_key_in_every_cache(bench, tmp_path):
+    """Nor does it matter where QEMU is, and how it is called from there."""
+    elsewhere = Cache(tmp_path / "elsewhere")
+    unpacked = Qemu("/other/qemu", (7, 2, 0), ("/other/ld.so", "/other/qemu", "-L", "/other/bios"), unpacked=True)
+    here = saved.booted(bench.spec, bench.cache, "with")
+    there = saved.booted(other(bench.spec, {"qemu": unpacked}), elsewhere, "with")
+    assert here.path.name == there.path.name
+    assert [found.boot.vmlinuz for found in (here, there)] == [
+        cache.root / "kernel/key-kernel/vmlinuz" for cache in (bench.cache, elsewhere)
+    ]
+    prepared = [saved.prepared(base, HOW, cache, "x") for base, cache in ((here, bench.cache), (there, elsewhere))]
+    assert prepared[0].path.name == prepared[1].path.name != here.path.name
+
+
+def test_a_cache_that_was_moved_resumes_with_what_lies_in_it(bench, tmp_path):
+    before = saved.booted(bench.spec, bench.cache, "with")
+    moved = Cache(bench.cache.root.rename(tmp_path / "moved"))
+    after = saved.booted(bench.spec, moved, "with")
+    assert bench.log.count("boot") == 1
+    assert (after.path.name, after.boot) == (before.path.name, bench.spec.resolve(moved))
 
 
 def test_a_guest_is_prepared_once_on_top_of_the_booted_one(bench):

@@ -18,10 +18,10 @@ from kpatchlab.bisect.state import Kernel
 from kpatchlab.bisect.workspace import Workspace
 from kpatchlab.build import BuildContext, stored_kernel
 from kpatchlab.build import build_kernel as build_kernel_
-from kpatchlab.build.roots import initrd, root_image
+from kpatchlab.build.roots import initrd, root_image, root_key
 from kpatchlab.errors import GuestLost, UserError
 from kpatchlab.evidence.splats import find_splats
-from kpatchlab.guest.vm import Boot, boot
+from kpatchlab.guest.vm import boot
 from kpatchlab.host.host import Host
 from kpatchlab.lab.file import Matrix
 from kpatchlab.lab.load import Lab
@@ -29,6 +29,7 @@ from kpatchlab.lab.recipes import DirSource, KernelRecipe
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
+from kpatchlab.run.boot import BootSpec
 from kpatchlab.run.executor import Weight, executor_of
 from kpatchlab.run.session import Session
 from kpatchlab.run.stages import Settings
@@ -290,20 +291,16 @@ class Prober:
 
     def _boot(self, built: BuiltCommit) -> Judged:
         """Boot the kernel to its agent, never from a saved guest."""
-        lab, context = self.lab, self._context()
-        artifact = self.host.cache.path("kernel", built.result.key)
-        spec = Boot(
-            vmlinuz=artifact / "vmlinuz",
-            initrd=initrd(artifact, context),
-            root_image=root_image(lab.rootfs_recipes[lab.rootfs], context),
-            modules_image=artifact / "modules.erofs",
-            machine=self.host.shape(lab.machines[lab.machine], None),
-            cmdline="",
-        )
+        lab, context, cache = self.lab, self._context(), self.host.cache
+        root = lab.rootfs_recipes[lab.rootfs]
+        root_image(root, context)
+        packed = initrd(cache.path("kernel", built.result.key), context)
+        machine = self.host.shape(lab.machines[lab.machine])
+        spec = BootSpec(built.result.key, root_key(root, lab.root), packed, machine)
         console = self._store.root / f"boot-{built.result.key[:12]}.log"
         console.parent.mkdir(parents=True, exist_ok=True)
         try:
-            guest = boot(spec, console_path=console)
+            guest = boot(spec.resolve(cache), console_path=console)
         except GuestLost as lost:
             if self._settings.cancel.is_set() or lost.reason not in {"panic", "hang", "silence"}:
                 return Judged(Mark.INFRA, str(lost))

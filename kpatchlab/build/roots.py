@@ -103,10 +103,10 @@ def packages_in(image: Path) -> frozenset[str]:
     return frozenset((image.parent / PACKAGES).read_text().split())
 
 
-def initrd(kernel_dir: Path, ctx: Context) -> Path:
-    """Return the initramfs for a kernel's artifact: the agent, and the modules that it needs to find its root.
+def initrd(kernel_dir: Path, ctx: Context) -> str:
+    """Return the key of the initramfs for a kernel's artifact, packed if it is not in the cache.
 
-    Kernels that have those drivers built in share one.
+    It has the agent and the modules that the kernel needs to find its root; kernels that have those built in share one.
 
     Raises:
         HostError: the host's compiler cannot build the agent.
@@ -119,7 +119,8 @@ def initrd(kernel_dir: Path, ctx: Context) -> Path:
     own = [file_digest(path) for path in sorted([*guest.glob("*.[ch]"), Path(builder.__file__)])]
     key = content_key("initrd", own, tree_digest(modules) if modules else "")
     label = "initramfs with the agent" + (" and boot modules" if modules else "")
-    return ctx.cache.get("initrd", key, lambda out: builder.build_initrd(out / INITRD, modules), label=label) / INITRD
+    ctx.cache.get("initrd", key, lambda out: builder.build_initrd(out / INITRD, modules), label=label)
+    return key
 
 
 def _own_files(recipe: Recipe, lab_root: Path) -> Path | None:

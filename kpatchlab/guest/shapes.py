@@ -44,6 +44,7 @@ class MachineShape:
 
     Attributes:
         accel: "kvm" or "tcg"; "icount" is TCG in one thread with a clock that counts instructions.
+        processor: the host's, where the guest has that (KVM); "" where QEMU emulates one.
     """
 
     arch: str
@@ -51,6 +52,7 @@ class MachineShape:
     cpus: int
     memory_mib: int
     qemu: Qemu
+    processor: str = ""
 
     @property
     def mode(self) -> str:
@@ -93,14 +95,14 @@ class Boot:
             "root_image": str(self.root_image),
             "modules_image": self.modules_image and str(self.modules_image),
             "cmdline": self.cmdline,
-            "machine": [shape.arch, shape.accel, shape.cpus, shape.memory_mib],
+            "machine": [shape.arch, shape.accel, shape.cpus, shape.memory_mib, shape.processor],
             "qemu": [str(qemu.path), qemu.version, qemu.argv, qemu.env, qemu.unpacked],
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Read back what `to_json` wrote."""
-        arch, accel, cpus, memory_mib = data["machine"]
+        arch, accel, cpus, memory_mib, processor = data["machine"]
         path, version, argv, env, unpacked = data["qemu"]
         qemu = Qemu(Path(path), tuple(version), tuple(argv), tuple((name, value) for name, value in env), unpacked)
         return cls(
@@ -108,7 +110,7 @@ class Boot:
             initrd=Path(data["initrd"]),
             root_image=Path(data["root_image"]),
             modules_image=Path(data["modules_image"]) if data["modules_image"] else None,
-            machine=MachineShape(arch, accel, cpus, memory_mib, qemu),
+            machine=MachineShape(arch, accel, cpus, memory_mib, qemu, processor),
             cmdline=data["cmdline"],
         )
 

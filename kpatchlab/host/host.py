@@ -92,7 +92,8 @@ class Host:
     def shape(self, machine: Machine, memory_mib: int | None = None) -> MachineShape:
         """Return a machine of lab.yaml as QEMU gets it on this host."""
         accel = self.accel().name if machine.accel == "auto" else machine.accel
-        return MachineShape(machine.arch, accel, machine.cpus, memory_mib or machine.memory_mib, self.qemu())
+        memory_mib, processor = memory_mib or machine.memory_mib, _cpu() if accel == "kvm" else ""
+        return MachineShape(machine.arch, accel, machine.cpus, memory_mib, self.qemu(), processor)
 
     @staticmethod
     def build_jobs(limit: int | str) -> int:

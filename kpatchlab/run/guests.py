@@ -155,11 +155,11 @@ def _bring_up(inputs: JobInputs, guest: JobGuest, fd: int | None, files: list[tu
     spec, log, limit = inputs.boots[guest.role], inputs.folder / f"console-{guest.role}.log", inputs.console_bytes
     if inputs.guest == "vng":
         agent = _agent(inputs.cache)
-        guest.vm = boot_vng(spec, agent, console_path=log, console_limit_bytes=limit)
+        guest.vm = boot_vng(spec.resolve(inputs.cache), agent, console_path=log, console_limit_bytes=limit)
         saved.prepare(guest.vm, guest.how)
     elif inputs.scenario.cold:
-        deadline_s = saved.BOOT_DEADLINE_S
-        guest.vm = boot(spec, console_path=log, link_fd=fd, console_limit_bytes=limit, deadline_s=deadline_s)
+        cold, deadline_s = spec.resolve(inputs.cache), saved.BOOT_DEADLINE_S
+        guest.vm = boot(cold, console_path=log, link_fd=fd, console_limit_bytes=limit, deadline_s=deadline_s)
         saved.prepare(guest.vm, guest.how)
     else:
         base = saved.booted(spec, inputs.cache, guest.kernel, debug=guest.kernel in inputs.debug)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from kpatchlab.build.built import Programs
 from kpatchlab.cache import Cache
-from kpatchlab.guest.vm import Boot
 from kpatchlab.lab.scenario import Scenario
 from kpatchlab.model import BuildResult
 from kpatchlab.plan.jobs import JobSpec
 from kpatchlab.proc import Cancel
+from kpatchlab.run.boot import BootSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class JobInputs:
     spec: JobSpec
     scenario: Scenario
     kernels: Mapping[str, BuildResult]
-    boots: Mapping[str, Boot]
+    boots: Mapping[str, BootSpec]
     packages: frozenset[str]
     lab_root: Path
     cache: Cache

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kpatchlab.cache import SAVED, Cache, content_key
 from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, resume
 from kpatchlab.lab.scenario import GUEST_LIB
+from kpatchlab.run.boot import BootSpec
 from kpatchlab.variants import debug as debugging
 
-VERSION = 2
+VERSION = 3
 """Part of every key: raise it when what a saved guest holds changes."""
 BOOT_DEADLINE_S = 120.0
 """Seconds of wall time for a boot to the agent; Debian's own images take 6 to 28 s under TCG on a busy host."""
@@ -64,12 +65,7 @@ class Preparation:
         return not self.modules and not self.scripts
 
 
-def boot_key(spec: Boot) -> str:
-    """Return the content key of a booted guest; the artifacts' paths hold their own content keys."""
-    return content_key(VERSION, repr(spec))
-
-
-def booted(spec: Boot, cache: Cache, label: str, *, debug: bool = False) -> SavedGuest:
+def booted(spec: BootSpec, cache: Cache, label: str, *, debug: bool = False) -> SavedGuest:
     """Return the guest as it is right after boot, saved; boots it where it is not in the cache.
 
     Args:
@@ -78,10 +74,11 @@ def booted(spec: Boot, cache: Cache, label: str, *, debug: bool = False) -> Save
     Raises:
         PrepareFailed: the kernel does not come up to the agent.
     """
+    here = spec.resolve(cache)
 
     def make(work: Path) -> None:
         deadline_s = BOOT_DEADLINE_S * (debugging.BOOT if debug else 1) * spec.machine.stretch
-        with _started(lambda: boot(spec, console_path=work / "console.log", deadline_s=deadline_s), work) as guest:
+        with _started(lambda: boot(here, console_path=work / "console.log", deadline_s=deadline_s), work) as guest:
             # Warm the page cache with what every scenario starts: costs once, and saves it in each fork.
             guest.run(["/bin/sh", "-c", "python3 -c 'import hashlib, os, socket'; mount; ls /; id"], timeout_s=60)
             symbols = guest.run(["awk", "{print $3}", "/proc/kallsyms"], timeout_s=60, keep_bytes=64 << 20).stdout
@@ -90,7 +87,7 @@ def booted(spec: Boot, cache: Cache, label: str, *, debug: bool = False) -> Save
                 (work / SLOWNESS).write_text(f"{debugging.slowness(guest):.2f}\n")
             guest.save(work)
 
-    return SavedGuest.load(cache.get(SAVED, boot_key(spec), make, label=f"booted {label}"))
+    return _load(cache.get(SAVED, content_key(VERSION, spec.key()), make, label=f"booted {label}"), here)
 
 
 def prepared(base: SavedGuest, how: Preparation, cache: Cache, label: str) -> SavedGuest:
@@ -111,8 +108,13 @@ def prepared(base: SavedGuest, how: Preparation, cache: Cache, label: str) -> Sa
                     shutil.copy(base.path / name, work)
             guest.save(work)
 
-    key = content_key(str(base.path), how.key())
-    return SavedGuest.load(cache.get(SAVED, key, make, label=f"prepared {label}"))
+    key = content_key(base.path.name, how.key())  # a saved guest's folder has its key for a name
+    return _load(cache.get(SAVED, key, make, label=f"prepared {label}"), base.boot)
+
+
+def _load(path: Path, boot: Boot) -> SavedGuest:
+    """Return a saved guest that resumes with what lies in this cache, wherever that was when it was saved."""
+    return replace(SavedGuest.load(path), boot=boot)
 
 
 def prepare(guest: Guest, how: Preparation, deadline_s: float = PREPARE_DEADLINE_S) -> None:

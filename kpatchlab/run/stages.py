@@ -19,14 +19,14 @@ from kpatchlab.build.built import Programs
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.build.patchset import DoesNotApplyError
-from kpatchlab.build.roots import initrd, packages_in, root_image, root_key
+from kpatchlab.build.roots import IMAGE, initrd, packages_in, root_image, root_key
 from kpatchlab.errors import LabError, told
-from kpatchlab.guest.vm import Boot, MachineShape
 from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab
 from kpatchlab.model import BuildResult, JobResult, Outcome, PatchFacts
 from kpatchlab.plan.jobs import JobSpec, Plan
 from kpatchlab.progress import Progress, built, clock
+from kpatchlab.run.boot import BootSpec
 from kpatchlab.run.inputs import JobInputs
 
 
@@ -74,7 +74,8 @@ class Stages:
 
     Attributes:
         kernels: name -> future of its BuildResult.
-        roots: name -> future of the image's path.
+        initrds: kernel -> future of the key of its initramfs; "" for one that does not build.
+        roots: name -> future of its key.
         foreign: (kernel, name) -> future of the tests of others, built for that kernel.
         patches: name -> the patches of a kernel that is done; see `traceable.facts`.
         counted: name -> what `reach start` takes to count the functions that they change.
@@ -99,8 +100,10 @@ class Stages:
         self._lab, self._host, self._progress, self._settings = lab, host, progress, settings
         self._builders = ThreadPoolExecutor(1, thread_name_prefix="kernel")
         self._imagers = ThreadPoolExecutor(1, thread_name_prefix="root")
+        self._packers = ThreadPoolExecutor(1, thread_name_prefix="initramfs")
         self._testers = ThreadPoolExecutor(1, thread_name_prefix="tests")
         self.kernels = {step.name: self._builders.submit(self._kernel, step.name) for step in plan.kernels}
+        self.initrds = {step.name: self._packers.submit(self._pack, step.name) for step in plan.kernels}
         self.roots = {step.name: self._imagers.submit(self._root, step.name) for step in plan.images}
         self.foreign = {pair: self._testers.submit(self._tests, *pair) for pair in wanted}
 
@@ -152,19 +155,26 @@ class Stages:
         for unread in (f"patch {patch.number}: {text}" for patch in changes.patches for text in patch.unread):
             self._progress.note(f"kernel {name}: {unread}: its lines and functions are not known")
 
-    def _root(self, name: str) -> Path:
+    def _pack(self, name: str) -> str:
+        kernel = self.kernels[name].result()
+        if kernel.outcome is not Outcome.PASS:
+            return ""
+        return initrd(self._host.cache.path("kernel", kernel.key), self.context(f"initramfs {name}"))
+
+    def _root(self, name: str) -> str:
         label = f"root {name}"
         began = time.monotonic()
         recipe = self._lab.rootfs_recipes[name]
         with self._telling(label):
-            cached = self._host.cache.has("root", root_key(recipe, self._lab.root))
+            key = root_key(recipe, self._lab.root)
+            cached = self._host.cache.has("root", key)
             self._progress.stage(label, "cached" if cached else "packages")
-            path = root_image(recipe, self.context(label))
+            root_image(recipe, self.context(label))
         if cached:
             self._found(label)
         else:
             self._progress.stage_done(label, f"{label}: made in {clock(time.monotonic() - began)}")
-        return path
+        return key
 
     def _tests(self, kernel: str, name: str) -> Programs:
         label = f"{name} of {kernel}"
@@ -195,21 +205,9 @@ class Stages:
             everything = len(self._cached) == self._all
         self._progress.stage_done(label, "nothing to build: all cached" if everything else "")
 
-    def boot_spec(self, kernel: BuildResult, root: Path, shape: MachineShape, cmdline: str) -> Boot:
-        """Return what to boot for a kernel on a root; packs the initramfs where that is not in the cache."""
-        artifact = self._host.cache.path("kernel", kernel.key)
-        return Boot(
-            vmlinuz=artifact / "vmlinuz",
-            initrd=initrd(artifact, self.context(f"initramfs {kernel.kernel}")),
-            root_image=root,
-            modules_image=artifact / "modules.erofs",
-            machine=shape,
-            cmdline=cmdline,
-        )
-
     def all(self) -> list[Future[Any]]:
         """Return everything that is made, has been or will be."""
-        return [*self.kernels.values(), *self.roots.values(), *self.foreign.values()]
+        return [*self.kernels.values(), *self.initrds.values(), *self.roots.values(), *self.foreign.values()]
 
     def pending(self) -> list[Future[Any]]:
         """Return what is still being made."""
@@ -227,7 +225,8 @@ class Stages:
             elif not isinstance(error, BuildCancelled):
                 problems.append(error)
                 results[name] = BuildResult(name, Outcome.INFRA, error=told(error))
-        others: list[Future[Any]] = [*self.foreign.values(), *self.roots.values()]
+        packed = [made for name, made in self.initrds.items() if name in results and not self.kernels[name].exception()]
+        others: list[Future[Any]] = [*self.foreign.values(), *self.roots.values(), *packed]
         found = [error for made in others if not made.cancelled() and (error := made.exception())]
         problems += [error for error in found if not isinstance(error, BuildCancelled)]
         return results, problems
@@ -235,12 +234,13 @@ class Stages:
     def needed(self, job: JobSpec) -> list[Future[Any]]:
         """Return what must be there before a job can start."""
         needed: list[Future[Any]] = [self.roots[job.rootfs]]
-        needed += [self.kernels[name] for name in set(job.placement.values())]
+        needed += [made[name] for name in set(job.placement.values()) for made in (self.kernels, self.initrds)]
         return [*needed, *(self.foreign[pair] for pair in _foreign(job))]
 
     def shutdown(self) -> None:
         """Let go of what has not begun, and wait for what has."""
         self._builders.shutdown(cancel_futures=True)
+        self._packers.shutdown(cancel_futures=True)
         self._imagers.shutdown(cancel_futures=True)
         self._testers.shutdown(cancel_futures=True)
 
@@ -263,13 +263,14 @@ def gather(lab: Lab, job: JobSpec, host: Host, stages: Stages, out: Path, folder
     for role in job.roles:
         if kernels[role.kernel].outcome is Outcome.PASS:
             shape = host.shape(lab.machines[job.machine], role.memory_mib)
-            boots[role.name] = stages.boot_spec(kernels[role.kernel], root, shape, scenario.cmdline)
+            initrd = stages.initrds[role.kernel].result()
+            boots[role.name] = BootSpec(kernels[role.kernel].key, root, initrd, shape, scenario.cmdline)
     return JobInputs(
         spec=job,
         scenario=scenario,
         kernels=kernels,
         boots=boots,
-        packages=frozenset(packages_in(root)),
+        packages=packages_in(host.cache.path("root", root) / IMAGE),
         lab_root=lab.root,
         cache=host.cache,
         out=out,
