@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from kpatchlab.variants.coverage import Coverage
 
 CHOICE_HELP = (
-    "CHOICE: scenario names, globs, tag:NAME, system:NAME, touching:FILE, !WORD to leave out; default: what the lab "
-    "file selects. The options are the same in other words; all that any of them takes in is chosen."
+    "CHOICE: scenario names, globs, tag:NAME, system:NAME, touching:FILE; !WORD leaves scenarios out. Default: what "
+    "the lab file selects. The options choose as the words do; every scenario that any of them names is taken."
 )
 
 
 variant_option = click.option(
     "--variant",
     metavar="NAME",
-    help="On this variant of each kernel, as lab.yaml has them; debug: KASAN, lockdep, kmemleak and more.",
+    help="Take this variant of each kernel, from `variants` in lab.yaml; debug: KASAN, lockdep, kmemleak and more.",
 )
 
 
@@ -52,8 +52,8 @@ def choosing(verb: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--changed",
         is_flag=True,
-        help="Scenarios that ran a line which the lab's series change, by the last coverage; without one, those about "
-        "the files.",
+        help="Scenarios that ran a line which the series changes, in the last coverage run; without one, scenarios "
+        "about the changed files.",
     )
     @functools.wraps(verb)
     def wrapper(

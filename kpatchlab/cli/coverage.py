@@ -32,9 +32,15 @@ if TYPE_CHECKING:
 )
 @choosing
 @kernel_option
-@click.option("--of", "stored", metavar="RUN", shell_complete=complete.runs, help="Of a run that has it; run nothing.")
-@click.option("--lcov", type=click.Path(path_type=Path, dir_okay=False), help="Write LCOV's tracefile too.")
-@click.option("--cobertura", type=click.Path(path_type=Path, dir_okay=False), help="Write Cobertura's XML too.")
+@click.option(
+    "--of",
+    "stored",
+    metavar="RUN",
+    shell_complete=complete.runs,
+    help="Show the coverage of this stored run; run nothing.",
+)
+@click.option("--lcov", type=click.Path(path_type=Path, dir_okay=False), help="Also write an LCOV tracefile.")
+@click.option("--cobertura", type=click.Path(path_type=Path, dir_okay=False), help="Also write Cobertura XML.")
 @as_json
 @pass_options
 def coverage(

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 )
 @click.argument("what", required=False, metavar="[CASE|METRIC]")
 @click.option("--column", metavar="NAME", help="Only this column.")
-@click.option("--lane", metavar="NAME", help="Only this lane of the nights; `manual`: runs by hand.")
-@click.option("--splats", metavar="GLOB", help="Kernel reports by fingerprint or title, the newest first.")
+@click.option("--lane", metavar="NAME", help="Only this lane of the nights; `manual`: runs that no night made.")
+@click.option("--splats", metavar="GLOB", help="Splats by fingerprint or title, the newest first.")
 @click.option("--pin", metavar="RUN", help="Keep a run when nights are pruned.")
-@click.option("--unpin", metavar="RUN", help="Keep it no longer.")
+@click.option("--unpin", metavar="RUN", help="Let nights prune the run again.")
 @as_json
 @pass_options
 def history(

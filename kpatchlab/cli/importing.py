@@ -19,8 +19,16 @@ from kpatchlab.cli.common import pass_options
 )
 @click.argument("form", metavar="junit|ktap", type=click.Choice(["junit", "ktap"]))
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--column", default="imported", show_default=True, metavar="NAME", help="The kernel they are about.")
-@click.option("--lane", default="imported", show_default=True, metavar="NAME", help="What they are compared with.")
+@click.option(
+    "--column", default="imported", show_default=True, metavar="NAME", help="The kernel that the results are about."
+)
+@click.option(
+    "--lane",
+    default="imported",
+    show_default=True,
+    metavar="NAME",
+    help="The lane that they belong to; history compares the runs of one lane.",
+)
 @pass_options
 def import_results(options: Options, form: str, files: tuple[Path, ...], column: str, lane: str) -> None:
     """Store results of another lab, in the order of the files, so that reports and history have them."""

@@ -134,7 +134,7 @@ LISTS: dict[str, Rows] = {
     multiple=True,
     metavar="NAME",
     shell_complete=complete.kernels,
-    help="For systems: only what this kernel makes of them.",
+    help="For systems: only this kernel.",
 )
 @as_json
 @pass_options

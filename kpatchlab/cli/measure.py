@@ -34,11 +34,18 @@ BUDGET_MIN = 30.0
 @click.option(
     "--mode",
     type=click.Choice(["instructions", "time"]),
-    help="instructions, the default: emulation counts them, exact on a busy host, one guest; "
-    "time: the clock, KVM where it works.",
+    help="instructions, the default: count executed instructions in emulation, exact on a busy host, one guest only; "
+    "time: by the clock, on KVM where it works.",
 )
-@click.option("--repeat", type=click.IntRange(2, 1000), help="Exactly so many repeats; default: as many as it takes.")
-@click.option("--budget", type=click.FloatRange(0), metavar="MINUTES", help=f"Until then. Default: {BUDGET_MIN:g}.")
+@click.option(
+    "--repeat", type=click.IntRange(2, 1000), help="Repeat exactly this often; default: until the verdicts are clear."
+)
+@click.option(
+    "--budget",
+    type=click.FloatRange(0),
+    metavar="MINUTES",
+    help=f"Without --repeat: stop repeating after this time. Default: {BUDGET_MIN:g}.",
+)
 @click.option(
     "--resume",
     metavar="RUN",

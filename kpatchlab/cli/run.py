@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 @choosing
 @kernel_option
 @variant_option
-@click.option("--repeat", type=click.IntRange(1, 1000), help="Run each job so often; default: the lab file's.")
-@click.option("--job", "jobs", multiple=True, metavar="ID", help="Only this job, as `plan` and a report name it.")
+@click.option("--repeat", type=click.IntRange(1, 1000), help="Run each job this often; default: as the lab file says.")
+@click.option("--job", "jobs", multiple=True, metavar="ID", help="Only this job; `plan` and every report show the ids.")
 @click.option(
     "--resume",
     metavar="RUN",
@@ -48,16 +48,16 @@ if TYPE_CHECKING:
     "--guest",
     type=click.Choice(["fork", "vng"]),
     default="fork",
-    help="fork: saved guests; vng: virtme-ng on this host's own root.",
+    help="fork: saved guests, resumed for each job; vng: virtme-ng guests on this host's own root.",
 )
 @click.option(
     "--break",
     "broken",
     is_flag=True,
-    help="Have each scenario send something wrong: all must fail, which proves that they can.",
+    help="Make every scenario send something wrong. Every job must fail: this proves that it can.",
 )
 @click.option(
-    "--no-trace", "untraced", is_flag=True, help="Do not count the calls of the functions that the series change."
+    "--no-trace", "untraced", is_flag=True, help="Do not count calls of the functions that the series changes."
 )
 @as_json
 @pass_options
@@ -241,7 +241,7 @@ def build(options: Options, kernels: tuple[str, ...], variant: str | None, as_js
 )
 @click.argument("scenario", required=False, shell_complete=complete.scenarios)
 @click.option("--kernel", metavar="NAME", shell_complete=complete.kernels, help="Default: the base.")
-@click.option("--role", metavar="ROLE", help="Default: the role that runs.")
+@click.option("--role", metavar="ROLE", help="Whose guest to open; default: that of the role with `run`.")
 @click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the scenario.")
 @variant_option
 @pass_options

@@ -43,7 +43,7 @@ FORMATS = ("text", "html", "junit", "json")
     shell_complete=complete.scenarios,
     help="Also run this scenario (or tag:NAME, ...) on the kernel with each patch; may be repeated.",
 )
-@click.option("--fresh", is_flag=True, help="Look at every patch again.")
+@click.option("--fresh", is_flag=True, help="Check every patch again.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", help="What to print; default: text.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write there instead of standard output.")
 @pass_options

@@ -31,7 +31,7 @@ def site(options: Options, output: Path | None) -> None:
 
 
 @click.command(cls=Verb, epilog="\b\nExample:\n  kpatchlab site && kpatchlab serve")
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any that is free.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any free port.")
 @pass_options
 def serve(options: Options, port: int) -> None:
     """Serve the site of the nights, with its runs, on the loopback interface; Ctrl-C ends it."""
