@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from kpatchlab.history.query import Entry
 from kpatchlab.history.record import BUILD
-from kpatchlab.verdict.values import JOB_CASE
+from kpatchlab.model import JOB
 
 Head = Mapping[str, str]
 
@@ -36,7 +36,7 @@ def by_case(subject: str, name: str) -> list[str]:
     """Return the options that mean one check; the lab's own checks of a job mean any that fails in it."""
     if subject == BUILD:
         return ["--build", *(["--module", name.removeprefix("module ")] if name.startswith("module ") else [])]
-    return [*_scenario(subject), *([] if name.startswith((JOB_CASE, "log: ")) else ["--case", name])]
+    return [*_scenario(subject), *([] if name.startswith((JOB.name, "log: ")) else ["--case", name])]
 
 
 def by_splat(subject: str, fingerprint: str) -> list[str]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from kpatchlab.model import Outcome, Run
+from kpatchlab.model import JOB, Outcome, Run
 from kpatchlab.verdict.ratios import metric_rows
-from kpatchlab.verdict.values import JOB_CASE, Comparison, Group
+from kpatchlab.verdict.values import Comparison, Group
 
 OUTCOMES = tuple(Outcome)
 """An outcome is stored as its place in here: append only."""
@@ -77,7 +77,7 @@ def _checks(group: Group) -> Iterator[Check]:
     told = {
         column
         for row in group.rows
-        if row.case != JOB_CASE
+        if row.id != JOB
         for column, cell in row.cells.items()
         if (cell.outcome.is_bad or cell.flaky) and not cell.implied and not cell.missing
     }
@@ -85,7 +85,7 @@ def _checks(group: Group) -> Iterator[Check]:
         for column, cell in row.cells.items():
             if cell.missing or cell.implied or cell.outcome is Outcome.INFRA:
                 continue
-            if row.case == JOB_CASE and column in told and (cell.outcome.is_bad or cell.flaky):
+            if row.id == JOB and column in told and (cell.outcome.is_bad or cell.flaky):
                 continue
             ran = [outcome for outcome in cell.outcomes if outcome is not Outcome.INFRA]
             message = cell.message or " or ".join(cell.answers)

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from kpatchlab.model import JobResult, Outcome, Splat, Verdict
+from kpatchlab.model import JOB, JobResult, Outcome, Splat, Verdict
 from kpatchlab.textclean import printable
-from kpatchlab.verdict.values import JOB_CASE, VERDICT_ORDER, Cell, Comparison, Group, Row
+from kpatchlab.verdict.values import VERDICT_ORDER, Cell, Comparison, Group, Row
 
 STAMP = re.compile(r"^(?:<\d+>)?\[\s*\d+\.\d+\](?:\[[^\]]*\])?\s?", re.MULTILINE)
 """What the kernel's log has before each line: level, time, and the task or processor."""
@@ -105,17 +105,16 @@ def _noisy(group: Group, row: Row, column: str) -> bool:
     if cell.implied or cell.missing or not (cell.flaky or cell.outcome not in {Outcome.PASS, Outcome.SKIP}):
         return False
     # A check that fails makes its job fail: once is enough.
-    others = (r.case for r in group.rows if r.case != row.case and column in r.cells and r.cells[column].outcome.is_bad)
-    return row.case != JOB_CASE or not cell.message.startswith(tuple(f"{name}:" for name in others))
+    others = (r.case for r in group.rows if r.id != row.id and column in r.cells and r.cells[column].outcome.is_bad)
+    return row.id != JOB or not cell.message.startswith(tuple(f"{name}:" for name in others))
 
 
 def _change(comparison: Comparison, group: Group, column: str, row: Row) -> Change:
     cell = row.cells[column]
     late: tuple[str, ...] = ()
-    if row.case == JOB_CASE:
+    if row.id == JOB:
         late = tuple(r.case for r in group.rows if column in r.cells and r.cells[column].implied)
-    carries = row.case == JOB_CASE or row.case.startswith("log:")
-    shown = tuple(splats(group.jobs[column])) if carries and (cell.outcome.is_bad or cell.flaky) else ()
+    shown = tuple(splats(group.jobs[column])) if row.id.kind.sums_up and (cell.outcome.is_bad or cell.flaky) else ()
     base = row.cells.get(comparison.base) if column != comparison.base else None
     return Change(group, column, row, cell, base, late, shown)
 
@@ -132,7 +131,7 @@ def reasons(comparison: Comparison, outcome: Outcome) -> dict[str, list[str]]:
 
 
 def _why(job: JobResult) -> str:
-    own = next((case.message for case in job.cases if case.name == JOB_CASE and case.message), "")
+    own = next((case.message for case in job.cases if case.id == JOB and case.message), "")
     return job.message or own or "no reason given"
 
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from kpatchlab.model import to_json
+from kpatchlab.model import SCHEMA_VERSION, to_json
 from kpatchlab.report.view import View
 from kpatchlab.verdict.values import Comparison
 
@@ -17,7 +17,7 @@ def render(view: View) -> bytes:
     run = view.run
     jobs = tuple(replace(job, guests=tuple(replace(g, console_tail="") for g in job.guests)) for job in run.jobs)
     document = {
-        "schema": run.schema,
+        "schema": SCHEMA_VERSION,
         "run": to_json(replace(run, jobs=jobs)),
         "comparison": _comparison(view.comparison),
     }
@@ -48,7 +48,13 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "lost": list(comparison.lost),
         "builds": to_json(comparison.builds),
         "rows": [
-            {"scenario": g.scenario, "params": g.params, "case": r.case, "cells": to_json(r.cells)}
+            {
+                "scenario": g.scenario,
+                "params": g.params,
+                "kind": r.id.kind,
+                "case": r.id.name,
+                "cells": to_json(r.cells),
+            }
             for g in comparison.groups
             for r in g.rows
         ],

@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from kpatchlab.model import JobResult, Outcome, Run, Splat, Verdict
+from kpatchlab.model import JOB, JobResult, Outcome, Run, Splat, Verdict
 from kpatchlab.progress import clock
 from kpatchlab.report.common import STAMP, Change, changes, frames, line, reasons, splats
 from kpatchlab.report.patches import NO_FUNCTION, patch_rows
 from kpatchlab.textclean import printable
 from kpatchlab.verdict.ratios import AGAIN, Figure, MetricRow, Speed, again, metric_rows
-from kpatchlab.verdict.values import JOB_CASE, Cell, Comparison
+from kpatchlab.verdict.values import Cell, Comparison, Row
 
 FAULT_FRAMES = 24
 NAMED = 6
@@ -107,22 +107,22 @@ def excerpt(splat: Splat, count: int = FAULT_FRAMES) -> list[str]:
 
 def news(comparison: Comparison, wanted: Iterable[Verdict]) -> list[NewsLine]:
     """Return a line for each scenario that has news of these kinds, with the number of checks."""
-    alike: dict[tuple[str, str, str, str, str], list[str]] = {}
+    alike: dict[tuple[str, str, str, str, str], list[Row]] = {}
     kinds = set(wanted)
     for change in changes(comparison):
         if change.cell.verdict in kinds and (change.cell.verdict is not Verdict.GONE or not _bad(change)):
             key = (change.word, change.group.scenario, change.group.name, change.column, outcomes(change))
-            alike.setdefault(key, []).append(change.row.case)
+            alike.setdefault(key, []).append(change.row)
     return [
-        NewsLine(word, f"{name} on {column}: {_checks(cases)}, {told}", (scenario,))
-        for (word, scenario, name, column, told), cases in alike.items()
+        NewsLine(word, f"{name} on {column}: {_checks(rows)}, {told}", (scenario,))
+        for (word, scenario, name, column, told), rows in alike.items()
     ]
 
 
-def _checks(cases: Sequence[str]) -> str:
-    if len(cases) > 1:
-        return f"{len(cases)} checks"
-    return "the whole job" if cases[0] == JOB_CASE else line(cases[0], 160)
+def _checks(rows: Sequence[Row]) -> str:
+    if len(rows) > 1:
+        return f"{len(rows)} checks"
+    return "the whole job" if rows[0].id == JOB else line(rows[0].case, 160)
 
 
 def standing(comparison: Comparison) -> list[NewsLine]:
@@ -146,7 +146,7 @@ def standing(comparison: Comparison) -> list[NewsLine]:
 
 def _first_bad(job: JobResult) -> str:
     bad = next((case for case in job.cases if case.outcome.is_bad), None)
-    return "no message" if bad is None else bad.message if bad.name == JOB_CASE else f"{bad.name}: {bad.message}"
+    return "no message" if bad is None else bad.message if bad.id == JOB else f"{bad.name}: {bad.message}"
 
 
 # --- figures ----------------------------------------------------------------------------------------------------

@@ -193,7 +193,7 @@ def _evidence(row: Row, cell: Cell, jobs: Iterable[JobResult], detail_bytes: int
     """Return what one needs to see first: the splat, decoded where it is, then the check's own words."""
     jobs = tuple(jobs)
     parts = []
-    if not cell.implied and (row.case == "job" or row.case.startswith("log:")):
+    if row.id.kind.sums_up and not cell.implied:
         parts += [(splat.decoded or splat.text)[:TAIL_BYTES] for splat in splats(jobs)[:MAX_SPLATS]]
     parts += [
         cell.details[:detail_bytes],

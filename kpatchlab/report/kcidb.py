@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from kpatchlab.model import BuildResult, Case, JobResult, Outcome, Run
+from kpatchlab.model import JOB, BuildResult, Case, JobResult, Outcome, Run, job_case
 from kpatchlab.report.common import line, splats, tail
 from kpatchlab.report.view import View
 from kpatchlab.textclean import printable
 from kpatchlab.verdict.ratios import Figure, MetricRow, metric_rows
-from kpatchlab.verdict.values import JOB_CASE, Comparison, Group
+from kpatchlab.verdict.values import Comparison, Group, Row
 
 ORIGIN = "kpatchlab"
 VERSION = {"major": 5, "minor": 3}
@@ -120,33 +120,32 @@ def _build(run: Run, build: BuildResult) -> dict[str, Any]:
 
 def _tests(run: Run, comparison: Comparison, run_dir: Path) -> Iterator[dict[str, Any]]:
     for group in comparison.groups:
-        rows = {row.case: row for row in group.rows}
-        for column, jobs in group.jobs.items():
+        rows = {row.id: row for row in group.rows}
+        for jobs in group.jobs.values():
             for job in jobs:
-                own = any(case.name == JOB_CASE for case in job.cases)
-                cases = job.cases if own else (Case(JOB_CASE, job.outcome, job.message), *job.cases)
+                own = any(case.id == JOB for case in job.cases)
+                cases = job.cases if own else (job_case(job.outcome, job.message), *job.cases)
                 for number, case in enumerate(cases):
-                    cell = rows[case.name].cells.get(column) if case.name in rows else None
-                    verdict = str(cell.verdict) if cell and cell.verdict else ""
-                    yield _test(run, comparison, group, job, case, number, verdict, run_dir)
+                    yield _test(run, comparison, group, job, case, number, rows[case.id], run_dir)
 
 
 def _test(
-    run: Run, comparison: Comparison, group: Group, job: JobResult, case: Case, number: int, verdict: str, run_dir: Path
+    run: Run, comparison: Comparison, group: Group, job: JobResult, case: Case, number: int, row: Row, run_dir: Path
 ) -> dict[str, Any]:
-    whole = case.name == JOB_CASE
+    whole = case.id == JOB
+    verdict = row.cells[job.column].verdict
     log = "\n\n".join(splat.decoded or splat.text for splat in splats([job])) if whole else case.details
     files = [guest.console for guest in job.guests if guest.console] + list(job.attachments) if whole else []
     return {
-        **_head(run, comparison, job, f"{job.job}:{number}", _path(group, case.name)),
-        "comment": line(f"{case.name}: {case.message}" if case.message else case.name),
+        **_head(run, comparison, job, f"{job.job}:{number}", _path(group, row.case)),
+        "comment": line(f"{row.case}: {case.message}" if case.message else row.case),
         "status": _status(job, case),
         "log_excerpt": printable(log)[:EXCERPT],
         "duration": job.duration_s if whole else case.duration_s,
         "output_files": [{"name": _file(name), "url": _url(run_dir / name)} for name in files],
         "misc": {
             "outcome": str(case.outcome),
-            "verdict": verdict,
+            "verdict": str(verdict or ""),
             "repeat": job.repeat,
             "params": job.params,
             "answer": case.answer,
@@ -159,9 +158,9 @@ def _test(
 
 
 def _status(job: JobResult, case: Case) -> str:
-    checks = [other for other in job.cases if other.name != JOB_CASE]
+    checks = [other for other in job.cases if other.id != JOB]
     broken = case.outcome is Outcome.FAIL and not job.reported and not any(other.outcome.is_bad for other in checks)
-    return "ERROR" if case.name == JOB_CASE and broken else STATUS[case.outcome]
+    return "ERROR" if case.id == JOB and broken else STATUS[case.outcome]
 
 
 def _head(run: Run, comparison: Comparison, job: JobResult, name: str, path: str) -> dict[str, Any]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from kpatchlab.model import Case, JobResult, Outcome, Run
+from kpatchlab.model import JOB, Case, JobResult, Outcome, Run
 from kpatchlab.progress import clock
 from kpatchlab.report.common import line, markdown_table
 from kpatchlab.report.view import View
-from kpatchlab.verdict.values import JOB_CASE
 
 SLOWEST = 10
 
@@ -57,7 +56,7 @@ def _row(run: Run, system: str, scenarios: Sequence[str]) -> list[str]:
     jobs = [job for job in run.jobs if job.scenario in scenarios]
     columns = [_outcomes([job for job in jobs if job.column == column]) for column in run.columns]
     reached = [_reached([job for job in jobs if job.column == column]) for column in _alone(run)]
-    cases = len({(job.scenario, tuple(job.params.items()), case.name) for job in jobs for case in job.cases})
+    cases = len({(job.scenario, tuple(job.params.items()), case.id) for job in jobs for case in job.cases})
     return [
         system,
         " ".join(scenarios) or "none",
@@ -78,7 +77,7 @@ def _outcomes(jobs: Sequence[JobResult]) -> str:
 
 def _checks(job: JobResult) -> list[Case]:
     """Return a job's cases; how the job itself ended is one only where no check says so."""
-    checks = [case for case in job.cases if case.name != JOB_CASE]
+    checks = [case for case in job.cases if case.id != JOB]
     told = not job.outcome.is_bad or any(case.outcome.is_bad for case in checks)
     return checks if checks and told else list(job.cases)
 

@@ -164,7 +164,7 @@ class RunDir:
 
     def save_header(self, run: Run) -> None:
         """Write run.json: `run` without jobs and builds."""
-        self._header = dataclasses.replace(run, jobs=(), builds=())
+        self._header = dataclasses.replace(run, jobs=(), builds=(), schema=SCHEMA_VERSION)
         order = {"job_order": [job.job for job in run.jobs], "build_order": [b.kernel for b in run.builds]}
         self.write(HEADER, _dump({**to_json(self._header), **order}))
 

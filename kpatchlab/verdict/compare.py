@@ -19,8 +19,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from kpatchlab.model import BuildResult, Case, JobResult, Outcome, Run, Splat, Verdict
-from kpatchlab.verdict.values import BADNESS, JOB_CASE, BuildCheck, Cell, Comparison, Group, GroupKey, Row
+from kpatchlab.model import JOB, BuildResult, Case, CaseId, CaseKind, JobResult, Outcome, Run, Splat, Verdict, job_case
+from kpatchlab.verdict.values import BADNESS, BuildCheck, Cell, Comparison, Group, GroupKey, Row
 
 
 def compare(run: Run) -> Comparison:
@@ -72,35 +72,45 @@ def _lost(groups: Iterable[Group], builds: Iterable[BuildCheck]) -> tuple[str, .
 def _group(key: GroupKey, jobs: dict[str, list[JobResult]], base: str, columns: Sequence[str]) -> Group:
     ordered = {c: tuple(sorted(jobs[c], key=lambda j: j.repeat)) for c in columns if c in jobs}
     cases = {column: [_cases(job) for job in ordered[column]] for column in ordered}
-    names = dict.fromkeys([JOB_CASE, *(name for column in cases.values() for found in column for name in found)])
-    rows = [Row(name, {c: _cell(name, ordered[c], cases[c]) for c in ordered}) for name in names]
+    ids = dict.fromkeys([JOB, *(id_ for column in cases.values() for found in column for id_ in found)])
+    names = _names(ids)
+    rows = [Row(id_, names[id_], {c: _cell(id_, ordered[c], cases[c]) for c in ordered}) for id_ in ids]
     if len(columns) > 1 and base in columns:
         rows = [_row_verdicts(row, base) for row in rows]
         rows = _mark_followers(_splat_verdicts(rows, ordered, base), base)
     return Group(key[0], dict(key[1]), tuple(rows), ordered)
 
 
-def _cases(job: JobResult) -> dict[str, Case]:
-    """Return the job's checks by name, its own first; of two with one name the worse one counts."""
-    found: dict[str, Case] = {}
+def _names(ids: Iterable[CaseId]) -> dict[CaseId, str]:
+    """Return the checks' names; a scenario's own that is called as one of the lab's is, says so."""
+    labs = {id_.name for id_ in ids if id_.kind is not CaseKind.CHECK}
+    return {
+        id_: f"{id_.name} (the scenario's own)" if id_.kind is CaseKind.CHECK and id_.name in labs else id_.name
+        for id_ in ids
+    }
+
+
+def _cases(job: JobResult) -> dict[CaseId, Case]:
+    """Return the job's checks, its own first; of two that cannot be told apart the worse one counts."""
+    found: dict[CaseId, Case] = {}
     for case in job.cases:
-        if case.name not in found or BADNESS[case.outcome] > BADNESS[found[case.name].outcome]:
-            found[case.name] = case
-    own = found.pop(JOB_CASE, None) or Case(JOB_CASE, job.outcome, job.message, duration_s=job.duration_s)
-    return {JOB_CASE: own, **found}
+        if case.id not in found or BADNESS[case.outcome] > BADNESS[found[case.id].outcome]:
+            found[case.id] = case
+    own = found.pop(JOB, None) or job_case(job.outcome, job.message, duration_s=job.duration_s)
+    return {JOB: own, **found}
 
 
-def _cell(name: str, jobs: Sequence[JobResult], cases: Sequence[dict[str, Case]]) -> Cell:
+def _cell(id_: CaseId, jobs: Sequence[JobResult], cases: Sequence[dict[CaseId, Case]]) -> Cell:
     seen: list[Case] = []
     ran: list[Case] = []
     for job, found in zip(jobs, cases, strict=True):
-        own = found[JOB_CASE]
-        if name in found:
-            seen.append(found[name])
-            ran.append(found[name])
+        own = found[JOB]
+        if id_ in found:
+            seen.append(found[id_])
+            ran.append(found[id_])
         elif own.outcome is not Outcome.PASS and not job.reported:
             why = own.message or job.message
-            seen.append(Case(name, own.outcome, f"not reached: {why}" if why else "not reached"))
+            seen.append(Case(id_.name, own.outcome, f"not reached: {why}" if why else "not reached"))
     if not seen:
         return Cell((), Outcome.SKIP, missing=True)
     counted = [c for c in seen if c.outcome is not Outcome.INFRA] or seen
@@ -128,22 +138,22 @@ def _row_verdicts(row: Row, base: str) -> Row:
         elif base not in row.cells:
             cells[column] = replace(cell, verdict=Verdict.UNKNOWN, reason="the base column did not run it")
         else:
-            verdict, reason = _judge(row.case, row.cells[base], cell)
+            verdict, reason = _judge(row.id.kind, row.cells[base], cell)
             cells[column] = replace(cell, verdict=verdict, reason=reason)
-    return Row(row.case, cells)
+    return replace(row, cells=cells)
 
 
-def _judge(case: str, base: Cell, here: Cell) -> tuple[Verdict, str]:
+def _judge(kind: CaseKind, base: Cell, here: Cell) -> tuple[Verdict, str]:
     """Return the verdict for one check, and a reason where the two outcomes do not speak for themselves."""
     if base.missing and here.missing:
         return Verdict.SAME, "in neither"
     if here.missing:
-        # The lab's own checks may be left out where there is nothing to say.
-        return (Verdict.SAME, "") if _own(case) and not base.outcome.is_bad else (Verdict.GONE, "missing here")
+        # What sums up may be left out where there is nothing to say.
+        return (Verdict.SAME, "") if kind.sums_up and not base.outcome.is_bad else (Verdict.GONE, "missing here")
     if base.missing:
         if here.outcome.is_bad and not here.flaky:
             return Verdict.REGRESSED, "not a check on the base, and it fails here"
-        return (Verdict.SAME, "") if _own(case) and not here.flaky else (Verdict.NEW, "only here")
+        return (Verdict.SAME, "") if kind.sums_up and not here.flaky else (Verdict.NEW, "only here")
     sides = {base.outcome, here.outcome}
     if Outcome.BLOCKED in sides:
         where = "both" if len(sides) == 1 else "the base" if base.outcome is Outcome.BLOCKED else "here"
@@ -151,7 +161,7 @@ def _judge(case: str, base: Cell, here: Cell) -> tuple[Verdict, str]:
     if Outcome.INFRA in sides:
         return Verdict.UNKNOWN, "the lab lost one side"
     if Outcome.SKIP in sides:
-        return _judge_skip(case, base, here)
+        return _judge_skip(kind, base, here)
     if base.flaky or here.flaky:
         both = base.flaky and here.flaky
         return Verdict.FLAKY, f"{'both sides' if both else 'the base' if base.flaky else 'this side'} flaky"
@@ -167,22 +177,18 @@ def _told(answers: Sequence[str]) -> str:
     return " or ".join(answers) or "no answer"
 
 
-def _judge_skip(case: str, base: Cell, here: Cell) -> tuple[Verdict, str]:
+def _judge_skip(kind: CaseKind, base: Cell, here: Cell) -> tuple[Verdict, str]:
     if base.outcome is here.outcome:
         return Verdict.SAME, "skipped on both"
-    conditional = case.startswith("reach:") and "condition:" in (
+    conditional = kind is CaseKind.REACH and "condition:" in (
         base.message if base.outcome is Outcome.SKIP else here.message
     )
-    if case.startswith("reach:") and not base.outcome.is_bad and not here.outcome.is_bad:
+    if kind is CaseKind.REACH and not base.outcome.is_bad and not here.outcome.is_bad:
         return Verdict.SAME, "does not apply to one side"
     if conditional and here.outcome.is_bad and not here.flaky:
         return Verdict.REGRESSED, "does not apply to the base, and fails here"
     side = "the base" if base.outcome is Outcome.SKIP else "this side"
     return Verdict.UNKNOWN, f"{side} skipped it"
-
-
-def _own(case: str) -> bool:
-    return case == JOB_CASE or case.startswith("log:")
 
 
 def _splat_verdicts(rows: list[Row], jobs: dict[str, tuple[JobResult, ...]], base: str) -> list[Row]:
@@ -196,8 +202,8 @@ def _splat_verdicts(rows: list[Row], jobs: dict[str, tuple[JobResult, ...]], bas
         return rows
     for column, made in jobs.items():
         fresh = [s for s in _splats(made) if s.fingerprint not in known] if column != base else []
-        carriers = [i for i, row in enumerate(rows) if _own(row.case) and rows[i].cells[column].outcome.is_bad]
-        carriers.sort(key=lambda i: rows[i].case == JOB_CASE)  # log:ROLE is the nearer one
+        carriers = [i for i, row in enumerate(rows) if row.id.kind.sums_up and rows[i].cells[column].outcome.is_bad]
+        carriers.sort(key=lambda i: rows[i].id == JOB)  # a guest's log is the nearer one
         if not fresh or any(rows[i].cells[column].verdict is Verdict.REGRESSED for i in carriers):
             continue
         for i in carriers:
@@ -211,7 +217,7 @@ def _splat_verdicts(rows: list[Row], jobs: dict[str, tuple[JobResult, ...]], bas
             else:
                 continue
             raised = replace(cell, verdict=Verdict.REGRESSED, reason=f"{what}: {fresh[0].title}")
-            rows[i] = Row(rows[i].case, {**rows[i].cells, column: raised})
+            rows[i] = replace(rows[i], cells={**rows[i].cells, column: raised})
             break
     return rows
 
@@ -223,15 +229,16 @@ def _mark_followers(rows: list[Row], base: str) -> list[Row]:
     that fails makes its job fail: there the job's row follows, if its message is about that check.
     """
     own = rows[0].cells  # `_group` puts the job's row first
-    marked = [Row(JOB_CASE, {c: replace(cell, follows=_is_echo(rows, c, base)) for c, cell in own.items()})]
+    told_by = {c: replace(cell, follows=_is_echo(rows, c, base)) for c, cell in own.items()}
+    marked = [replace(rows[0], cells=told_by)]
     for row in rows[1:]:
         cells = dict(row.cells)
         for column, cell in row.cells.items():
             implied = cell.implied or (base in row.cells and row.cells[base].implied)
             told = own[column].verdict is not Verdict.SAME and cell.verdict in {own[column].verdict, Verdict.FLAKY}
-            if (implied and (told or cell.verdict is Verdict.SAME)) or (row.case.startswith("log:") and told):
+            if (implied and (told or cell.verdict is Verdict.SAME)) or (row.id.kind.is_log and told):
                 cells[column] = replace(cell, follows=True)
-        marked.append(Row(row.case, cells))
+        marked.append(replace(row, cells=cells))
     return marked
 
 
@@ -241,9 +248,9 @@ def _is_echo(rows: list[Row], column: str, base: str) -> bool:
     return own.verdict in {Verdict.REGRESSED, Verdict.FIXED, Verdict.FLAKY} and any(
         row.cells[column].verdict is own.verdict
         and not row.cells[column].implied
-        and bad.message.startswith((f"{row.case}:", f"{row.case} failed"))
+        and bad.message.startswith((f"{row.id.name}:", f"{row.id.name} failed"))
         for row in rows[1:]
-        if not row.case.startswith("log:")
+        if not row.id.kind.is_log
     )
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from kpatchlab.model import JobResult, Outcome, Verdict
-
-JOB_CASE = "job"
-"""Name of the check that stands for the job itself: did it run to its end, without a crash, in time."""
+from kpatchlab.model import JOB, CaseId, JobResult, Outcome, Verdict
 
 BADNESS = {
     Outcome.CRASH: 6,
@@ -101,8 +98,13 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One check across the columns; a column that ran no such job has no cell."""
+    """One check across the columns; a column that ran no such job has no cell.
 
+    Attributes:
+        case: its name for people, unlike that of any other row of its group.
+    """
+
+    id: CaseId
     case: str
     cells: dict[str, Cell]
 
@@ -155,7 +157,7 @@ class Group:
 
     def count(self, column: str) -> tuple[int, int]:
         """Return how many of this column's checks pass, and how many apply; the job itself and skips left out."""
-        cells = [row.cells[column] for row in self.rows if column in row.cells and row.case != JOB_CASE]
+        cells = [row.cells[column] for row in self.rows if column in row.cells and row.id != JOB]
         cells = [c for c in cells if not c.missing and c.outcome is not Outcome.SKIP]
         return sum(c.outcome is Outcome.PASS for c in cells), len(cells)
 
