@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from sample_run import SPLAT, B, C, F, I, P, S, T, builds, job, sample
 
-from kpatchlab.model import Case, KernelFacts, Outcome, Run, Splat, Verdict
+from kpatchlab.model import Case, CaseId, CaseKind, KernelFacts, Outcome, Run, Splat, Verdict
 from kpatchlab.report.common import changes
 from kpatchlab.report.sentence import sentence
 from kpatchlab.verdict.compare import compare
@@ -365,3 +365,38 @@ def test_what_a_check_says_of_itself_stands_for_a_message():
         for column, outcome, said in (("a", P, ""), ("b", F, "first difference at byte 7\nmore"))
     )
     assert cell(compare(run_of(good, bad)), "whole").message == "first difference at byte 7"
+
+
+@pytest.mark.parametrize("message", ["two checks are bad", "", "other: words", "check: it says"])
+def test_the_job_follows_the_checks_that_made_it_fail_whatever_its_message_says(message):
+    failed = job("s", "b", {"job": (F, message), "other": P, "check": (F, "it says")})
+    comparison = compare(
+        run_of(
+            job("s", "a", {"job": P, "other": P, "check": P}),
+            dataclasses.replace(failed, because=(CaseId(CaseKind.CHECK, "check"),)),
+        )
+    )
+    assert cell(comparison, "job").follows
+    assert comparison.regressed == 1
+    alone = compare(run_of(*(made for made in comparison.groups[0].jobs["b"]), columns=("b",)))
+    assert [change.row.case for change in changes(alone)] == ["check"]
+
+
+@pytest.mark.parametrize("message", ["check: it says", "check failed"])
+def test_a_job_that_failed_of_itself_is_told_though_its_message_begins_like_a_check(message):
+    failed = job("s", "b", {"job": (F, message), "check": (F, "it says")})
+    comparison = compare(run_of(job("s", "a", {"job": P, "check": P}), dataclasses.replace(failed, because=())))
+    assert not cell(comparison, "job").follows
+    assert comparison.regressed == 2
+
+
+def test_a_job_follows_any_of_the_checks_that_made_it_fail():
+    ids = tuple(CaseId(CaseKind.CHECK, name) for name in ("first", "second"))
+    failed = job("s", "b", {"job": (F, "first: x"), "first": (F, "x"), "second": (F, "y")})
+    comparison = compare(
+        run_of(job("s", "a", {"job": P, "first": S, "second": P}), dataclasses.replace(failed, because=ids))
+    )
+    assert [cell(comparison, name).verdict for name in ("first", "second", "job")] == [
+        Verdict.UNKNOWN, Verdict.REGRESSED, Verdict.REGRESSED,
+    ]  # fmt: skip
+    assert comparison.regressed == 1

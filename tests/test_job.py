@@ -427,3 +427,39 @@ def test_a_log_of_which_some_is_missing_is_not_called_clean(bench, oops):
 )
 def test_a_job_says_whether_it_reported_all(bench, answer, reported):
     assert bench({"run.sh": answer}).reported is reported
+
+
+def dies_of(oops, lost):
+    def script(guest, _):
+        guest.console.bytes += oops
+        guest.on_output("stdout", b"KTAP version 1\n1..2\nnot ok 1 - a\n")
+        return lost
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("answers", "more", "names"),
+    [
+        ({}, {}, []),
+        ({"run.sh": b"KTAP version 1\n1..3\nnot ok 1 - a\nok 2 - b\nnot ok 3 - c\n"}, {}, ["a", "c"]),
+        ({"run.sh": b"KTAP version 1\n1..1\nok 1 - a # SKIP none\n"}, {}, []),
+        ({"run.sh": b"KTAP version 1\n1..2\nok 1 - a\n"}, {}, []),  # the report is not whole: no check says so
+        ({"run.sh": ended(b"KTAP version 1\n1..2\nnot ok 1 - a\n", timed_out=True)}, {}, []),
+        ({"reach": b"tcp_sendmsg 0\n"}, {"reach": [{"function": "tcp_sendmsg"}]}, ["reach: tcp_sendmsg (guest)"]),
+        ({"sh": b"unreferenced object 0xf (size 8):\n"}, {"more": {"debug": frozenset({"with"})}}, ["leaks: guest"]),
+        ({"run.sh": dies_of(OOPS, GuestLost("panic", "x"))}, {}, ["log: guest"]),
+        ({"run.sh": dies_of(b"", GuestLost("exit", "QEMU was killed"))}, {}, []),
+    ],
+)
+def test_a_job_names_the_cases_that_made_it_fail(bench, answers, more, names):
+    result = bench(answers, **more)
+    assert [case.name for case in result.because] == names
+    assert {case.id for case in result.cases} >= set(result.because)
+
+
+def test_what_follows_from_a_failed_step_is_not_what_made_the_job_fail(bench):
+    roles = {"guest": {"run": "run.sh", "setup": "setup.sh"}}
+    result = bench({"setup.sh": ended(status=1)}, reach=[{"function": "tcp_sendmsg"}], roles=roles)
+    assert case(result, "reach: tcp_sendmsg (guest)").outcome is Outcome.FAIL
+    assert (result.outcome, result.because) == (Outcome.FAIL, ())

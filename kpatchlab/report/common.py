@@ -105,8 +105,8 @@ def _noisy(group: Group, row: Row, column: str) -> bool:
     if cell.implied or cell.missing or not (cell.flaky or cell.outcome not in {Outcome.PASS, Outcome.SKIP}):
         return False
     # A check that fails makes its job fail: once is enough.
-    others = (r.case for r in group.rows if r.id != row.id and column in r.cells and r.cells[column].outcome.is_bad)
-    return row.id != JOB or not cell.message.startswith(tuple(f"{name}:" for name in others))
+    bad = {r.id for r in group.rows if not r.id.kind.is_log and column in r.cells and r.cells[column].outcome.is_bad}
+    return row.id != JOB or bad.isdisjoint(cell.because)
 
 
 def _change(comparison: Comparison, group: Group, column: str, row: Row) -> Change:

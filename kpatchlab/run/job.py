@@ -104,6 +104,7 @@ def run_job(inputs: JobInputs) -> JobResult:
         reproduce=inputs.reproduce,
         reported=record.reported,
         mode=inputs.mode,
+        because=record.because,
     )
 
 
@@ -148,9 +149,7 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
     except GuestLost as lost:
         record.reported = False
         judge.loss(inputs, guests, record, lost)
-    for case in record.cases:
-        if case.kind is CaseKind.REACH and case.outcome.is_bad and record.outcome in {Outcome.PASS, Outcome.SKIP}:
-            record.worsen(Outcome.FAIL, f"{case.name}: {case.message}")
+    record.fail([case for case in record.cases if case.kind is CaseKind.REACH])
 
 
 def _settle(guests: Sequence[JobGuest], until: float) -> None:
@@ -257,10 +256,7 @@ def _run(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) ->
     record.cases += parsed.cases
     if not inputs.debug and not inputs.covered:  # a figure from such a kernel says nothing
         record.metrics = parsed.metrics
-    for case in parsed.cases:
-        if case.outcome.is_bad:
-            reason = case.message or next(iter(case.details.splitlines()), "not ok")
-            record.worsen(Outcome.FAIL, f"{case.name}: {reason}")
+    record.fail(parsed.cases)
     if parsed.cases and all(case.outcome is Outcome.SKIP for case in parsed.cases):
         record.worsen(Outcome.SKIP, parsed.cases[0].message)
     if done.timed_out or done.signal:

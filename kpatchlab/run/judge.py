@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from kpatchlab.errors import GuestLost
 from kpatchlab.evidence.decode import Decoder
 from kpatchlab.evidence.splats import find_splats
-from kpatchlab.model import Case, GuestLog, Metric, Outcome, ReachCount, Splat, log_case
+from kpatchlab.model import Case, CaseId, GuestLog, Metric, Outcome, ReachCount, Splat, log_case
 from kpatchlab.run.guests import BROKEN, JobGuest
 from kpatchlab.run.inputs import JobInputs
 from kpatchlab.variants import debug
@@ -41,12 +41,19 @@ class Record:
     stdout: bytes = b""
     stderr: bytes = b""
     reported: bool = False
+    because: tuple[CaseId, ...] = ()
 
-    def worsen(self, outcome: Outcome, message: str) -> None:
-        """Let the worst outcome, and the first message of it, stand."""
+    def worsen(self, outcome: Outcome, message: str, because: Sequence[Case] = ()) -> None:
+        """Let the worst outcome stand, with what came to it first: a message, and the cases that it is about."""
         order = (Outcome.PASS, Outcome.SKIP, Outcome.FAIL, Outcome.TIMEOUT, Outcome.CRASH, Outcome.INFRA)
         if order.index(outcome) > order.index(self.outcome):
-            self.outcome, self.message = outcome, message
+            self.outcome, self.message, self.because = outcome, message, tuple(case.id for case in because)
+
+    def fail(self, cases: Sequence[Case]) -> None:
+        """Let the bad ones among these cases make the job fail."""
+        if bad := [case for case in cases if case.outcome.is_bad]:
+            reason = bad[0].message or next(iter(bad[0].details.splitlines()), "not ok")
+            self.worsen(Outcome.FAIL, f"{bad[0].name}: {reason}", bad)
 
 
 def loss(inputs: JobInputs, guests: Sequence[JobGuest], record: Record, lost: GuestLost) -> None:
@@ -81,11 +88,9 @@ def leaks(inputs: JobInputs, guests: Sequence[JobGuest], record: Record) -> None
     if not asked:
         return
     with ThreadPoolExecutor(len(asked)) as pool:
-        for case in pool.map(lambda guest_role: debug.leaks(*guest_role), asked):
-            if case is not None:
-                record.cases.append(case)
-                if case.outcome.is_bad:
-                    record.worsen(Outcome.FAIL, f"{case.name}: {case.message}")
+        cases = [case for case in pool.map(lambda guest_role: debug.leaks(*guest_role), asked) if case is not None]
+    record.cases += cases
+    record.fail(cases)
 
 
 def guest_log(inputs: JobInputs, guest: JobGuest, record: Record) -> GuestLog:
@@ -137,7 +142,10 @@ def clean_log(
         found = Outcome.CRASH, first.title + more, first.decoded or first.text
     else:
         found = Outcome.SKIP if cut else Outcome.PASS, cut, ""
-    record.cases.append(log_case(role, *found, preparing=kernel if preparing else ""))
+    case = log_case(role, *found, preparing=kernel if preparing else "")
+    record.cases.append(case)
+    if case.outcome is record.outcome is Outcome.CRASH:
+        record.because += (case.id,)
     record.splats += splats
 
 

@@ -118,6 +118,7 @@ def _cell(id_: CaseId, jobs: Sequence[JobResult], cases: Sequence[dict[CaseId, C
     kinds = {c.outcome for c in counted}
     shown = max(counted, key=lambda c: BADNESS[c.outcome])
     answers = tuple(sorted({c.answer for c in counted if c.answer and c.outcome is Outcome.PASS}))
+    told_by = (job.because for job, found in zip(jobs, cases, strict=True) if found[JOB] is shown)
     return Cell(
         tuple(c.outcome for c in seen),
         shown.outcome,
@@ -127,6 +128,7 @@ def _cell(id_: CaseId, jobs: Sequence[JobResult], cases: Sequence[dict[CaseId, C
         details=shown.details,
         duration_s=sum(c.duration_s for c in seen) / len(seen),
         answers=answers,
+        because=next(told_by, ()),
     )
 
 
@@ -226,7 +228,7 @@ def _mark_followers(rows: list[Row], base: str) -> list[Row]:
     """Mark the rows that tell an event a second time.
 
     A crash is told by the job's row: checks that it kept from running and the log that shows it follow. A check
-    that fails makes its job fail: there the job's row follows, if its message is about that check.
+    that fails makes its job fail: there the job's row follows.
     """
     own = rows[0].cells  # `_group` puts the job's row first
     told_by = {c: replace(cell, follows=_is_echo(rows, c, base)) for c, cell in own.items()}
@@ -246,9 +248,7 @@ def _is_echo(rows: list[Row], column: str, base: str) -> bool:
     own = rows[0].cells[column]
     bad = own if own.outcome.is_bad or own.flaky or base not in rows[0].cells else rows[0].cells[base]
     return own.verdict in {Verdict.REGRESSED, Verdict.FIXED, Verdict.FLAKY} and any(
-        row.cells[column].verdict is own.verdict
-        and not row.cells[column].implied
-        and bad.message.startswith((f"{row.id.name}:", f"{row.id.name} failed"))
+        row.cells[column].verdict is own.verdict and not row.cells[column].implied and row.id in bad.because
         for row in rows[1:]
         if not row.id.kind.is_log
     )

@@ -64,6 +64,7 @@ class Cell:
         missing: the job ran to its end without this check; `outcome` then means nothing.
         verdict: None in the base column, and where no column is held against it; see `Comparison.compares`.
         reason: why the verdict is what it is, where that is not plain from the outcomes.
+        because: of the job's own check: the cases that made it what it is; see `model.JobResult`.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -78,6 +79,7 @@ class Cell:
     verdict: Verdict | None = None
     reason: str = ""
     answers: tuple[str, ...] = ()
+    because: tuple[CaseId, ...] = ()
 
     @property
     def word(self) -> str:
