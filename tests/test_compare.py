@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from sample_run import SPLAT, B, C, F, I, P, S, T, builds, job, sample
 
-from kpatchlab.model import Case, CaseId, CaseKind, KernelFacts, Outcome, Run, Splat, Verdict
+from kpatchlab.model import Case, CaseId, CaseKind, KernelFacts, Outcome, Run, Splat, Verdict, reach_case
 from kpatchlab.report.common import changes
 from kpatchlab.report.sentence import sentence
 from kpatchlab.verdict.compare import compare
@@ -400,3 +400,13 @@ def test_a_job_follows_any_of_the_checks_that_made_it_fail():
         Verdict.UNKNOWN, Verdict.REGRESSED, Verdict.REGRESSED,
     ]  # fmt: skip
     assert comparison.regressed == 1
+
+
+@pytest.mark.parametrize("message", ["only on other kernels", "condition: only where the kernel has x", ""])
+@pytest.mark.parametrize("applies", [True, False])
+def test_whether_a_rule_applies_is_said_by_a_field(message, applies):
+    skipped = reach_case("f", "main", S, message, applies=applies)
+    sides = (job("s", "a", {"job": P}), skipped), (job("s", "b", {"job": P}), reach_case("f", "main", F, "ran 0 times"))
+    made = [dataclasses.replace(side, cases=(*side.cases, case)) for side, case in sides]
+    told = cell(compare(run_of(*made)), "reach: f (main)")
+    assert told.verdict is (Verdict.UNKNOWN if applies else Verdict.REGRESSED)

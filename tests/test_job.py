@@ -275,6 +275,7 @@ def test_reach_counts_become_cases(bench):
     }
     assert result.outcome is Outcome.PASS
     assert {r.function: r.count for r in result.reach}["siw_0copy_tx"] == -1
+    assert [(c.function, c.role) for c in result.cases if not c.applies] == [("tcp_sendpage", "guest")]
 
 
 def test_functions_of_the_series_are_counted_beside_the_rules_and_judge_nothing(bench):

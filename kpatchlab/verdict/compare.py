@@ -129,6 +129,7 @@ def _cell(id_: CaseId, jobs: Sequence[JobResult], cases: Sequence[dict[CaseId, C
         duration_s=sum(c.duration_s for c in seen) / len(seen),
         answers=answers,
         because=next(told_by, ()),
+        applies=shown.applies,
     )
 
 
@@ -182,12 +183,9 @@ def _told(answers: Sequence[str]) -> str:
 def _judge_skip(kind: CaseKind, base: Cell, here: Cell) -> tuple[Verdict, str]:
     if base.outcome is here.outcome:
         return Verdict.SAME, "skipped on both"
-    conditional = kind is CaseKind.REACH and "condition:" in (
-        base.message if base.outcome is Outcome.SKIP else here.message
-    )
     if kind is CaseKind.REACH and not base.outcome.is_bad and not here.outcome.is_bad:
         return Verdict.SAME, "does not apply to one side"
-    if conditional and here.outcome.is_bad and not here.flaky:
+    if not base.applies and here.outcome.is_bad and not here.flaky:
         return Verdict.REGRESSED, "does not apply to the base, and fails here"
     side = "the base" if base.outcome is Outcome.SKIP else "this side"
     return Verdict.UNKNOWN, f"{side} skipped it"

@@ -64,6 +64,7 @@ class Cell:
         missing: the job ran to its end without this check; `outcome` then means nothing.
         verdict: None in the base column, and where no column is held against it; see `Comparison.compares`.
         reason: why the verdict is what it is, where that is not plain from the outcomes.
+        applies: False for a rule that does not hold for this column's kernels.
         because: of the job's own check: the cases that made it what it is; see `model.JobResult`.
     """
 
@@ -80,6 +81,7 @@ class Cell:
     reason: str = ""
     answers: tuple[str, ...] = ()
     because: tuple[CaseId, ...] = ()
+    applies: bool = True
 
     @property
     def word(self) -> str:
