@@ -215,4 +215,4 @@ def source_arch(arch: str) -> str:
 
 def describe(misses: Iterable[ConfigMiss]) -> list[str]:
     """Return one line for each miss."""
-    return [f"{miss.where}: {miss.symbol}={miss.asked} came out {miss.got}: {miss.reason}" for miss in misses]
+    return [f"{miss.where}: {miss.symbol}: asked {miss.asked}, got {miss.got}: {miss.reason}" for miss in misses]

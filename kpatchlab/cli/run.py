@@ -228,7 +228,7 @@ def build(options: Options, kernels: tuple[str, ...], variant: str | None, as_js
             for failure in result.module_failures:
                 click.echo(f"  module {failure.module}: {failure.source}:{failure.line}: {failure.error}")
             for miss in result.config_misses:
-                click.echo(f"  {miss.where}: CONFIG_{miss.symbol}={miss.asked} came out as {miss.got}: {miss.reason}")
+                click.echo(f"  {miss.where}: CONFIG_{miss.symbol}: asked {miss.asked}, got {miss.got}: {miss.reason}")
     if settings.cancel.is_set():
         sys.exit(130)
     sys.exit(1 if any(result.outcome is not Outcome.PASS for result in results) else 0)

@@ -311,5 +311,5 @@ def _config_misses(run: Run) -> dict[str, list[str]]:
             text = f"CONFIG_{miss.symbol}: asked {miss.asked}, got {miss.got or 'nothing'}: {reason}"
             found.setdefault(text, []).append(build.kernel)
         if len(build.config_misses) > 10:
-            found[f"{len(build.config_misses) - 10} more symbols came out otherwise than asked"] = [build.kernel]
+            found[f"{len(build.config_misses) - 10} more symbols are not as asked"] = [build.kernel]
     return found
