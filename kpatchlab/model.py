@@ -36,7 +36,7 @@ class Outcome(enum.StrEnum):
 
 
 class Verdict(enum.StrEnum):
-    """What the series did to one case: one column held against the base column."""
+    """What the series did to one case: one column compared with the base column."""
 
     FIXED = "FIXED"
     REGRESSED = "REGRESSED"
@@ -325,9 +325,9 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True)
 class KernelFacts:
-    """A kernel as a reader of the run needs it: `role` is "base" for the column others are held against.
+    """A kernel as a reader of the run needs it: `role` is "base" for the column others are compared with.
 
-    `against` names the kernel whose build its own is held against: "" the base kernel's, its own name: none.
+    `against` names the kernel whose build its own is compared with: "" the base kernel's, its own name: none.
     """
 
     name: str
@@ -391,7 +391,7 @@ class Run:
 
     @property
     def difference(self) -> str:
-        """What the kernels differ by from those that they are held against, the most that any of them does.
+        """What the kernels differ by from those that they are compared with, the most that any of them does.
 
         "" nothing, "configuration" (or compiler), "series", or "base": different trees, or not known.
         """
@@ -403,7 +403,7 @@ class Run:
 
     @property
     def same_base(self) -> bool:
-        """Whether each kernel comes from one base tree with what it is held against."""
+        """Whether each kernel comes from one base tree with what it is compared with."""
         return self.difference != "base"
 
 

@@ -229,7 +229,7 @@ def signatures(job: JobResult) -> dict[str, str]:
 
 
 def _judge_metric(criterion: Criterion, jobs: Sequence[JobResult], base: Sequence[JobResult]) -> Judged:
-    """Judge by the jobs whose figure got worse most; each is held against the good end's with the same parameters."""
+    """Judge by the jobs whose figure got worse most; each is compared with the good end's with the same parameters."""
     found = []
     for label in dict.fromkeys(_label(job) for job in jobs):
         ours, theirs = ([one for one in some if _label(one) == label] for some in (jobs, base))

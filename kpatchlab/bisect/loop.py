@@ -89,7 +89,7 @@ class Loop:
 
     Args:
         runs: runs of each end, and of the culprit and its parents in the proof, at least.
-        parents: commit -> the commits that the proof holds it against; default: those of the history.
+        parents: commit -> the commits that the proof compares it with; default: those of the history.
 
     Attributes:
         told: every run so far, in order.
@@ -140,7 +140,7 @@ class Loop:
         return self._children[commit]
 
     def parents_of(self, commit: str) -> tuple[str, ...]:
-        """Return the commits that a proof holds a commit against: its own parents, whatever the range is limited to."""
+        """Return the commits that a proof compares a commit with: its own parents, whatever the range is limited to."""
         return (self.parents or (lambda c: self.history.parents.get(c, ())))(commit)
 
     def ask(self, cost: Callable[[str], float] = lambda _: 1.0) -> Ask | None:

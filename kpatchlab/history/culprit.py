@@ -79,7 +79,7 @@ def search(old: Entry | None, new: Entry, column: str, criterion: Sequence[str])
 
 
 def _kernels(new: Entry, column: str, *, beside: bool) -> list[str]:
-    """Return the kernels that a column is made of; figures are held against those beside them as well."""
+    """Return the kernels that a column is made of; figures are compared with those beside them as well."""
     own = {part.rpartition("=")[2] for part in column.split(",")}
     found = [name for name in new.heads if name in own]
     # Of a mixed pair the kernel under test first, which is not the first one of a lab.

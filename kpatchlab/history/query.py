@@ -158,7 +158,7 @@ class MetricHistory:
 
     @property
     def values(self) -> list[float]:
-        """What is held against one another from night to night."""
+        """What is compared from night to night."""
         return (
             [float(ratio) for _, _, ratio, _ in self.points if ratio is not None]
             if self.is_ratio

@@ -1,1 +1,1 @@
-"""The night: heads that moved are run, held against the last good night, stored, told of, and the old ones pruned."""
+"""The night: run what moved, compare it with the last good night, store and report it, and prune old nights."""

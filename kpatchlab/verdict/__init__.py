@@ -1,1 +1,1 @@
-"""What the series changed: columns held against the base, checks as verdicts and figures as ratios; pure."""
+"""What the series changed: columns compared with the base, checks as verdicts and figures as ratios; pure."""

@@ -1,4 +1,4 @@
-"""What the series changed: every check of a run, each column held against the base column.
+"""What the series changed: every check of a run, each column compared with the base column.
 
 Pure: values in, values out. The rules, in the order in which they are asked:
 

@@ -1,7 +1,7 @@
-"""Two runs as one: columns of the second held against columns of the first, in a run that every report can show.
+"""Two runs as one: columns of the second compared with columns of the first, in a run that every report can show.
 
 Pure. The run that comes out has two columns, one for each of the two, and every scenario once for each pair of
-columns that are held against each other; where that is more than one pair, the parameter `Column` tells which. So
+columns that are compared with each other; where that is more than one pair, the parameter `Column` tells which. So
 the rules of `compare` hold as they do within one run.
 """
 
@@ -41,7 +41,7 @@ def columns(run: Run) -> tuple[str, ...]:
 
 
 def pairs(first: Side, second: Side) -> tuple[tuple[str, str], ...]:
-    """Return which column of the first run is held against which of the second.
+    """Return which column of the first run is compared with which of the second.
 
     Those of one name are; where a run has one column only, or the user named one, it is that one.
 
@@ -72,12 +72,12 @@ def versus(first: Side, second: Side) -> tuple[Run, Path]:
     """Return both runs as one, and the folder that its paths start from.
 
     Raises:
-        UserError: as `pairs`; or a run is to be held against itself.
+        UserError: as `pairs`; or a run is to be compared with itself.
     """
     held = pairs(first, second)
     if first.run.id == second.run.id and all(one == two for one, two in held):
         raise UserError(
-            f"run {first.run.id} is to be held against itself", hint="two of its columns can be: RUN:COLUMN RUN:COLUMN"
+            f"run {first.run.id} is to be compared with itself", hint="two of its columns can be: RUN:COLUMN RUN:COLUMN"
         )
     top = Path(os.path.commonpath([first.folder.parent, second.folder.parent]))
     one, two = (_marked(side, mark, top) for side, mark in zip((first, second), _marks(first, second), strict=True))

@@ -62,7 +62,7 @@ class Cell:
         implied: the outcome is the job's, which did not get to this check (in one repeat at least).
         follows: the verdict repeats what another row of this job says, and is not counted a second time.
         missing: the job ran to its end without this check; `outcome` then means nothing.
-        verdict: None in the base column, and where no column is held against it; see `Comparison.compares`.
+        verdict: None in the base column, and where no column is compared with it; see `Comparison.compares`.
         reason: why the verdict is what it is, where that is not plain from the outcomes.
         applies: False for a rule that does not hold for this column's kernels.
         because: of the job's own check: the cases that made it what it is; see `model.JobResult`.
@@ -216,9 +216,9 @@ class Comparison:
 
     @property
     def compares(self) -> bool:
-        """Whether a column is held against the base column; else no cell has a verdict.
+        """Whether a column is compared with the base column; else no cell has a verdict.
 
-        Two kernels are not enough: a mixed column has both, and where it alone was run nothing is held against it.
+        Two kernels are not enough: a mixed column has both, and where it alone was run nothing is compared with it.
         """
         return len(self.columns) > 1 and self.base in self.columns
 
