@@ -16,6 +16,7 @@ from pathlib import Path
 from benchkit.rounds import Figures, last_line, parser, run, say, show
 
 from kpatchlab.history import database
+from kpatchlab.history.nights import NightPlan, NightReport
 from kpatchlab.history.query import History
 from kpatchlab.history.text import check_row, metric_row
 from kpatchlab.history.trends import trends
@@ -160,7 +161,7 @@ def site(store: Store, checks: int, metrics: int) -> dict[str, float]:
         connection.executemany("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?)", rows)
         rows = [(metric, number, source.gauss(100, 1), None, 3) for metric in range(1, metrics + 1)]
         connection.executemany("INSERT INTO figures VALUES (?, ?, ?, ?, ?)", rows)
-    book.end(store, book.begin(store, {"lanes": []}), "done", 0, {"headline": "fine"})
+    book.begin(store, NightPlan()).end(NightReport())
     begin = time.monotonic()
     more = make_site(store, folder, "bench")
     say(f"{made.pages} pages, then {more.written} of them for one night")

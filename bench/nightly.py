@@ -83,7 +83,7 @@ def lay_out(root: Path, tree: Path, nights: int) -> None:
     with store.database() as connection, database.transaction(connection):
         for lane in lanes:
             run_ = Run(f"last-{lane.lane.name}", "t", "2026-01-01T00:00:00+00:00", 1.0, True, "", (), (), (), ())
-            record(connection, run_, Origin(lane.lane.name, "n", lane.digest, lane.heads))
+            record(connection, run_, Origin(lane.lane.name, "n", lane.plan.digest, lane.plan.heads))
 
 
 def night(root: Path, processor: list[float]) -> Callable[[], float]:

@@ -11,6 +11,7 @@ import enum
 import functools
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -449,7 +450,7 @@ def _read(kind: Any, data: Any) -> Any:
     if origin is tuple:
         inner = typing.get_args(kind)[0]
         return tuple(_read(inner, item) for item in data)
-    if origin is dict:
+    if origin in {dict, Mapping}:
         inner = typing.get_args(kind)[1]
         return {k: _read(inner, v) for k, v in data.items()}
     if origin in {typing.Union, types.UnionType}:

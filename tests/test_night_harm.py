@@ -3,6 +3,7 @@
 import datetime as dt
 import errno
 import fcntl
+import json
 import shlex
 import sqlite3
 import types
@@ -12,6 +13,7 @@ import pytest
 
 from kpatchlab.errors import HostError, LabWarning
 from kpatchlab.history.news import Kind
+from kpatchlab.history.nights import LanePlan, NightPlan, NightState, Trouble, nights_of
 from kpatchlab.history.query import Entry, History
 from kpatchlab.lab import load as lab_file
 from kpatchlab.model import Outcome
@@ -180,8 +182,8 @@ def test_a_database_that_is_damaged_while_a_night_runs(nights):
     assert (report.state, report.exit_code) == ("done", 0)
     with nights.bench.store.database() as connection:
         found = History(connection)
-        assert [night["state"] for night in found.nights()] == [book.DONE, book.DONE]
-        assert found.nights()[-1]["id"] == report.night
+        assert [night.state for night in nights_of(connection)] == [NightState.DONE, NightState.DONE]
+        assert nights_of(connection)[-1].id == report.night
         assert len(found.entries("nightly")) == 2
     assert nights.night().state == "nothing new"
 
@@ -225,6 +227,39 @@ def test_a_backup_that_does_not_fit_hides_nothing_of_the_night(nights, monkeypat
     assert report.exit_code == 3
     assert any(note.startswith("no backup: cannot write ") for note in report.notes)
     assert any(note.startswith("site: ") for note in report.notes)
+
+
+def test_nights_of_earlier_versions_are_read(nights):
+    """As they wrote them: whole plans and reports, and the empty ones of a night whose row was lost."""
+    head = {"source": "/linux", "commit": "c" * 40, "revision": "main", "key": "k"}
+    lane = {"lane": "nightly", "heads": {"with": head}, "ranges": {"with": ["", "a..b"]}, "digest": "d", "run": "r1"}
+    trouble = {"lane": "gone", "message": "no answer", "hint": "", "details": ["a", "b"]}
+    plan = {"lab": "lab.yaml", "lanes": [lane], "troubles": [trouble]}
+    item = {
+        "kind": "new splat", "lane": "nightly", "column": "with", "subject": "s", "text": "oops abc: BUG", "since": "",
+        "good": "r0", "bisect": "kpatchlab bisect", "reason": "", "link": "", "change": 0.0, "unsearchable": "",
+    }  # fmt: skip
+    report = {
+        "night": "1", "state": "done", "exit_code": 1, "news": [item], "runs": {"nightly": "r1"},
+        "moved": {"nightly": {"with": "a..b"}}, "troubles": [trouble], "notes": ["n"], "pruned": ["r"],
+        "title": "t", "version": "0.1.0", "headline": "1 new splat",
+    }  # fmt: skip
+    rows = [("1", "untold", plan, report), ("2", "running", plan, {}), ("3", "running", {}, {})]
+    with nights.bench.store.database() as connection:
+        for name, state, *texts in rows:
+            values = (name, "2026-01-01", "", state, 1, *map(json.dumps, texts))
+            connection.execute("INSERT INTO nights VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        first, second, third = nights_of(connection)
+    assert first.plan == second.plan
+    assert first.plan.lanes == (LanePlan("nightly", {"with": head}, {"with": ("", "a..b")}, "d", "r1"),)
+    assert first.plan.troubles == (Trouble("gone", "no answer", "", ("a", "b")),)
+    assert first.report.headline == "1 new splat"
+    assert (first.report.news[0].kind, first.report.news[0].fingerprint) == (Kind.NEW_SPLAT, "")
+    assert (first.report.pruned, first.report.version) == (("r",), "0.1.0")
+    assert (second.report, third.plan) == (None, NightPlan())
+    assert [report.night for report in book.untold(nights.bench.store)] == ["1"]
+    assert book.open_night(nights.bench.store, "lab.yaml").id == "3"
+    assert book.open_night(nights.bench.store, "other.yaml").id == "3"
 
 
 # --- those who are told

@@ -181,7 +181,7 @@ def test_command_of_a_series_searches_its_patches(nights, series, where):
     nights.says(SERIES % (series % root if "%" in series else series))
     (pinned,), troubles = look(nights.lab, nights.context)
     assert not troubles
-    found = search(None, entry(2, pinned.heads), "with", by_case("solo", "a"))
+    found = search(None, entry(2, pinned.plan.heads), "with", by_case("solo", "a"))
     asked = parsed(nights, shlex.join(["kpatchlab", *found.words]))
     for name, value in where.items():
         wanted = value % root if isinstance(value, str) else tuple(
@@ -197,7 +197,7 @@ def test_series_of_the_lab_file_and_of_a_variant(nights):
     nights.says("nightly: {variants: [debug]}\n", LAB.replace("revision: main}", f"revision: main}}, {series}"))
     pinned, _ = look(nights.lab, nights.context)
     plain, slow = (
-        shlex.join(["kpatchlab", *search(None, entry(2, lane.heads), column, by_case("solo", "a")).words])
+        shlex.join(["kpatchlab", *search(None, entry(2, lane.plan.heads), column, by_case("solo", "a")).words])
         for lane, column in zip(pinned, ("with", "with-debug"), strict=True)
     )
     asked = parsed(nights, plain)
@@ -211,7 +211,7 @@ def test_series_that_bisect_has_no_words_for_is_said(nights):
     git(nights.repo, "tag", "next")
     nights.says("nightly: {branches: {x: {with: next}}, series: {v2: {with: [{type: mbox, path: v2.mbox}]}}}\n")
     (pinned,), _ = look(nights.lab, nights.context)
-    found = search(None, entry(2, pinned.heads), "with", by_case("solo", "a"))
+    found = search(None, entry(2, pinned.plan.heads), "with", by_case("solo", "a"))
     assert found.words == ()
     assert found.reason.startswith("the series of with in lane x+v2 is no kernel's of lab.yaml")
 

@@ -8,6 +8,8 @@ import urllib.request
 import pytest
 
 from kpatchlab.history import database
+from kpatchlab.history.news import Kind, News
+from kpatchlab.history.nights import NightPlan, NightReport
 from kpatchlab.nightly import book
 from kpatchlab.site.make import make_site
 from kpatchlab.store.store import Store
@@ -32,13 +34,10 @@ def store(tmp_path):
             store, {"a": F if number == 7 else P, "<script>x</script>": P},
             metrics=(Metric("speed", 100.0 - 10 * (number > 6), "MB/s", "higher"),), commit=f"{number:x}" * 40,
         )  # fmt: skip
-        name = book.begin(store, {"lanes": []})
-        item = {
-            "kind": "new failure", "lane": "main", "column": "with", "subject": "s: a", "text": "<b>x</b>", "since": "",
-            "good": "", "bisect": "kpatchlab bisect", "reason": "", "link": "",
-        }  # fmt: skip
-        report = {"headline": "h", "news": [item], "runs": {"main": run}, "moved": {"main": {"with": "a..b"}}}
-        book.end(store, name, "done", 1, report)
+        found = book.begin(store, NightPlan())
+        item = News(Kind.NEW_FAILURE, "main", "with", "s: a", "<b>x</b>", bisect="kpatchlab bisect")
+        moved = {"main": {"with": "a..b"}}
+        found.end(NightReport(found.id, exit_code=1, news=(item,), runs={"main": run}, moved=moved))
     return store
 
 
@@ -91,7 +90,7 @@ def test_only_what_changed_is_written_again(store):
     make_site(store, folder, "t")
     assert make_site(store, folder, "t").written == 0
     night(store, {"a": P})
-    book.end(store, book.begin(store, {"lanes": []}), "done", 0, {"headline": "fine"})
+    book.begin(store, NightPlan()).end(NightReport())
     made = make_site(store, folder, "t")
     old = len(list(folder.glob("nights/*.html"))) - 2
     assert 0 < made.written <= made.pages - old + 1

@@ -262,20 +262,6 @@ class History:
         )
         return [tuple(row) for row in rows]
 
-    def nights(self) -> list[dict[str, Any]]:
-        """Return the nights, oldest first: id, started, ended, state, exit_code, plan, report."""
-        rows = self.connection.execute(
-            "SELECT id, started, ended, state, exit_code, plan, report FROM nights ORDER BY rowid"
-        )
-        return [_night(row) for row in rows]
-
-    def night(self, name: str) -> dict[str, Any] | None:
-        """Return one night."""
-        row = self.connection.execute(
-            "SELECT id, started, ended, state, exit_code, plan, report FROM nights WHERE id = ?", (name,)
-        ).fetchone()
-        return _night(row) if row else None
-
 
 def _entry(row: Sequence[Any]) -> Entry:
     return Entry(**dict(zip(_ENTRY, row, strict=True)) | {"complete": bool(row[6]), "heads": json.loads(row[10])})
@@ -284,11 +270,6 @@ def _entry(row: Sequence[Any]) -> Entry:
 def _splat(row: Sequence[Any]) -> SplatHistory:
     columns, subjects = (tuple(json.loads(text)) for text in row[6:])
     return SplatHistory(row[0], row[1], row[2], row[3], row[4], row[5], columns, subjects)
-
-
-def _night(row: Sequence[Any]) -> dict[str, Any]:
-    names = ("id", "started", "ended", "state", "exit_code")
-    return dict(zip(names, row[:5], strict=True)) | {"plan": json.loads(row[5]), "report": json.loads(row[6])}
 
 
 def matching(word: str, names: Iterable[Any]) -> list[Any]:

@@ -10,12 +10,12 @@ import dataclasses
 import itertools
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from kpatchlab.build import BuildContext, git, kernel_key
 from kpatchlab.cache import content_key, tree_digest
 from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.history.nights import LanePlan, Trouble
 from kpatchlab.lab.file import FILE
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import GitSeries, GitSource, KernelRecipe, MessageIdSeries
@@ -41,33 +41,10 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """A lane with its trees fixed.
-
-    Attributes:
-        heads: kernel -> {"source", "commit", "revision", "key"}: what it is made of, for people and for ranges;
-            {"patches", "no_patches", "variant"}: how its series is searched, see `history.culprit`.
-        ranges: kernel -> the ranges of its git series, fixed; "" for series of other kinds.
-        digest: of all that goes into the lane's run.
-    """
+    """A lane with what fixes its trees, see `again`."""
 
     lane: Lane
-    heads: Mapping[str, Mapping[str, str]]
-    ranges: Mapping[str, tuple[str, ...]]
-    digest: str
-
-    def plan(self) -> dict[str, Any]:
-        """Return what `again` needs, as JSON."""
-        return {"lane": self.lane.name, "heads": self.heads, "ranges": self.ranges, "digest": self.digest}
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """A lane whose trees cannot be had tonight."""
-
-    lane: str
-    message: str
-    hint: str = ""
-    details: tuple[str, ...] = field(default=())
+    plan: LanePlan
 
 
 def lanes(lab: Lab) -> Iterator[Lane]:
@@ -142,7 +119,7 @@ def pin(lane: Lane, context: BuildContext, known: Heads) -> Pinned:
             else ""
             for item in recipe.series
         )
-    fixed = again(lane, {"heads": heads, "ranges": ranges})
+    fixed = again(lane, LanePlan(lane.name, heads, ranges))
     for name, recipe in fixed.lab.kernels.items():
         heads[name] |= {"key": kernel_key(recipe, context), "variant": lane.variant}
         if recipe.series:
@@ -153,7 +130,7 @@ def pin(lane: Lane, context: BuildContext, known: Heads) -> Pinned:
     files = [tree_digest(lane.lab.root / part) for part in ("scenarios", "rootfs") if (lane.lab.root / part).is_dir()]
     keys = {name: head["key"] for name, head in heads.items()}
     chosen = [lane.name, lane.lab.base, lane.lab.selected, lane.lab.repeat, repr(lane.lab.matrix)]
-    return Pinned(lane, heads, ranges, content_key([keys, files, chosen]))
+    return Pinned(lane, LanePlan(lane.name, heads, ranges, content_key([keys, files, chosen])))
 
 
 NO_PATCHES = "the series of {} in lane {} is no kernel's of lab.yaml: a kernel that has it there can be searched"
@@ -179,11 +156,11 @@ def _patches(lane: Lane, kernel: str, fixed: KernelRecipe, context: BuildContext
     return ["--series", item.id if isinstance(item, MessageIdSeries) else str(context.path(item.path))]
 
 
-def again(lane: Lane, plan: Mapping[str, Any]) -> Lane:
-    """Return the lane with the trees that a plan (`Pinned.plan`) fixed."""
+def again(lane: Lane, plan: LanePlan) -> Lane:
+    """Return the lane with the trees that a plan fixed."""
     kernels = {}
     for name, recipe in lane.lab.kernels.items():
-        head, ranges = plan["heads"].get(name, {}), plan["ranges"].get(name, ())
+        head, ranges = plan.heads.get(name, {}), plan.ranges.get(name, ())
         source = recipe.source
         if isinstance(source, GitSource) and head.get("commit"):
             source = source.model_copy(update={"revision": head["commit"]})

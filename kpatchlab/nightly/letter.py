@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from kpatchlab.errors import LabError
 from kpatchlab.history.news import ALARMS, Kind, News
-from kpatchlab.nightly.night import Report, details
+from kpatchlab.history.nights import NightReport
+from kpatchlab.nightly.night import details
 from kpatchlab.report import mail
 from kpatchlab.report.prose import WIDTH, item, items, part, prose, verbatim
 from kpatchlab.report.view import View
@@ -15,7 +16,7 @@ from kpatchlab.store.store import Store
 WORSE = (*sorted(ALARMS, key=list(Kind).index), Kind.LOST)
 
 
-def letter(report: Report, store: Store) -> str:
+def letter(report: NightReport, store: Store) -> str:
     """Return the mail's text, wrapped as the reply to a thread is; what cannot be read of a run is told in its place.
 
     The runs' part is bounded as each run's own reply is.
@@ -54,7 +55,7 @@ def _fresh(found: Iterable[News]) -> Iterator[str]:
             yield from prose(f"no commit to look for: {entry.unsearchable}", "  ", "  ")
 
 
-def _runs(report: Report) -> Iterator[str]:
+def _runs(report: NightReport) -> Iterator[str]:
     for lane, run in report.runs.items():
         spans = ", ".join(f"{kernel} {span}" for kernel, span in report.moved.get(lane, {}).items())
         yield from item(f"{lane}: run {run}{f' ({spans})' if spans else ''}")

@@ -7,23 +7,24 @@ import datetime as dt
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
-from kpatchlab import __version__
 from kpatchlab.build import BuildContext
 from kpatchlab.errors import LabError
 from kpatchlab.history import database
 from kpatchlab.history.culprit import SearchCommand, by_case, by_metric, by_splat, commit_range, search
 from kpatchlab.history.news import ALARMS, Kind, News, doubtful, news
+from kpatchlab.history.nights import LanePlan, NightPlan, NightReport, NightState, Trouble
 from kpatchlab.history.query import Entry, History
 from kpatchlab.history.record import Origin
 from kpatchlab.host.host import Host
 from kpatchlab.lab.known import Known, load_known
 from kpatchlab.lab.load import Lab
-from kpatchlab.model import Run, from_json, to_json
+from kpatchlab.model import Run
 from kpatchlab.nightly import book
-from kpatchlab.nightly.lanes import Lane, Pinned, Trouble, again, forced, fork, lanes, look
+from kpatchlab.nightly.book import OpenNight
+from kpatchlab.nightly.lanes import Lane, Pinned, again, forced, fork, lanes, look
 from kpatchlab.nightly.prune import prune
 from kpatchlab.plan.forecast import history
 from kpatchlab.plan.jobs import JobSpec, Plan, estimate, make_plan
@@ -34,41 +35,6 @@ from kpatchlab.store.run_plan import RunKind, RunPlan
 from kpatchlab.store.store import INDEX, Store
 
 CALM = frozenset({Kind.OLD_FAILURE, Kind.KNOWN})
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a night came to; `to_json` of it is what is stored, posted and shown.
-
-    Attributes:
-        state: "nothing new", "done", "lost" or "stopped".
-        runs: lane -> run.
-        moved: lane -> kernel -> `OLD..NEW`.
-        notes: what else there is to say, one line each.
-        pruned: runs whose folders went.
-    """
-
-    night: str
-    state: str
-    exit_code: int
-    news: tuple[News, ...] = ()
-    runs: Mapping[str, str] = field(default_factory=dict)
-    moved: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    troubles: tuple[Trouble, ...] = ()
-    notes: tuple[str, ...] = ()
-    pruned: tuple[str, ...] = ()
-    title: str = ""
-    version: str = __version__
-
-    @property
-    def headline(self) -> str:
-        """Return `1 new failure, 2 flakes, 3 known`, or what there is instead."""
-        counts = {kind: sum(item.kind is kind for item in self.news) for kind in Kind}
-        words = [f"{n} {kind}{'s' if n > 1 and kind in PLURAL else ''}" for kind, n in counts.items() if n]
-        return ", ".join(words) or ("all as it was" if self.state == "done" else self.state)
-
-
-PLURAL = frozenset({Kind.NEW_SPLAT, Kind.NEW_FAILURE, Kind.FLAKE, Kind.OLD_FAILURE, Kind.DRIFT})
 
 
 class Watched(Protocol):
@@ -102,7 +68,7 @@ class Bisects(Protocol):
 class Tells(Protocol):
     """Tells those who want to know of a night."""
 
-    def __call__(self, report: Report, /) -> Iterable[str]:
+    def __call__(self, report: NightReport, /) -> Iterable[str]:
         """Yield a line about each who was told, or could not be."""
 
 
@@ -130,7 +96,7 @@ class Night:
     force: bool = False
     tell: Tells | None = None
 
-    def run(self) -> Report:
+    def run(self) -> NightReport:
         """Do what there is to do; the caller holds the lock.
 
         Raises:
@@ -138,58 +104,53 @@ class Night:
             HostError: the store cannot be written.
         """
         known = load_known(self.lab.root, dt.datetime.now(dt.UTC).date())
-        for night in book.untold(self.store) if self.tell else ():
-            self.say(f"night {night['id']} was stopped before anybody was told of it")
-            for line in self._told(from_json(Report, night["report"])).notes[len(night["report"]["notes"]) :]:
+        for untold in book.untold(self.store) if self.tell else ():
+            self.say(f"night {untold.night} was stopped before anybody was told of it")
+            for line in self._told(untold).notes[len(untold.notes) :]:
                 self.say(line)
-        old = book.open_night(self.store, self.lab.path.name)
-        if old:
-            self.say(f"going on with night {old['id']}, which was stopped")
-            return self._finish(old["id"], old["plan"], known)
+        if old := book.open_night(self.store, self.lab.path.name):
+            self.say(f"going on with night {old.id}, which was stopped")
+            return self._finish(old, known)
         pinned, troubles = look(self.lab, self.context)
         for trouble in troubles:
             self.say(f"{trouble.lane}: {trouble.message}")
         new = [lane for lane in pinned if self.force or self._is_new(lane)]
         if not new:
-            state, code = ("lost", 3) if troubles else ("nothing new", 0)
-            report = Report("", state, code, troubles=tuple(troubles), title=self.lab.title)
+            state, code = (NightState.LOST, 3) if troubles else (NightState.NOTHING_NEW, 0)
+            report = NightReport("", state, code, troubles=tuple(troubles), title=self.lab.title)
             return dataclasses.replace(report, notes=tuple(self.tell(report))) if troubles and self.tell else report
-        plan = {
-            "lab": self.lab.path.name,
-            "lanes": [lane.plan() | {"run": ""} for lane in new],
-            "troubles": to_json(troubles),
-        }
-        return self._finish(book.begin(self.store, plan), plan, known)
+        plan = NightPlan(tuple(lane.plan for lane in new), self.lab.path.name, tuple(troubles))
+        return self._finish(book.begin(self.store, plan), known)
 
     def _is_new(self, lane: Pinned) -> bool:
         last = book.last_whole(self.store, lane.lane.name)
-        return last is None or last.digest != lane.digest
+        return last is None or last.digest != lane.plan.digest
 
-    def _finish(self, night: str, plan: dict[str, Any], known: Known) -> Report:
+    def _finish(self, night: OpenNight, known: Known) -> NightReport:
         """Run what is left of a night, judge it, close it."""
         by_name = {lane.name: lane for lane in lanes(self.lab)}
-        troubles = [Trouble(t["lane"], t["message"], t["hint"], tuple(t["details"])) for t in plan["troubles"]]
-        for item in plan["lanes"]:
-            if item["lane"] not in by_name:
-                troubles.append(Trouble(item["lane"], "lab.yaml has no such lane any more"))
+        troubles = list(night.plan.troubles)
+        for planned in night.plan.lanes:
+            if planned.lane not in by_name:
+                troubles.append(Trouble(planned.lane, "lab.yaml has no such lane any more"))
                 continue
             try:
-                self._lane(night, plan, item, again(by_name[item["lane"]], item))
+                self._lane(night, again(by_name[planned.lane], planned), planned)
             except LabError as error:
-                self.say(f"{item['lane']}: {error.message}")
-                troubles.append(Trouble(item["lane"], error.message, error.hint, error.details))
+                self.say(f"{planned.lane}: {error.message}")
+                troubles.append(Trouble(planned.lane, error.message, error.hint, error.details))
             if self.settings.cancel.is_set():
-                return Report(night, "stopped", 130, title=self.lab.title)
-        return self._close(night, plan, known, troubles)
+                return NightReport(night.id, NightState.STOPPED, 130, title=self.lab.title)
+        return self._close(night, known, troubles)
 
-    def _lane(self, night: str, plan: dict[str, Any], item: dict[str, Any], lane: Lane) -> None:
+    def _lane(self, night: OpenNight, lane: Lane, planned: LanePlan) -> None:
         """Run one lane, and what was good and is bad once more."""
         made = make_plan(lane.lab)
-        entry = book.entry_of(self.store, item["run"]) if item["run"] else None
+        entry = book.entry_of(self.store, planned.run) if planned.run else None
         if entry is None or not entry.complete:
-            run = self._run(night, plan, item, lane, made)
+            run = self._run(night, lane, planned, made)
             if self._carry_out(lane, run).complete:
-                entry = book.entry_of(self.store, item["run"])
+                entry = book.entry_of(self.store, run.folder.id)
         if entry and not self.settings.cancel.is_set():
             self._once_more(lane, entry, made)
 
@@ -206,24 +167,23 @@ class Night:
     def _session(self, lane: Lane) -> Session:
         return Session(lane.lab, self.store, self.host)
 
-    def _run(self, night: str, plan: dict[str, Any], item: dict[str, Any], lane: Lane, made: Plan) -> OpenRun:
+    def _run(self, night: OpenNight, lane: Lane, planned: LanePlan, made: Plan) -> OpenRun:
         """Return a lane's run: the one that it began with, or a new one."""
-        if item["run"] in self.store.ids():
+        if planned.run in self.store.ids():
             try:
-                run_dir = self.store.open_run(item["run"])
+                run_dir = self.store.open_run(planned.run)
             except LabError as error:
-                self.say(f"{item['lane']}: {error.message}; its run begins anew")
+                self.say(f"{lane.name}: {error.message}; its run begins anew")
             else:
                 self.say(f"{lane.name}: going on with run {run_dir.id}")
                 return OpenRun(run_dir, made, run_dir.load_plan())
-        elif item["run"]:
-            self.say(f"{item['lane']}: the folder of run {item['run']} is gone; it begins anew")
+        elif planned.run:
+            self.say(f"{lane.name}: the folder of run {planned.run} is gone; it begins anew")
         title = f"{self.lab.title}, {lane.name}".lstrip(", ")
-        origin = Origin(lane.name, night, item["digest"], item["heads"])
+        origin = Origin(lane.name, night.id, planned.digest, planned.heads)
         how = RunPlan(kind=RunKind.NIGHT, variant=lane.variant, trace=False, origin=origin)
         run = self._session(lane).begin(made, how, title=title, command=self.settings.command)
-        item["run"] = run.folder.id
-        book.save(self.store, night, plan)
+        night.begun(lane.name, run.folder.id)
         self.say(f"{lane.name}: run {run.folder.id}")
         return run
 
@@ -248,7 +208,7 @@ class Night:
         more = dataclasses.replace(made, jobs=(*made.jobs, *extra))
         self._carry_out(lane, OpenRun(run_dir, more, run_dir.load_plan()))
 
-    def _close(self, night: str, plan: dict[str, Any], known: Known, troubles: list[Trouble]) -> Report:
+    def _close(self, night: OpenNight, known: Known, troubles: list[Trouble]) -> NightReport:
         """Say what the night brought, store it, and prune."""
         found: list[News] = []
         runs: dict[str, str] = {}
@@ -258,8 +218,8 @@ class Night:
         with self.store.database() as connection:
             history = History(connection)
             entries = {entry.run: entry for entry in history.entries()}
-            for item in plan["lanes"]:
-                entry = entries.get(item["run"])
+            for planned in night.plan.lanes:
+                entry = entries.get(planned.run)
                 if entry is None or not entry.complete:
                     codes.append(3)
                     continue
@@ -270,16 +230,21 @@ class Night:
                 items = [self._with_command(n, entries) for n in news(history, entry, known)]
                 found += items
                 codes.append(_exit_code(items, entry, first=not before))
-        report = Report(
-            night, "done" if runs else "lost", 1 if 1 in codes else max(codes, default=0), tuple(found), runs, moved,
-            tuple(troubles), tuple(notes), title=self.lab.title,
-        )  # fmt: skip
-        report = dataclasses.replace(report, notes=(*report.notes, *self._bisected(found, night)))
-        stored = to_json(report) | {"headline": report.headline}
-        book.end(self.store, night, book.UNTOLD if self.tell else report.state, report.exit_code, stored)
+        report = NightReport(
+            night=night.id,
+            state=NightState.DONE if runs else NightState.LOST,
+            exit_code=1 if 1 in codes else max(codes, default=0),
+            news=tuple(found),
+            runs=runs,
+            moved=moved,
+            troubles=tuple(troubles),
+            notes=(*notes, *self._bisected(found, night.id)),
+            title=self.lab.title,
+        )
+        night.end(report, untold=self.tell is not None)
         return self._told(self._tidied(report))
 
-    def _told(self, report: Report) -> Report:
+    def _told(self, report: NightReport) -> NightReport:
         """Tell those who want to know of it; who is killed in between tells it once more."""
         if self.tell is None:
             return report
@@ -287,7 +252,7 @@ class Night:
         book.told(self.store, report.night, report.state)
         return report
 
-    def _tidied(self, report: Report) -> Report:
+    def _tidied(self, report: NightReport) -> NightReport:
         """Prune, copy the database, write the site; what fails of it is told with the night, which is stored by now."""
         for lack, step in (("not pruned", self._prune), ("no backup", self._backup), ("no site", self._site)):
             try:
@@ -297,15 +262,15 @@ class Night:
                 report = dataclasses.replace(report, exit_code=report.exit_code or 3, notes=notes)
         return report
 
-    def _prune(self, report: Report) -> Report:
+    def _prune(self, report: NightReport) -> NightReport:
         gone = prune(self.store, self.lab.nightly.keep, dt.datetime.now(dt.UTC))
         return dataclasses.replace(report, pruned=tuple(gone))
 
-    def _backup(self, report: Report) -> Report:
+    def _backup(self, report: NightReport) -> NightReport:
         database.backup(self.store.root / INDEX)
         return report
 
-    def _site(self, report: Report) -> Report:
+    def _site(self, report: NightReport) -> NightReport:
         from kpatchlab.site.make import folder_of, make_site
 
         folder = folder_of(self.lab)
@@ -396,9 +361,9 @@ def details(item: News) -> list[str]:
     return [word for word in (*words, reason, item.link) if word]
 
 
-def lines(report: Report) -> Iterable[str]:
+def lines(report: NightReport) -> Iterable[str]:
     """Yield the report for people."""
-    if report.state == "nothing new":
+    if report.state is NightState.NOTHING_NEW:
         yield "nothing new: every branch is where the last night left it"
         return
     yield f"night {report.night}: {report.headline}" if report.night else f"no night: {report.headline}"

@@ -18,17 +18,18 @@ from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.errors import LabError, UserError
+from kpatchlab.history.nights import NightReport
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.nightly import Mail, Webhook
 from kpatchlab.model import to_json
 from kpatchlab.nightly.letter import letter
-from kpatchlab.nightly.night import Report, lines
+from kpatchlab.nightly.night import lines
 from kpatchlab.store.store import Store
 
 TIMEOUT_S = 30.0
 
 
-def notify(lab: Lab, report: Report, store: Store) -> Iterator[str]:
+def notify(lab: Lab, report: NightReport, store: Store) -> Iterator[str]:
     """Tell whom lab.yaml names; yield one line for each that was told or could not be."""
     wanted = lab.nightly.notify
     if not (report.exit_code or wanted.always):
@@ -50,7 +51,7 @@ def notify(lab: Lab, report: Report, store: Store) -> Iterator[str]:
             yield f"{name}: sent"
 
 
-def body(report: Report) -> dict[str, object]:
+def body(report: NightReport) -> dict[str, object]:
     """Return the webhook's JSON body, see docs/nightly.md."""
     return {"schema": 1, **to_json(report), "headline": report.headline, "text": "\n".join(lines(report))}
 
@@ -67,7 +68,7 @@ def _secret(file: str, variable: str, lab: Lab) -> str:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _webhook(settings: Webhook, lab: Lab, report: Report) -> None:
+def _webhook(settings: Webhook, lab: Lab, report: NightReport) -> None:
     url = _secret(settings.url_file, "KPATCHLAB_WEBHOOK_URL", lab)
     if not url.startswith(("https://", "http://")):
         raise UserError("the webhook's URL is neither https nor http")
@@ -77,7 +78,7 @@ def _webhook(settings: Webhook, lab: Lab, report: Report) -> None:
         answer.read(1024)
 
 
-def message(settings: Mail, report: Report, store: Store) -> EmailMessage:
+def message(settings: Mail, report: NightReport, store: Store) -> EmailMessage:
     """Return the mail of a night."""
     mail = EmailMessage()
     mail["Subject"] = " ".join(f"[kpatchlab] {report.title}: {report.headline}".split())
@@ -86,7 +87,7 @@ def message(settings: Mail, report: Report, store: Store) -> EmailMessage:
     return mail
 
 
-def _mail(settings: Mail, lab: Lab, report: Report, store: Store) -> None:
+def _mail(settings: Mail, lab: Lab, report: NightReport, store: Store) -> None:
     mail = message(settings, report, store)
     if not settings.smtp:
         proc.run(["sendmail", "-t", "-i"], input_bytes=mail.as_bytes(), timeout_s=TIMEOUT_S)

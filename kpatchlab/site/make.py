@@ -23,6 +23,7 @@ from typing import Any
 from kpatchlab.errors import HostError
 from kpatchlab.files import link_or_copy
 from kpatchlab.history.news import ALARMS
+from kpatchlab.history.nights import NightState, nights_of
 from kpatchlab.history.query import CheckHistory, Entry, History
 from kpatchlab.history.text import change, letter
 from kpatchlab.history.trends import Trend, trends
@@ -35,8 +36,6 @@ RECENT = 200
 LISTED = 400
 """Nights on the first page."""
 FOLDER = "site"
-EMPTY: dict[str, Any] = {"headline": "", "news": (), "runs": {}, "moved": {}, "troubles": (), "notes": ()}
-"""Report of a night that has not ended."""
 WORDS = {0: "ok", 1: "worse", 3: "lost"}
 
 
@@ -120,7 +119,7 @@ def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator
     env = templates(Path(__file__).parent)
     env.globals |= {"title": title, "alarms": sorted(ALARMS), "words": WORDS}
     entries = {entry.id: entry for entry in history.entries()}
-    nights = [night | {"report": EMPTY | night["report"]} for night in history.nights()]
+    nights = nights_of(history.connection)
     there, runs_at = set(store.ids()), "runs"
     if lies_inside(folder, store):
         runs_at = os.path.relpath(store.root.resolve(), folder.resolve())
@@ -128,7 +127,7 @@ def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator
         yield from _run_pages(store, folder, there)
         there |= {path.name for path in (folder / runs_at).glob("*")}
     lanes = [_lane(lane, entries) for lane in history.lanes()]
-    env.globals |= {"entries": entries, "there": there, "runs_at": runs_at, "paged": {night["id"] for night in nights}}
+    env.globals |= {"entries": entries, "there": there, "runs_at": runs_at, "paged": {night.id for night in nights}}
 
     def page(template: str, root: str, **values: Any) -> bytes:
         return env.get_template(template).render(root=root, **values).encode("utf-8", "replace")
@@ -140,9 +139,9 @@ def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator
         loud=[c for c in checks if c["now"] not in {"pass", "skip"} or c["flake_rate"]][:200], checks=checks,
     )  # fmt: skip
     for place, night in enumerate(nights):
-        name = f"nights/{night['id']}.html"
+        name = f"nights/{night.id}.html"
         # An old night changes no more, but the newest two: the one before the last learns of its successor.
-        settled = place < len(nights) - 2 and night["state"] != "running" and (folder / name).exists()
+        settled = place < len(nights) - 2 and night.state is not NightState.RUNNING and (folder / name).exists()
         before, after = nights[place - 1] if place else None, nights[place + 1] if place + 1 < len(nights) else None
         yield name, None if settled else page("night.html.j2", "../", night=night, before=before, after=after)
     for check in checks:

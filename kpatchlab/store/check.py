@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.history import database
+from kpatchlab.history.nights import NightState, nights_of
 from kpatchlab.history.query import History
 from kpatchlab.store.store import INDEX, Store
 
@@ -72,7 +73,7 @@ def _folders(store: Store, *, repair: bool) -> Iterator[StoreFinding]:
     with store.database() as connection:
         history = History(connection)
         entered = {entry.run for entry in history.entries()}
-        running = [night["id"] for night in history.nights() if night["state"] == "running"]
+        running = [night.id for night in nights_of(connection) if night.state is NightState.RUNNING]
     for name in store.ids():
         try:
             run, folder = store.load(name)
