@@ -10,7 +10,7 @@ from kpatchlab.bisect import commits, from_run, gitlog
 from kpatchlab.bisect.criterion import Criterion, check, judge_build, judge_jobs, narrowed
 from kpatchlab.bisect.loop import Loop, Mark, Phase, ProbeResult
 from kpatchlab.errors import UserError
-from kpatchlab.model import BuildResult, Metric, ModuleFailure, Outcome
+from kpatchlab.model import BuildResult, Case, CaseKind, Metric, ModuleFailure, Outcome
 from tests import sample_run
 
 P, F = Outcome.PASS, Outcome.FAIL
@@ -120,7 +120,7 @@ def test_a_stored_run_fills_in_the_question():
     found = from_run.find(sample_run.sample(), "nfs: O_DIRECT read at odd offset")
     assert (found.kernel, found.base, found.placement) == ("with", "without", {})
     assert found.criterion == Criterion(
-        "case", ("nfs",), {"transport": "tcp", "vers": "4.2"}, "O_DIRECT read at odd offset"
+        "case", ("nfs",), {"transport": "tcp", "vers": "4.2"}, "O_DIRECT read at odd offset", case_kind=CaseKind.CHECK
     )
     crash = from_run.find(sample_run.sample(), "cifs-ksmbd")
     assert (crash.criterion.case, crash.criterion.fingerprint) == ("", sample_run.SPLAT.fingerprint)
@@ -196,3 +196,73 @@ def test_a_figure_is_held_against_that_of_the_same_parameters():
 
     assert judge_jobs(criterion, run(a=100, b=500), run(a=100, b=1000)).verdict is Mark.BAD
     assert judge_jobs(criterion, run(a=100, b=990), run(a=100, b=1000)).verdict is Mark.GOOD
+
+
+@pytest.mark.parametrize("name", ["jobs are queued", "work is queued", "job: one", "log: rotated", "logs are kept"])
+def test_a_check_is_sought_by_itself_however_it_begins(name):
+    criterion = Criterion("case", ("nfs",), case=name)
+    own = ({"job": F, "log: client": P, "other": F}, {"job": F, "log: client": P, "other": P})
+    passes, fails = (plain(job(cases), name, outcome) for cases, outcome in zip(own, (P, F), strict=True))
+    assert judge_jobs(criterion, [passes]).verdict is Mark.GOOD
+    assert judge_jobs(criterion, [fails]).verdict is Mark.BAD
+    assert judge_jobs(criterion, [fails]).signatures == (f"nfs: {name}",)
+    assert narrowed(criterion, [[f"nfs: {name}", "nfs: other"]]).sought == (f"nfs: {name}",)
+    any_case = Criterion("case", ("nfs",))
+    assert f"nfs: {name}" in judge_jobs(any_case, [fails]).signatures
+
+
+def plain(made, name, outcome):
+    """Return a job with one more check, as a script has printed it."""
+    return dataclasses.replace(made, cases=(*made.cases, Case(name, outcome)))
+
+
+@pytest.mark.parametrize("name", ["job", "log: client"])
+def test_a_name_that_the_lab_uses_too_means_the_scenarios_own_check(name):
+    criterion = Criterion("case", ("nfs",), case=name)
+    own = {"job": F, "log: client": P, "other": F}
+    assert judge_jobs(criterion, [plain(job(own), name, P)]).verdict is Mark.GOOD
+    shown = judge_jobs(criterion, [plain(job(own), name, F)])
+    assert shown.verdict is Mark.BAD
+    known = narrowed(criterion, [shown.signatures])
+    assert known.sought == (f"nfs: {name}",)
+    assert judge_jobs(known, [plain(job(own), name, P)]).verdict is Mark.GOOD
+    assert judge_jobs(known, [job(own)]).verdict is Mark.SKIP  # its script did not get there
+    assert judge_jobs(known, [job({"job": P, "log: client": P})]).verdict is Mark.SKIP
+
+
+@pytest.mark.parametrize("name", ["job", "log: client"])
+def test_the_labs_own_job_and_logs_mean_whatever_fails(name):
+    criterion = Criterion("case", ("nfs",), case=name)
+    shown = judge_jobs(criterion, [job({"job": (F, "write: x"), "log: client": P, "write": (F, "x"), "read": P})])
+    assert (shown.verdict, shown.signatures) == (Mark.BAD, ("nfs: write",))
+    known = narrowed(criterion, [shown.signatures])
+    assert known.sought == ("nfs: write",)
+    assert judge_jobs(known, [job({"job": F, "log: client": P, "write": P, "read": F})]).verdict is Mark.GOOD
+
+
+def run_with(*more):
+    """Return the sample with these checks, in a scenario that passes on the base and fails with the series."""
+    made = [
+        sample_run.job("queue", column, {"job": outcome, "log: client": P}, roles=("client",))
+        for column, outcome in (("without", P), ("with", F))
+    ]
+    jobs = [plain(plain(one, "fine", P), name, P if one.column == "without" else F) for one in made for name in more]
+    return dataclasses.replace(sample_run.sample(), jobs=tuple(jobs))
+
+
+@pytest.mark.parametrize("name", ["jobs are queued", "log: rotated", "job", "log: client"])
+def test_a_stored_run_names_a_check_that_begins_like_the_labs(name):
+    found = from_run.find(run_with(name), f"queue: {name}").criterion
+    assert (found.case, found.case_kind) == (name, CaseKind.CHECK)
+    whole = from_run.find(run_with(name), "queue").criterion
+    assert (whole.case, whole.case_kind) == ("", None)
+
+
+def test_a_rule_of_the_labs_is_sought_as_such_where_a_run_shows_it():
+    lost = sample_run.job("queue", "with", {"job": F, "reach: f (client)": (F, "ran 0 times")}, roles=("client",))
+    good = sample_run.job("queue", "without", {"job": P, "reach: f (client)": P}, roles=("client",))
+    run = dataclasses.replace(sample_run.sample(), jobs=(good, lost))
+    criterion = from_run.find(run, "reach: f (client)").criterion
+    assert (criterion.case, criterion.case_kind) == ("reach: f (client)", CaseKind.REACH)
+    assert judge_jobs(criterion, [plain(good, "reach: f (client)", F)]).verdict is Mark.GOOD
+    assert judge_jobs(criterion, [plain(lost, "reach: f (client)", P)]).verdict is Mark.BAD

@@ -12,10 +12,7 @@ from statistics import median
 
 from kpatchlab.bisect.loop import Mark
 from kpatchlab.errors import UserError
-from kpatchlab.model import BuildResult, JobResult, Outcome
-
-LABS_OWN = ("job", "log: ")
-"""Cases that sum up others: a job's outcome, and a log with splats, which have signatures of their own."""
+from kpatchlab.model import BuildResult, Case, CaseKind, JobResult, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +23,8 @@ class Criterion:
         kind: "case" (of a scenario; any that fails, if none is named), "splat", "build", "boot" or "metric".
         scenarios: words that choose them.
         params: parameters that a job must have to be looked at.
-        case: the case's name.
+        case: the case's name; the lab's own that sum up others (a job, a log) stand for whatever fails in the job.
+        case_kind: its kind; None: as a person names it, a scenario's own check before one of the lab's.
         fingerprint: of the splat that is sought; with kind "case", what a crash must show to be the one.
         module: for "build": the module that does not compile; "": the kernel itself, or any module.
         metric: for "metric": its name; `bound`: ratio to the good end from which on it is worse.
@@ -42,6 +40,7 @@ class Criterion:
     metric: str = ""
     bound: float = 0.0
     sought: tuple[str, ...] = ()
+    case_kind: CaseKind | None = None
 
     @property
     def runs_guests(self) -> bool:
@@ -78,8 +77,9 @@ def narrowed(criterion: Criterion, shown: Sequence[Sequence[str]]) -> Criterion:
     if criterion.fingerprint or criterion.module or criterion.kind in {"boot", "metric"}:
         return criterion
     sought = dict.fromkeys(s for signatures in shown for s in signatures)
-    if criterion.case and not criterion.case.startswith(LABS_OWN):
-        sought = {name: None for name in sought if name.endswith(f": {criterion.case}")}
+    if criterion.case:
+        # Where none has the name, it is that of one of the lab's own, which has no signature.
+        sought = {name: None for name in sought if name.endswith(f": {criterion.case}")} or sought
     return replace(criterion, sought=tuple(sought))
 
 
@@ -147,7 +147,7 @@ def _asked(criterion: Criterion, jobs: Sequence[JobResult]) -> Sequence[JobResul
     own = [job for job in jobs if _owned(criterion.sought, job)]
     if own or not criterion.case:
         return own or jobs
-    has = [job for job in jobs if any(case.name == criterion.case for case in job.cases)]
+    has = [job for job in jobs if _named(criterion, job)]
     # One that broke off may not have come to the case.
     return [job for job in jobs if job in has or job.outcome in LOST - {Outcome.FAIL}] if has else jobs
 
@@ -155,6 +155,14 @@ def _asked(criterion: Criterion, jobs: Sequence[JobResult]) -> Sequence[JobResul
 def _owned(sought: Sequence[str], job: JobResult) -> list[str]:
     """Return the signatures that only this job can have."""
     return [name for name in sought if name.startswith(f"{_label(job)}: ")]
+
+
+def _named(criterion: Criterion, job: JobResult) -> Case | None:
+    """Return the case that a criterion names, a scenario's own check before one of the lab's."""
+    found = [c for c in job.cases if c.name == criterion.case and criterion.case_kind in {None, c.kind}]
+    if f"{_label(job)}: {criterion.case}" in criterion.sought:  # it is known not to be one that sums up
+        found = [c for c in found if not c.kind.sums_up]
+    return min(found, key=lambda case: case.kind is not CaseKind.CHECK, default=None)
 
 
 def _label(job: JobResult) -> str:
@@ -185,8 +193,8 @@ def _told_by(criterion: Criterion, job: JobResult) -> Judged:
         if job.outcome in {Outcome.PASS, Outcome.FAIL} and not job.splats:
             return Judged(Mark.GOOD, "no such splat")
         return Judged(Mark.SKIP, _otherwise(job), details)
-    if criterion.case and not criterion.case.startswith(LABS_OWN):
-        case = next((case for case in job.cases if case.name == criterion.case), None)
+    case = _named(criterion, job)
+    if criterion.case and not (case and case.kind.sums_up):
         if case is not None and case.outcome is Outcome.PASS:
             return Judged(Mark.GOOD, f"{case.name} passes")
         if case is not None and case.outcome.is_bad:
@@ -201,7 +209,7 @@ def _told_by(criterion: Criterion, job: JobResult) -> Judged:
     hit = [words for name, words in wrong.items() if not sought or name in sought]
     if hit and (job.guests or sought):
         return Judged(Mark.BAD, hit[0], details, tuple(wrong))
-    cases = {f"{_label(job)}: {case.name}": case.outcome for case in job.cases}
+    cases = {f"{_label(job)}: {case.name}": case.outcome for case in job.cases if not case.kind.sums_up}
     own = _owned(sought, job) or sought
     if sought and not job.splats and all(cases.get(name) is Outcome.PASS for name in own):
         return Judged(Mark.GOOD, f"passes what is sought; fails otherwise: {job.message}")
@@ -221,7 +229,7 @@ def signatures(job: JobResult) -> dict[str, str]:
     """Return what a job failed with: signature -> one line of words."""
     found = {f"splat {splat.fingerprint}": splat.title for splat in job.splats}
     for case in job.cases:
-        if case.outcome.is_bad and not case.name.startswith(LABS_OWN):
+        if case.outcome.is_bad and not case.kind.sums_up:
             found[f"{_label(job)}: {case.name}"] = f"{case.name}: {case.message or 'fails'}"
     if not found and job.outcome.is_bad:
         found[f"{_label(job)}: {job.outcome.value}"] = job.message or job.outcome.value

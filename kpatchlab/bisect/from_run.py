@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kpatchlab.bisect.criterion import Criterion
 from kpatchlab.errors import UserError
-from kpatchlab.model import Case, JobResult, Outcome, Run
+from kpatchlab.model import Case, CaseKind, JobResult, Outcome, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +44,35 @@ def find(run: Run, wanted: str) -> Found:
             hint=f"what fails: {'; '.join(list(failing)[:8])}" if failing else "nothing fails in it",
         )
     kinds = {(job.scenario, tuple(sorted(job.params.items())), case.name) for job, case in fits}
-    if len(kinds) > 1 and len({case.name for _, case in fits} - {"job"}) > 1 and wanted != fits[0][0].scenario:
-        names = sorted({f"{scenario}: {case}" for scenario, _, case in kinds})
-        raise UserError(f"{wanted!r} fits {len(kinds)} failures", hint=f"one of {'; '.join(names[:8])}")
-    # A kernel of its own in all roles before a mixed pair: it says most.
-    job, case = min(fits, key=lambda pair: (len(set(pair[0].placement.values())), pair[0].job))
-    return _question(run, job, case, wanted)
+    names = {case.name for _, case in fits if case.kind is not CaseKind.JOB}
+    if len(kinds) > 1 and len(names) > 1 and wanted != fits[0][0].scenario:
+        told = sorted({f"{scenario}: {case}" for scenario, _, case in kinds})
+        raise UserError(f"{wanted!r} fits {len(kinds)} failures", hint=f"one of {'; '.join(told[:8])}")
+    job, case = min(fits, key=lambda pair: _rank(wanted, *pair))
+    return _question(run, job, case, whole=wanted in {job.scenario, job.job})
 
 
-def _question(run: Run, job: JobResult, case: Case, wanted: str) -> Found:
+def _rank(wanted: str, job: JobResult, case: Case) -> tuple[int, str, bool]:
+    """Order what fits: a kernel of its own in all roles says most; a scenario's own check comes before the lab's."""
+    whole = wanted in {job.scenario, job.job}
+    return len(set(job.placement.values())), job.job, not whole and case.kind is not CaseKind.CHECK
+
+
+def _question(run: Run, job: JobResult, case: Case, *, whole: bool) -> Found:
     for other in run.jobs:
         same = other.column == run.base and (other.scenario, other.params) == (job.scenario, job.params)
-        if same and any(c.name == case.name and c.outcome.is_bad for c in other.cases):
+        if same and any(c.id == case.id and c.outcome.is_bad for c in other.cases):
             raise UserError(
                 f"{job.scenario}: {case.name} fails on the base {run.base} as well",
                 hint="then it is not the series' doing: --good and --bad search another range",
             )
     kernel = next(name for name in job.placement.values() if name != run.base)
     placement = {role: name for role, name in job.placement.items() if name != kernel}
-    named = "" if case.name.startswith(("job", "log: ")) or wanted in {job.scenario, job.job} else case.name
+    where = Criterion("case", (job.scenario,), dict(job.params))
+    if not whole and not case.kind.sums_up:
+        return Found(replace(where, case=case.name, case_kind=case.kind), kernel, run.base, placement)
     fingerprint = job.splats[0].fingerprint if job.splats and job.outcome is Outcome.CRASH else ""
-    criterion = Criterion("case", (job.scenario,), dict(job.params), named, "" if named else fingerprint)
-    return Found(criterion, kernel, run.base, placement)
+    return Found(replace(where, fingerprint=fingerprint), kernel, run.base, placement)
 
 
 def _failing(job: JobResult) -> list[Case]:

@@ -40,7 +40,13 @@ def criterion_options(verb: Callable[..., None]) -> Callable[..., None]:
         (
             click.option("--scenario", "scenarios", multiple=True, metavar="CHOICE", help="Scenario that shows it."),
             click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Only jobs with it."),
-            click.option("--case", default="", metavar="NAME", help="The case that fails; default: any."),
+            click.option(
+                "--case",
+                default="",
+                metavar="NAME",
+                help="The case that fails; default: any. The lab's own `job` and `log: ROLE` mean any, too,"
+                " where the scenario has no check of that name.",
+            ),
             click.option("--splat", default="", metavar="FINGERPRINT", help="The splat that appears."),
             click.option(
                 "--build", is_flag=True, help="What is sought is a build error; --module NAME: that module's."
