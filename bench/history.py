@@ -65,9 +65,10 @@ def fill(store: Store, nights: int, checks: int, metrics: int) -> None:
     source = random.Random(1)
     with store.database() as connection, database.transaction(connection):
         names = [
-            (number + 1, "main", f"scenario-{number // 10}", f"check {number}", "with") for number in range(checks)
+            (number + 1, "main", f"scenario-{number // 10}", "check", f"check {number}", "with")
+            for number in range(checks)
         ]
-        connection.executemany("INSERT INTO checks VALUES (?, ?, ?, ?, ?)", names)
+        connection.executemany("INSERT INTO checks VALUES (?, ?, ?, ?, ?, ?)", names)
         figures = [
             (n + 1, "main", f"scenario-{n % 50}", f"figure {n}", "with", "MB/s", "higher", "instructions")
             for n in range(metrics)

@@ -1,5 +1,6 @@
 """The memory: what is stored of a run, what is news, what is known, and what happens to a database that is hurt."""
 
+import contextlib
 import dataclasses
 import datetime as dt
 import random
@@ -16,7 +17,7 @@ from kpatchlab.history.query import History, matching
 from kpatchlab.history.record import Origin
 from kpatchlab.history.trends import trends
 from kpatchlab.lab.known import Known, KnownIssue, load_known
-from kpatchlab.model import BuildResult, Metric, Outcome, Run
+from kpatchlab.model import BuildResult, Case, CaseKind, Metric, Outcome, Run
 from kpatchlab.store.run_plan import RunPlan
 from kpatchlab.store.store import Store
 from kpatchlab.verdict.compare import compare
@@ -24,8 +25,11 @@ from kpatchlab.verdict.compare import compare
 I = Outcome.INFRA  # noqa: E741
 
 
-def night(store, cases, *, metrics=(), splats=(), lane="main", commit="", outcome=None, repeats=()):
-    """Store one run of one scenario on one kernel; `repeats`: cases of more repeats of the same job."""
+def night(store, cases, *, metrics=(), splats=(), lane="main", commit="", outcome=None, repeats=(), own=()):
+    """Store one run of one scenario on one kernel.
+
+    `repeats`: cases of more repeats of the same job; `own`: more checks of the scenario's own, whatever their names.
+    """
     run_dir = store.new_run("t", base="with", columns=("with",))
     heads = {"with": {"source": "/linux", "commit": commit}} if commit else {}
     run_dir.save_plan(RunPlan(origin=Origin(lane, run_dir.id, heads=heads)))
@@ -33,6 +37,7 @@ def night(store, cases, *, metrics=(), splats=(), lane="main", commit="", outcom
         job("s", "with", {"job": P, **c}, repeat=n, roles=("client",), splats=splats, metrics=metrics, outcome=outcome)
         for n, c in enumerate((cases, *repeats))
     ]
+    jobs = [dataclasses.replace(made, cases=(*made.cases, *own)) for made in jobs]
     run = Run(run_dir.id, "t", "2026-01-01T00:00:00+00:00", 1.0, True, "with", ("with",), (), (BuildResult("with", P),), tuple(jobs))  # fmt: skip  # noqa: E501
     run_dir.finish(run, compare(run))
     return run.id
@@ -223,6 +228,42 @@ def test_migration_from_every_released_version(store):
         assert History(connection).entries() == []
     night(store, {"a": P})
     assert len(store.list()) == 1
+
+
+def test_kinds_of_checks_follow_from_the_names_that_an_earlier_version_stored(store, monkeypatch):
+    path = store.root / "index.db"
+    kinds = {
+        "job": "job", "jobs are queued": "check", "log: main": "log", "log: preparation of with": "preparation",
+        "reach: f (main)": "reach", "leaks: main": "leaks", "Log: x": "check", "kernel": "check",
+    }  # fmt: skip
+    with monkeypatch.context() as earlier:
+        earlier.setattr(database, "MIGRATIONS", database.MIGRATIONS[:2])
+        earlier.setattr(database, "VERSION", 2)
+        with contextlib.closing(database.connect(path)) as old, database.transaction(old):
+            rows = [(number, "main", "s", name, "with") for number, name in enumerate(kinds, 7)]
+            old.executemany("INSERT INTO checks VALUES (?, ?, ?, ?, ?)", rows)
+            old.execute("INSERT INTO results VALUES (8, 1, 0, 1, 1, 0)")
+    with store.database() as connection:
+        history = History(connection)
+        found = history.checks()
+        assert [(check.id, check.name, str(check.kind)) for check in found] == [
+            (number, *pair) for number, pair in enumerate(kinds.items(), 7)
+        ]
+        assert [len(history.check(check).points) for check in found[:3]] == [0, 1, 0]
+
+
+def test_a_check_called_like_one_of_the_labs_has_a_history_of_its_own(store):
+    night(store, {"a": P}, own=(Case("job", P), Case("log: client", P)))
+    night(store, {"a": P}, own=(Case("job", F, "none queued"), Case("log: client", P)))
+    with store.database() as connection:
+        history = History(connection)
+        found = {(c.name, str(c.kind)): history.check(c).points[-1].outcome for c in history.checks()}
+    assert found == {
+        ("kernel", "check"): P, ("job", "job"): P, ("a", "check"): P, ("job", "check"): F, ("log: client", "check"): P,
+    }  # fmt: skip
+    assert [(item.kind, item.subject, item.case_kind) for item in told(store)] == [
+        (Kind.NEW_FAILURE, "s: job", CaseKind.CHECK)
+    ]
 
 
 def test_a_migration_that_is_cut_off_is_not_there(store, monkeypatch):

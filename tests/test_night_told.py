@@ -17,7 +17,7 @@ from kpatchlab.history.culprit import by_case, by_metric, by_splat, search
 from kpatchlab.history.news import Kind
 from kpatchlab.history.query import Entry
 from kpatchlab.lab.nightly import Mail
-from kpatchlab.model import Metric, Outcome
+from kpatchlab.model import CaseKind, Metric, Outcome
 from kpatchlab.nightly.lanes import look
 from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.night import lines
@@ -243,7 +243,17 @@ def test_what_has_no_history_is_said_with_its_reason():
 def test_options_that_mean_what_broke():
     assert by_case("build", "module tls") == ["--build", "--module", "tls"]
     assert by_case("build", "kernel") == ["--build"]
-    assert by_case("nfs[vers=4.2,x=1]", "job") == ["--scenario", "nfs", "--param", "vers=4.2", "--param", "x=1"]
+    assert by_case("nfs[vers=4.2,x=1]", "job", CaseKind.JOB) == [
+        "--scenario",
+        "nfs",
+        "--param",
+        "vers=4.2",
+        "--param",
+        "x=1",
+    ]
+    assert by_case("nfs", "log: client", CaseKind.LOG) == ["--scenario", "nfs"]
+    for name in ("jobs are queued", "log: rotated", "job"):
+        assert by_case("nfs", name) == ["--scenario", "nfs", "--case", name]
     assert by_splat("nfs", "abc") == ["--scenario", "nfs", "--splat", "abc"]
     assert by_metric("s", "speed", -0.1)[-1] == "1.054"
     assert by_metric("s", "time", 0.1)[-1] == "1.049"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from kpatchlab.history.query import Entry
 from kpatchlab.history.record import BUILD
-from kpatchlab.model import JOB
+from kpatchlab.model import CaseKind
 
 Head = Mapping[str, str]
 
@@ -32,11 +32,11 @@ class SearchCommand:
     moved: str = ""
 
 
-def by_case(subject: str, name: str) -> list[str]:
-    """Return the options that mean one check; the lab's own checks of a job mean any that fails in it."""
+def by_case(subject: str, name: str, kind: CaseKind = CaseKind.CHECK) -> list[str]:
+    """Return the options that mean one check; one of the lab's that sums up others means any that fails in the job."""
     if subject == BUILD:
         return ["--build", *(["--module", name.removeprefix("module ")] if name.startswith("module ") else [])]
-    return [*_scenario(subject), *([] if name.startswith((JOB.name, "log: ")) else ["--case", name])]
+    return [*_scenario(subject), *([] if kind.sums_up else ["--case", name])]
 
 
 def by_splat(subject: str, fingerprint: str) -> list[str]:

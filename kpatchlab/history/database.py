@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kpatchlab.earlier import kind_of
 from kpatchlab.errors import HostError, UserError
 
 BACKUP = "index.backup.db"
@@ -54,6 +55,14 @@ MIGRATIONS = (
         PRIMARY KEY (metric, entry)) WITHOUT ROWID;
     CREATE TABLE nights (id TEXT PRIMARY KEY, started TEXT NOT NULL, ended TEXT NOT NULL, state TEXT NOT NULL,
         exit_code INTEGER NOT NULL, plan TEXT NOT NULL, report TEXT NOT NULL);
+    """,
+    # 3: kinds of checks, which until here followed from their names
+    """
+    CREATE TABLE checks_3 (id INTEGER PRIMARY KEY, lane TEXT NOT NULL, subject TEXT NOT NULL, kind TEXT NOT NULL,
+        name TEXT NOT NULL, column TEXT NOT NULL, UNIQUE (lane, subject, kind, name, column));
+    INSERT INTO checks_3 SELECT id, lane, subject, kind_of(name), name, column FROM checks;
+    DROP TABLE checks;
+    ALTER TABLE checks_3 RENAME TO checks;
     """,
 )
 VERSION = len(MIGRATIONS)
@@ -130,6 +139,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         return
     connection.execute("PRAGMA journal_mode = WAL")
+    connection.create_function("kind_of", 1, lambda name: str(kind_of(name)), deterministic=True)
     for number in range(version + 1, VERSION + 1):
         with transaction(connection):
             # Somebody else may have been first; the lock is held from here on.

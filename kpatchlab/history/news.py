@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from kpatchlab.history.query import CheckHistory, CheckName, Entry, History, MetricHistory, Point
 from kpatchlab.history.trends import Trend, trends
 from kpatchlab.lab.known import Known, KnownIssue
+from kpatchlab.model import CaseKind
 
 FLAKY_BEFORE = 0.05
 """From this flake rate on, one more bad run is one more flake."""
@@ -64,6 +65,7 @@ class News:
         bisect: the command that looks for the commit or the patch, "" where there is none.
         unsearchable: why there is none, "" where that is plain.
         fingerprint: of the kernel report that it is about, "" for none.
+        case_kind: of the check that it is about.
     """
 
     kind: Kind
@@ -79,6 +81,7 @@ class News:
     change: float = 0.0
     unsearchable: str = ""
     fingerprint: str = ""
+    case_kind: CaseKind = CaseKind.CHECK
 
 
 def news(history: History, entry: Entry, known: Known) -> list[News]:
@@ -136,7 +139,7 @@ def _check(history: History, check: CheckName, entry: Entry, now: Point, runs: d
     good_run = runs.get(good.entry, "") if good else ""
 
     def item(kind: Kind, text: str, since: str = "") -> News:
-        return News(kind, entry.lane, check.column, check.text, text, since, good_run)
+        return News(kind, entry.lane, check.column, check.text, text, since, good_run, case_kind=check.kind)
 
     words = f"{now.outcome}: {now.message}" if now.message else str(now.outcome)
     if now.flaky:

@@ -12,7 +12,7 @@ from typing import Any
 from kpatchlab.errors import UserError
 from kpatchlab.history.record import OUTCOMES
 from kpatchlab.lab.yamlfile import suggest
-from kpatchlab.model import Outcome
+from kpatchlab.model import CaseKind, Outcome
 
 WINDOW = 30
 """Runs that a flake rate is about."""
@@ -52,6 +52,7 @@ class CheckName:
     id: int
     lane: str
     subject: str
+    kind: CaseKind
     name: str
     column: str
 
@@ -201,8 +202,9 @@ class History:
 
     def checks(self, lane: str | None = None) -> list[CheckName]:
         """Return every check of a lane, or of all."""
-        words = "SELECT id, lane, subject, name, column FROM checks WHERE lane = coalesce(?, lane) ORDER BY id"
-        return [CheckName(*row) for row in self.connection.execute(words, (lane,))]
+        words = "SELECT id, lane, subject, kind, name, column FROM checks WHERE lane = coalesce(?, lane) ORDER BY id"
+        rows = self.connection.execute(words, (lane,))
+        return [CheckName(number, of, about, CaseKind(kind), *names) for number, of, about, kind, *names in rows]
 
     def metrics(self, lane: str | None = None) -> list[MetricName]:
         """Return every metric of a lane, or of all."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from kpatchlab.model import JOB, Outcome, Run
+from kpatchlab.model import JOB, CaseKind, Outcome, Run
 from kpatchlab.verdict.ratios import metric_rows
 from kpatchlab.verdict.values import Comparison, Group
 
@@ -46,6 +46,7 @@ class Check:
     """One check of a run in one column: `good` of `runs` repeats passed."""
 
     subject: str
+    kind: CaseKind
     name: str
     column: str
     outcome: Outcome
@@ -68,7 +69,7 @@ def checks(comparison: Comparison) -> Iterator[Check]:
     for build in comparison.builds:
         if build.outcome is not Outcome.INFRA:
             good = int(build.outcome is Outcome.PASS)
-            yield Check(BUILD, build.step, build.kernel, build.outcome, good, 1, _short(build.message))
+            yield Check(BUILD, CaseKind.CHECK, build.step, build.kernel, build.outcome, good, 1, _short(build.message))
     for group in comparison.groups:
         yield from _checks(group)
 
@@ -90,7 +91,7 @@ def _checks(group: Group) -> Iterator[Check]:
             ran = [outcome for outcome in cell.outcomes if outcome is not Outcome.INFRA]
             message = cell.message or " or ".join(cell.answers)
             good = ran.count(Outcome.PASS)
-            yield Check(group.name, row.case, column, cell.outcome, good, len(ran), _short(message))
+            yield Check(group.name, row.id.kind, row.id.name, column, cell.outcome, good, len(ran), _short(message))
 
 
 def _short(text: str) -> str:
@@ -183,8 +184,8 @@ class _Ids:
 
     def __init__(self, connection: sqlite3.Connection, lane: str) -> None:
         self._connection, self._lane = connection, lane
-        found = connection.execute("SELECT subject, name, column, id FROM checks WHERE lane = ?", (lane,))
-        self._checks: dict[tuple[str, ...], int] = {tuple(row[:3]): row[3] for row in found}
+        found = connection.execute("SELECT subject, kind, name, column, id FROM checks WHERE lane = ?", (lane,))
+        self._checks: dict[tuple[str, ...], int] = {tuple(row[:4]): row[4] for row in found}
         found = connection.execute(
             "SELECT subject, name, column, unit, direction, mode, id FROM metrics WHERE lane = ?", (lane,)
         )
@@ -193,9 +194,9 @@ class _Ids:
 
     def check(self, check: Check) -> int:
         """Return the number of a check."""
-        key = (_clean(check.subject), _clean(check.name), check.column)
+        key = (_clean(check.subject), str(check.kind), _clean(check.name), check.column)
         if key not in self._checks:
-            words = "INSERT INTO checks (lane, subject, name, column) VALUES (?, ?, ?, ?)"
+            words = "INSERT INTO checks (lane, subject, kind, name, column) VALUES (?, ?, ?, ?, ?)"
             self._checks[key] = self._insert(words, (self._lane, *key))
         return self._checks[key]
 

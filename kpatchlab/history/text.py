@@ -33,6 +33,7 @@ def check_row(history: History, check: CheckName, entries: dict[int, Entry]) -> 
     return {
         "lane": check.lane,
         "check": check.text,
+        "kind": check.kind,
         "column": check.column,
         "now": _word(points[-1]) if points else "",
         "first_seen": entries[points[0].entry].run if points else "",

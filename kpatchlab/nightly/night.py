@@ -298,7 +298,7 @@ class Night:
             return item
         subject, _, name = item.subject.partition(": ")
         if item.kind is Kind.NEW_FAILURE:
-            criterion = by_case(subject, name)
+            criterion = by_case(subject, name, item.case_kind)
         elif item.kind is Kind.NEW_SPLAT:
             criterion = by_splat(item.subject, item.fingerprint)
         else:
