@@ -10,8 +10,9 @@ import pytest
 from sample_run import SPLAT
 
 from kpatchlab.bisect.criterion import Criterion
+from kpatchlab.bisect.request import question
 from kpatchlab.bisect.state import Question, Searches
-from kpatchlab.cli.bisect import _question, bisect
+from kpatchlab.cli.bisect import bisect, request_of
 from kpatchlab.errors import LabError
 from kpatchlab.history.culprit import by_case, by_metric, by_splat, search
 from kpatchlab.history.news import Kind
@@ -130,7 +131,7 @@ def parsed(nights, command):
     program, verb, *words = shlex.split(command)
     assert (program, verb) == ("kpatchlab", "bisect")
     given = bisect.make_context("bisect", words).params
-    return _question(nights.lab, given)
+    return question(nights.lab, request_of(nights.lab, given))
 
 
 def test_command_of_a_branch_that_moved_starts(nights):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +14,15 @@ from kpatchlab.cli import complete
 from kpatchlab.cli.app import ABORT, Options, Verb
 from kpatchlab.cli.choosing import kernels_of, variant_option
 from kpatchlab.cli.common import load_lab, pass_options
-from kpatchlab.cli.running import interruptible, progress_for
-from kpatchlab.errors import LabError, UserError
+from kpatchlab.cli.running import interruptible, progress_for, session_of, verbose
+from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
-    from kpatchlab.bisect.commits import CommitRange
     from kpatchlab.bisect.criterion import Criterion
-    from kpatchlab.bisect.state import Question, SearchState
-    from kpatchlab.bisect.workspace import Workspace
-    from kpatchlab.build import BuildContext
-    from kpatchlab.host.host import Host
+    from kpatchlab.bisect.request import Request
+    from kpatchlab.bisect.session import SearchSession
+    from kpatchlab.bisect.state import SearchState
     from kpatchlab.lab.load import Lab
-    from kpatchlab.lab.recipes import KernelRecipe
-    from kpatchlab.progress import Progress
-    from kpatchlab.run.stages import Settings
 
 SKIPPED = 125
 
@@ -74,14 +67,14 @@ def criterion_of(given: dict[str, Any]) -> Criterion:
         raise UserError(f"--{' and --'.join(chosen)}: one of them says what is bad")
     params = dict(word.partition("=")[::2] for word in given["params"])
     return Criterion(
-        chosen[0] if chosen else "case",
-        tuple(given["scenarios"]),
-        params,
-        given["case"],
-        given["splat"],
-        given["module"],
-        given["metric"],
-        given["bound"],
+        kind=chosen[0] if chosen else "case",
+        scenarios=tuple(given["scenarios"]),
+        params=params,
+        case=given["case"],
+        fingerprint=given["splat"],
+        module=given["module"],
+        metric=given["metric"],
+        bound=given["bound"],
     )
 
 
@@ -132,284 +125,59 @@ def bisect(options: Options, /, **given: Any) -> None:
         click.echo(log.read_text(), nl=False)
         return
     if given["resume"]:
-        state, folder = searches.open(given["resume"])
+        state, _ = searches.open(given["resume"])
         lab = load_lab(options, variant=state.question.variant or None)
-        _carry_out(options, lab, state, folder, None)
+        _search(options, lab, lambda session: session.go_on(state.id))
         return
     lab = load_lab(options, variant=given["variant"])
-    question = _question(lab, given)
-    _carry_out(options, lab, None, searches.root, question, replay=given["replay"])
+    request = request_of(lab, given)
+    _search(options, lab, lambda session: session.begin(request))
 
 
-def _question(lab: Lab, given: dict[str, Any]) -> Question:
-    """Return what is asked, the revisions as the user named them."""
-    from kpatchlab.bisect import criterion as criteria
-    from kpatchlab.bisect import from_run
-    from kpatchlab.bisect.state import Question
-    from kpatchlab.store.store import Store
+def request_of(lab: Lab, given: dict[str, Any]) -> Request:
+    """Return what the options ask for; `given`: they, by their names."""
+    from kpatchlab.bisect.request import Request
 
-    kernel = kernels_of(lab, (given["kernel"] or lab.base,), given["variant"])[0]
-    criterion, placement, base = criterion_of(given), {}, lab.base
-    if given["run"]:
-        if not given["case_of_run"]:
-            raise UserError("which case of the run?", hint="kpatchlab bisect RUN CASE; report RUN shows what failed")
-        stored, _ = Store(lab.results).load(given["run"])
-        found = from_run.find(stored, given["case_of_run"])
-        criterion, kernel, placement, base = found.criterion, found.kernel, found.placement, found.base
-    if kernel not in lab.kernels:
-        raise UserError(f"there is no kernel {kernel}", hint=f"there are {', '.join(lab.kernels)}")
-    criteria.check(criterion, lab.scenarios)
-    tree, series, good, bad = _where(lab, given, kernel, base)
-    return Question(
-        kernel=kernel,
-        criterion=criterion,
-        good_name=good,
-        bad_name=bad,
-        repository=str(tree) if tree else "",
-        series=series,
-        paths=tuple(given["paths"]),
-        placement=placement,
-        confidence=given["confidence"],
-        runs=given["runs"] or 3,
-        lab=str(lab.path),
+    return Request(
+        criterion=criterion_of(given),
+        run=given["run"] or "",
+        case=given["case_of_run"] or "",
+        kernel=kernels_of(lab, (given["kernel"] or lab.base,), given["variant"])[0],
+        tree=given["tree"],
+        series=given["series_of"] or "",
+        good=given["good"] or "",
+        bad=given["bad"] or "",
+        paths=given["paths"],
+        replay=given["replay"],
         variant=given["variant"] or "",
-        whole=given["whole_config"],
+        runs=given["runs"] or 3,
+        confidence=given["confidence"],
         candidates=given["candidates"] or 0,
-        mode=_mode(lab, criterion, given["mode"]),
+        mode=given["mode"] or "",
+        whole=given["whole_config"],
         command=shlex.join(sys.argv),
     )
 
 
-def _mode(lab: Lab, criterion: Criterion, wanted: str | None) -> str:
-    """Return in which mode figures are taken, "" where none are."""
-    if criterion.kind != "metric":
-        return ""
-    alone = all(len(lab.scenarios[name].roles) == 1 for name in lab.choose(criterion.scenarios))
-    if wanted == "instructions" and not alone:
-        raise UserError("two guests have two clocks that count instructions", hint="--mode time measures them")
-    return wanted or ("instructions" if alone else "time")
-
-
-def _where(
-    lab: Lab, given: dict[str, Any], kernel: str, base: str
-) -> tuple[Path | None, tuple[dict[str, str], ...], str, str]:
-    """Return repository and ends: from the options, a log of git's, or the kernels' own recipes."""
-    from kpatchlab.bisect import gitlog
-    from kpatchlab.lab.recipes import GitSource, locate
-
-    good, bad = given["good"] or "", given["bad"] or ""
-    if given["replay"]:
-        replayed = gitlog.read(given["replay"].read_text(), str(given["replay"]))
-        good, bad = good or replayed.good[0], bad or replayed.bad[0]
-        given["paths"] = given["paths"] or replayed.paths
-    if given["series_of"]:
-        return None, (_series_item(given["series_of"]),), good or "0", bad
-    recipe, before = lab.kernels[kernel], lab.kernels[base]
-    if given["tree"]:
-        if not good or not bad:
-            raise UserError("--good and --bad name both ends of the range")
-        return given["tree"].expanduser().absolute(), (), good, bad
-    own, other = recipe.source, before.source
-    if recipe.series:
-        return None, (), good or "0", bad
-    if isinstance(own, GitSource) and own.path:
-        if isinstance(other, GitSource) and other.path == own.path:
-            good = good or other.revision
-        if good:
-            return locate(own.path, lab.root), (), good, bad or own.revision
-    raise UserError(
-        f"nothing says where to search: kernel {kernel} has no series",
-        hint="--tree PATH --good REV --bad REV, or --series MBOX",
-    )
-
-
-def _series_item(text: str) -> dict[str, str]:
-    path = Path(text).expanduser().absolute()
-    if path.is_dir():
-        return {"type": "quilt" if (path / "series").exists() else "patches", "path": str(path)}
-    if path.exists():
-        return {"type": "mbox", "path": str(path)}
-    if "@" in text:
-        return {"type": "message-id", "id": text.strip("<>")}
-    raise UserError(f"{text}: no such file or folder, and no message-id")
-
-
-def _carry_out(
-    options: Options,
-    lab: Lab,
-    state: SearchState | None,
-    root: Path,
-    question: Question | None,
-    replay: Path | None = None,
-) -> None:
-    """Open the work tree, carry the search through, and print what it came to."""
-    from kpatchlab.bisect import criterion as criteria
-    from kpatchlab.bisect.drive import REPORT, Drive
-    from kpatchlab.bisect.prober import Prober
+def _search(options: Options, lab: Lab, search: Callable[[SearchSession], SearchState]) -> None:
+    """Carry a search through, and print what it came to."""
+    from kpatchlab.bisect.drive import REPORT
+    from kpatchlab.bisect.session import SearchSession, SearchStopped
     from kpatchlab.bisect.state import Ended, Searches
-    from kpatchlab.cache import Cache
-    from kpatchlab.host.host import Host
     from kpatchlab.run.stages import Settings
 
-    asked = state.question if state else question
-    assert asked
-    criteria.check(asked.criterion, lab.scenarios)
-    if asked.kernel not in lab.kernels:
-        raise UserError(f"there is no kernel {asked.kernel} any more", hint=f"there are {', '.join(lab.kernels)}")
-    if asked.mode:
-        from kpatchlab.run.measure import measured_lab
-
-        lab = measured_lab(lab, asked.mode)
-    settings = Settings(command=shlex.join(sys.argv))
-    if options.verbose:
-        settings = dataclasses.replace(settings, verbose=lambda text: click.echo(f"+ {text}", err=True))
-    host = Host(Cache(), lab.mirror, lab.qemu)
-    recipe = _recipe(lab, asked)
-    with (
-        progress_for(to_stderr=False) as progress,
-        interruptible(settings),
-        _space(asked, recipe, _context(lab, host, settings)) as (space, history, asked),
-    ):
-        if state is None:
-            state, folder = Searches(root.parent).new(asked)
-            if replay:
-                _replay(state, space, history, replay)
-        else:
-            # Read again, now that nobody else has the work tree: another lab may have gone on with it until now.
-            folder, state = root, Searches(root.parent.parent).open(state.id)[0]
-        _pin(state, folder, recipe, space.ctx)
-        progress.note(f"search {state.id}: {asked.criterion}; {len(history.commits)} commits")
-        if space.origin and space.origin.git("status", "--porcelain", "-uno", check=False).stdout.strip():
-            progress.note(f"uncommitted changes in {space.origin.path} are no part of the search")
-        own = _trimmed(lab, state, asked, recipe, space, folder, progress)
-        prober = Prober(
-            lab, host, space, own, asked.criterion, folder / "runs", progress, settings, asked.placement,
-            state.kernels,
-        )  # fmt: skip
-        drive = Drive(state, folder, history, prober, progress, settings.cancel, recipe)
+    settings = Settings(command=shlex.join(sys.argv), verbose=verbose(options))
+    with progress_for(to_stderr=False) as progress, interruptible(settings):
         try:
-            drive.go()
-        except LabError:
-            if settings.cancel.is_set():
-                click.echo(f"stopped; to go on: {options.again(f'bisect --resume {state.id}')}", err=True)
-                sys.exit(130)
-            raise
+            state = search(SearchSession(lab, session_of(lab).host, progress, settings))
+        except SearchStopped as stopped:
+            click.echo(f"stopped; to go on: {options.again(f'bisect --resume {stopped.search}')}", err=True)
+            sys.exit(130)
+    folder = Searches(lab.results).root / state.id
     click.echo("")
     click.echo((folder / REPORT).read_text(), nl=False)
     click.echo(f"\n{folder}: {', '.join(sorted(p.name for p in folder.iterdir() if p.is_file()))}")
     sys.exit(0 if state.ended is Ended.FOUND else 1)
-
-
-def _pin(state: SearchState, folder: Path, recipe: KernelRecipe, ctx: BuildContext) -> None:
-    """Keep what decides about the configuration of all steps.
-
-    Raises:
-        UserError: it is not what the search began with.
-    """
-    from kpatchlab.bisect.state import save
-    from kpatchlab.build import config
-    from kpatchlab.cache import content_key
-
-    now = content_key(config.key(config.asked_symbols(recipe, ctx)))
-    if state.config and state.config != now:
-        raise UserError(
-            f"the configuration of kernel {state.question.kernel} is not the one that the search began with",
-            hint="undo the change of its recipe or fragments, or start a new search",
-        )
-    state.config = now
-    save(state, folder)
-
-
-def _trimmed(
-    lab: Lab,
-    state: SearchState,
-    asked: Question,
-    recipe: KernelRecipe,
-    space: Workspace,
-    folder: Path,
-    progress: Progress,
-) -> KernelRecipe:
-    """Return the recipe without the modules that the search does without; what these are is decided once."""
-    from kpatchlab.bisect import trim
-    from kpatchlab.bisect.state import save
-
-    if state.trimmed is None and not state.told:
-        state.trimmed = () if asked.whole else trim.trimmed(lab, asked.criterion, recipe, space, asked.bad)
-        save(state, folder)
-    if state.trimmed:
-        progress.note(f"without {len(state.trimmed)} symbols of modules that it cannot need; --whole-config keeps them")
-    return trim.without(recipe, state.trimmed or ())
-
-
-def _context(lab: Lab, host: Host, settings: Settings) -> BuildContext:
-    from kpatchlab.build import BuildContext
-
-    jobs = host.build_jobs(lab.limits.build_jobs)
-    return BuildContext(host.cache, lab.root, lab.mirror, jobs, cancel=settings.cancel, verbose=settings.verbose)
-
-
-def _recipe(lab: Lab, asked: Question) -> KernelRecipe:
-    """Return the kernel's recipe with the series that is searched in the place of its own, if there is one."""
-    from kpatchlab.lab.recipes import DebianImage, KernelRecipe
-
-    recipe = lab.kernels[asked.kernel]
-    if isinstance(recipe.source, DebianImage):
-        raise UserError(
-            f"kernel {asked.kernel} is one that Debian built: it has no configuration to build others with",
-            hint="--kernel NAME names one that is built here",
-        )
-    if not asked.series:
-        return recipe
-    return KernelRecipe.model_validate(recipe.model_dump() | {"series": list(asked.series)})
-
-
-@contextlib.contextmanager
-def _space(
-    asked: Question, recipe: KernelRecipe, ctx: BuildContext
-) -> Iterator[tuple[Workspace, CommitRange, Question]]:
-    """Open the work tree; yields it with the range and the question, its ends now commit ids."""
-    from kpatchlab.bisect import workspace
-
-    if asked.repository:
-        with workspace.of_repository(Path(asked.repository), ctx) as space:
-            good, bad = asked.good or space.commit(asked.good_name), asked.bad or space.commit(asked.bad_name)
-            yield space, space.range(good, bad, asked.paths), dataclasses.replace(asked, good=good, bad=bad)
-        return
-    last = _number(asked.bad_name) if asked.bad_name else None
-    with workspace.of_series(recipe, ctx, last) as (space, commits):
-        first = _number(asked.good_name)
-        if (last is not None and last >= len(commits)) or first >= len(commits):
-            raise UserError(f"the series has {len(commits) - 1} patches", hint="--good and --bad are numbers of them")
-        good, bad = commits[first], commits[-1 if last is None else last]
-        named = dataclasses.replace(
-            asked, good=asked.good or good, bad=asked.bad or bad, good_name=f"patch {first}",
-            bad_name=f"patch {len(commits) - 1 if last is None else last}",
-        )  # fmt: skip
-        if (named.good, named.bad) != (good, bad):
-            raise UserError("the series is not the one that the search began with", hint="start a new search")
-        yield space, space.range(good, bad, asked.paths), named
-
-
-def _number(text: str) -> int:
-    word = text.removeprefix("patch ")
-    if not word.isdecimal():
-        raise UserError(f"{text!r} is not the number of a patch", hint="0 is the base, 1 the first patch")
-    return int(word)
-
-
-def _replay(state: SearchState, space: Workspace, history: CommitRange, path: Path) -> None:
-    """Take what a log of git's says of commits inside the range as told."""
-    from kpatchlab.bisect import gitlog
-    from kpatchlab.bisect.loop import Mark, Phase, ProbeResult
-
-    replayed = gitlog.read(path.read_text(), str(path))
-    told = []
-    for verdict in (Mark.GOOD, Mark.BAD, Mark.SKIP):
-        for name in getattr(replayed, verdict.value):
-            commit = space.commit(name)
-            if commit in history.contains and commit not in {history.good, history.bad}:
-                told.append(ProbeResult(commit, verdict, Phase.SEARCH, f"from {path.name}"))
-    state.told = tuple(told)
 
 
 @click.command(
@@ -429,8 +197,6 @@ def bisect_step(options: Options, /, tree: Path, variant: str | None, **given: A
     """Judge the tree as it is checked out now, for `git bisect run`: exit 0 good, 1 bad, 125 skip."""
     from kpatchlab.bisect import criterion as criteria
     from kpatchlab.bisect.step import judge_tree
-    from kpatchlab.cache import Cache
-    from kpatchlab.host.host import Host
     from kpatchlab.run.stages import Settings
 
     lab = load_lab(options, variant=variant)
@@ -442,7 +208,7 @@ def bisect_step(options: Options, /, tree: Path, variant: str | None, **given: A
     if kernel not in lab.kernels:
         raise UserError(f"there is no kernel {kernel}", hint=f"there are {', '.join(lab.kernels)}")
     settings = Settings(command=shlex.join(sys.argv))
-    host = Host(Cache(), lab.mirror, lab.qemu)
+    host = session_of(lab).host
     with progress_for(to_stderr=True) as progress, interruptible(settings):
         judged = judge_tree(
             lab, host, tree.absolute(), lab.kernels[kernel], criterion, given["runs"] or 1, progress, settings
