@@ -14,7 +14,7 @@ from kpatchlab.cache import Cache
 from kpatchlab.errors import GuestLost
 from kpatchlab.guest.vm import Exit, Identity, MachineShape, Qemu, SavedGuest
 from kpatchlab.lab.scenario import Scenario
-from kpatchlab.model import BuildResult, ModuleFailure, Outcome
+from kpatchlab.model import BuildResult, CaseKind, ModuleFailure, Outcome
 from kpatchlab.plan.jobs import JobSpec, RoleSpec
 from kpatchlab.run import guests as job_guests
 from kpatchlab.run import job, saved
@@ -328,6 +328,9 @@ def test_a_preparation_that_fails_is_told(bench, monkeypatch):
     result = bench()
     assert result.outcome is Outcome.CRASH
     assert result.splats
+    assert [(c.kind, c.name, c.role) for c in result.cases] == [
+        (CaseKind.JOB, "job", ""), (CaseKind.PREPARATION, "log: preparation of with", "guest"),
+    ]  # fmt: skip
 
 
 def test_forks_differ():

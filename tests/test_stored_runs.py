@@ -4,13 +4,15 @@
 of everything that a job can come to. `N.json` is what its own `compare` said. `first.json` is the same for `data/runs`.
 """
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from kpatchlab.model import SCHEMA_VERSION, CaseKind
+from kpatchlab.earlier import with_kinds
+from kpatchlab.model import SCHEMA_VERSION, CaseKind, to_json
 from kpatchlab.store.store import Store
 from kpatchlab.verdict.compare import compare
 
@@ -98,3 +100,34 @@ def test_a_job_that_is_stored_again_says_all_of_itself(load, tmp_path):
         assert run_dir.done_jobs() == {made.job: made}
     assert [case["kind"] for case in stored["cases"]] == ["job", "check", "check", "log"]
     assert stored["because"] == [{"kind": "check", "name": "b"}]
+
+
+def test_what_this_format_has_is_read_whole(load):
+    """Every field that is stored comes back, and the lab's own checks are what the names of format 1 say."""
+    run = load(str(SCHEMA_VERSION))
+    folder = next(FOLDERS[str(SCHEMA_VERSION)].iterdir())
+    assert run.schema == SCHEMA_VERSION
+    for path in folder.glob("jobs/*.json"):
+        stored = json.loads(path.read_bytes())
+        made = json.loads(json.dumps(to_json(next(job for job in run.jobs if job.job == stored["job"]))))
+        assert {name: made[name] for name in stored} == stored
+    for made in (made for made in run.jobs if made.scenario != "forger"):
+        again = with_kinds(made)
+        assert [(case.id, case.function, case.applies) for case in made.cases] == [
+            (case.id, case.function, case.applies) for case in again.cases
+        ]
+        assert set(again.because) <= set(made.because)
+
+
+def test_what_a_script_printed_in_the_labs_words_is_its_own_in_this_format(load):
+    names = {case.name for case in job(load(str(SCHEMA_VERSION)), "forger").cases if case.kind is CaseKind.CHECK}
+    assert names == {"job", "log: guest", "reach: nothing (guest)"}
+
+
+def test_a_run_of_format_1_that_goes_on_has_this_format(load, tmp_path):
+    run = load("1")
+    with Store(tmp_path / "results").open_run(run.id) as run_dir:
+        run_dir.save_header(run)
+        run_dir.save_job(made := job(run, "broken"))
+    assert Store(tmp_path / "results").load(run.id)[0] == dataclasses.replace(run, schema=SCHEMA_VERSION)
+    assert made in run.jobs
