@@ -77,7 +77,7 @@ def versus(first: Side, second: Side) -> tuple[Run, Path]:
     held = pairs(first, second)
     if first.run.id == second.run.id and all(one == two for one, two in held):
         raise UserError(
-            f"run {first.run.id} is to be compared with itself", hint="two of its columns can be: RUN:COLUMN RUN:COLUMN"
+            f"run {first.run.id} is compared against itself", hint="two of its columns can be: RUN:COLUMN RUN:COLUMN"
         )
     top = Path(os.path.commonpath([first.folder.parent, second.folder.parent]))
     one, two = (_marked(side, mark, top) for side, mark in zip((first, second), _marks(first, second), strict=True))
