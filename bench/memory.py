@@ -99,7 +99,7 @@ def _job(options: argparse.Namespace) -> dict[str, float]:
         script = script.replace(word, str(size))
     with labs.bench(like, kernel, {"flood": {"scenario.yaml": SCENARIO_YAML, "run.sh": script}}) as bench:
         for _ in range(options.rounds):
-            result = run_job(bench.inputs("flood"))
+            result = run_job(*bench.job("flood"))
     print(f"kernel {kernel} of {like.name}; the job: {result.outcome.value} {result.message}\n")
     speed = {metric.name: metric.value for metric in result.metrics}
     return {

@@ -55,8 +55,7 @@ def main() -> None:
     with labs.bench(like, kernel, SCENARIO) as bench, tempfile.TemporaryDirectory(prefix="kpatchlab-vng-") as work:
 
         def lab() -> float:
-            inputs = bench.inputs("trivial")
-            result = run_job(inputs)
+            result = run_job(*bench.job("trivial"))
             if result.outcome is not Outcome.PASS:
                 raise HostError(f"the trivial job: {result.outcome.value}: {result.message}")
             overheads.append(result.overhead_s)

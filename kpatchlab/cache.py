@@ -113,6 +113,21 @@ class Cache:
                 work.rename(final)
         return final
 
+    def need(self, kind: str, key: str) -> Path:
+        """Return the directory of an artifact that somebody made.
+
+        Raises:
+            HostError: it is not there.
+        """
+        if not self.has(kind, key):
+            raise HostError(f"no {kind} {key[:12]} in the cache {self.root}", hint="run it again: it is made anew")
+        self.touch(kind, key)
+        return self.path(kind, key)
+
+    def scratch(self, name: str) -> Path:
+        """Return a new directory for its caller to move away or to delete; `clean` takes what a killed lab left."""
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_made(self.root / "tmp")))
+
     @contextlib.contextmanager
     def _workdir(self, kind: str, key: str, keep: bool) -> Iterator[Path]:
         tmp = self.root / "tmp"

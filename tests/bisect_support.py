@@ -146,7 +146,6 @@ def lab(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr("kpatchlab.build.context.BuildContext.check_space", lambda _: None)
     monkeypatch.setattr(stages, "root_image", lambda *_: tmp_path / "root.erofs")
     monkeypatch.setattr(stages, "initrd", lambda *_: "key-initrd")
-    monkeypatch.setattr(stages, "packages_in", lambda _: frozenset({"python3"}))
     monkeypatch.setattr(executor, "available_mib", lambda: 64_000)
     local(monkeypatch, found.run_job)
     return found

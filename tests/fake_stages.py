@@ -14,6 +14,7 @@ from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import executor, stages
 from kpatchlab.run.executor import LocalExecutor, executor_of
+from kpatchlab.run.inputs import JobInputs, boots_of
 from kpatchlab.run.pipeline import execute
 from kpatchlab.run.stages import Settings
 from kpatchlab.store.store import Store
@@ -39,7 +40,7 @@ class FakeHost:
     def build_jobs(self, limit):
         return 1
 
-    def shape(self, machine, memory_mib=None):
+    def shape(self, arch, accel, cpus, memory_mib):
         return MachineShape("x86_64", "tcg", 1, 64, Qemu("qemu", (7, 2, 0), ("qemu",)))
 
 
@@ -87,7 +88,7 @@ class Bench:
         spec = inputs.spec
         return JobResult(
             spec.id, spec.scenario, dict(spec.params), spec.column, dict(spec.placement), spec.repeat, found,
-            metrics=tuple(self.metrics(inputs)), duration_s=1.0, reproduce=inputs.reproduce, mode=inputs.mode,
+            metrics=tuple(self.metrics(inputs)), duration_s=1.0, mode=inputs.mode,
         )  # fmt: skip
 
     def plan(self, *choice):
@@ -110,8 +111,12 @@ class Bench:
 
 
 def local(monkeypatch, call):
-    """Let the local executor have each job from `call`."""
-    monkeypatch.setitem(executor.EXECUTORS, "local", lambda host, guests: LocalExecutor(guests, call=call))
+    """Let the local executor have each job from `call`, which is given its inputs without any artifacts."""
+
+    def run_job(task, here):
+        return call(JobInputs(task, here, boots_of(task, here.host), (), {}, frozenset()))
+
+    monkeypatch.setitem(executor.EXECUTORS, "local", lambda host, guests: LocalExecutor(host, guests, run_job))
 
 
 @pytest.fixture
@@ -120,7 +125,6 @@ def bench(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "build_kernel", found.build_kernel)
     monkeypatch.setattr(stages, "root_image", found.root_image)
     monkeypatch.setattr(stages, "initrd", lambda kernel, ctx: "key-initrd")
-    monkeypatch.setattr(stages, "packages_in", lambda root: frozenset({"python3"}))
     monkeypatch.setattr(executor, "available_mib", lambda: 64_000)
     local(monkeypatch, found.run_job)
     return found

@@ -38,8 +38,8 @@ def test_what_ctrl_c_cuts_off_tells_nothing(lab, monkeypatch, number):
             return run(inputs)
         if len(count) == number:
             os.kill(os.getpid(), signal.SIGINT)
-        inputs.cancel.wait(20)
-        return infra(inputs.spec, RuntimeError("the guest was closed"), "")
+        inputs.here.cancel.wait(20)
+        return infra(inputs.spec, RuntimeError("the guest was closed"))
 
     call_jobs(monkeypatch, stopped)
     status, _, err = search(lab)
@@ -168,7 +168,7 @@ def test_tests_of_the_tree_are_those_of_the_commit_that_is_run(lab, monkeypatch)
     def tests(recipe, name, ctx):
         time.sleep(0.1)
         notes[name] = (Path(recipe.source.path) / "core/main.c").read_text().count("const char note")
-        return Programs(Outcome.PASS, lab.root)
+        return Programs(Outcome.PASS, "kselftest", name)
 
     def run(inputs):
         kernel = inputs.artifact("bisect")

@@ -9,12 +9,13 @@ import pytest
 from build_fixtures import Bench
 
 from kpatchlab.build import BuildCancelled, kselftest
-from kpatchlab.build.built import Programs, guest_files
+from kpatchlab.build.built import Programs
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.build.kselftest import without_tests
 from kpatchlab.errors import UserError
 from kpatchlab.host import packages
 from kpatchlab.model import Outcome
+from kpatchlab.run import payload
 
 SELFTESTS = "tools/testing/selftests"
 LIB = """\
@@ -68,16 +69,20 @@ def build(bench, collection, recipe=None, ctx=None):
     return build_foreign(recipe or bench.recipe(), f"kselftest/{collection}", ctx or bench.ctx)
 
 
-def names(built):
-    return sorted(path.name for path in (built.path / "programs").iterdir())
+def programs(bench, built):
+    return bench.ctx.cache.path(built.kind, built.key) / "programs"
 
 
-def listed(built):
-    return (built.path / "programs" / kselftest.TESTS).read_text().split()
+def names(bench, built):
+    return sorted(path.name for path in programs(bench, built).iterdir())
 
 
-def left_out(built):
-    text = (built.path / "programs" / kselftest.LEFT_OUT).read_text()
+def listed(bench, built):
+    return (programs(bench, built) / kselftest.TESTS).read_text().split()
+
+
+def left_out(bench, built):
+    text = (programs(bench, built) / kselftest.LEFT_OUT).read_text()
     return [tuple(line.split("\t")) for line in text.splitlines()]
 
 
@@ -85,20 +90,20 @@ def test_a_program_and_its_script_are_built_from_the_tree(bench):
     before = bench.snapshot()
     built = build(bench, "net/good")
     assert (built.outcome, built.cached) == (Outcome.PASS, False), built.reason
-    assert names(built) == ["good", "good.sh", "lab.left-out", "lab.tests", "settings", "shared.sh"]
-    assert listed(built) == ["good", "good.sh"]
-    done = subprocess.run([built.path / "programs/good"], capture_output=True, text=True, check=True)
+    assert names(bench, built) == ["good", "good.sh", "lab.left-out", "lab.tests", "settings", "shared.sh"]
+    assert listed(bench, built) == ["good", "good.sh"]
+    done = subprocess.run([programs(bench, built) / "good"], capture_output=True, text=True, check=True)
     assert done.stdout == "hello from the tree\n"
     assert bench.snapshot() == before
     again = build(bench, "net/good")
     assert again.cached
-    assert again.path == built.path
+    assert again.key == built.key
 
 
 def test_a_folder_is_built_whole_and_a_test_that_does_not_compile_is_left_out(bench):
     built = build(bench, "net")
-    assert listed(built) == ["good", "harness", "good.sh", "other.sh"]
-    ((program, test, why),) = left_out(built)
+    assert listed(bench, built) == ["good", "harness", "good.sh", "other.sh"]
+    ((program, test, why),) = left_out(bench, built)
     assert (program, test) == ("harness", "tls.second")
     assert why.startswith("does not compile: harness.c:12: unknown type name")
     (cached,) = bench.ctx.cache.root.glob(f"kselftest-tree/*/tree/{SELFTESTS}/net/harness.c")
@@ -108,13 +113,13 @@ def test_a_folder_is_built_whole_and_a_test_that_does_not_compile_is_left_out(be
 def test_a_program_that_does_not_compile_costs_itself(bench):
     bench.write(f"{SELFTESTS}/net/good.c", "int main(void)\n{\n\treturn nothing;\n}\n")
     built = build(bench, "net")
-    assert listed(built) == ["harness", "good.sh", "other.sh"]
-    assert ("good", "", left_out(built)[-1][2]) == left_out(built)[-1]
-    assert "good.c:3: " in left_out(built)[-1][2]
+    assert listed(bench, built) == ["harness", "good.sh", "other.sh"]
+    assert ("good", "", left_out(bench, built)[-1][2]) == left_out(bench, built)[-1]
+    assert "good.c:3: " in left_out(bench, built)[-1][2]
     alone = build(bench, "net/good")
     assert alone.outcome is Outcome.BLOCKED
     assert alone.reason.startswith("net/good does not build: good.c:3: ")
-    assert not bench.ctx.cache.has("kselftest", alone.path.name)
+    assert not bench.ctx.cache.has("kselftest", alone.key)
 
 
 @pytest.mark.parametrize("collection", ["net/none", "none", "none/at/all"])
@@ -132,8 +137,8 @@ def test_the_series_is_applied(bench, tmp_path):
     )
     recipe = bench.recipe(series=[{"type": "patches", "path": str(patch.parent)}])
     plain, patched = build(bench, "net/good"), build(bench, "net/good", recipe)
-    assert plain.path != patched.path
-    assert b"from the series" in (patched.path / "programs/good").read_bytes()
+    assert plain.key != patched.key
+    assert b"from the series" in (programs(bench, patched) / "good").read_bytes()
     bench.write("include/lab-uapi.h", "#define GREETING 1\n")
     blocked = build(bench, "net/good", recipe)
     assert blocked.outcome is Outcome.BLOCKED
@@ -218,12 +223,10 @@ def test_tests_are_blanked_out_by_their_lines():
 
 
 def test_what_goes_into_a_guest(tmp_path):
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    (programs / "tls").write_bytes(b"ELF")
-    (programs / "tls").chmod(0o755)
-    (programs / "lab.tests").write_text("tls\n")
-    files = guest_files({"kselftest/net/tls": Programs(Outcome.PASS, tmp_path)})
+    (tmp_path / "tls").write_bytes(b"ELF")
+    (tmp_path / "tls").chmod(0o755)
+    (tmp_path / "lab.tests").write_text("tls\n")
+    files = payload.read(tmp_path, "/lab/kselftest/net/tls")
     assert files == [
         ("/lab/kselftest/net/tls/lab.tests", b"tls\n", 0o644),
         ("/lab/kselftest/net/tls/tls", b"ELF", 0o755),

@@ -45,14 +45,18 @@ def build(bench, name="libkcapi"):
 def test_libkcapi(bench):
     built = build(bench)
     assert (built.outcome, built.reason, built.cached) == (Outcome.PASS, "", False)
-    assert sorted(path.name for path in (built.path / "programs").iterdir()) == ["kcapi", "libtest.sh", "test.sh"]
+    assert sorted(path.name for path in (bench.ctx.cache.path("suite", built.key) / "programs").iterdir()) == [
+        "kcapi",
+        "libtest.sh",
+        "test.sh",
+    ]
 
 
 def test_what_is_cached_is_not_built_again(bench, tmp_path, monkeypatch):
     first = build(bench)
     monkeypatch.setattr(suites, "Apt", lambda *_, **__: SimpleNamespace(fetch_upstream=lambda _: archive))
     archive = tmp_path / "libkcapi_9.orig.tar.xz"
-    assert build(bench) == Programs(Outcome.PASS, first.path, cached=True)
+    assert build(bench) == Programs(Outcome.PASS, "suite", first.key, cached=True)
 
 
 def test_what_does_not_compile_blocks(bench):

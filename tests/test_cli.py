@@ -302,7 +302,7 @@ def test_ctrl_c_is_status_130_and_the_run_goes_on(faked):
     def job(inputs):
         if inputs.spec.column == "with":
             os.kill(os.getpid(), signal.SIGINT)
-            inputs.cancel.wait(10)
+            inputs.here.cancel.wait(10)
             return RuntimeError("guest lost")
         return Outcome.PASS
 
@@ -346,7 +346,7 @@ def test_run_of_one_kernel_is_resumed_as_such(faked):
 
 
 def test_break_is_0_only_where_every_job_saw_it(faked):
-    faked.bench.job = lambda inputs: Outcome.FAIL if inputs.broken else Outcome.PASS
+    faked.bench.job = lambda inputs: Outcome.FAIL if inputs.task.broken else Outcome.PASS
     status, out, _ = faked("run", "solo", "--break")
     assert status == 0
     assert "broken on purpose: 2 of 2 jobs saw it" in out

@@ -19,8 +19,14 @@ def spec(name="solo@with#1"):
     return JobSpec(name, "solo", {}, {"main": "with"}, "with", 1, (), "base", "default", 30.0)
 
 
-def inputs(name="solo@with#1"):
-    return SimpleNamespace(spec=spec(name), reproduce=f"kpatchlab run --job {name}")
+def task(name="solo@with#1"):
+    return SimpleNamespace(spec=spec(name))
+
+
+def executor_with(call, guests=None, cache=None):
+    """Return an executor that has each job's result from `call(task)`."""
+    host = SimpleNamespace(cache=cache or SimpleNamespace(scratch=lambda name: None))
+    return LocalExecutor(host, guests, lambda task, here: call(task))
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ ONE = Weight(1, 1, 1)
 
 
 def submit(local, weight=ONE, priority=0, name="solo@with#1", cancel=None, started=lambda: None):
-    return local.submit(inputs(name), weight, priority, cancel=cancel or threading.Event(), started=started)
+    return local.submit(task(name), weight, priority, cancel=cancel or threading.Event(), started=started)
 
 
 @pytest.fixture
@@ -47,7 +53,7 @@ def held():
 
 def taken(held, guests, *weights):
     """Return an executor in which jobs of these weights run, until the test ends."""
-    found = LocalExecutor(guests, call=lambda _: held.wait(20))
+    found = executor_with(lambda _: held.wait(20), guests)
     for weight in weights:
         assert submit(found, weight).running()
     return found
@@ -76,7 +82,7 @@ def test_room_comes_back_when_a_job_ends(host, held):
     waits = submit(local, Weight(1, 1, 1024))
     assert not waits.running()
     held.set()
-    assert waits.result(10) is True
+    assert waits.result(10).result is True
 
 
 def test_one_processor_still_takes_a_pair(monkeypatch, held):
@@ -91,11 +97,11 @@ def test_one_processor_still_takes_a_pair(monkeypatch, held):
 def test_memory_is_looked_at_when_nothing_runs(monkeypatch, held):
     free = [1000]
     monkeypatch.setattr(executor, "available_mib", lambda: free[0])
-    local = LocalExecutor(9, call=lambda _: held.wait(20))
+    local = executor_with(lambda _: held.wait(20), 9)
     first = submit(local, Weight(1, 1, 700))
     assert not submit(local, Weight(1, 1, 700)).running()
     held.set()
-    assert first.result(10)
+    assert first.result(10).result
     local.shutdown()
     held.clear()
     free[0] = 2000
@@ -113,12 +119,12 @@ def test_memory_is_looked_at_when_nothing_runs(monkeypatch, held):
     ],
 )
 def test_width_is_how_many_run_side_by_side(host, guests, weight, width):
-    assert LocalExecutor(guests).width(weight) == width
+    assert executor_with(None, guests).width(weight) == width
 
 
 def test_highest_priority_that_fits_goes_first(host, held):
     ends = threading.Event()
-    local = LocalExecutor(2, call=lambda given: (ends if given.spec.id == "ends" else held).wait(20))
+    local = executor_with(lambda given: (ends if given.spec.id == "ends" else held).wait(20), 2)
     submit(local, name="stays")
     first = submit(local, name="ends")
     low, pair = submit(local, priority=-9), submit(local, Weight(2, 2, 1), priority=5)
@@ -130,7 +136,7 @@ def test_highest_priority_that_fits_goes_first(host, held):
 
 def test_queue_goes_by_priority_and_then_by_turn(host):
     order, first = [], threading.Event()
-    local = LocalExecutor(1, call=lambda given: first.wait(20) and order.append(given.spec.id))
+    local = executor_with(lambda given: first.wait(20) and order.append(given.spec.id), 1)
     futures = [submit(local, name="runs")]
     for name, priority in (("c", -2), ("a", 0), ("d", -2), ("b", -1)):
         futures.append(submit(local, Weight(1, 1, 7 if name == "b" else 1), priority, name))
@@ -157,7 +163,7 @@ def test_what_has_not_begun_is_cancelled(host, held):
     cancel.set()
     held.set()
     assert all(future in wait(waits, 10).done and future.cancelled() for future in waits)
-    assert other.result(10) is True
+    assert other.result(10).result is True
 
 
 def test_shutdown_ends_the_queue_and_waits_for_what_runs(host):
@@ -168,7 +174,7 @@ def test_shutdown_ends_the_queue_and_waits_for_what_runs(host):
         time.sleep(0.2)
         order.append("ended")
 
-    local = LocalExecutor(1, call=call)
+    local = executor_with(call, 1)
     runs, waits = submit(local), submit(local)
     assert going.wait(10)
     with local:
@@ -180,7 +186,7 @@ def test_an_interrupt_in_a_job_is_the_submitters(host):
     def call(_):
         raise KeyboardInterrupt
 
-    with LocalExecutor(1, call=call) as local:
+    with executor_with(call, 1) as local:
         futures = [submit(local), submit(local)]
         for future in futures:
             with pytest.raises(KeyboardInterrupt):
@@ -189,9 +195,9 @@ def test_an_interrupt_in_a_job_is_the_submitters(host):
 
 def test_jobs_run_side_by_side(host):
     both = threading.Barrier(2, timeout=10)
-    local = LocalExecutor(2, call=lambda _: both.wait())
+    local = executor_with(lambda _: both.wait(), 2)
     futures = [submit(local) for _ in range(2)]
-    assert sorted(future.result(10) for future in futures) == [0, 1]
+    assert sorted(future.result(10).result for future in futures) == [0, 1]
     local.shutdown()
 
 
@@ -206,10 +212,9 @@ def test_whatever_a_job_raises_is_infra(host, error, message, details):
     def call(_):
         raise error
 
-    result = submit(LocalExecutor(1, call=call)).result(10)
+    result = submit(executor_with(call, 1)).result(10).result
     assert (result.outcome, result.message, result.job) == (Outcome.INFRA, message, "solo@with#1")
     assert details in result.cases[0].details
-    assert result.reproduce == "kpatchlab run --job solo@with#1"
 
 
 def test_infra_says_what_it_stood_for():

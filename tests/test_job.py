@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from kpatchlab.build.built import Programs
-from kpatchlab.cache import Cache
 from kpatchlab.errors import GuestLost
-from kpatchlab.guest.vm import Exit, Identity, MachineShape, Qemu, SavedGuest
-from kpatchlab.lab.scenario import Scenario
+from kpatchlab.guest.vm import Exit, Identity, SavedGuest
+from kpatchlab.lab.scenario import ScenarioFile
 from kpatchlab.model import BuildResult, CaseKind, ModuleFailure, Outcome
 from kpatchlab.plan.jobs import JobSpec, RoleSpec
 from kpatchlab.run import guests as job_guests
-from kpatchlab.run import job, saved
-from kpatchlab.run.boot import BootSpec
-from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run import job, payload, saved
+from kpatchlab.run.inputs import Here
+from kpatchlab.run.task import JobTask, KernelUnderTest
+from tests.fake_stages import FakeHost
 
 OOPS = b"""[    5.123456] BUG: kernel NULL pointer dereference, address: 0000000000000008
 [    5.123456] #PF: supervisor read access in kernel mode
@@ -85,48 +85,66 @@ def ended(stdout=b"", status=0, signal=0, stderr=b"", total=None, timed_out=Fals
     return Exit(status, signal, stdout, stderr, len(stdout) if total is None else total, len(stderr), 0.1, timed_out)
 
 
+class Host(FakeHost):
+    """A host with a kernel, a root, an initramfs and the files of a scenario in its cache."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        kernel = {
+            "config": "CONFIG_UNIX=y\nCONFIG_NFSD=m\n# CONFIG_TLS is not set\n",
+            "modules.dep": "kernel/fs/nfsd/nfsd.ko: kernel/net/sunrpc/sunrpc.ko\n",
+            "modules.builtin": "kernel/fs/ext4/ext4.ko\n",
+        }
+        self.keep("kernel", BUILT.key, kernel)
+        self.keep("root", "key-root", {"packages.txt": "python3\n"})
+        self.keep("initrd", "key-initrd", {})
+        self.payload = payload.keep([("/lab/scenario/run.sh", b"#!/bin/sh\n", 0o755)], self.cache, "probe")
+
+    def keep(self, kind, key, files):
+        def make(work):
+            for name, text in files.items():
+                (work / name).parent.mkdir(exist_ok=True)
+                (work / name).write_text(text)
+
+        self.cache.get(kind, key, make)
+
+    def task(self, scenario, build=BUILT, foreign=(), more=None, **kernel):
+        """Return a job of one role of a scenario, on a kernel that is as said."""
+        spec = JobSpec("probe@with#1", "probe", {}, {"guest": "with"}, "with", 1,
+                       (RoleSpec("guest", "with", 512, 1),), "base", "default", 10.0, foreign)  # fmt: skip
+        under_test = KernelUnderTest(build=build, initrd="key-initrd", **kernel)
+        return JobTask(
+            spec=spec, scenario=ScenarioFile.model_validate(scenario), kernels={"with": under_test}, root="key-root",
+            payload=(self.payload,), arch="x86_64", accel="tcg", **(more or {}),
+        )  # fmt: skip
+
+
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     """Return a function that runs a one-role scenario on a fake guest."""
-    home = tmp_path / "scenarios" / "probe"
-    home.mkdir(parents=True)
-    (home / "run.sh").write_text("#!/bin/sh\n")
-    (home / "run.sh").chmod(0o755)
-    cache = Cache(tmp_path / "c")
-    kernel = cache.path("kernel", BUILT.key)
-    kernel.mkdir(parents=True)
-    (kernel / "config").write_text("CONFIG_UNIX=y\nCONFIG_NFSD=m\n# CONFIG_TLS is not set\n")
-    (kernel / "modules.dep").write_text("kernel/fs/nfsd/nfsd.ko: kernel/net/sunrpc/sunrpc.ko\n")
-    (kernel / "modules.builtin").write_text("kernel/fs/ext4/ext4.ko\n")
+    host = Host(tmp_path)
     stored = SavedGuest(tmp_path / "saved", None)
     stored.path.mkdir()
     (stored.path / "symbols").write_text("tcp_sendmsg\nsplice_to_socket\n")
     guests = []
 
-    def play(answers=None, build=None, before=b"", more=None, foreign=(), **scenario):
+    def play(answers=None, build=None, before=b"", more=None, foreign=(), kernel=None, **scenario):
         (stored.path / "console.log").write_bytes(before)
-        text = {"description": "d", "roles": {"guest": {"run": "run.sh"}}, **scenario}
-        made = Scenario.model_validate({**text, "name": "probe", "folder": home})
         guest = FakeGuest({"run.sh": GOOD, **(answers or {})})
         guests.append(guest)
         monkeypatch.setattr(saved, "booted", lambda *_, **__: stored)
         monkeypatch.setattr(saved, "prepared", lambda *_: stored)
         monkeypatch.setattr(job_guests, "resume", lambda *_, **__: guest)
         monkeypatch.setattr(job, "SETTLE_S", 0)
-        build = build or BUILT
-        spec = JobSpec("probe@with#1", "probe", {}, {"guest": "with"}, "with", 1,
-                       (RoleSpec("guest", "with", 512, 1),), "base", "default", 10.0, foreign)  # fmt: skip
-        shape = MachineShape("x86_64", "tcg", 1, 512, Qemu(Path("/q"), (7,), ("q",)))
-        boots = {"guest": BootSpec("key-with", "key-root", "key-initrd", shape)}
-        out = tmp_path / "out"
-        (out / "jobs" / "probe").mkdir(parents=True, exist_ok=True)
-        packages = frozenset({"python3"})
-        folder = out / "jobs" / "probe"
-        inputs = JobInputs(spec, made, {"with": build}, boots, packages, tmp_path, cache, out, folder, **(more or {}))
-        result = job.run_job(inputs)
+        text = {"description": "d", "roles": {"guest": {"run": "run.sh"}}, **scenario}
+        folder = tmp_path / "scratch" / str(len(guests))
+        folder.mkdir(parents=True)
+        task = host.task(text, build or BUILT, foreign, more, **(kernel or {}))
+        result = job.run_job(task, Here(host, folder, threading.Event()))
         play.guest = guest
         return result
 
+    play.host = host
     return play
 
 
@@ -229,7 +247,7 @@ def test_a_slow_kernel_gets_more_time_and_no_figures(bench, tmp_path):
     metric = b"KTAP version 1\n1..1\nok 1 - a\nmetric rate 1 MiB/s higher\n"
     assert [m.name for m in bench({"run.sh": metric}).metrics] == ["rate"]
     (tmp_path / "saved" / "slowness").write_text("3.50\n")
-    result = bench({"run.sh": metric}, more={"debug": frozenset({"with"})})
+    result = bench({"run.sh": metric}, kernel={"debug": True})
     assert result.metrics == ()
     (call,) = script_calls(bench.guest)
     assert call["timeout_s"] == 35
@@ -240,7 +258,7 @@ def test_a_leak_fails_the_job_of_a_kernel_with_debugging(bench):
     def shell(guest, argv):
         return b"unreferenced object 0xf (size 8):\n  backtrace:\n    siw_go+0x1/0x2\n" if "sleep" in argv[-1] else b""
 
-    result = bench({"sh": shell}, more={"debug": frozenset({"with"})})
+    result = bench({"sh": shell}, kernel={"debug": True})
     assert result.outcome is Outcome.FAIL
     assert case(result, "leaks: guest").message == "1 objects of 8 bytes in all, made in siw_go"
     assert [c.name for c in bench({"sh": shell}).cases] == ["job", "data", "log: guest"]
@@ -286,8 +304,8 @@ def test_functions_of_the_series_are_counted_beside_the_rules_and_judge_nothing(
         asked.append(argv[1:])
         return b"tcp_sendmsg 2\nhash_sendmsg 0\n" if argv[1] == "read" else b""
 
-    patched = {"with": ("tcp_sendmsg", "hash_sendmsg:mod:algif_hash"), "without": ("other",)}
-    result = bench({"reach": reach}, reach=[{"function": "tcp_sendmsg"}], more={"patched": patched})
+    patched = {"patched": ("tcp_sendmsg", "hash_sendmsg:mod:algif_hash")}
+    result = bench({"reach": reach}, reach=[{"function": "tcp_sendmsg"}], kernel=patched)
     assert asked == [["start", "tcp_sendmsg", "hash_sendmsg:mod:algif_hash"], ["read"]]
     assert result.outcome is Outcome.PASS
     assert [(r.role, r.function, r.count) for r in result.patched] == [
@@ -362,17 +380,16 @@ def test_a_guest_that_still_prints_is_let_finish(bench, monkeypatch):
 
 @pytest.mark.parametrize("outcome", [Outcome.BLOCKED, Outcome.SKIP])
 def test_selftests_that_are_not_there_end_the_job_before_it_begins(bench, outcome):
-    built = {("with", "kselftest/net/tls"): Programs(outcome, reason="tls.c:3: no")}
-    result = bench(foreign=("kselftest/net/tls",), more={"foreign": built})
+    built = {"kselftest/net/tls": Programs(outcome, reason="tls.c:3: no")}
+    result = bench(foreign=("kselftest/net/tls",), kernel={"tests": built})
     assert result.outcome is outcome
     assert result.message == "kselftest/net/tls of kernel with: tls.c:3: no"
 
 
 def test_selftests_are_put_into_the_guest(bench, tmp_path):
-    (tmp_path / "built/programs").mkdir(parents=True)
-    (tmp_path / "built/programs/tls").write_bytes(b"ELF")
-    built = {("with", "kselftest/net/tls"): Programs(Outcome.PASS, tmp_path / "built")}
-    assert bench(foreign=("kselftest/net/tls",), more={"foreign": built}).outcome is Outcome.PASS
+    bench.host.keep("kselftest", "key-tls", {"programs/tls": "ELF"})
+    built = {"kselftest/net/tls": Programs(Outcome.PASS, "kselftest", "key-tls")}
+    assert bench(foreign=("kselftest/net/tls",), kernel={"tests": built}).outcome is Outcome.PASS
     assert "/lab/kselftest/net/tls/tls" in bench.guest.files
 
 
@@ -451,7 +468,7 @@ def dies_of(oops, lost):
         ({"run.sh": b"KTAP version 1\n1..2\nok 1 - a\n"}, {}, []),  # the report is not whole: no check says so
         ({"run.sh": ended(b"KTAP version 1\n1..2\nnot ok 1 - a\n", timed_out=True)}, {}, []),
         ({"reach": b"tcp_sendmsg 0\n"}, {"reach": [{"function": "tcp_sendmsg"}]}, ["reach: tcp_sendmsg (guest)"]),
-        ({"sh": b"unreferenced object 0xf (size 8):\n"}, {"more": {"debug": frozenset({"with"})}}, ["leaks: guest"]),
+        ({"sh": b"unreferenced object 0xf (size 8):\n"}, {"kernel": {"debug": True}}, ["leaks: guest"]),
         ({"run.sh": dies_of(OOPS, GuestLost("panic", "x"))}, {}, ["log: guest"]),
         ({"run.sh": dies_of(b"", GuestLost("exit", "QEMU was killed"))}, {}, []),
     ],

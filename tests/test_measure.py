@@ -203,7 +203,7 @@ def test_a_program_is_compiled_once_for_all_kernels(tmp_path):
     source = labdir.write(bench.ctx.lab_root / "scenarios/lib/hello.c", "int main(void)\n{\n\treturn 3;\n}\n")
     built = build_foreign(bench.recipe(), "programs/hello", bench.ctx)
     assert (built.outcome, built.cached) == (P, False)
-    assert os.access(built.path / "programs" / "hello", os.X_OK)
+    assert os.access(bench.ctx.cache.path(built.kind, built.key) / "programs" / "hello", os.X_OK)
     assert build_foreign(bench.recipe(), "programs/hello", bench.ctx).cached
     source.write_text("int main(void)\n{\n\tnonsense;\n}\n")
     found = build_foreign(bench.recipe(), "programs/hello", bench.ctx)
@@ -225,7 +225,7 @@ def test_the_benchmark_counts_its_bytes(tmp_path, monkeypatch, family):
     for name in ("bench.c", "hostclock.h"):
         shutil.copy(source.parent / name, bench.ctx.lab_root / "scenarios/lib")
     built = build_foreign(bench.recipe(), "programs/bench", bench.ctx)
-    program = built.path / "programs" / "bench"
+    program = bench.ctx.cache.path(built.kind, built.key) / "programs" / "bench"
     done = proc.run([program, family, "1"], timeout_s=60, check=False)
     assert done.status == 0, done.stdout
     parsed = ktap.parse(done.stdout.encode(), exit_status=0)

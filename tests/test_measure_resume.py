@@ -36,7 +36,7 @@ class Measured:
         self.ran.append((inputs.spec.column, inputs.spec.repeat))
         if len(self.ran) == self.stop_after:
             os.kill(os.getpid(), signal.SIGINT)
-            inputs.cancel.wait(20)
+            inputs.here.cancel.wait(20)
             return RuntimeError("the guest was closed")
         return Outcome.PASS
 

@@ -6,7 +6,6 @@ import os
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -166,7 +165,7 @@ def test_a_kernel_that_does_not_build_blocks_its_column_alone(bench):
         bench.artifact(name, outcome=Outcome.BLOCKED, error="no ';'") if name == "with" else bench.artifact(name)
     )
     bench.job = lambda inputs: (
-        Outcome.BLOCKED if any(b.outcome is Outcome.BLOCKED for b in inputs.kernels.values()) else Outcome.PASS
+        Outcome.BLOCKED if any(k.build.outcome is Outcome.BLOCKED for k in inputs.kernels.values()) else Outcome.PASS
     )
     run = bench.execute()
     assert [build.outcome for build in run.builds] == [Outcome.PASS, Outcome.BLOCKED]
@@ -220,10 +219,13 @@ def test_a_job_that_raises_is_infra_and_others_go_on(bench):
     run = bench.execute()
     assert outcomes(run) == {"solo@without#1": "pass", "solo@with#1": "infra"}
     assert "INFRA    solo@with#1  0.0 s  ValueError: odd" in bench.out.getvalue()
+    assert {job.job: job.reproduce for job in run.jobs} == {
+        name: f"kpatchlab run --job {name}" for name in ("solo@without#1", "solo@with#1")
+    }
 
 
 def test_inputs_that_cannot_be_gathered_cost_one_job(bench, monkeypatch):
-    def shape(machine, memory_mib=None):
+    def shape(*_):
         raise HostError("QEMU has gone")
 
     monkeypatch.setattr(bench.host, "shape", shape)
@@ -371,7 +373,7 @@ def test_what_a_run_used_at_its_beginning_is_not_pruned_at_its_end(bench, monkey
     monkeypatch.setattr(pipeline.header, "keep_maintainers", lambda *_: time.sleep(0.5))
     bench.image = lambda _: cache.touch("kernel", "used")
     bench.execute()
-    assert [entry.key for entry in cache.entries()] == ["used"]
+    assert [entry.key for entry in cache.entries() if entry.kind == "kernel"] == ["used"]
 
 
 # --- build
@@ -413,15 +415,17 @@ def with_selftests(bench, monkeypatch, build):
 
 def test_selftests_are_built_for_each_kernel_and_given_to_its_jobs(bench, monkeypatch):
     seen = []
-    with_selftests(bench, monkeypatch, lambda name: Programs(Outcome.PASS, Path(name)))
-    bench.job = lambda inputs: seen.append(inputs.foreign) or Outcome.PASS
+    with_selftests(bench, monkeypatch, lambda name: Programs(Outcome.PASS, "kselftest", f"key of {name}"))
+    bench.job = lambda inputs: seen.append(inputs.kernels) or Outcome.PASS
     run = bench.execute("solo")
     assert run.complete
-    pairs = [(pair, str(built.path)) for given in seen for pair, built in given.items()]
+    given = [(kernel, found.tests) for kernels in seen for kernel, found in kernels.items()]
+    pairs = [((kernel, name), built.key) for kernel, tests in given for name, built in tests.items()]
     assert sorted(pairs) == [
-        (("with", "kselftest/net/tls"), "kselftest/net/tls"), (("with", "kselftest/splice"), "kselftest/splice"),
-        (("without", "kselftest/net/tls"), "kselftest/net/tls"), (("without", "kselftest/splice"), "kselftest/splice"),
-    ]  # fmt: skip
+        ((kernel, f"kselftest/{name}"), f"key of kselftest/{name}")
+        for kernel in ("with", "without")
+        for name in ("net/tls", "splice")
+    ]
     assert any(line.startswith("kselftest/net/tls of with: built in ") for line in bench.lines)
 
 
@@ -429,7 +433,7 @@ def test_selftests_that_cannot_be_had_cost_their_own_jobs(bench, monkeypatch):
     def build(name):
         if name == "kselftest/splice":
             raise HostError("the mirror cannot be reached")
-        return Programs(Outcome.PASS, Path(name), cached=True)
+        return Programs(Outcome.PASS, "kselftest", name, cached=True)
 
     with_selftests(bench, monkeypatch, build)
     run = bench.execute("solo")
@@ -452,11 +456,11 @@ def test_jobs_count_what_the_series_changes_unless_told_not_to(bench, monkeypatc
     """The patches are in the run either way; a resumed run that builds nothing keeps them."""
     told = with_a_series(bench, monkeypatch, Changes)
     seen = []
-    bench.job = lambda inputs: seen.append(dict(inputs.patched)) or Outcome.PASS
+    bench.job = lambda inputs: seen.append({n: k.patched for n, k in inputs.kernels.items()}) or Outcome.PASS
     bench.settings = dataclasses.replace(bench.settings, trace=trace)
     run = bench.execute()
     assert run.patches == told
-    assert seen[-1] == ({"with": ("f",)} if trace else {})
+    assert seen[-1] == {"with": ("f",) if trace else ()}
     assert bench.store.load(run.id)[0].patches == told
     again = bench.execute(run_dir=bench.store.open_run(run.id))
     assert again.patches == told

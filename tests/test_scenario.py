@@ -11,7 +11,7 @@ import pytest
 
 from kpatchlab.errors import UserError
 from kpatchlab.lab import load
-from kpatchlab.lab.scenario import Scenario, expand, foreign_tests, load_scenario, new, payload
+from kpatchlab.lab.scenario import Scenario, expand, foreign_tests, library_files, load_scenario, new, scenario_files
 from kpatchlab.lab.yamlfile import Problems
 
 
@@ -175,7 +175,7 @@ def test_payload_has_the_scenarios_files_and_the_library(root: Path) -> None:
     labdir.write(folder / "go.sh.j2", "#!/bin/sh\n", 0o755)
     for left_behind in ("__pycache__/x.pyc", ".hidden", "client.py~", ".git/config"):
         labdir.write(folder / left_behind, "x")
-    files = payload(scenario(root), {"vers": "4.2", "transport": "tcp"}, root)
+    files = [*scenario_files(scenario(root), {"vers": "4.2", "transport": "tcp"}), *library_files(root)]
     assert [(name, mode) for name, _, mode in files] == [
         ("/lab/scenario/client.py", 0o755),
         ("/lab/scenario/conf/exports", 0o644),
@@ -191,14 +191,14 @@ def test_payload_has_the_scenarios_files_and_the_library(root: Path) -> None:
 def test_payload_tells_where_a_template_is_wrong(root: Path) -> None:
     path = labdir.write(root / "scenarios" / "duo" / "exports.j2", "a\n{{ version }}\n")
     with pytest.raises(UserError, match=f"{path}:2: 'version' is undefined") as caught:
-        payload(scenario(root), {"vers": "3"}, root)
+        scenario_files(scenario(root), {"vers": "3"})
     assert caught.value.hint == "templates see: params, vers"
 
 
 def test_payload_tells_which_file_cannot_be_read(root: Path) -> None:
     (root / "scenarios" / "duo" / "gone").symlink_to("nowhere")
     with pytest.raises(UserError, match="gone cannot be read: No such file"):
-        payload(scenario(root), {}, root)
+        scenario_files(scenario(root), {})
 
 
 def test_new_lays_out_a_scenario_that_passes_at_once(root: Path) -> None:

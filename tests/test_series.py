@@ -140,7 +140,7 @@ def test_scenarios_run_on_the_kernel_that_the_walk_has_built(bench):
     # tree stands there once more.
     for lost in (False, True):
         if lost:
-            shutil.rmtree(kept[1].path)
+            shutil.rmtree(bench.ctx.cache.path("kernel", kept[1].key))
             (stored,) = (bench.results / "series").glob("*/patches/0001-*.json")
             stored.write_text(json.dumps(json.loads(stored.read_text()) | {"scenarios": {}}))
         done, _ = walk(recipe, "with", bench.ctx, bench.results, wanted, bench.told.append)

@@ -30,7 +30,7 @@ def test_a_run_is_carried_out_as_its_plan_says_and_goes_on_as_such(session, benc
     seen = []
 
     def job(inputs):
-        seen.append((inputs.guest, inputs.broken))
+        seen.append((inputs.task.guest, inputs.task.broken))
         return RuntimeError("lost") if len(seen) == 1 else Outcome.PASS
 
     bench.job = job

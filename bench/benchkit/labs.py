@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab, load
 from kpatchlab.plan.jobs import Plan, make_plan
 from kpatchlab.progress import PlainProgress
-from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run.inputs import Here, JobInputs, resolve
 from kpatchlab.run.stages import Settings, Stages, gather
+from kpatchlab.run.task import JobTask
 
 CLONE = Path(__file__).resolve().parents[2]
 KTAP_OK = "#!/bin/sh\nprintf 'KTAP version 1\\n1..1\\nok 1 - it runs\\n'\n"
@@ -101,13 +103,17 @@ class Bench:
     folder: Path
     _count: int = 0
 
-    def inputs(self, scenario: str) -> JobInputs:
-        """Return the inputs of the job of `scenario`, with a folder that no other job has."""
+    def job(self, scenario: str) -> tuple[JobTask, Here]:
+        """Return the job of `scenario`, and where it runs: in a folder that no other job has."""
         self._count += 1
         job = next(job for job in self.plan.jobs if job.scenario == scenario)
         folder = self.folder / f"out/{self._count}"
         folder.mkdir(parents=True)
-        return gather(self.lab, job, self.host, self.stages, self.folder / "out", folder)
+        return gather(self.lab, job, self.stages, Settings()), Here(self.host, folder, threading.Event())
+
+    def inputs(self, scenario: str) -> JobInputs:
+        """Return what the job of `scenario` works on."""
+        return resolve(*self.job(scenario))
 
 
 @contextlib.contextmanager
@@ -123,8 +129,7 @@ def bench(like: Path, kernel: str, scenarios: Mapping[str, Files]) -> Iterator[B
             try:
                 made = Bench(lab, plan, host, stages, folder)
                 for job in plan.jobs:
-                    boots = made.inputs(job.scenario).boots
-                    shape = next(iter(boots.values())).machine
+                    shape = next(iter(made.inputs(job.scenario).boots.values())).machine
                     say(f"{job.id}: {_words(shape)}")
                 yield made
             finally:

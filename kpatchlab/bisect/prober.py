@@ -295,8 +295,9 @@ class Prober:
         root = lab.rootfs_recipes[lab.rootfs]
         root_image(root, context)
         packed = initrd(cache.path("kernel", built.result.key), context)
-        machine = self.host.shape(lab.machines[lab.machine])
-        spec = BootSpec(built.result.key, root_key(root, lab.root), packed, machine)
+        machine = lab.machines[lab.machine]
+        shape = self.host.shape(machine.arch, machine.accel, machine.cpus, machine.memory_mib)
+        spec = BootSpec(built.result.key, root_key(root, lab.root), packed, shape)
         console = self._store.root / f"boot-{built.result.key[:12]}.log"
         console.parent.mkdir(parents=True, exist_ok=True)
         try:

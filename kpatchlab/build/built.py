@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.host import packages
@@ -14,13 +11,14 @@ from kpatchlab.model import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """What one name led to: `path` with the folder `programs` where the outcome is PASS, else why there is none.
+    """What one name led to: an artifact with the folder `programs` where the outcome is PASS, else why there is none.
 
     The outcome is SKIP for what host or source lack, BLOCKED for what does not compile.
     """
 
     outcome: Outcome
-    path: Path = Path()
+    kind: str = ""
+    key: str = ""
     reason: str = ""
     cached: bool = False
 
@@ -31,17 +29,6 @@ class Unbuilt(Exception):
     def __init__(self, outcome: Outcome, reason: str) -> None:
         super().__init__(reason)
         self.outcome, self.reason = outcome, reason
-
-
-def guest_files(built: Mapping[str, Programs]) -> list[tuple[str, bytes, int]]:
-    """Return what is put into a guest, as `scenario.payload` does: name -> its programs."""
-    files = []
-    for name, result in sorted(built.items()):
-        for path in sorted((result.path / "programs").rglob("*")):
-            if path.is_file():
-                mode = 0o755 if os.access(path, os.X_OK) else 0o644
-                files.append((f"/lab/{name}/{path.relative_to(result.path / 'programs')}", path.read_bytes(), mode))
-    return files
 
 
 def check_host(stage: str) -> None:

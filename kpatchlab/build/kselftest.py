@@ -87,10 +87,10 @@ def build(recipe: Recipe, collection: str, ctx: BuildContext) -> Programs:
         how.make(tree, collection, work, ctx)
 
     try:
-        path = ctx.cache.get("kselftest", key, produce, label=f"selftests {collection} of {what}")
+        ctx.cache.get("kselftest", key, produce, label=f"selftests {collection} of {what}")
     except patchset.DoesNotApplyError as error:
         raise Unbuilt(Outcome.BLOCKED, error.message) from None
-    return Programs(Outcome.PASS, path, cached=cached)
+    return Programs(Outcome.PASS, "kselftest", key, cached=cached)
 
 
 def host_stage(collection: str) -> str:

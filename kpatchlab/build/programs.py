@@ -43,4 +43,5 @@ def build(name: str, ctx: BuildContext) -> Programs:
             said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-300:])
             raise Unbuilt(Outcome.BLOCKED, f"it does not compile: {said.replace(str(ctx.lab_root) + '/', '')}")
 
-    return Programs(Outcome.PASS, ctx.cache.get("program", key, produce, label=f"program {name}"), cached=cached)
+    ctx.cache.get("program", key, produce, label=f"program {name}")
+    return Programs(Outcome.PASS, "program", key, cached=cached)

@@ -60,8 +60,8 @@ def build(name: str, ctx: BuildContext) -> Programs:
         suite.make(tree, programs, ctx)
         shutil.rmtree(tree)
 
-    label = f"test suite {name} of {archive.name}"
-    return Programs(Outcome.PASS, ctx.cache.get("suite", key, produce, label=label), cached=cached)
+    ctx.cache.get("suite", key, produce, label=f"test suite {name} of {archive.name}")
+    return Programs(Outcome.PASS, "suite", key, cached=cached)
 
 
 def _libkcapi(tree: Path, programs: Path, ctx: BuildContext) -> None:

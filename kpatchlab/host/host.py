@@ -15,7 +15,6 @@ from kpatchlab.errors import HostError
 from kpatchlab.guest.vm import MachineShape, Qemu
 from kpatchlab.host.accel import Accel, probe_accel
 from kpatchlab.host.qemu import find_qemu
-from kpatchlab.lab.file import Machine
 
 LEAST_DISK_MIB = 512
 """Below this nothing is begun: package lists and saved guests take hundreds of MiB, and apt's http method hangs for
@@ -89,11 +88,10 @@ class Host:
         where = " (unpacked beside the host's)" if qemu.unpacked else ""
         return [f"guests run in QEMU {version}{where}, {accel.name.upper()}: {accel.reason}", *self.notes]
 
-    def shape(self, machine: Machine, memory_mib: int | None = None) -> MachineShape:
-        """Return a machine of lab.yaml as QEMU gets it on this host."""
-        accel = self.accel().name if machine.accel == "auto" else machine.accel
-        memory_mib, processor = memory_mib or machine.memory_mib, _cpu() if accel == "kvm" else ""
-        return MachineShape(machine.arch, accel, machine.cpus, memory_mib, self.qemu(), processor)
+    def shape(self, arch: str, accel: str, cpus: int, memory_mib: int) -> MachineShape:
+        """Return a machine as QEMU gets it on this host; `accel` may be "auto"."""
+        accel = self.accel().name if accel == "auto" else accel
+        return MachineShape(arch, accel, cpus, memory_mib, self.qemu(), _cpu() if accel == "kvm" else "")
 
     @staticmethod
     def build_jobs(limit: int | str) -> int:

@@ -20,6 +20,8 @@ from kpatchlab.lab.yamlfile import Document, FileModel, Loc, Problems, read, sug
 FILE = "scenario.yaml"
 GUEST_FOLDER = "/lab/scenario"
 GUEST_LIB = "/lab/lib"
+GuestFile = tuple[str, bytes, int]
+"""A file that is put into a guest: absolute path, bytes, mode."""
 RESERVED = frozenset({"role", "server", "client", "dev", "lib", "attach", "tmp", "scale", "break", "mode", "emulated"})
 """Parameters that cannot be: their LAB_... variables have a meaning already."""
 
@@ -174,6 +176,10 @@ class Scenario(ScenarioFile):
     name: str
     folder: Path
 
+    def file(self) -> ScenarioFile:
+        """Return what its file says, without where that is."""
+        return ScenarioFile.model_construct(**{key: getattr(self, key) for key in ScenarioFile.model_fields})
+
 
 def load_scenario(folder: Path, problems: Problems) -> tuple[Scenario, Document] | None:
     """Read one scenario's folder; None where it cannot be used at all. What is wrong goes to `problems`."""
@@ -255,33 +261,47 @@ def foreign_tests(scenario: ScenarioFile, params: Mapping[str, str]) -> tuple[st
     return tuple(dict.fromkeys(found + [f"programs/{name}" for name in scenario.needs.programs]))
 
 
-def payload(scenario: Scenario, params: Mapping[str, str], lab_root: Path) -> list[tuple[str, bytes, int]]:
-    """Return what is put into a guest: (absolute guest path, bytes, mode).
+def scenario_files(scenario: Scenario, params: Mapping[str, str]) -> list[GuestFile]:
+    """Return what a scenario puts into its guests: every file of its folder but scenario.yaml.
 
-    That is every file of the scenario's folder but scenario.yaml, and of `scenarios/lib`. Of the scenario's
-    own, `NAME.j2` is rendered and becomes NAME; templates see `params` and each parameter by its own name, and
-    can include each other. Hidden files and what editors and Python leave behind stay out.
+    `NAME.j2` is rendered and becomes NAME; templates see `params` and each parameter by its own name, and can include
+    each other. Hidden files and what editors and Python leave behind stay out.
 
     Raises:
         UserError: a file cannot be read, or a template is wrong.
     """
-    files: list[tuple[str, bytes, int]] = []
-    for folder, place in ((scenario.folder, GUEST_FOLDER), (lab_root / "scenarios" / "lib", GUEST_LIB)):
-        for name, path in own_files(folder):
-            if place == GUEST_FOLDER and name == FILE:
-                continue
+    files: list[GuestFile] = []
+    for name, path in own_files(scenario.folder):
+        if name.endswith(".j2"):
             try:
-                mode = 0o755 if os.access(path, os.X_OK) else 0o644
-                if place == GUEST_FOLDER and name.endswith(".j2"):
-                    data, guest_name = render_template(scenario, name, params).encode(), name.removesuffix(".j2")
-                else:
-                    data, guest_name = path.read_bytes(), name
+                text = render_template(scenario, name, params)
             except TemplateProblem as error:
                 raise UserError(str(error), hint=f"templates see: {', '.join(['params', *params])}") from None
-            except OSError as error:
-                raise UserError(f"{path} cannot be read: {error.strerror}") from None
-            files.append((f"{place}/{guest_name}", data, mode))
+            files.append((f"{GUEST_FOLDER}/{name.removesuffix('.j2')}", text.encode(), _mode(path)))
+        elif name != FILE:
+            files.append((f"{GUEST_FOLDER}/{name}", _bytes(path), _mode(path)))
     return files
+
+
+def library_files(lab_root: Path) -> list[GuestFile]:
+    """Return what every scenario puts into its guests: the files of `scenarios/lib`.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    files = own_files(lab_root / "scenarios" / "lib")
+    return [(f"{GUEST_LIB}/{name}", _bytes(path), _mode(path)) for name, path in files]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _mode(path: Path) -> int:
+    return 0o755 if os.access(path, os.X_OK) else 0o644
 
 
 def own_files(folder: Path) -> list[tuple[str, Path]]:

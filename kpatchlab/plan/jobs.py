@@ -28,6 +28,8 @@ GUEST_S = 15.0
 CACHED_S = 0.1
 """What finding something in the cache takes."""
 
+Group = tuple[str, tuple[tuple[str, str], ...]]
+"""Jobs that are compared with one another: a scenario and its parameters, by name."""
 _ID_LENGTH = 120
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -105,7 +107,7 @@ class JobSpec:
         return sum(role.cpus for role in self.roles)
 
     @property
-    def group(self) -> tuple[str, tuple[tuple[str, str], ...]]:
+    def group(self) -> Group:
         """What is compared with one another: the scenario and its parameters."""
         return self.scenario, tuple(sorted(self.params.items()))
 

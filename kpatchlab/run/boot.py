@@ -38,6 +38,15 @@ class BootSpec:
             cmdline=self.cmdline,
         )
 
+    def need(self, cache: Cache) -> None:
+        """Pass where a cache has the artifacts, or can get them.
+
+        Raises:
+            HostError: it has not, and cannot.
+        """
+        for kind, key in (("kernel", self.kernel), ("initrd", self.initrd), ("root", self.root)):
+            cache.need(kind, key)
+
     def key(self) -> str:
         """Return the content key of what it becomes: QEMU's version and command line, with keys in place of paths.
 

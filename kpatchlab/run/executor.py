@@ -1,4 +1,4 @@
-"""Where jobs run. A job is a pure function of its inputs, so an executor only has to call it and bring the value back.
+"""Where jobs run. A job is a pure function of its task, so an executor only has to call it and bring the value back.
 
 An executor queues by itself: who submits does not ask for room. A new one (other hosts over SSH, a cluster) is one
 class with the methods of `Executor` and one row in `EXECUTORS`.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -24,12 +25,16 @@ from kpatchlab.lab.load import Lab
 from kpatchlab.model import JobResult, Outcome, job_case
 from kpatchlab.plan.jobs import JobSpec
 from kpatchlab.proc import Cancel
-from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run.inputs import Here
 from kpatchlab.run.job import run_job
+from kpatchlab.run.task import JobTask
 
 MEMORY_SHARE = 0.75
 """Share of the memory that is free when nothing runs which guests may take together."""
 UNLIMITED = 1 << 16
+
+RunJob = Callable[[JobTask, Here], JobResult]
+"""Carries out a job where it is called, and may raise; see `job.run_job`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +63,25 @@ class Weight:
         return min((have // want for have, want in pairs if want), default=UNLIMITED)
 
 
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What comes back of a job.
+
+    Attributes:
+        result: its paths are relative to `folder`.
+        folder: the job's files, for who submitted it to move away; None where there are none.
+    """
+
+    result: JobResult
+    folder: Path | None
+
+
 class Executor(Protocol):
     """Takes jobs, queues them, and runs as many of them side by side as there is room for."""
 
     def submit(
-        self, inputs: JobInputs, weight: Weight, priority: int = 0, *, cancel: Cancel, started: Callable[[], None]
-    ) -> Future[JobResult]:
+        self, task: JobTask, weight: Weight, priority: int = 0, *, cancel: Cancel, started: Callable[[], None]
+    ) -> Future[Returned]:
         """Queue a job; the future never raises, but one whose turn comes after `cancel` was set is cancelled.
 
         Args:
@@ -90,11 +108,11 @@ class _Queued:
     """A job that waits for its turn; the least is the first."""
 
     rank: tuple[int, int]
-    inputs: JobInputs = field(compare=False)
+    task: JobTask = field(compare=False)
     weight: Weight = field(compare=False)
     cancel: Cancel = field(compare=False)
     started: Callable[[], None] = field(compare=False)
-    future: Future[JobResult] = field(compare=False, default_factory=Future)
+    future: Future[Returned] = field(compare=False, default_factory=Future)
 
 
 class LocalExecutor:
@@ -103,10 +121,11 @@ class LocalExecutor:
     Args:
         guests: at most so many guests at once; None: as many as there are processors, and two at least, so that
             a pair always fits.
+        call: carries out a job here.
     """
 
-    def __init__(self, guests: int | None = None, call: Callable[[JobInputs], JobResult] = run_job) -> None:
-        self._guests, self._call = guests, call
+    def __init__(self, host: Host, guests: int | None = None, call: RunJob = run_job) -> None:
+        self._host, self._guests, self._call = host, guests, call
         self._pool = ThreadPoolExecutor(64, thread_name_prefix="job")
         self._lock = threading.Lock()
         self._numbers = itertools.count()
@@ -117,10 +136,10 @@ class LocalExecutor:
         self._free = Weight(0, 0, 0)
 
     def submit(
-        self, inputs: JobInputs, weight: Weight, priority: int = 0, *, cancel: Cancel, started: Callable[[], None]
-    ) -> Future[JobResult]:
+        self, task: JobTask, weight: Weight, priority: int = 0, *, cancel: Cancel, started: Callable[[], None]
+    ) -> Future[Returned]:
         """See `Executor.submit`."""
-        queued = _Queued((-priority, next(self._numbers)), inputs, weight, cancel, started)
+        queued = _Queued((-priority, next(self._numbers)), task, weight, cancel, started)
         with self._lock:
             heapq.heappush(self._waiting.setdefault(weight, []), queued)
         self._start()
@@ -183,22 +202,24 @@ class LocalExecutor:
         self._start()
         tell()
 
-    def _result(self, queued: _Queued) -> JobResult:
+    def _result(self, queued: _Queued) -> Returned:
+        folder = None
         try:
+            folder = self._host.cache.scratch("job")
             queued.started()
-            return self._call(queued.inputs)
+            return Returned(self._call(queued.task, Here(self._host, folder, queued.cancel)), folder)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this one job's and the lab's, not a kernel's
-            return infra(queued.inputs.spec, error, queued.inputs.reproduce)
+            return Returned(infra(queued.task.spec, error), folder)
 
 
-def _drop(futures: Iterable[Future[JobResult]]) -> None:
+def _drop(futures: Iterable[Future[Returned]]) -> None:
     """Tell who waits for these that they will not begin."""
     for future in futures:
         future.cancel()
         future.set_running_or_notify_cancel()
 
 
-def infra(spec: JobSpec, error: BaseException, reproduce: str = "") -> JobResult:
+def infra(spec: JobSpec, error: BaseException) -> JobResult:
     """Return the result of a job that the lab itself could not run."""
     message = told(error)
     details = getattr(error, "hint", "") or "".join(traceback.format_exception(error))[-8000:]
@@ -212,15 +233,10 @@ def infra(spec: JobSpec, error: BaseException, reproduce: str = "") -> JobResult
         outcome=Outcome.INFRA,
         message=message,
         cases=(job_case(Outcome.INFRA, message, details),),
-        reproduce=reproduce,
     )
 
 
-def _local(host: Host, guests: int | None) -> Executor:  # noqa: ARG001
-    return LocalExecutor(guests)
-
-
-EXECUTORS: Mapping[str, Callable[[Host, int | None], Executor]] = {"local": _local}
+EXECUTORS: Mapping[str, Callable[[Host, int | None], Executor]] = {"local": LocalExecutor}
 """Name -> what makes the executor; it is given the host and a limit of guests, None for as many as there is room."""
 
 

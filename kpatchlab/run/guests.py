@@ -11,13 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from kpatchlab.build.built import guest_files
 from kpatchlab.cache import Cache, content_key, file_digest
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.initrd import agent_source, build_agent
 from kpatchlab.guest.vm import Guest, Identity, SavedGuest, boot, link, resume
 from kpatchlab.guest.vng import boot_vng
-from kpatchlab.lab.scenario import GUEST_LIB, payload
+from kpatchlab.lab.scenario import GUEST_LIB
 from kpatchlab.model import Splat
 from kpatchlab.proc import Cancel
 from kpatchlab.run import saved
@@ -57,7 +56,7 @@ class JobGuest:
         params = {f"LAB_{name.upper()}": value for name, value in inputs.spec.params.items()}
         own = {"LAB_SCALE": f"{scale:g}", "LAB_MODE": inputs.mode.partition(" ")[0]}
         own["LAB_EMULATED"] = "1" if inputs.emulated else ""
-        return dict(self.how.env) | params | ({"LAB_BREAK": "1"} if inputs.broken else {}) | own
+        return dict(self.how.env) | params | ({"LAB_BREAK": "1"} if inputs.task.broken else {}) | own
 
     def has_symbol(self, names: Sequence[str]) -> frozenset[str]:
         """Return those of `names` that the kernel image has."""
@@ -88,8 +87,7 @@ def environment(role: str) -> dict[str, str]:
 def guests_of(inputs: JobInputs) -> list[JobGuest]:
     """Return the guests of a job, in the order of set-up, with nobody in them yet."""
     scenario, spec = inputs.scenario, inputs.spec
-    files = payload(scenario, spec.params, inputs.lab_root)
-    library = tuple(entry for entry in files if entry[0].startswith(f"{GUEST_LIB}/"))
+    library = tuple(entry for entry in inputs.files if entry[0].startswith(f"{GUEST_LIB}/"))
     guests = []
     for number, (role, wanted) in enumerate(scenario.roles.items(), 1):
         address = ADDRESSES[role] + PREFIX if len(scenario.roles) > 1 else ""
@@ -126,7 +124,7 @@ def occupied(inputs: JobInputs, guests: Sequence[JobGuest]) -> Iterator[None]:
         GuestLost: one of them died; also when the job is cancelled or a kernel broke, see `JobGuest.broken`.
     """
     try:
-        with _watching(inputs.cancel, guests):
+        with _watching(inputs.here.cancel, guests):
             _start(inputs, guests)
             yield
     finally:
@@ -138,22 +136,21 @@ def occupied(inputs: JobInputs, guests: Sequence[JobGuest]) -> Iterator[None]:
 def _start(inputs: JobInputs, guests: Sequence[JobGuest]) -> None:
     """Bring every guest's guest to where its scenario starts, all of them at once."""
     cable: Sequence[int | None] = link() if len(guests) > 1 else (None,)
-    files = payload(inputs.scenario, inputs.spec.params, inputs.lab_root)
     with ThreadPoolExecutor(len(guests)) as pool:
-        list(pool.map(lambda guest, fd: _occupy(inputs, guest, fd, files), guests, cable))
+        list(pool.map(lambda guest, fd: _occupy(inputs, guest, fd), guests, cable))
 
 
-def _occupy(inputs: JobInputs, guest: JobGuest, fd: int | None, files: list[tuple[str, bytes, int]]) -> None:
+def _occupy(inputs: JobInputs, guest: JobGuest, fd: int | None) -> None:
     try:
-        _bring_up(inputs, guest, fd, files)
+        _bring_up(inputs, guest, fd)
     except saved.PrepareFailed as failed:
         failed.kernel, failed.role = guest.kernel, guest.role
         raise
 
 
-def _bring_up(inputs: JobInputs, guest: JobGuest, fd: int | None, files: list[tuple[str, bytes, int]]) -> None:
-    spec, log, limit = inputs.boots[guest.role], inputs.folder / f"console-{guest.role}.log", inputs.console_bytes
-    if inputs.guest == "vng":
+def _bring_up(inputs: JobInputs, guest: JobGuest, fd: int | None) -> None:
+    spec, log, limit = inputs.boots[guest.role], inputs.folder / console_name(guest.role), inputs.task.console_bytes
+    if inputs.task.guest == "vng":
         agent = _agent(inputs.cache)
         guest.vm = boot_vng(spec.resolve(inputs.cache), agent, console_path=log, console_limit_bytes=limit)
         saved.prepare(guest.vm, guest.how)
@@ -162,15 +159,19 @@ def _bring_up(inputs: JobInputs, guest: JobGuest, fd: int | None, files: list[tu
         guest.vm = boot(cold, console_path=log, link_fd=fd, console_limit_bytes=limit, deadline_s=deadline_s)
         saved.prepare(guest.vm, guest.how)
     else:
-        base = saved.booted(spec, inputs.cache, guest.kernel, debug=guest.kernel in inputs.debug)
+        base = saved.booted(spec, inputs.cache, guest.kernel, debug=inputs.kernels[guest.kernel].debug)
         guest.slowness = saved.slowness_of(base)
-        label = f"{guest.kernel} {guest.role} {inputs.scenario.name}"
+        label = f"{guest.kernel} {guest.role} {inputs.spec.scenario}"
         guest.forked_from = saved.prepared(base, guest.how, inputs.cache, label)
         guest.before = saved.console_of(guest.forked_from)
         guest.vm = resume(guest.forked_from, console_path=log, link_fd=fd, console_limit_bytes=limit)
     guest.vm.identify(fresh_identity(guest.how))
-    own = {name: built for (kernel, name), built in inputs.foreign.items() if kernel == guest.kernel}
-    guest.vm.put_many([*files, *guest_files(own), *saved.FOLDERS])
+    guest.vm.put_many([*inputs.files, *inputs.programs[guest.kernel], *saved.FOLDERS])
+
+
+def console_name(role: str) -> str:
+    """Return the name of a guest's console in its job's folder."""
+    return f"console-{role}.log"
 
 
 def _agent(cache: Cache) -> Path:

@@ -1,19 +1,40 @@
-"""What a job works on."""
+"""A job where it runs: its task, and what that names, found in this host's cache."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from kpatchlab.build.built import Programs
+from kpatchlab.build.roots import IMAGE, packages_in
 from kpatchlab.cache import Cache
-from kpatchlab.lab.scenario import Scenario
-from kpatchlab.model import BuildResult
+from kpatchlab.host.host import Host
+from kpatchlab.lab.scenario import GuestFile, ScenarioFile
+from kpatchlab.model import Outcome
 from kpatchlab.plan.jobs import JobSpec
 from kpatchlab.proc import Cancel
+from kpatchlab.run import payload
 from kpatchlab.run.boot import BootSpec
+from kpatchlab.run.task import JobTask, KernelUnderTest
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Where a job runs.
+
+    Attributes:
+        folder: the job's own, for its consoles, outputs and attachments; empty.
+        cancel: set to end the job early; its result then says INFRA.
+    """
+
+    host: Host
+    folder: Path
+    cancel: Cancel
+
+    @property
+    def cache(self) -> Cache:
+        """The artifacts of this host."""
+        return self.host.cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,43 +42,47 @@ class JobInputs:
     """All that a job works on.
 
     Attributes:
-        kernels: kernel name -> its build.
-        boots: role -> what its guest boots.
+        boots: role -> what its guest boots, where that was built.
+        files: what is put into each guest.
+        programs: kernel -> the tests of others that are put into its guests.
         packages: Debian packages in the root.
-        out: the run's folder; paths in the result are relative to it.
-        folder: the job's own folder, below `out`.
-        reproduce: command line that runs this job alone.
-        cancel: set to end the job early; its result then says INFRA.
-        guest: "fork" for saved guests, "vng" for virtme-ng on the host's own root.
-        debug: those of the kernels that are ones with debugging.
-        broken: the scenario is told to send something wrong, which it then has to see.
-        foreign: (kernel, name) -> the tests of others that the job needs, built for that kernel.
-        covered: those of the kernels that are built for gcov.
-        patched: kernel -> functions of its series whose calls are counted, as `reach start` takes them.
     """
 
-    spec: JobSpec
-    scenario: Scenario
-    kernels: Mapping[str, BuildResult]
+    task: JobTask
+    here: Here
     boots: Mapping[str, BootSpec]
+    files: tuple[GuestFile, ...]
+    programs: Mapping[str, tuple[GuestFile, ...]]
     packages: frozenset[str]
-    lab_root: Path
-    cache: Cache
-    out: Path
-    folder: Path
-    console_bytes: int = 4 << 20
-    reproduce: str = ""
-    cancel: Cancel = field(default_factory=threading.Event)
-    guest: str = "fork"
-    broken: bool = False
-    debug: frozenset[str] = frozenset()
-    foreign: Mapping[tuple[str, str], Programs] = field(default_factory=dict)
-    covered: frozenset[str] = frozenset()
-    patched: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> JobSpec:
+        """What the plan says of the job."""
+        return self.task.spec
+
+    @property
+    def scenario(self) -> ScenarioFile:
+        """What its scenario says."""
+        return self.task.scenario
+
+    @property
+    def kernels(self) -> Mapping[str, KernelUnderTest]:
+        """Kernel name -> kernel."""
+        return self.task.kernels
+
+    @property
+    def cache(self) -> Cache:
+        """The artifacts of this host."""
+        return self.here.cache
+
+    @property
+    def folder(self) -> Path:
+        """The job's own folder; paths in its result are relative to it."""
+        return self.here.folder
 
     def artifact(self, kernel: str) -> Path:
         """Return the directory of a kernel that was built."""
-        return self.cache.path("kernel", self.kernels[kernel].key)
+        return self.cache.path("kernel", self.kernels[kernel].build.key)
 
     @property
     def mode(self) -> str:
@@ -73,3 +98,48 @@ class JobInputs:
     def stretch(self) -> float:
         """See `MachineShape.stretch`."""
         return max((boot.machine.stretch for boot in self.boots.values()), default=1.0)
+
+
+def resolve(task: JobTask, here: Here) -> JobInputs:
+    """Find here what a task names.
+
+    Raises:
+        HostError: an artifact is not to be had, or the host has no QEMU.
+    """
+    cache = here.cache
+    boots = boots_of(task, here.host)
+    for boot in boots.values():
+        boot.need(cache)
+    files = [cache.need(payload.KIND, key) / payload.FILES for key in task.payload]
+    return JobInputs(
+        task=task,
+        here=here,
+        boots=boots,
+        files=tuple(file for folder in files for file in payload.read(folder)),
+        programs={name: tuple(_programs(kernel, cache)) for name, kernel in task.kernels.items()},
+        packages=packages_in(cache.need("root", task.root) / IMAGE),
+    )
+
+
+def boots_of(task: JobTask, host: Host) -> dict[str, BootSpec]:
+    """Return what the guest of each role boots on a host, where its kernel was built.
+
+    Raises:
+        HostError: the host has no QEMU.
+    """
+    found = {}
+    for role in task.spec.roles:
+        kernel = task.kernels[role.kernel]
+        if kernel.build.outcome is Outcome.PASS:
+            machine = host.shape(task.arch, task.accel, role.cpus, role.memory_mib)
+            found[role.name] = BootSpec(kernel.build.key, task.root, kernel.initrd, machine, task.scenario.cmdline)
+    return found
+
+
+def _programs(kernel: KernelUnderTest, cache: Cache) -> list[GuestFile]:
+    return [
+        file
+        for name, built in sorted(kernel.tests.items())
+        if built.outcome is Outcome.PASS
+        for file in payload.read(cache.need(built.kind, built.key) / "programs", f"/lab/{name}")
+    ]

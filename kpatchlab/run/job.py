@@ -1,8 +1,8 @@
 """One job: a scenario with one set of parameters on one placement of kernels, from saved guests to a JobResult.
 
 `run_job` is a function of its arguments and of content-keyed artifacts alone, so that any executor can call it
-anywhere. What a guest does, however bad, becomes the result's outcome; only the lab's own faults raise, and the
-executor turns those into INFRA.
+anywhere; what it writes lies in the job's own folder. What a guest does, however bad, becomes the result's outcome;
+only the lab's own faults raise, and the executor turns those into INFRA.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from kpatchlab.model import CaseKind, JobResult, Outcome, job_case
 from kpatchlab.plan.needs import lacking_packages, refusal
 from kpatchlab.run import judge, saved, stacks
 from kpatchlab.run.guests import JobGuest, guests_of, occupied
-from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run.inputs import Here, JobInputs, resolve
 from kpatchlab.run.reach import Counters
+from kpatchlab.run.task import JobTask
 from kpatchlab.variants import coverage, debug
 
 ATTACH_BYTES = 32 << 20
@@ -40,16 +41,18 @@ console under TCG moves some 20 to 50 KiB a second (measured), so a splat takes 
 def preflight(inputs: JobInputs) -> tuple[Outcome, str] | None:
     """Say why a job cannot run on these kernels: BLOCKED by a build, or SKIP for what they lack; None: it can."""
     needs = inputs.scenario.needs
-    if inputs.guest == "vng" and len(inputs.scenario.roles) > 1:
+    vng = inputs.task.guest == "vng"
+    if vng and len(inputs.scenario.roles) > 1:
         return Outcome.SKIP, "virtme-ng runs scenarios of one guest"
-    if inputs.guest != "vng" and (lacking := lacking_packages(needs, inputs.packages)):
+    if not vng and (lacking := lacking_packages(needs, inputs.packages)):
         return Outcome.SKIP, lacking
     for role, name in inputs.spec.placement.items():
-        if found := refusal(needs, inputs.kernels[name], inputs.artifact(name)):
+        kernel = inputs.kernels[name]
+        if found := refusal(needs, kernel.build, inputs.artifact(name)):
             outcome, reason = found
             return outcome, reason if outcome is Outcome.BLOCKED else f"kernel {name} ({role}) {reason}"
         for tests in inputs.spec.foreign:
-            built = inputs.foreign[name, tests]
+            built = kernel.tests[tests]
             if built.outcome is not Outcome.PASS:
                 return built.outcome, f"{tests} of kernel {name}: {built.reason}"
     return None
@@ -66,8 +69,13 @@ def setup(inputs: JobInputs, guests: Sequence[JobGuest]) -> None:
         raise UserError(record.message)
 
 
-def run_job(inputs: JobInputs) -> JobResult:
-    """Run one job and judge it; see the module's docstring."""
+def run_job(task: JobTask, here: Here) -> JobResult:
+    """Run one job and judge it; see the module's docstring. Paths in the result are relative to the job's folder.
+
+    Raises:
+        LabError: the lab itself could not run it.
+    """
+    inputs = resolve(task, here)
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     record = judge.Record()
     guests: list[JobGuest] = []
@@ -101,7 +109,6 @@ def run_job(inputs: JobInputs) -> JobResult:
         overhead_s=max(0.0, whole - record.guest_s),
         stdout_tail=record.stdout[-judge.TAIL_BYTES :].decode("utf-8", "replace"),
         stderr_tail=record.stderr[-judge.TAIL_BYTES :].decode("utf-8", "replace"),
-        reproduce=inputs.reproduce,
         reported=record.reported,
         mode=inputs.mode,
         because=record.because,
@@ -115,14 +122,14 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
             every, params = inputs.scenario.reach, inputs.spec.params
             rules = [[rule for rule in every if rule.applies(guest.role, params)] for guest in guests]
             counters = [
-                Counters(guest.role, wanted, guest.has_symbol, inputs.patched.get(guest.kernel, ()))
+                Counters(guest.role, wanted, guest.has_symbol, inputs.kernels[guest.kernel].patched)
                 for guest, wanted in zip(guests, rules, strict=True)
             ]
             for guest, counter in zip(guests, counters, strict=True):
                 assert guest.vm is not None
-                if guest.kernel in inputs.debug:
+                if inputs.kernels[guest.kernel].debug:
                     debug.forget_leaks(guest.vm)
-                if guest.kernel in inputs.covered:
+                if inputs.kernels[guest.kernel].covered:
                     coverage.reset(guest.vm)
                 counter.start(guest.vm)
             if _steps(inputs, guests, record, "setup"):
@@ -136,7 +143,7 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
                 record.patched += patched
                 record.cases += cases
                 _attachments(inputs, guest, record)
-                if guest.kernel in inputs.covered and (data := coverage.fetch(guest.vm)):
+                if inputs.kernels[guest.kernel].covered and (data := coverage.fetch(guest.vm)):
                     (inputs.folder / coverage.DATA.format(role=guest.role)).write_bytes(data)
             judge.leaks(inputs, guests, record)
             _settle(guests, settled)
@@ -254,7 +261,7 @@ def _run(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) ->
     _keep_output(inputs.folder, f"{guest.role}-run", done)
     parsed = ktap.parse(done.stdout, exit_status=None if done.timed_out or done.signal else done.status)
     record.cases += parsed.cases
-    if not inputs.debug and not inputs.covered:  # a figure from such a kernel says nothing
+    if not any(kernel.debug or kernel.covered for kernel in inputs.kernels.values()):  # their figures say nothing
         record.metrics = parsed.metrics
     record.fail(parsed.cases)
     if parsed.cases and all(case.outcome is Outcome.SKIP for case in parsed.cases):
@@ -288,4 +295,4 @@ def _attachments(inputs: JobInputs, guest: JobGuest, record: judge.Record) -> No
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(stream.read())
-            record.attachments.append(str(target.relative_to(inputs.out.resolve())))
+            record.attachments.append(str(target.relative_to(inputs.folder.resolve())))

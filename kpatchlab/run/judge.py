@@ -14,7 +14,7 @@ from kpatchlab.errors import GuestLost
 from kpatchlab.evidence.decode import Decoder
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.model import Case, CaseId, GuestLog, Metric, Outcome, ReachCount, Splat, log_case
-from kpatchlab.run.guests import BROKEN, JobGuest
+from kpatchlab.run.guests import BROKEN, JobGuest, console_name
 from kpatchlab.run.inputs import JobInputs
 from kpatchlab.variants import debug
 
@@ -78,13 +78,14 @@ def loss(inputs: JobInputs, guests: Sequence[JobGuest], record: Record, lost: Gu
 
 def blame(inputs: JobInputs, lost: GuestLost) -> Outcome:
     """Return CRASH for a guest that its kernel ended, INFRA for one that the host or the user did."""
-    kernels = lost.reason in {"panic", "hang", "silence"} and not inputs.cancel.is_set()
+    kernels = lost.reason in {"panic", "hang", "silence"} and not inputs.here.cancel.is_set()
     return Outcome.CRASH if kernels else Outcome.INFRA
 
 
 def leaks(inputs: JobInputs, guests: Sequence[JobGuest], record: Record) -> None:
     """Have kernels with debugging look for memory that was lost, all guests at once."""
-    asked = [(guest.vm, guest.role) for guest in guests if guest.vm is not None and guest.kernel in inputs.debug]
+    slow = [guest for guest in guests if inputs.kernels[guest.kernel].debug]
+    asked = [(guest.vm, guest.role) for guest in slow if guest.vm is not None]
     if not asked:
         return
     with ThreadPoolExecutor(len(asked)) as pool:
@@ -102,11 +103,10 @@ def guest_log(inputs: JobInputs, guest: JobGuest, record: Record) -> GuestLog:
     missing = console.total - len(data)
     cut = f"{missing} bytes of the log are not kept" if missing > 0 else ""
     clean_log(inputs, record, guest.role, guest.kernel, guest.before + b"\n" + data, died=died, cut=cut)
-    path = inputs.folder / f"console-{guest.role}.log"
     return GuestLog(
         guest.role,
         guest.kernel,
-        str(path.relative_to(inputs.out)),
+        console_name(guest.role),
         data[-TAIL_BYTES:].decode("utf-8", "replace"),
         console.total,
         console.total > len(data),

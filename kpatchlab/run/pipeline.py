@@ -7,6 +7,7 @@ it until there is room for its guests.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -28,8 +29,7 @@ from kpatchlab.progress import Progress
 from kpatchlab.report import FORMATS
 from kpatchlab.report.view import View
 from kpatchlab.run import header
-from kpatchlab.run.executor import Executor, Weight, infra
-from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run.executor import Executor, Returned, Weight, infra
 from kpatchlab.run.stages import Settings, Stages, gather
 from kpatchlab.store.run_dir import RunDir
 
@@ -145,21 +145,20 @@ class _Execution:
     def _run_jobs(self, todo: Iterable[JobSpec], stages: Stages) -> None:
         """Submit every job as its kernels and its root come in; those that are first in `todo` go first."""
         waiting, cancel = dict(enumerate(todo)), self.settings.cancel
-        running: set[Future[JobResult]] = set()
+        running: dict[Future[Returned], JobSpec] = {}
         ended = _ends(stages.all())
         try:
             while (waiting or running) and not (cancel.is_set() and not running):
                 future = ended.get()
-                if future in running:
-                    running.remove(future)
+                if (ran := running.pop(future, None)) is not None:
                     if not future.cancelled():
-                        self._ended(future.result())
+                        self._ended(future.result(), ran)
                     continue
                 for number, job in list(waiting.items()):
                     if all(made.done() for made in stages.needed(job)) and not cancel.is_set():
                         del waiting[number]
                         if (submitted := self._submit(job, -number, stages)) is not None:
-                            running.add(submitted)
+                            running[submitted] = job
                             submitted.add_done_callback(ended.put)
         except BaseException:
             cancel.set()  # a job that goes on would be waited for
@@ -173,34 +172,26 @@ class _Execution:
         self.planned += found
         return found
 
-    def _submit(self, job: JobSpec, priority: int, stages: Stages) -> Future[JobResult] | None:
+    def _submit(self, job: JobSpec, priority: int, stages: Stages) -> Future[Returned] | None:
         """Hand a job to the executor; None where the lab itself failed it before."""
-        inputs = self._gather(job, stages)
-        if isinstance(inputs, JobResult):
-            self._ended(inputs)
+        try:
+            task = gather(self.lab, job, stages, self.settings)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it costs this job alone, and no kernel is to blame
+            self._ended(Returned(infra(job, error), None), job)
             return None
         started = partial(self.progress.job_started, job.id)
-        return self.executor.submit(inputs, Weight.of(job), priority, cancel=self.settings.cancel, started=started)
+        return self.executor.submit(task, Weight.of(job), priority, cancel=self.settings.cancel, started=started)
 
-    def _gather(self, job: JobSpec, stages: Stages) -> JobInputs | JobResult:
-        """Gather a job's inputs, or return its INFRA result where the lab itself failed it."""
-        settings, reproduce = self.settings, self.settings.reproduce(job)
-        try:
-            inputs = gather(self.lab, job, self.host, stages, self.run_dir.path, self.run_dir.job_dir(job.id))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it costs this job alone, and no kernel is to blame
-            return infra(job, error, reproduce)
-        return replace(
-            inputs,
-            reproduce=reproduce,
-            cancel=settings.cancel,
-            guest=settings.guest,
-            broken=settings.broken,
-            patched=stages.counted if settings.trace else {},
-        )
-
-    def _ended(self, result: JobResult) -> None:
-        if self.settings.cancel.is_set() and result.outcome is Outcome.INFRA:
-            return  # the user ended it; `run --resume` does it again
+    def _ended(self, returned: Returned, job: JobSpec) -> None:
+        """Keep what came of a job, and its files."""
+        result = returned.result
+        if self.settings.cancel.is_set() and result.outcome is Outcome.INFRA:  # `run --resume` does it again
+            if returned.folder:
+                shutil.rmtree(returned.folder, ignore_errors=True)
+            return
+        result = replace(result, reproduce=self.settings.reproduce(job))
+        if returned.folder:
+            result = self.run_dir.take_in(result, returned.folder)
         self.done[result.job] = result
         self.run_dir.save_job(result)
         self.progress.job_done(result)

@@ -16,7 +16,7 @@ from kpatchlab.lab.yamlfile import suggest
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.run.guests import guests_of, occupied
-from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run.inputs import Here, JobInputs, resolve
 from kpatchlab.run.job import preflight, setup
 from kpatchlab.run.stages import Settings, Stages, gather
 
@@ -78,11 +78,13 @@ def open_shell(
     wanted = role or next(name for name, entry in roles.items() if entry.run)
     if wanted not in roles:
         raise UserError(f"no role '{wanted}'{suggest(wanted, roles)}", hint=f"there are {', '.join(roles)}")
-    stages = Stages(lab, for_jobs(plan, [job]), host, Settings(), progress)
+    settings = Settings()
+    stages = Stages(lab, for_jobs(plan, [job]), host, settings, progress)
     try:
         with tempfile.TemporaryDirectory(prefix="kpatchlab-shell-") as folder:
             with progress:
-                inputs = gather(lab, job, host, stages, Path(folder), Path(folder))
+                task = gather(lab, job, stages, settings)
+                inputs = resolve(task, Here(host, Path(folder), settings.cancel))
             return _prompt(inputs, wanted, bare=scenario is None)
     finally:
         stages.shutdown()
@@ -90,7 +92,7 @@ def open_shell(
 
 def _prompt(inputs: JobInputs, role: str, *, bare: bool) -> int:
     if reason := preflight(inputs):
-        raise UserError(f"{inputs.scenario.name} cannot run there: {reason[1]}")
+        raise UserError(f"{inputs.spec.scenario} cannot run there: {reason[1]}")
     guests = guests_of(inputs)
     with occupied(inputs, guests):
         if not bare:

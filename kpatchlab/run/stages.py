@@ -6,12 +6,12 @@ Kernels build one after the other (each takes all processors), the roots and the
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from kpatchlab.build import BuildContext, BuildProgress, base_key, build_kernel, series_changes, traceable
@@ -19,15 +19,16 @@ from kpatchlab.build.built import Programs
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.build.patchset import DoesNotApplyError
-from kpatchlab.build.roots import IMAGE, initrd, packages_in, root_image, root_key
+from kpatchlab.build.roots import initrd, root_image, root_key
 from kpatchlab.errors import LabError, told
 from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab
+from kpatchlab.lab.scenario import library_files, scenario_files
 from kpatchlab.model import BuildResult, JobResult, Outcome, PatchFacts
-from kpatchlab.plan.jobs import JobSpec, Plan
+from kpatchlab.plan.jobs import Group, JobSpec, Plan
 from kpatchlab.progress import Progress, built, clock
-from kpatchlab.run.boot import BootSpec
-from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run import payload
+from kpatchlab.run.task import JobTask, KernelUnderTest
 
 
 class More(Protocol):
@@ -46,8 +47,8 @@ class Settings:
         cancel: set to end early; what is done is kept.
         reproduce: job -> the command line that runs it alone.
         verbose: takes each command line as it is started.
-        guest: what a job's guest is, see `inputs.JobInputs`.
-        broken: see `inputs.JobInputs`.
+        guest: what a job's guest is, see `task.JobTask`.
+        broken: see `task.JobTask`.
         seconds: job id -> what it is expected to take; the longest start first.
         more: asked when all jobs are done, of a run that goes on before anything else; None: there is never more.
         trace: whether calls of the functions that the series change are counted; it costs time in the guests.
@@ -77,6 +78,8 @@ class Stages:
         initrds: kernel -> future of the key of its initramfs; "" for one that does not build.
         roots: name -> future of its key.
         foreign: (kernel, name) -> future of the tests of others, built for that kernel.
+        payloads: scenario and parameters -> future of the keys of its guests' files. They are all read when this is
+            made: no later edit changes a job.
         patches: name -> the patches of a kernel that is done; see `traceable.facts`.
         counted: name -> what `reach start` takes to count the functions that they change.
     """
@@ -98,6 +101,7 @@ class Stages:
         self.patches: dict[str, tuple[PatchFacts, ...]] = {}
         self.counted: dict[str, tuple[str, ...]] = {}
         self._lab, self._host, self._progress, self._settings = lab, host, progress, settings
+        self.payloads = self._read(plan.jobs)
         self._builders = ThreadPoolExecutor(1, thread_name_prefix="kernel")
         self._imagers = ThreadPoolExecutor(1, thread_name_prefix="root")
         self._packers = ThreadPoolExecutor(1, thread_name_prefix="initramfs")
@@ -154,6 +158,18 @@ class Stages:
             return
         for unread in (f"patch {patch.number}: {text}" for patch in changes.patches for text in patch.unread):
             self._progress.note(f"kernel {name}: {unread}: its lines and functions are not known")
+
+    def _read(self, jobs: Iterable[JobSpec]) -> dict[Group, Future[tuple[str, ...]]]:
+        """Read the files of all jobs now; a scenario whose files cannot be read costs its own jobs alone."""
+        library = functools.cache(lambda: payload.keep(library_files(self._lab.root), self._host.cache, "library"))
+
+        def keep(name: str, params: Mapping[str, str]) -> tuple[str, ...]:
+            files = scenario_files(self._lab.scenarios[name], params)
+            return payload.keep(files, self._host.cache, f"files of {name}"), library()
+
+        with ThreadPoolExecutor(1, thread_name_prefix="files") as pool:
+            different = {job.group: job for job in jobs}
+            return {group: pool.submit(keep, job.scenario, job.params) for group, job in different.items()}
 
     def _pack(self, name: str) -> str:
         kernel = self.kernels[name].result()
@@ -250,33 +266,35 @@ def _foreign(job: JobSpec) -> list[tuple[str, str]]:
     return [(kernel, name) for kernel in dict.fromkeys(job.placement.values()) for name in job.foreign]
 
 
-def gather(lab: Lab, job: JobSpec, host: Host, stages: Stages, out: Path, folder: Path) -> JobInputs:
-    """Gather a job's inputs, waiting for the stages that it needs.
+def gather(lab: Lab, job: JobSpec, stages: Stages, settings: Settings) -> JobTask:
+    """Gather all that a job is, waiting for the stages that it needs.
 
     Raises:
         LabError: a stage of the lab itself failed; a kernel that does not build is no such case.
     """
-    scenario = lab.scenarios[job.scenario]
-    kernels = {name: stages.kernels[name].result() for name in set(job.placement.values())}
-    root = stages.roots[job.rootfs].result()
-    boots = {}
-    for role in job.roles:
-        if kernels[role.kernel].outcome is Outcome.PASS:
-            shape = host.shape(lab.machines[job.machine], role.memory_mib)
-            initrd = stages.initrds[role.kernel].result()
-            boots[role.name] = BootSpec(kernels[role.kernel].key, root, initrd, shape, scenario.cmdline)
-    return JobInputs(
+    machine = lab.machines[job.machine]
+    return JobTask(
         spec=job,
-        scenario=scenario,
-        kernels=kernels,
-        boots=boots,
-        packages=packages_in(host.cache.path("root", root) / IMAGE),
-        lab_root=lab.root,
-        cache=host.cache,
-        out=out,
-        folder=folder,
+        scenario=lab.scenarios[job.scenario].file(),
+        kernels={name: _under_test(lab, job, name, stages, settings) for name in dict.fromkeys(job.placement.values())},
+        root=stages.roots[job.rootfs].result(),
+        payload=stages.payloads[job.group].result(),
+        arch=machine.arch,
+        accel=machine.accel,
         console_bytes=int(lab.limits.console_mib * (1 << 20)),
-        debug=frozenset(name for name in kernels if lab.kernels[name].debug),
-        covered=frozenset(name for name in kernels if lab.kernels[name].coverage),
-        foreign={pair: stages.foreign[pair].result() for pair in _foreign(job)},
+        guest=settings.guest,
+        broken=settings.broken,
+    )
+
+
+def _under_test(lab: Lab, job: JobSpec, name: str, stages: Stages, settings: Settings) -> KernelUnderTest:
+    build = stages.kernels[name].result()
+    failures = tuple(replace(failure, log="") for failure in build.module_failures)
+    return KernelUnderTest(
+        build=replace(build, log_tail="", reproduce="", module_failures=failures),
+        initrd=stages.initrds[name].result(),
+        debug=lab.kernels[name].debug,
+        covered=lab.kernels[name].coverage,
+        patched=stages.counted.get(name, ()) if settings.trace else (),
+        tests={tests: stages.foreign[name, tests].result() for tests in job.foreign},
     )

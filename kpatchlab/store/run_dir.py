@@ -16,13 +16,14 @@ import dataclasses
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
 from kpatchlab.earlier import job_result
-from kpatchlab.errors import LabError, UserError
+from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.files import safe_name, write_atomic
 from kpatchlab.history.record import Origin
 from kpatchlab.model import SCHEMA_VERSION, BuildResult, JobResult, Run, from_json, to_json
@@ -94,10 +95,32 @@ class RunDir:
         return path
 
     def job_dir(self, job: str) -> Path:
-        """Return the folder for one job's files (consoles, attachments), made if it is not there."""
-        folder = self.path / "jobs" / safe_name(job)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        """Return where one job's files (consoles, attachments) are, if it has any."""
+        return self.path / "jobs" / safe_name(job)
+
+    def take_in(self, job: JobResult, files: Path) -> JobResult:
+        """Move a job's files to their place, whatever is there; returns the job with paths in the run's folder.
+
+        Args:
+            job: its paths are relative to `files`.
+
+        Raises:
+            HostError: the results directory cannot be written.
+        """
+        folder = self.job_dir(job.job)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(files, folder)
+            folder.chmod(0o755)
+        except OSError as error:
+            raise HostError(f"cannot write {folder}: {error.strerror}", hint="is the disk full?") from None
+        place = self.relative(folder)
+        return dataclasses.replace(
+            job,
+            guests=tuple(dataclasses.replace(guest, console=f"{place}/{guest.console}") for guest in job.guests),
+            attachments=tuple(f"{place}/{name}" for name in job.attachments),
+        )
 
     def relative(self, path: Path) -> str:
         """Return a path below the run's folder as it is stored.
