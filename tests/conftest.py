@@ -6,6 +6,9 @@ import pytest
 
 from kpatchlab.cli import main
 
+pytest_plugins = ["tests.fake_stages", "tests.nights", "tests.bisect_support"]
+"""Where the fixtures are that several files use: `bench`, `nights` and `lab`."""
+
 
 @pytest.fixture(autouse=True)
 def _plain_surroundings(monkeypatch):

@@ -18,9 +18,7 @@ from kpatchlab.nightly.night import Night
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import pipeline
 from tests import labdir
-from tests.fake_stages import bench, local
-
-__all__ = ["bench"]  # a fixture
+from tests.fake_stages import local
 
 LAB = """\
 title: nights

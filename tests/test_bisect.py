@@ -14,10 +14,9 @@ import pytest
 from kpatchlab.bisect import prober, workspace
 from kpatchlab.bisect.commits import NamedCommit
 from kpatchlab.model import Outcome, Splat
-from tests.bisect_support import concluded, lab, search, states
+from tests.bisect_support import concluded, search, states
 from tests.fake_stages import local
 
-__all__ = ["lab"]  # a fixture
 KINDS = ["printk", "comment", "module", "printk", "fault", "comment", "printk", "module"]
 
 

@@ -12,9 +12,8 @@ import pytest
 
 from kpatchlab.bisect import commits, drive, gitlog, prober
 from kpatchlab.bisect.loop import Ask, Loop, Mark, Phase, ProbeResult
-from tests.bisect_support import lab, search, states
+from tests.bisect_support import search, states
 
-__all__ = ["lab"]  # a fixture
 KINDS = ["printk", "comment", "module", "printk", "printk", "fault", "printk", "printk", "printk", "comment"]
 CULPRIT = 1 + KINDS.index("fault")
 

@@ -17,10 +17,8 @@ from kpatchlab.build.built import Programs
 from kpatchlab.model import Outcome
 from kpatchlab.run import stages
 from kpatchlab.run.executor import infra
-from tests.bisect_support import concluded, lab, search, states
+from tests.bisect_support import concluded, search, states
 from tests.fake_stages import local
-
-__all__ = ["lab"]  # a fixture
 
 
 def call_jobs(monkeypatch, run):

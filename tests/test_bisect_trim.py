@@ -9,10 +9,9 @@ from kpatchlab.bisect.criterion import Criterion
 from kpatchlab.build import config
 from kpatchlab.lab.load import load
 from tests import labdir
-from tests.bisect_support import lab, search, states
+from tests.bisect_support import search, states
 from tests.fake_stages import local
 
-__all__ = ["lab"]  # a fixture
 LOCALMODCONFIG = """\
 #!/usr/bin/env perl
 # Like the kernel's: prints .config without the modules that are not in $LSMOD.

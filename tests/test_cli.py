@@ -21,9 +21,7 @@ from kpatchlab.host import doctor, host, packages
 from kpatchlab.model import Outcome
 from kpatchlab.store.store import Store
 from tests import labdir
-from tests.fake_stages import bench
 
-__all__ = ["bench"]  # a fixture
 PROJECT = Path(__file__).parent.parent
 
 

@@ -16,9 +16,6 @@ from kpatchlab.cache import Cache
 from kpatchlab.cli.app import Verbs
 from kpatchlab.nightly import lanes
 from tests import labdir
-from tests.nights import bench, nights
-
-__all__ = ["bench", "nights"]  # fixtures
 
 CONTRIB = Path(__file__).parents[1] / "contrib"
 

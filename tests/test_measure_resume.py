@@ -13,9 +13,7 @@ from kpatchlab.model import Metric, Outcome
 from kpatchlab.run import measure
 from kpatchlab.verdict.ratios import AGAIN
 from tests import labdir
-from tests.fake_stages import bench
 
-__all__ = ["bench"]  # a fixture
 COLUMNS = ("without", "with", f"without{AGAIN}")
 
 

@@ -22,9 +22,7 @@ from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.lock import held
 from kpatchlab.nightly.notify import notify
 from tests import labdir
-from tests.nights import LAB, bad_on_with, bench, files, git, killed, nights
-
-__all__ = ["bench", "nights"]  # fixtures
+from tests.nights import LAB, bad_on_with, files, git, killed
 
 
 def test_a_place_without_locks_is_not_taken_for_another_night(tmp_path, monkeypatch):

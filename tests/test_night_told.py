@@ -29,9 +29,7 @@ from kpatchlab.report.prose import WIDTH
 from kpatchlab.report.view import View
 from kpatchlab.variants import debug
 from tests import labdir
-from tests.nights import LAB, bad_on_with, bench, git, nights
-
-__all__ = ["bench", "nights"]  # fixtures
+from tests.nights import LAB, bad_on_with, git
 
 SECRET = "hunter2-token"
 

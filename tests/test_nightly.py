@@ -22,9 +22,7 @@ from kpatchlab.nightly.lanes import lanes
 from kpatchlab.nightly.night import lines
 from kpatchlab.nightly.notify import notify
 from tests import labdir
-from tests.nights import LAB, bad_on_with, bench, files, git, killed, nights
-
-__all__ = ["bench", "nights"]  # fixtures
+from tests.nights import LAB, bad_on_with, files, git, killed
 
 
 def test_nothing_new_says_so_and_writes_nothing(nights):

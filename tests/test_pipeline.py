@@ -23,9 +23,6 @@ from kpatchlab.run import pipeline, stages
 from kpatchlab.run.stages import Settings
 from kpatchlab.verdict.compare import compare
 from tests import labdir
-from tests.fake_stages import bench
-
-__all__ = ["bench"]  # a fixture
 
 
 def one_guest(bench):

@@ -11,9 +11,6 @@ from kpatchlab.run import stages
 from kpatchlab.series.judge import judge
 from kpatchlab.series.scenarios import runner
 from kpatchlab.series.values import Applied, PatchBuild, PatchResult, Walk
-from tests.fake_stages import bench
-
-__all__ = ["bench"]  # a fixture
 
 
 def test_each_patch_is_an_ordinary_run_of_the_patches_so_far(bench, monkeypatch):

@@ -9,9 +9,6 @@ from kpatchlab.model import Outcome
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run.session import Session
 from kpatchlab.store.run_plan import Figures, RunKind, RunPlan
-from tests.fake_stages import bench
-
-__all__ = ["bench"]  # a fixture
 
 
 @pytest.fixture

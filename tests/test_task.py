@@ -17,9 +17,7 @@ from kpatchlab.run.executor import LocalExecutor, infra
 from kpatchlab.run.pipeline import execute
 from kpatchlab.run.task import JobTask, KernelUnderTest
 from tests import labdir
-from tests.fake_stages import bench
 
-__all__ = ["bench"]  # a fixture
 PROJECT = Path(__file__).parent.parent
 
 
