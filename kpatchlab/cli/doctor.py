@@ -22,14 +22,14 @@ from kpatchlab.errors import UserError
 @click.option("--packages", "only_packages", is_flag=True, help="Look at the Debian packages only.")
 @click.option("--store", "only_store", is_flag=True, help="Look at the stored runs and their history only.")
 @click.option("--repair", is_flag=True, help="With --store: mend what can be; nothing is deleted.")
-@click.option("--tests", is_flag=True, help="Also at those that only the lab's own tests need.")
+@click.option("--tests", type=click.Choice(["quick", "all"]), help="At those that the lab's own tests need.")
 @as_json
 @pass_options
 def doctor(
     options: Options,
     install: bool,
     only_packages: bool,
-    tests: bool,
+    tests: str | None,
     only_store: bool,
     repair: bool,
     as_json: bool,
@@ -40,7 +40,7 @@ def doctor(
         return
     from kpatchlab.host import packages
 
-    stages = (*packages.STAGES, *packages.TESTS) if tests else packages.STAGES
+    stages = {None: packages.STAGES, "quick": packages.QUICK_TESTS, "all": (*packages.STAGES, *packages.TESTS)}[tests]
     if install and (lacking := packages.missing(stages)):
         packages.install(lacking, lambda text: click.echo(text, err=True))
     if only_packages:

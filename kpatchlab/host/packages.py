@@ -20,11 +20,12 @@ from kpatchlab.errors import HostError, UserError
 STAGES = ("fetch", "build", "image", "guest")
 OPTIONAL = ("bpf", "sparse")
 TESTS = ("test",)
+QUICK_TESTS = ("build",)
 """fetch: sources and packages, build: compile kernels, image: make roots, guest: boot. `build` is not needed where
 all kernels are Debian's own images.
 `OPTIONAL` are those that only some scenarios ask for, which are skipped without; bpf: compile BPF programs of the
 kernel's selftests; and sparse: what `series` looks at patches with, besides.
-`TESTS` are what only the lab's own tests need."""
+`TESTS` are what only the lab's own tests need, `QUICK_TESTS` those stages whose packages do for the quick ones."""
 INSTALL_TIMEOUT_S = 3600.0
 
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
