@@ -366,6 +366,7 @@ def test_agent_has_no_warnings(tmp_path):
     assert done.stderr == ""
 
 
+@pytest.mark.guest
 def test_probes_guest_runs_under_tcg_in_time():
     found = accel.run_probe(MachineShape("x86_64", "tcg", 2, 64, host_qemu()), timeout_s=20)
     assert found.reason.startswith("a probe guest ran under TCG")

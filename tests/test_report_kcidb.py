@@ -6,7 +6,6 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from kcidb_io.schema import V5_3
 from sample_run import I, P, job, large, sample
 
 from kpatchlab.model import Metric, Run
@@ -14,6 +13,8 @@ from kpatchlab.report import FORMATS
 from kpatchlab.report.view import View
 from tests.test_report import hostile
 from tests.test_report_mail import full
+
+V5_3 = pytest.importorskip("kcidb_io.schema").V5_3
 
 
 def kcidb(run):

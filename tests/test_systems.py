@@ -127,6 +127,7 @@ def test_module_that_did_not_build_blocks_what_needs_it(tmp_path):
     )
 
 
+@pytest.mark.mirror
 def test_survey_of_kernels_that_are_not_built_goes_by_their_recipes(root, tmp_path):
     labdir.write(root / "kernels" / "config" / "guest.config", "# CONFIG_UNIX is not set\n")
     rows = {row.system: row for row in runnable.survey(load.load(root / "lab.yaml"), Cache(tmp_path / "c"), ["with"])}
@@ -146,6 +147,7 @@ def test_survey_of_a_built_kernel(root, tmp_path, monkeypatch):
     assert rows["unix"].kernels[0].built
 
 
+@pytest.mark.mirror
 def test_list_systems_for_scripts(root, monkeypatch, capfd):
     from kpatchlab.cli import main
 
@@ -184,6 +186,7 @@ def _changed(root, monkeypatch, capfd, *files):
     return ended.value.code or 0, {job["id"].partition("@")[0] for job in json.loads(out)["jobs"]} if out else out, err
 
 
+@pytest.mark.mirror
 def test_changed_chooses_by_the_series_own_diff(root, monkeypatch, capfd):
     status, names, err = _changed(root, monkeypatch, capfd, "net/unix/af_unix.c", "fs/ocfs2/file.c")
     assert (status, names) == (0, {"solo"})
