@@ -15,10 +15,9 @@ import pytest
 
 from kpatchlab.cache import Cache
 from kpatchlab.lab import load
-from kpatchlab.model import JobResult
+from kpatchlab.model import CaseKind, JobResult
 from kpatchlab.plan.runnable import survey
 from kpatchlab.store.store import Store
-from kpatchlab.verdict.values import JOB_CASE
 
 pytestmark = [pytest.mark.guest, pytest.mark.mirror]
 
@@ -38,8 +37,7 @@ def _with_systems():
 
 def _own_checks(job: JobResult) -> list[str]:
     """Return the names of the scenario's own checks that did not hold: not the lab's, which see other things."""
-    lab_own = ("reach: ", "log: ", "leaks: ")
-    return [c.name for c in job.cases if c.outcome.is_bad and c.name != JOB_CASE and not c.name.startswith(lab_own)]
+    return [case.name for case in job.cases if case.outcome.is_bad and case.kind is CaseKind.CHECK]
 
 
 class Broken:
