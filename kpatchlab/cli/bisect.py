@@ -31,25 +31,48 @@ def criterion_options(verb: Callable[..., None]) -> Callable[..., None]:
     """Give a verb the options that say what counts as bad."""
     for option in reversed(
         (
-            click.option("--scenario", "scenarios", multiple=True, metavar="CHOICE", help="Scenario that shows it."),
-            click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Only jobs with it."),
+            click.option(
+                "--scenario", "scenarios", multiple=True, metavar="CHOICE", help="Scenario that shows the failure."
+            ),
+            click.option(
+                "--param", "params", multiple=True, metavar="NAME=VALUE", help="Only jobs with this parameter."
+            ),
             click.option(
                 "--case",
                 default="",
                 metavar="NAME",
-                help="The case that fails; default: any. The lab's own `job` and `log: ROLE` mean any, too,"
+                help="Case that fails; default: any. The lab's own `job` and `log: ROLE` mean any, too,"
                 " where the scenario has no check of that name.",
             ),
-            click.option("--splat", default="", metavar="FINGERPRINT", help="The splat that appears."),
             click.option(
-                "--build", is_flag=True, help="What is sought is a build error; --module NAME: that module's."
+                "--splat", default="", metavar="FINGERPRINT", help="Splat that appears; reports show its fingerprint."
+            ),
+            click.option(
+                "--build",
+                is_flag=True,
+                help="A commit is bad if it does not compile; with --module NAME: if that module does not.",
             ),
             click.option("--module", default="", metavar="NAME", help="With --build: the module."),
-            click.option("--boot", is_flag=True, help="What is sought is a kernel that does not boot."),
-            click.option("--metric", default="", metavar="NAME", help="A figure that gets worse, beyond --bound."),
-            click.option("--bound", type=float, default=1.1, show_default=True, help="Ratio to the good end."),
-            click.option("--kernel", default="", metavar="NAME", help="Whose configuration; default: the base's."),
-            click.option("--runs", type=click.IntRange(1, 100), help="Runs of the ends and of the proof; default: 3."),
+            click.option("--boot", is_flag=True, help="A commit is bad if no guest boots."),
+            click.option(
+                "--metric",
+                default="",
+                metavar="NAME",
+                help="A commit is bad if this figure is worse by more than --bound.",
+            ),
+            click.option(
+                "--bound",
+                type=float,
+                default=1.1,
+                show_default=True,
+                help="With --metric: factor to the good end's figure.",
+            ),
+            click.option(
+                "--kernel", default="", metavar="NAME", help="Kernel whose configuration to build; default: the base."
+            ),
+            click.option(
+                "--runs", type=click.IntRange(1, 100), help="How often to run each end, and the proof; default: 3."
+            ),
         )
     ):
         verb = option(verb)
@@ -95,21 +118,31 @@ def criterion_of(given: dict[str, Any]) -> Criterion:
 @click.option("--bad", metavar="REV", help="In a series: the number of a patch; default: the last.")
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="Only commits that touch it.")
 @criterion_options
-@click.option("--confidence", type=click.FloatRange(0.5, 0.9999), default=0.95, show_default=True)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0.5, 0.9999),
+    default=0.95,
+    show_default=True,
+    help="Probability from which on a commit counts as found.",
+)
 @click.option(
     "--mode",
     type=click.Choice(["instructions", "time"]),
-    help="With --metric: what figures count; default: instructions, where each scenario has one guest.",
+    help="With --metric: how to take figures; default: instructions, if each scenario has one guest.",
 )
 @click.option(
     "--candidates",
     type=click.IntRange(1, 7),
-    help="Commits to run side by side; default: 3 where there is room for their guests and that is quicker.",
+    help="Commits to run side by side; default: 3, if their guests have room and it is quicker.",
 )
-@click.option("--whole-config", is_flag=True, help="Build all modules, also those that what is sought cannot need.")
+@click.option("--whole-config", is_flag=True, help="Build all modules, also those that cannot matter for the failure.")
 @click.option("--resume", metavar="SEARCH", help="Go on with a search: its id, or `last`.")
-@click.option("--replay", type=click.Path(path_type=Path, exists=True), help="Begin with what git bisect log says.")
-@click.option("--log", "log_of", metavar="SEARCH", help="Print a search as git bisect log does, and stop.")
+@click.option(
+    "--replay",
+    type=click.Path(path_type=Path, exists=True),
+    help="Begin with the good and bad commits of a file from `git bisect log`.",
+)
+@click.option("--log", "log_of", metavar="SEARCH", help="Print a search as `git bisect log` does, and stop.")
 @variant_option
 @pass_options
 def bisect(options: Options, /, **given: Any) -> None:

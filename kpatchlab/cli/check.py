@@ -36,7 +36,7 @@ def check(options: Options, as_json: bool) -> None:
 @click.argument("name")
 @pass_options
 def new(options: Options, kind: str, name: str) -> None:  # noqa: ARG001 - one kind so far
-    """Lay out a new scenario that runs at once."""
+    """Make a new scenario, which runs at once."""
     from kpatchlab.lab import scenario
 
     folder = scenario.new(options.lab_file().parent, name)

@@ -35,9 +35,9 @@ def _side(options: Options, word: str) -> Side:
 @output_option
 @click.pass_obj
 def compare(options: Options, first: str, second: str, form: str, output: str | None) -> None:
-    """Hold a past run against an earlier one: the same verdicts, for any two runs of any kernels.
+    """Compare a past run with an earlier one: the same verdicts, for any two runs of any kernels.
 
-    The second run's columns are held against the first's of the same name; RUN:COLUMN names one. RUN is what
+    A column of the second run is compared with the first run's column of that name; RUN:COLUMN names one. RUN is what
     `report` takes.
     """
     from kpatchlab.verdict.two_runs import columns, pairs, versus

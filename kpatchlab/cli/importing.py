@@ -31,7 +31,7 @@ from kpatchlab.cli.common import pass_options
 )
 @pass_options
 def import_results(options: Options, form: str, files: tuple[Path, ...], column: str, lane: str) -> None:
-    """Store results of another lab, in the order of the files, so that reports and history have them."""
+    """Store results of other tools, in the order of the files, for reports and history."""
     from kpatchlab.errors import LabError
     from kpatchlab.store.importing import import_file
     from kpatchlab.store.store import Store

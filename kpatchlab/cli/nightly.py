@@ -18,12 +18,12 @@ from kpatchlab.cli.running import interruptible, progress_for, session_of, start
     epilog="\b\nExamples:\n  kpatchlab nightly\n  kpatchlab nightly --bisect\n  kpatchlab nightly --force --json\n\n"
     "Exit status: 0 nothing got worse, or nothing is new; 1 something did; 3 something could\nnot be run.",
 )
-@click.option("--force", is_flag=True, help="Run though nothing is new.")
-@click.option("--bisect", is_flag=True, help="Look for the commits of what got worse, within nightly.bisect_minutes.")
+@click.option("--force", is_flag=True, help="Run even if nothing is new.")
+@click.option("--bisect", is_flag=True, help="Bisect what got worse, within nightly.bisect_minutes.")
 @as_json
 @pass_options
 def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
-    """Run what is new on every branch, hold it against the last good night, store, report and prune."""
+    """Run what is new on every branch, compare it with the last good night, store, report and prune."""
     from kpatchlab.build import BuildContext
     from kpatchlab.model import to_json
     from kpatchlab.nightly.lock import held

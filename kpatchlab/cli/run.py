@@ -237,7 +237,7 @@ def build(options: Options, kernels: tuple[str, ...], variant: str | None, as_js
 @click.command(
     cls=Verb,
     epilog="\b\nExamples:\n  kpatchlab shell --kernel with\n  kpatchlab shell nfs-tcp --role server\n"
-    "In the guest: the scenario lies in /lab/scenario, its environment is set; exit ends the guest.",
+    "In the guest, the scenario is in /lab/scenario and its environment is set; exit ends the guest.",
 )
 @click.argument("scenario", required=False, shell_complete=complete.scenarios)
 @click.option("--kernel", metavar="NAME", shell_complete=complete.kernels, help="Default: the base.")

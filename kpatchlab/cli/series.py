@@ -29,8 +29,8 @@ FORMATS = ("text", "html", "junit", "json")
     epilog="\b\nExamples:\n  kpatchlab series\n  kpatchlab series with --allmodconfig --coccicheck\n"
     "  kpatchlab series with --run unix-splice --run 'tag:tcp'\n"
     "  kpatchlab series with --format junit -o junit.xml\n\n"
-    "A walk that was stopped or killed goes on where it was; what is known of a patch on top of the same patches "
-    "is not looked at again (--fresh does).",
+    "A walk that was stopped or killed goes on where it was. It does not check a patch again if nothing below it "
+    "changed; --fresh checks all.",
 )
 @click.argument("kernel", required=False, shell_complete=complete.kernels)
 @click.option("--allmodconfig", is_flag=True, help="Also compile the folders that each patch touches, all as modules.")
@@ -57,7 +57,7 @@ def series(
     form: str,
     output: Path | None,
 ) -> None:
-    """Look at a kernel's series patch by patch: applies, builds, new warnings, sparse, checkpatch, modules."""
+    """Check a kernel's series patch by patch: applies, builds, new warnings, sparse, checkpatch, modules."""
     from kpatchlab.build import BuildContext, BuildProgress
     from kpatchlab.cache import Cache
     from kpatchlab.files import write_atomic
