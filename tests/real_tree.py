@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from kpatchlab.build import BuildContext
-from kpatchlab.build.source import SOURCES
+from kpatchlab.build.source import source_of
 from kpatchlab.cache import Cache
 from kpatchlab.lab.recipes import KernelRecipe
 
@@ -46,8 +46,7 @@ class RealTree:
         path.mkdir()
         source = KernelRecipe.model_validate(yaml.safe_load((PROJECT / "kernels/tiny.yaml").read_text())).source
         context = BuildContext(Cache(), PROJECT)
-        kind = SOURCES[source.type]
-        kind.unpack(source, kind.key(source, context), context, path)
+        source_of(source, context).unpack(path)
         thin(path)
         self.git("init", "-q", "-b", "main")
         self.git("add", "-A", "-f")

@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import pytest
 from build_fixtures import Bench
 
-from kpatchlab.build import BuildCancelled, kselftest
+from kpatchlab.build import BuildCancelled, kselftest, source
 from kpatchlab.build.built import Programs
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.build.kselftest import without_tests
 from kpatchlab.errors import UserError
 from kpatchlab.host import packages
+from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.model import Outcome
 from kpatchlab.run import payload
 
@@ -164,11 +165,7 @@ def test_sockmap_where_the_tree_has_none(bench, monkeypatch):
     assert build(bench, "bpf/test_sockmap").reason == f"the kernel's tree has no {SELFTESTS}/bpf/test_sockmap"
 
 
-class Image:
-    prebuilt = True
-
-    def key(self, spec, ctx):
-        return {"package": spec.package, "version": "6.1.192-2"}
+IMAGE = {"type": "debian-image", "package": "linux-image-amd64", "suite": "bookworm"}
 
 
 @pytest.mark.parametrize(
@@ -184,26 +181,23 @@ def test_a_prebuilt_kernel_needs_the_source_of_its_version(bench, monkeypatch, t
             pass
 
         def candidate(self, package):
+            if package == "linux-image-amd64":
+                return "6.1.192-2"
             if there is None:
                 raise UserError("no such package")
             return there
 
-    monkeypatch.setitem(kselftest.source.SOURCES, "debian-image", Image())
-    monkeypatch.setattr(kselftest, "Apt", Apt)
-    spec = SimpleNamespace(type="debian-image", package="linux-image-amd64", suite="bookworm")
-    recipe = SimpleNamespace(description="", source=spec, series=(), config=(), config_set={})
-    built = build(bench, "net/good", recipe)
+    monkeypatch.setattr(source, "Apt", Apt)
+    built = build(bench, "net/good", KernelRecipe(source=IMAGE))
     assert built.outcome is Outcome.SKIP
     assert built.reason == f"no source of this kernel: {reason}"
 
 
 def test_a_prebuilt_kernels_tree_is_its_source_package(bench, monkeypatch):
-    monkeypatch.setitem(kselftest.source.SOURCES, "debian-image", Image())
-    monkeypatch.setattr(kselftest, "Apt", lambda *_, **__: SimpleNamespace(candidate=lambda package: "6.1.192-2"))
-    spec = SimpleNamespace(type="debian-image", package="linux-image-amd64", suite="bookworm")
-    origin, found = kselftest._source_of_tree(SimpleNamespace(source=spec), bench.ctx)
-    assert origin is kselftest.source.SOURCES["debian-source"]
-    assert (found.package, found.suite) == ("linux-source-6.1", "bookworm")
+    monkeypatch.setattr(source, "Apt", lambda *_, **__: SimpleNamespace(candidate=lambda package: "6.1.192-2"))
+    origin = source.source_of(KernelRecipe(source=IMAGE).source, bench.ctx).of_its_tree()
+    assert isinstance(origin, source.DebianSource)
+    assert (origin.spec.package, origin.spec.suite) == ("linux-source-6.1", "bookworm")
 
 
 def test_cancelling(bench):

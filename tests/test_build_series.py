@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import gzip
-from types import SimpleNamespace
+from typing import Literal, get_args
 
 import pytest
 from build_fixtures import Bench
+from pydantic import TypeAdapter
 
 from kpatchlab.build import patchset
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.lab import recipes
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def bench(tmp_path):
 
 
 def read(bench, **item):
-    return patchset.read_series([SimpleNamespace(**item)], bench.ctx)
+    return patchset.read_series([TypeAdapter(recipes.Series).validate_python(item)], bench.ctx)
 
 
 def mbox(bench):
@@ -180,13 +182,39 @@ def test_the_repository_of_a_range_is_only_read(bench):
         ({"type": "git", "path": "{tree}", "range": "HEAD..HEAD"}, "there is no patch in it"),
         ({"type": "mbox", "path": "nowhere.mbox"}, "No such file"),
         ({"type": "patches", "path": "nowhere"}, "no such folder"),
-        ({"type": "darcs"}, "series type 'darcs' is not known"),
     ],
 )
 def test_mistakes_are_named(bench, item, message):
     item = {name: value.format(tree=bench.tree) for name, value in item.items()}
     with pytest.raises(UserError, match=message):
         read(bench, **item)
+
+
+class Darcs(recipes.SeriesModel):
+    type: Literal["darcs"] = "darcs"
+
+    @property
+    def where(self):
+        return "there"
+
+
+def test_a_kind_without_a_row_is_named(bench):
+    with pytest.raises(UserError, match="series type 'darcs' is not known"):
+        patchset.read_series([Darcs()], bench.ctx)
+
+
+def test_every_kind_has_a_row():
+    assert set(patchset.SERIES) == set(get_args(get_args(recipes.Series)[0]))
+
+
+def test_standard_input_is_what_is_handed_in(bench):
+    bench.ctx = bench.context(stdin=lambda: mbox(bench).encode())
+    patches = read(bench, type="mbox", path="-")
+    assert [patch.subject for patch in patches] == ["net: refuse with EINVAL", "delta: send with a flag"]
+    assert patchset.describe([recipes.MboxSeries(type="mbox", path="-")], patches) == "2 patches: mbox -"
+    bench.ctx = bench.context()
+    with pytest.raises(UserError, match="there is none"):
+        read(bench, type="mbox", path="-")
 
 
 def stub_b4(bench, monkeypatch, script):

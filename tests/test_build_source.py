@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import subprocess
 from types import SimpleNamespace
+from typing import Literal, get_args
 
 import pytest
 from build_fixtures import Bench
+from pydantic import TypeAdapter
 
+from kpatchlab.build import source
 from kpatchlab.build.source import SOURCES, source_of
 from kpatchlab.cache import file_digest, tree_digest
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.lab import recipes
 
 
 @pytest.fixture
@@ -19,18 +23,18 @@ def bench(tmp_path):
 
 
 def spec(**keys):
-    return SimpleNamespace(**keys)
+    return TypeAdapter(recipes.Source).validate_python(keys)
 
 
 def unpack(bench, given):
     into = bench.root / "out" / "tree"
     into.mkdir(parents=True)
-    source_of(given).unpack(given, key(bench, given), bench.ctx, into)
+    source_of(given, bench.ctx).unpack(into)
     return into
 
 
 def key(bench, given):
-    return source_of(given).key(given, bench.ctx)
+    return source_of(given, bench.ctx).key
 
 
 def test_git_gives_any_revision_and_leaves_the_repository_alone(bench):
@@ -80,7 +84,6 @@ def test_git_url_without_network_answers_from_the_mirror(bench):
         ({"type": "dir", "path": "."}, UserError, "not a kernel tree"),
         ({"type": "tarball", "path": "nowhere.tar"}, UserError, "no such file"),
         ({"type": "tarball", "url": "ftp://x/y.tar"}, UserError, "not an http or https address"),
-        ({"type": "svn"}, UserError, "source type 'svn' is not known"),
     ],
 )
 def test_mistakes_are_named(bench, given, kind, message):
@@ -88,6 +91,15 @@ def test_mistakes_are_named(bench, given, kind, message):
     given = spec(**{name: value.format(tree=bench.tree) for name, value in given.items()})
     with pytest.raises(kind, match=message):
         key(bench, given)
+
+
+class Svn(recipes.SourceModel):
+    type: Literal["svn"] = "svn"
+
+
+def test_a_type_without_a_row_is_named(bench):
+    with pytest.raises(UserError, match="source type 'svn' is not known"):
+        source_of(Svn(), bench.ctx)
 
 
 def test_the_key_of_a_dir_sees_every_change_that_git_sees(bench):
@@ -140,7 +152,30 @@ def test_tarballs_from_path_and_url(bench):
 
 def test_every_type_says_what_it_is(bench):
     bench.repository()
-    assert set(SOURCES) == {"debian-image", "debian-source", "dir", "git", "tarball"}
+    assert {model.kind() for model in SOURCES} == {"debian-image", "debian-source", "dir", "git", "tarball"}
+    assert set(SOURCES) == set(get_args(get_args(recipes.Source)[0]))
     given = spec(type="dir", path=str(bench.tree))
-    text = source_of(given).describe(given, key(bench, given), bench.ctx)
+    text = source_of(given, bench.ctx).describe()
     assert text.startswith(f"{bench.tree} (")
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        (
+            {"type": "tarball", "path": "x", "sha256": "0" * 64},
+            "6208ec2e2eb550c6a4763bfad29cf8dfdaafc3a537c6fe91a52cd3270c76c40b",
+        ),
+        (
+            {"type": "debian-source", "package": "linux-source-6.1", "suite": "bookworm"},
+            "a26748d53abb8d8c8f1103da7b1fdc6f564c72b821f827e2d13c9830ff051ceb",
+        ),
+        (
+            {"type": "debian-image", "package": "linux-image-amd64", "suite": "bookworm"},
+            "a6ca5136c4bd4995dc4042644967acab126ed4653e13655b795946a391d7d4e1",
+        ),
+    ],
+)
+def test_a_trees_key_stays_what_caches_have(bench, monkeypatch, given, key):
+    monkeypatch.setattr(source, "Apt", lambda *_, **__: SimpleNamespace(candidate=lambda package: "6.1.192-2"))
+    assert source_of(spec(**given), bench.ctx).tree_key == key

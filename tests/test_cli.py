@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, errors, exit statuses, output for people and for scripts."""
 
+import io
 import json
 import os
 import re
@@ -15,8 +16,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from kpatchlab.cli import main, running
-from kpatchlab.cli.app import Verbs
-from kpatchlab.errors import HostError
+from kpatchlab.cli.app import Options, Verbs
+from kpatchlab.cli.common import load_lab
+from kpatchlab.errors import HostError, UserError
 from kpatchlab.host import doctor, host, packages
 from kpatchlab.model import Outcome
 from kpatchlab.store.store import Store
@@ -96,6 +98,18 @@ def test_no_verb_is_usage(call):
     status, out, err = call()
     assert status == 2
     assert "Usage: kpatchlab" in out + err
+
+
+def test_standard_input_is_read_once_and_handed_to_the_lab(here, monkeypatch):
+    options = Options(None, install=False, debug=False, verbose=False)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a mailbox")))
+    assert [load_lab(options).stdin(), load_lab(options).stdin()] == [b"a mailbox", b"a mailbox"]
+
+
+def test_a_terminal_is_no_series(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    with pytest.raises(UserError, match="that is a terminal"):
+        Options(None, install=False, debug=False, verbose=False).stdin()
 
 
 def test_start_is_quick(tmp_path):

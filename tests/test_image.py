@@ -1,39 +1,28 @@
 """Roots: their keys, what is put into them, what is said when they cannot be built."""
 
+import dataclasses
 import io
 import tarfile
-import threading
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import yaml
 
 from kpatchlab import proc
-from kpatchlab.build import roots
+from kpatchlab.build import BuildContext, roots
 from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.lab.recipes import RootRecipe
 
 HERE = Path(__file__).parents[1]
 
 
-@dataclass
-class Recipe:
-    suite: str = "trixie"
-    packages: list[str] = field(default_factory=lambda: ["kmod", "mawk"])
-    files: str = ""
+def recipe(packages=("kmod", "mawk"), **more):
+    return RootRecipe(packages=packages, **more)
 
 
-@dataclass
-class Context:
-    cache: Cache
-    lab_root: Path
-    mirror: str = "http://m.example/debian"
-    lines: list[str] = field(default_factory=list)
-    cancel: threading.Event = field(default_factory=threading.Event)
-
-    def verbose(self, line):
-        self.lines.append(line)
+def context(cache, lab_root):
+    return BuildContext(Cache(cache), lab_root, "http://m.example/debian")
 
 
 def own_files(tmp_path):
@@ -42,24 +31,24 @@ def own_files(tmp_path):
     (folder / "motd").write_text("hello")
     (folder / "run.sh").write_text("#!/bin/sh\n")
     (folder / "run.sh").chmod(0o700)
-    return Recipe(files="mine")
+    return recipe(files="mine")
 
 
 def test_key_ignores_order_and_repeats(tmp_path):
-    assert roots.root_key(Recipe(packages=["mawk", "kmod", "mawk"]), tmp_path) == roots.root_key(Recipe(), tmp_path)
+    assert roots.root_key(recipe(packages=("mawk", "kmod", "mawk")), tmp_path) == roots.root_key(recipe(), tmp_path)
 
 
 def test_key_follows_suite_packages_and_files(tmp_path):
-    recipe = own_files(tmp_path)
-    keys = {roots.root_key(one, tmp_path) for one in (Recipe(), Recipe(suite="forky"), Recipe(packages=[]), recipe)}
+    own = own_files(tmp_path)
+    keys = {roots.root_key(one, tmp_path) for one in (recipe(), recipe(suite="forky"), recipe(packages=()), own)}
     assert len(keys) == 4
     (tmp_path / "rootfs/mine/etc/motd").write_text("other")
-    assert roots.root_key(recipe, tmp_path) not in keys
+    assert roots.root_key(own, tmp_path) not in keys
 
 
 def test_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="rootfs/gone"):
-        roots.root_key(Recipe(files="gone"), tmp_path)
+        roots.root_key(recipe(files="gone"), tmp_path)
 
 
 def test_own_files_belong_to_root(tmp_path):
@@ -98,13 +87,13 @@ def test_build_keeps_image_and_names(monkeypatch, tmp_path, quiet_debian):
         return proc.Result(tuple(argv), 0, "", "", 1.0)
 
     monkeypatch.setattr(roots.proc, "run", fake)
-    ctx = Context(Cache(tmp_path / "a cache"), tmp_path)
+    ctx = context(tmp_path / "a cache", tmp_path)
     monkeypatch.setattr("shlex.quote", lambda text: text)  # the fake splits at the last blank only
-    monkeypatch.setattr(ctx, "cache", Cache(tmp_path / "cache"))
-    path = roots.root_image(Recipe(), ctx)
+    ctx = dataclasses.replace(ctx, cache=Cache(tmp_path / "cache"))
+    path = roots.root_image(recipe(), ctx)
     assert path.read_bytes() == b"image"
     assert roots.packages_in(path) == {"kmod", "bash"}
-    assert roots.root_image(Recipe(), ctx) == path
+    assert roots.root_image(recipe(), ctx) == path
     assert len(seen) == 1
     assert "--include=kmod,mawk" in seen[0]
     assert '--aptopt=Acquire::Check-Date "false";' in seen[0]
@@ -114,9 +103,9 @@ def test_build_keeps_image_and_names(monkeypatch, tmp_path, quiet_debian):
 def test_failure_says_what_mmdebstrap_said(monkeypatch, tmp_path, quiet_debian):
     said = "I: running\nset -eu\nE: Unable to locate package nosuch\nE: mmdebstrap failed to run\n"
     monkeypatch.setattr(roots.proc, "run", lambda argv, **_k: proc.Result(tuple(argv), 25, "", said, 1.0))
-    ctx = Context(Cache(tmp_path / "cache"), tmp_path)
+    ctx = context(tmp_path / "cache", tmp_path)
     with pytest.raises(HostError, match="status 25") as caught:
-        roots.root_image(Recipe(), ctx)
+        roots.root_image(recipe(), ctx)
     assert caught.value.details == ("E: Unable to locate package nosuch", "E: mmdebstrap failed to run")
     assert not list(ctx.cache.root.glob("root/*")), "nothing half made stays"
 
@@ -125,7 +114,7 @@ def test_mirror_out_of_reach(monkeypatch, tmp_path, quiet_debian):
     said = "Err:1 http://m.example/debian trixie InRelease\n  Temporary failure resolving 'm.example'\n"
     monkeypatch.setattr(roots.proc, "run", lambda argv, **_k: proc.Result(tuple(argv), 25, "", said, 1.0))
     with pytest.raises(HostError, match="cannot be reached"):
-        roots.root_image(Recipe(), Context(Cache(tmp_path / "cache"), tmp_path))
+        roots.root_image(recipe(), context(tmp_path / "cache", tmp_path))
 
 
 def test_mode_without_root(monkeypatch, tmp_path):
@@ -160,10 +149,8 @@ def test_shipped_recipes_are_plain(path):
 
 @pytest.mark.mirror
 def test_real_root(tmp_path):
-    ctx = Context(Cache(tmp_path / "a cache"), tmp_path, mirror="")
-    recipe = own_files(tmp_path)
-    recipe.packages = []
-    path = roots.root_image(recipe, ctx)
+    ctx = dataclasses.replace(context(tmp_path / "a cache", tmp_path), mirror="")
+    path = roots.root_image(own_files(tmp_path).model_copy(update={"packages": ()}), ctx)
     assert path.read_bytes()[1024:1028] == b"\xe2\xe1\xf5\xe0", "erofs's magic number"
     assert {"bash", "coreutils"} <= roots.packages_in(path)
     proc.run(["fsck.erofs", path], timeout_s=60)

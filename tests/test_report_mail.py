@@ -4,14 +4,15 @@ import dataclasses
 import email
 import email.policy
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from pydantic import TypeAdapter
 from sample_run import F, P, S, job, sample
 
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.thread import thread_of
 from kpatchlab.cache import Cache, content_key
+from kpatchlab.lab.recipes import Series
 from kpatchlab.maintainers import NAME, parse, written
 from kpatchlab.model import ChangedFunction, Metric, PatchFacts, ReachCount, Thread
 from kpatchlab.report import FORMATS
@@ -236,7 +237,7 @@ def ctx(tmp_path):
 
 
 def item(**values):
-    return SimpleNamespace(**values)
+    return TypeAdapter(Series).validate_python(values)
 
 
 def test_thread_of_a_mailbox_is_its_cover_letter(ctx, tmp_path):
@@ -268,7 +269,7 @@ def test_thread_of_a_message_id_is_that_mails(ctx):
 
 
 @pytest.mark.parametrize(
-    "series", [item(type="git", range="a..b"), item(type="mbox", path="gone"), item(type="mbox", path="d")]
+    "series", [item(type="git", path="/", range="a..b"), item(type="mbox", path="gone"), item(type="mbox", path="d")]
 )
 def test_what_is_no_mail_has_no_thread(ctx, tmp_path, series):
     (tmp_path / "kernels" / "d").write_bytes(b"--- a/x\n+++ b/x\n")

@@ -39,9 +39,8 @@ def git(tree: Path, *words: str) -> str:
 def base(tree: Path, context: BuildContext) -> str:
     """Make a repository of the tree of kernels/tiny.yaml; returns its commit."""
     recipe = KernelRecipe.model_validate(labs.recipe_text(labs.CLONE / "lab.yaml", "tiny"))
-    origin = source_of(recipe.source)
     tree.mkdir()
-    origin.unpack(recipe.source, origin.key(recipe.source, context), context, tree)
+    source_of(recipe.source, context).unpack(tree)
     git(tree, "init", "-q")
     git(tree, "add", "-A", "-f")
     git(tree, "commit", "-q", "-m", "Base")

@@ -192,10 +192,8 @@ class Prober:
         return next((c for c in tested if c in self.kernels and self.kernels[c].digest == built.digest), "")
 
     def _context(self) -> BuildContext:
-        return BuildContext(
-            cache=self.host.cache,
-            lab_root=self.lab.root,
-            mirror=self.lab.mirror,
+        return dataclasses.replace(
+            BuildContext.of(self.lab, self.host.cache),
             jobs=self.host.build_jobs(self.lab.limits.build_jobs),
             progress=lambda now: self._progress.stage(NAME, now.phase, now.done, now.total_estimate),
             cancel=self._settings.cancel,

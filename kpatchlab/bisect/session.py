@@ -21,7 +21,7 @@ from kpatchlab.cache import content_key
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab
-from kpatchlab.lab.recipes import DebianImage, KernelRecipe
+from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.progress import Progress
 from kpatchlab.run.measure import measured_lab
 from kpatchlab.run.stages import Settings
@@ -90,9 +90,8 @@ class SearchSession:
             raise UserError(f"there is no kernel {asked.kernel} any more", hint=f"there are {', '.join(lab.kernels)}")
         recipe = _recipe(lab, asked)
         jobs = self.host.build_jobs(lab.limits.build_jobs)
-        context = BuildContext(
-            self.host.cache, lab.root, lab.mirror, jobs, cancel=self.settings.cancel, verbose=self.settings.verbose
-        )
+        context = BuildContext.of(lab, self.host.cache)
+        context = replace(context, jobs=jobs, cancel=self.settings.cancel, verbose=self.settings.verbose)
         with _space(asked, recipe, context) as (space, history, named):
             yield _Tree(lab, recipe, space, history, named)
 
@@ -176,9 +175,9 @@ def _pin(state: SearchState, folder: Path, tree: _Tree) -> None:
 def _recipe(lab: Lab, asked: Question) -> KernelRecipe:
     """Return the kernel's recipe with the series that is searched in the place of its own, if there is one."""
     recipe = lab.kernels[asked.kernel]
-    if isinstance(recipe.source, DebianImage):
+    if recipe.prebuilt:
         raise UserError(
-            f"kernel {asked.kernel} is one that Debian built: it has no configuration to build others with",
+            f"kernel {asked.kernel} is built already: it has no configuration to build others with",
             hint="--kernel NAME names one that is built here",
         )
     if not asked.series:

@@ -41,7 +41,7 @@ def judge_tree(
     Raises:
         LabError: the tree cannot be built from where it lies, or the host cannot.
     """
-    context = BuildContext(host.cache, lab.root)
+    context = BuildContext.of(lab, host.cache)
     space = _AsItIs(tree, context)
     prober = Prober(lab, host, space, recipe, criterion, Searches(lab.results).root / "steps", progress, settings)
     for _ in range(INFRA_TRIES):

@@ -12,15 +12,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kpatchlab import proc
 from kpatchlab.bisect import commits
 from kpatchlab.bisect.commits import CommitRange
 from kpatchlab.build import git, patchset, source
-from kpatchlab.build.context import BuildContext, Recipe
+from kpatchlab.build.context import BuildContext
 from kpatchlab.build.kernel import OBJECTS, WORK_TREES
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.lab.recipes import KernelRecipe
 
 LOG_S = 600.0
 _BASE = "refs/kpatchlab/base"
@@ -164,7 +166,7 @@ def of_repository(path: Path, ctx: BuildContext) -> Iterator[Workspace]:
 
 @contextlib.contextmanager
 def of_series(
-    recipe: Recipe, ctx: BuildContext, patches_at_most: int | None = None
+    recipe: KernelRecipe, ctx: BuildContext, patches_at_most: int | None = None
 ) -> Iterator[tuple[Workspace, list[str]]]:
     """Open the work tree for a recipe's series: its base, then a commit for each patch; yields their ids as well.
 
@@ -174,27 +176,21 @@ def of_series(
     Raises:
         UserError: there is no series, or a patch of it does not apply.
     """
-    patches = patchset.read_series(recipe.series or (), ctx)[:patches_at_most]
+    patches = patchset.read_series(recipe.series, ctx)[:patches_at_most]
     if not patches:
         raise UserError("the kernel has no series", hint="--series FILE, or --good and --bad for commits")
-    origin = source.source_of(recipe.source)
-    if getattr(origin, "prebuilt", False):
-        raise UserError("the kernel is one that Debian built: there is no tree to apply a series to")
-    key = origin.key(recipe.source, ctx)
-    repository = None
-    if isinstance(origin, source.Git):
-        url = getattr(recipe.source, "url", None)
-        repository = git.open_url(url, ctx) if url else git.open_local(ctx.path(recipe.source.path))
-        if url:
-            git.fetch(repository, key["commit"], recipe.source.revision or "HEAD", ctx)
+    if recipe.prebuilt:
+        raise UserError("the kernel is built already: there is no tree to apply a series to")
+    origin = source.source_of(recipe.source, ctx)
+    repository = origin.fetched() if isinstance(origin, source.Git) else None
     # One tree for a base, whatever the series: another version of it finds the objects warm.
-    with _held(content_key(recipe.source.type, key)[:16], ctx) as folder:
+    with _held(origin.tree_key[:16], ctx) as folder:
         space = Workspace(folder / "tree", ctx, repository)
         if repository is not None:
             _borrow(space, repository)
-            base = key["commit"]
+            base = origin.key["commit"]
         else:
-            base = _imported(space, recipe, key, ctx)
+            base = _imported(space, origin)
         yield space, [base, *_applied(space, base, patches, ctx)]
 
 
@@ -240,18 +236,18 @@ def _exclude(home: Path) -> None:
     (home / "info/exclude").write_text(f"/{OBJECTS}*/\n")
 
 
-def _imported(space: Workspace, recipe: Recipe, key: source.Key, ctx: BuildContext) -> str:
+def _imported(space: Workspace, origin: source.Source[Any]) -> str:
     """Return the commit that a tree without git's help was imported as; done once."""
     if (space.path / ".git").exists() and (base := space.git("rev-parse", "--verify", "--quiet", _BASE, check=False)):
         return base
     shutil.rmtree(space.path, ignore_errors=True)
     space.path.mkdir(parents=True)
-    source.source_of(recipe.source).unpack(recipe.source, key, ctx, space.path)
-    ctx.check_cancel()
+    origin.unpack(space.path)
+    origin.ctx.check_cancel()
     space.git("init", "--quiet")
     space.git("add", "--all", "--force")
     _exclude(space.path / ".git")
-    space.git("commit", "--quiet", "--message", source.source_of(recipe.source).describe(recipe.source, key, ctx))
+    space.git("commit", "--quiet", "--message", origin.describe())
     base = space.git("rev-parse", "HEAD")
     space.git("update-ref", _BASE, base)
     return base

@@ -14,10 +14,11 @@ from typing import Any
 
 from kpatchlab import proc
 from kpatchlab.build import failures, git
-from kpatchlab.build.context import BuildContext, Recipe
+from kpatchlab.build.context import BuildContext
 from kpatchlab.build.kconfig import Kconfig
 from kpatchlab.cache import content_key
 from kpatchlab.errors import UserError
+from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.model import ConfigMiss, from_json, to_json
 
 CONFIGURE_S = 600.0
@@ -46,7 +47,7 @@ class CannotConfigure(UserError):
         self.fault = failures.BuildError(file, int(line), f"the tree cannot be configured: {text}")
 
 
-def asked_symbols(recipe: Recipe, ctx: BuildContext) -> dict[str, Asked]:
+def asked_symbols(recipe: KernelRecipe, ctx: BuildContext) -> dict[str, Asked]:
     """Return what the recipe's fragments and `config_set` ask for, the later word winning.
 
     Raises:
@@ -70,7 +71,7 @@ def asked_symbols(recipe: Recipe, ctx: BuildContext) -> dict[str, Asked]:
                 raise UserError(
                     f"{where}: not a configuration line: {line.strip()!r}", hint="CONFIG_NAME=y, m, n or a value"
                 )
-    for symbol, value in dict(recipe.config_set or {}).items():
+    for symbol, value in recipe.config_set.items():
         asked[symbol.removeprefix("CONFIG_")] = Asked(_word(value), "config_set")
     return asked
 

@@ -9,14 +9,15 @@ import platform
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Self
 
 from kpatchlab import proc
 from kpatchlab.cache import META, Cache, disk_bytes
 from kpatchlab.errors import HostError, LabError
+from kpatchlab.lab.load import Lab, nothing_to_read
 
 GIB = 1 << 30
 DISCARD_S = 3600.0
@@ -24,37 +25,6 @@ DISCARD_S = 3600.0
 
 class BuildCancelled(LabError):
     """The build was ended by its `cancel` event; what is compiled is kept for the next try."""
-
-
-class Recipe(Protocol):
-    """A kernel recipe, as far as a build looks at it.
-
-    `source` has `type` and that type's own keys, `series` a list of such; the names are those of the YAML file.
-    """
-
-    @property
-    def description(self) -> str:
-        """One line for people."""
-
-    @property
-    def source(self) -> Any:
-        """Where the tree comes from; `type` names an entry of `source.SOURCES`."""
-
-    @property
-    def series(self) -> Sequence[Any]:
-        """Patches on top, in order; `type` names an entry of `series.SERIES`."""
-
-    @property
-    def config(self) -> Sequence[str]:
-        """Configuration fragments, relative to the lab's kernels folder."""
-
-    @property
-    def config_set(self) -> Any:
-        """Single symbols on top of the fragments: name -> y, m, n or a value."""
-
-    @property
-    def coverage(self) -> bool:
-        """Whether the sources that the series changes are compiled for gcov."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +49,7 @@ class BuildContext:
 
     Attributes:
         mirror: Debian mirror, "" for what the host's own apt uses.
+        stdin: what a series reads whose path is "-"; each time the same.
         jobs: make's -j; 0: one per processor.
         verbose: takes each line that make and its helpers print.
         arch: as `uname -m` says it.
@@ -94,6 +65,12 @@ class BuildContext:
     verbose: Callable[[str], None] = lambda _: None
     arch: str = platform.machine()
     min_free_bytes: int = 4 * GIB
+    stdin: Callable[[], bytes] = nothing_to_read
+
+    @classmethod
+    def of(cls, lab: Lab, cache: Cache) -> Self:
+        """Return what a build in this lab needs; nobody is told how far it is."""
+        return cls(cache, lab.root, lab.mirror, stdin=lab.stdin)
 
     @property
     def kernels_dir(self) -> Path:

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 
 from kpatchlab.build import kselftest, programs, suites
 from kpatchlab.build.built import Programs, Unbuilt
-from kpatchlab.build.context import BuildContext, Recipe
+from kpatchlab.build.context import BuildContext
+from kpatchlab.lab.recipes import KernelRecipe
 
 
-def build_foreign(recipe: Recipe, name: str, ctx: BuildContext) -> Programs:
+def build_foreign(recipe: KernelRecipe, name: str, ctx: BuildContext) -> Programs:
     """Return the tests of a name for a kernel; from the cache where they are there.
 
     Raises:

@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from kpatchlab.build import artifact, changes, config, failures, make, patchset, source
-from kpatchlab.build.context import BuildContext, BuildProgress, Recipe
+from kpatchlab.build.context import BuildContext, BuildProgress
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.files import link_or_copy
+from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.maintainers import NAME as MAINTAINERS
 from kpatchlab.model import BuildResult, ConfigMiss, ModuleFailure, Outcome, from_json
 
@@ -45,19 +47,22 @@ class Blocked(Exception):
 class _KernelSpec:
     """A recipe with all that its key needs, read once."""
 
-    recipe: Recipe
-    source: source.Source
-    source_key: dict[str, str]
+    recipe: KernelRecipe
+    source: source.Source[Any]
     patches: list[patchset.Patch]
     asked: dict[str, config.Asked]
     compiler: str
     key: str = ""
-    base_key: str = ""
     misses: tuple[ConfigMiss, ...] = field(default=())
 
     @property
     def prebuilt(self) -> bool:
-        return bool(getattr(self.source, "prebuilt", False))
+        return self.recipe.prebuilt
+
+    @property
+    def base_key(self) -> str:
+        """Content key of the tree without the series."""
+        return self.source.tree_key
 
     @property
     def in_place(self) -> bool:
@@ -65,15 +70,12 @@ class _KernelSpec:
         return isinstance(self.source, source.Dir) and not self.patches
 
 
-def _plan(recipe: Recipe, ctx: BuildContext) -> _KernelSpec:
-    origin = source.source_of(recipe.source)
-    source_key = origin.key(recipe.source, ctx)
-    prebuilt = getattr(origin, "prebuilt", False)
-    patches = [] if prebuilt else patchset.read_series(recipe.series or (), ctx)
+def _plan(recipe: KernelRecipe, ctx: BuildContext) -> _KernelSpec:
+    origin, prebuilt = source.source_of(recipe.source, ctx), recipe.prebuilt
+    parts: list[object] = [VERSION, ctx.arch, origin.tree_key]
+    patches = [] if prebuilt else patchset.read_series(recipe.series, ctx)
     asked = {} if prebuilt else config.asked_symbols(recipe, ctx)
-    plan = _KernelSpec(recipe, origin, source_key, patches, asked, "" if prebuilt else make.toolchain(ctx.arch))
-    plan.base_key = content_key(recipe.source.type, source_key)
-    parts = [VERSION, ctx.arch, plan.base_key]
+    plan = _KernelSpec(recipe, origin, patches, asked, "" if prebuilt else make.toolchain(ctx.arch))
     if not prebuilt:
         parts += [patchset.series_key(patches), config.key(asked), plan.compiler]
         parts += ["coverage", COVERAGE_VERSION] if recipe.coverage else []
@@ -82,7 +84,7 @@ def _plan(recipe: Recipe, ctx: BuildContext) -> _KernelSpec:
     return plan
 
 
-def kernel_key(recipe: Recipe, ctx: BuildContext) -> str:
+def kernel_key(recipe: KernelRecipe, ctx: BuildContext) -> str:
     """Return the content key (sha256, hex) of the kernel that the recipe leads to now; nothing is unpacked.
 
     Raises:
@@ -91,7 +93,7 @@ def kernel_key(recipe: Recipe, ctx: BuildContext) -> str:
     return _plan(recipe, ctx).key
 
 
-def cached_kernel(recipe: Recipe, name: str, ctx: BuildContext) -> BuildResult | None:
+def cached_kernel(recipe: KernelRecipe, name: str, ctx: BuildContext) -> BuildResult | None:
     """Return the kernel that the recipe leads to now where it is in the cache; nothing is fetched or built.
 
     Raises:
@@ -106,13 +108,12 @@ def stored_kernel(key: str, name: str, ctx: BuildContext) -> BuildResult | None:
     return _load(ctx.cache.path("kernel", key), name, cached=True) if ctx.cache.has("kernel", key) else None
 
 
-def base_key(recipe: Recipe, ctx: BuildContext) -> str:
+def base_key(recipe: KernelRecipe, ctx: BuildContext) -> str:
     """Return the content key of the recipe's tree without its series."""
-    origin = source.source_of(recipe.source)
-    return content_key(recipe.source.type, origin.key(recipe.source, ctx))
+    return source.source_of(recipe.source, ctx).tree_key
 
 
-def build_kernel(recipe: Recipe, name: str, ctx: BuildContext) -> BuildResult:
+def build_kernel(recipe: KernelRecipe, name: str, ctx: BuildContext) -> BuildResult:
     """Return the kernel of a recipe: from the cache, or built (or fetched) now.
 
     A kernel that does not build is a BuildResult with outcome BLOCKED; a module that does not is left out and
@@ -138,15 +139,15 @@ def build_kernel(recipe: Recipe, name: str, ctx: BuildContext) -> BuildResult:
         artifact.write_records(work, done, done.module_failures)
 
     try:
-        path = ctx.cache.get("kernel", plan.key, produce, label=_label(plan, ctx), keep_partial=True)
+        path = ctx.cache.get("kernel", plan.key, produce, label=_label(plan), keep_partial=True)
     except Blocked as blocked:
         return replace(blocked.result, duration_s=round(time.monotonic() - begin, 1))
     ctx.progress(BuildProgress(name, "done"))
     return _load(path, name)
 
 
-def _label(plan: _KernelSpec, ctx: BuildContext) -> str:
-    words = plan.source.describe(plan.recipe.source, plan.source_key, ctx)
+def _label(plan: _KernelSpec) -> str:
+    words = plan.source.describe()
     return words + (f" + {len(plan.patches)} patches" if plan.patches else "")
 
 
@@ -155,14 +156,14 @@ def _load(path: Path, name: str, **changes: object) -> BuildResult:
     return replace(result, kernel=name, **changes)  # type: ignore[arg-type]
 
 
-def _result(plan: _KernelSpec, name: str, ctx: BuildContext) -> BuildResult:
+def _result(plan: _KernelSpec, name: str) -> BuildResult:
     return BuildResult(
         kernel=name,
         outcome=Outcome.PASS,
         key=plan.key,
-        base=plan.source.describe(plan.recipe.source, plan.source_key, ctx),
+        base=plan.source.describe(),
         base_key=plan.base_key,
-        series=patchset.describe(plan.recipe.series or (), plan.patches),
+        series=patchset.describe(plan.recipe.series, plan.patches),
         compiler=plan.compiler,
         config_misses=plan.misses,
     )
@@ -176,10 +177,10 @@ def _fetch(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> Build
     unpacked, root = work / "unpacked", work / "root"
     for folder in (unpacked, root):
         shutil.rmtree(folder, ignore_errors=True)
-    plan.source.unpack(plan.recipe.source, plan.source_key, ctx, unpacked)
+    plan.source.unpack(unpacked)
     images = sorted((unpacked / "boot").glob("vmlinuz-*"))
     if not images:
-        raise HostError(f"{plan.recipe.source.package}: no kernel image in it")
+        raise HostError(f"{plan.source.describe()}: no kernel image in it")
     release = images[0].name.removeprefix("vmlinuz-")
     ctx.progress(BuildProgress(name, "package"))
     for kept in ("vmlinuz", "config"):  # System.map is a placeholder there, the real one is in -dbg
@@ -194,9 +195,7 @@ def _fetch(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> Build
     artifact.pack_modules(root, work / "modules.erofs", work / "config")
     for done in (unpacked, root):
         shutil.rmtree(done)
-    return replace(
-        _result(plan, name, ctx), release=release, reproduce="apt-get download " + plan.recipe.source.package
-    )
+    return replace(_result(plan, name), release=release, reproduce=plan.source.by_hand())
 
 
 # --------------------------------------------------------------------------------------------- built
@@ -211,7 +210,7 @@ def _build(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> Build
     try:
         _configure(plan, job)
     except config.CannotConfigure as refused:
-        raise _blocked(_result(plan, name, ctx), refused.fault, refused.details) from None
+        raise _blocked(_result(plan, name), refused.fault, refused.details) from None
     for line in config.describe(plan.misses):
         ctx.verbose(f"configuration: {line}")
     with ctx.cache.lock(f"objects-{content_key(str(obj))[:16]}"):
@@ -224,7 +223,7 @@ def _build(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> Build
     if outcome.fault:
         result = replace(result, module_failures=tuple(failures.module_failures(outcome.records, tree)))
         raise _blocked(result, outcome.fault, outcome.log.splitlines())
-    if plan.in_place and plan.source.key(plan.recipe.source, ctx) != plan.source_key:
+    if plan.in_place and plan.source.ask() != plan.source.key:
         raise UserError(f"{tree} changed while it was being built", hint="run it again: only what changed is compiled")
     ctx.progress(BuildProgress(name, "package", outcome.total, outcome.total))
     try:
@@ -270,13 +269,13 @@ def _made(
     """Keep make's log in `work`, and return what make came to, before anything is installed."""
     (work / "build.log").write_text(outcome.log)
     return replace(
-        _result(plan, name, ctx), reproduce=_reproduce(plan, job, ctx), release=job.release(),
+        _result(plan, name), reproduce=_reproduce(plan, job, ctx), release=job.release(),
         objects_compiled=outcome.compiled, objects_total=outcome.total,
     )  # fmt: skip
 
 
 def keep_kernel(
-    recipe: Recipe, name: str, job: make.Job, outcome: make.Compiled, before: Callable[[str], bytes | None],
+    recipe: KernelRecipe, name: str, job: make.Job, outcome: make.Compiled, before: Callable[[str], bytes | None],
     ctx: BuildContext,
 ) -> None:  # fmt: skip
     """Keep what a job made in a warm tree, where the recipe's series stands, so that `build_kernel` finds it.
@@ -300,22 +299,22 @@ def keep_kernel(
 
     _keep_changes(plan, changes.Replay(plan.patches, before), job.tree, ctx)
     with contextlib.suppress(artifact.DependencyCycle):  # `build_kernel` tells of it
-        ctx.cache.get("kernel", plan.key, produce, label=_label(plan, ctx))
+        ctx.cache.get("kernel", plan.key, produce, label=_label(plan))
 
 
 def _tree(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> tuple[Path, Path]:
     """Return the tree, series applied, and its object directory."""
     if plan.in_place:
         assert isinstance(plan.source, source.Dir)
-        tree = plan.source.path(plan.recipe.source, ctx)
-        plan.source.check_clean(tree)
+        tree = plan.source.path()
+        plan.source.check_clean()
         return tree, _objects_in_place(tree, plan.asked, plan.compiler, ctx)
     tree = work / "tree"
     if not (work / "unpacked-tree").exists():
         shutil.rmtree(tree, ignore_errors=True)
         (work / "configured").unlink(missing_ok=True)
         tree.mkdir(parents=True)
-        plan.source.unpack(plan.recipe.source, plan.source_key, ctx, tree)
+        plan.source.unpack(tree)
         ctx.check_cancel()
         ctx.progress(BuildProgress(name, "series"))
         try:
@@ -335,7 +334,7 @@ def _objects_in_place(tree: Path, asked: dict[str, config.Asked], compiler: str,
     return tree / f"{OBJECTS}{objects}" if own else ctx.cache.root / "objects" / objects
 
 
-def lies_built(recipe: Recipe, tree: Path, ctx: BuildContext) -> bool:
+def lies_built(recipe: KernelRecipe, tree: Path, ctx: BuildContext) -> bool:
     """Whether a kernel of a recipe's configuration was built in a tree, from where it lies, so that its objects are."""
     obj = _objects_in_place(tree, config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch), ctx)
     return (obj / "vmlinux").exists()
@@ -354,7 +353,7 @@ def _keep_changes(plan: _KernelSpec, replay: changes.Replay, tree: Path, ctx: Bu
         return changes.Changes()
     key = changes.changes_key(plan.base_key, plan.patches)
     found = replay.run(changes.reader(tree))
-    ctx.cache.get("changes", key, lambda work: changes.write(found, work), label=f"changes of {_label(plan, ctx)}")
+    ctx.cache.get("changes", key, lambda work: changes.write(found, work), label=f"changes of {_label(plan)}")
     return found
 
 
@@ -373,7 +372,7 @@ def _covered(plan: _KernelSpec, work: Path, ctx: BuildContext) -> Path | None:
     return path
 
 
-def series_changes(recipe: Recipe, ctx: BuildContext) -> changes.Changes:
+def series_changes(recipe: KernelRecipe, ctx: BuildContext) -> changes.Changes:
     """Return what each patch of a recipe's series changes: from the cache, where its build left it.
 
     A kernel that was built before the lab kept this has its tree unpacked once more.
@@ -391,7 +390,7 @@ def series_changes(recipe: Recipe, ctx: BuildContext) -> changes.Changes:
         try:
             tree = scratch / "tree"
             tree.mkdir()
-            plan.source.unpack(plan.recipe.source, plan.source_key, ctx, tree)
+            plan.source.unpack(tree)
             return _apply(plan, tree, ctx)
         finally:
             ctx.discard(scratch)
@@ -430,7 +429,7 @@ def _install(
 def _reproduce(plan: _KernelSpec, job: make.Job, ctx: BuildContext) -> str:
     """Return commands that build the same by hand, in the tree with the series applied."""
     fragments = [f"--custom {shlex.quote(str(ctx.path(name)))}" for name in plan.recipe.config]
-    items = [f"--configitem {shlex.quote(f'{k}={v}')}" for k, v in dict(plan.recipe.config_set or {}).items()]
+    items = [f"--configitem {shlex.quote(f'{k}={v}')}" for k, v in plan.recipe.config_set.items()]
     configure = " ".join(["virtme-configkernel --allnoconfig", *fragments, *items, "O=obj"])
     names = ("KBUILD_BUILD_TIMESTAMP", "KBUILD_BUILD_USER", "KBUILD_BUILD_HOST", "KBUILD_BUILD_VERSION")
     words = " ".join(f"{name}={shlex.quote(job.env[name])}" for name in names)

@@ -15,16 +15,14 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from kpatchlab import proc
 from kpatchlab.build import config, failures, make, patchset, source
 from kpatchlab.build.built import Programs, Unbuilt, check_host, version_of
-from kpatchlab.build.context import BuildContext, Recipe
+from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key
-from kpatchlab.errors import UserError
-from kpatchlab.host.debian import Apt
+from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.model import Outcome
 
 VERSION = 1
@@ -61,26 +59,25 @@ class _Recipe:
     tools: tuple[str, ...] = ()
 
 
-def build(recipe: Recipe, collection: str, ctx: BuildContext) -> Programs:
+def build(recipe: KernelRecipe, collection: str, ctx: BuildContext) -> Programs:
     """Return a collection of a kernel recipe's tree with its series applied; see `foreign.build_foreign`.
 
     Raises:
         Unbuilt: there is no such collection, or it does not build.
     """
-    origin, spec = _source_of_tree(recipe, ctx)
+    origin = source.source_of(recipe.source, ctx).of_its_tree()
     how = _RECIPES.get(collection, _Recipe(_by_its_makefile))
     if how.stage:
         check_host(how.stage)
-    source_key = origin.key(spec, ctx)
-    patches = patchset.read_series(recipe.series or (), ctx)
-    tree_key = content_key(VERSION, ctx.arch, spec.type, source_key, patchset.series_key(patches), _KEPT)
+    patches = patchset.read_series(recipe.series, ctx)
+    tree_key = content_key(VERSION, ctx.arch, origin.spec.type, origin.key, patchset.series_key(patches), _KEPT)
     tools = [version_of(tool) for tool in how.tools]
     key = content_key(VERSION, tree_key, collection, make.toolchain(ctx.arch), tools)
     cached = ctx.cache.has("kselftest", key)
-    what = origin.describe(spec, source_key, ctx)
+    what = origin.describe()
 
     def tree_of(work: Path) -> None:
-        _unpack(origin, spec, source_key, patches, work, ctx)
+        _unpack(origin, patches, work, ctx)
 
     def produce(work: Path) -> None:
         tree = ctx.cache.get("kselftest-tree", tree_key, tree_of, label=f"source of selftests: {what}") / "tree"
@@ -98,40 +95,15 @@ def host_stage(collection: str) -> str:
     return _RECIPES[collection].stage if collection in _RECIPES else ""
 
 
-def _source_of_tree(recipe: Recipe, ctx: BuildContext) -> tuple[source.Source, Any]:
-    """Return where the kernel's tree comes from; for a kernel that Debian built, its linux-source package."""
-    origin = source.source_of(recipe.source)
-    if not getattr(origin, "prebuilt", False):
-        return origin, recipe.source
-    version, suite = origin.key(recipe.source, ctx)["version"], recipe.source.suite
-    package = "linux-source-" + ".".join(re.findall(r"\d+", version)[:2])
-    try:
-        there = Apt(ctx.cache, suite, ctx.mirror, verbose=ctx.verbose).candidate(package)
-    except UserError:
-        there = ""
-    if there != version:
-        what = f"has {package} {there}" if there else f"has no {package}"
-        raise Unbuilt(Outcome.SKIP, f"no source of this kernel: it is {version}, and Debian {suite} {what}")
-    spec = SimpleNamespace(type="debian-source", package=package, suite=suite)
-    return source.source_of(spec), spec
-
-
 def _environment(work: Path, ctx: BuildContext) -> dict[str, str]:
     return {**make.build_environment(ctx, work / "failures", work / "ccache.log"), "LDFLAGS": "-static -s"}
 
 
-def _unpack(
-    origin: source.Source,
-    spec: Any,
-    source_key: dict[str, str],
-    patches: Sequence[patchset.Patch],
-    work: Path,
-    ctx: BuildContext,
-) -> None:
+def _unpack(origin: source.Source[Any], patches: Sequence[patchset.Patch], work: Path, ctx: BuildContext) -> None:
     """Write to `work`/tree what selftests need of the tree, with the headers that its kernel gives to programs."""
     whole, tree = work / "whole", work / "tree"
     whole.mkdir()
-    origin.unpack(spec, source_key, ctx, whole)
+    origin.unpack(whole)
     patchset.apply_series(patches, whole, ctx)
     ctx.check_cancel()
     arch = config.source_arch(ctx.arch)

@@ -1,4 +1,4 @@
-"""Patch series: reading them (one function a type, one row in `SERIES`) and applying them, strictly.
+"""Patch series: reading them (one function a kind, one row in `SERIES`) and applying them, strictly.
 
 A patch applies where its context stands unchanged, maybe some lines up or down, or it does not apply: no fuzz,
 no three-way merge. What is tested is then what was posted.
@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from kpatchlab.build import git
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.lab import recipes
 
 APPLY_S = 120.0
 B4_S = 300.0
@@ -48,7 +49,7 @@ class Patch:
         return f"{self.name} ({self.subject})" if self.subject else self.name
 
 
-def read_series(items: Sequence[Any], ctx: BuildContext) -> list[Patch]:
+def read_series(items: Iterable[recipes.SeriesModel], ctx: BuildContext) -> list[Patch]:
     """Return every patch of a recipe's `series`, in the order in which they apply.
 
     Raises:
@@ -57,13 +58,13 @@ def read_series(items: Sequence[Any], ctx: BuildContext) -> list[Patch]:
     """
     patches: list[Patch] = []
     for item in items:
-        if item.type not in SERIES:
-            raise UserError(f"series type {item.type!r} is not known", hint=f"one of {', '.join(sorted(SERIES))}")
-        found = SERIES[item.type](item, ctx)
+        if type(item) not in SERIES:
+            known = ", ".join(sorted(model.kind() for model in SERIES))
+            raise UserError(f"series type {item.type!r} is not known", hint=f"one of {known}")
+        found = SERIES[type(item)](item, ctx)
         if not found:
-            where = getattr(item, "path", None) or getattr(item, "id", None) or getattr(item, "range", "")
             raise UserError(
-                f"series {item.type} {where}: there is no patch in it", hint="is it the cover letter alone?"
+                f"series {item.type} {item.where}: there is no patch in it", hint="is it the cover letter alone?"
             )
         patches += found
     return patches
@@ -84,13 +85,10 @@ def changed_files(patches: Sequence[Patch]) -> list[str]:
     return sorted(names)
 
 
-def describe(items: Sequence[Any], patches: Sequence[Patch]) -> str:
+def describe(items: Iterable[recipes.SeriesModel], patches: Sequence[Patch]) -> str:
     """Return one line for people, "" for no series."""
-    words = [
-        f"{item.type} {getattr(item, 'id', None) or getattr(item, 'range', None) or getattr(item, 'path', '')}"
-        for item in items
-    ]
-    return f"{len(patches)} patches: {'; '.join(words)}" if patches else ""
+    words = "; ".join(f"{item.type} {item.where}" for item in items)
+    return f"{len(patches)} patches: {words}" if patches else ""
 
 
 class DoesNotApplyError(UserError):
@@ -260,28 +258,15 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path}: {error.strerror}", hint="paths in a recipe start at the kernels folder") from None
 
 
-def _mbox(item: Any, ctx: BuildContext) -> list[Patch]:
-    """`{type: mbox, path:}`: a mailbox, gzipped or not; "-" is standard input, read once."""
+def _mbox(item: recipes.MboxSeries, ctx: BuildContext) -> list[Patch]:
+    """`{type: mbox, path:}`: a mailbox, gzipped or not; "-" is standard input."""
     if item.path == "-":
-        return split_mbox(_standard_input(), "standard input")
+        return split_mbox(ctx.stdin(), "standard input")
     path = ctx.path(item.path)
     return split_mbox(_read(path), path.name)
 
 
-_stdin: list[bytes] = []
-
-
-def _standard_input() -> bytes:
-    if not _stdin:
-        if sys.stdin.isatty():
-            raise UserError(
-                "the series is to come from standard input, and that is a terminal", hint="... < series.mbox"
-            )
-        _stdin.append(sys.stdin.buffer.read())
-    return _stdin[0]
-
-
-def _patches(item: Any, ctx: BuildContext) -> list[Patch]:
+def _patches(item: recipes.PatchesSeries, ctx: BuildContext) -> list[Patch]:
     """`{type: patches, path:}`: every *.patch and *.diff of a folder, by name."""
     folder = ctx.path(item.path)
     if not folder.is_dir():
@@ -290,7 +275,7 @@ def _patches(item: Any, ctx: BuildContext) -> list[Patch]:
     return [patch for path in files for patch in _from_file(path)]
 
 
-def _quilt(item: Any, ctx: BuildContext) -> list[Patch]:
+def _quilt(item: recipes.QuiltSeries, ctx: BuildContext) -> list[Patch]:
     """`{type: quilt, path:}`: a folder with a `series` file: one patch a line, `#` for comments, -pN as in quilt."""
     folder = ctx.path(item.path)
     patches: list[Patch] = []
@@ -307,11 +292,9 @@ def _quilt(item: Any, ctx: BuildContext) -> list[Patch]:
     return patches
 
 
-def _git(item: Any, ctx: BuildContext) -> list[Patch]:
+def _git(item: recipes.GitSeries, ctx: BuildContext) -> list[Patch]:
     """`{type: git, path: or url:, range: base..tip}`: the commits of a range, as git format-patch prints them."""
-    if ".." not in item.range:
-        raise UserError(f"series range {item.range!r} is not BASE..TIP", hint="for instance v6.3-rc2..my-branch")
-    if getattr(item, "url", None):
+    if item.url:
         repository = git.open_url(item.url, ctx)
         base, tip = (git.resolve_url(repository, name) for name in re.split(r"\.\.+", item.range, maxsplit=1))
         git.fetch(repository, tip, tip, ctx, history=True)
@@ -333,7 +316,7 @@ def _git(item: Any, ctx: BuildContext) -> list[Patch]:
     return split_mbox(data, item.range) if data else []
 
 
-def _message_id(item: Any, ctx: BuildContext) -> list[Patch]:
+def _message_id(item: recipes.MessageIdSeries, ctx: BuildContext) -> list[Patch]:
     """`{type: message-id, id:}`: a thread of the kernel's mailing lists, through `b4 am`; fetched once."""
     beside = Path(sys.executable).parent / "b4"
     program = str(beside) if beside.exists() else shutil.which("b4")
@@ -367,11 +350,11 @@ def _b4_failure(wanted: str, result: proc.Result) -> LabError:
     return UserError(f"b4 finds no series for {wanted}: {last}", hint="is the message-id right, without < and >?")
 
 
-SERIES: dict[str, Callable[[Any, BuildContext], list[Patch]]] = {
-    "git": _git,
-    "mbox": _mbox,
-    "message-id": _message_id,
-    "patches": _patches,
-    "quilt": _quilt,
+SERIES: dict[type[recipes.SeriesModel], Callable[[Any, BuildContext], list[Patch]]] = {
+    recipes.GitSeries: _git,
+    recipes.MboxSeries: _mbox,
+    recipes.MessageIdSeries: _message_id,
+    recipes.PatchesSeries: _patches,
+    recipes.QuiltSeries: _quilt,
 }
-"""Type -> its reader. A new type is a function above and a row here."""
+"""What a recipe says -> its reader. A new kind is a function above and a row here."""

@@ -13,15 +13,15 @@ import re
 import shlex
 import shutil
 import tarfile
-from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Protocol
 
 from kpatchlab import proc
-from kpatchlab.cache import Cache, content_key, file_digest, tree_digest
+from kpatchlab.build.context import BuildContext
+from kpatchlab.cache import content_key, file_digest, tree_digest
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.host import debian
+from kpatchlab.lab.recipes import RootRecipe
 
 IMAGE = "root.erofs"
 PACKAGES = "packages.txt"
@@ -36,43 +36,7 @@ _LEFT_OUT = (
 _LEFT_OUT_ELSEWHERE = ("/usr/lib/udev/hwdb.d/*", "/usr/share/zoneinfo/*/*")
 
 
-class Recipe(Protocol):
-    """What a root is made from; lab.py's RootRecipe."""
-
-    @property
-    def suite(self) -> str:
-        """Debian suite."""
-
-    @property
-    def packages(self) -> Sequence[str]:
-        """Packages; what they depend on comes with them, what they recommend does not."""
-
-    @property
-    def files(self) -> str:
-        """Folder below the lab's rootfs/ whose files are copied to the root's /; "" for none."""
-
-
-class Context(Protocol):
-    """What the lab says about building; build.BuildContext is one."""
-
-    @property
-    def cache(self) -> Cache:
-        """Where artifacts are."""
-
-    @property
-    def lab_root(self) -> Path:
-        """The folder of lab.yaml."""
-
-    @property
-    def mirror(self) -> str:
-        """Debian mirror as in lab.yaml."""
-
-    @property
-    def verbose(self) -> Callable[[str], None]:
-        """Called with each line of output."""
-
-
-def root_key(recipe: Recipe, lab_root: Path) -> str:
+def root_key(recipe: RootRecipe, lab_root: Path) -> str:
     """Return the content key of a recipe's root: what it asks for, not what the mirror has today.
 
     Raises:
@@ -84,7 +48,7 @@ def root_key(recipe: Recipe, lab_root: Path) -> str:
     return content_key("root", recipe.suite, sorted(set(recipe.packages)), own, how)
 
 
-def root_image(recipe: Recipe, ctx: Context) -> Path:
+def root_image(recipe: RootRecipe, ctx: BuildContext) -> Path:
     """Return the erofs image of a recipe's root, built if it is not in the cache.
 
     Beside it is `packages.txt`, see `packages_in`.
@@ -103,7 +67,7 @@ def packages_in(image: Path) -> frozenset[str]:
     return frozenset((image.parent / PACKAGES).read_text().split())
 
 
-def initrd(kernel_dir: Path, ctx: Context) -> str:
+def initrd(kernel_dir: Path, ctx: BuildContext) -> str:
     """Return the key of the initramfs for a kernel's artifact, packed if it is not in the cache.
 
     It has the agent and the modules that the kernel needs to find its root; kernels that have those built in share one.
@@ -123,7 +87,7 @@ def initrd(kernel_dir: Path, ctx: Context) -> str:
     return key
 
 
-def _own_files(recipe: Recipe, lab_root: Path) -> Path | None:
+def _own_files(recipe: RootRecipe, lab_root: Path) -> Path | None:
     if not recipe.files:
         return None
     folder = lab_root / "rootfs" / recipe.files
@@ -136,7 +100,7 @@ def _finish_script() -> str:
     return resources.files("kpatchlab.build").joinpath("root_finish.sh").read_text()
 
 
-def _build(recipe: Recipe, ctx: Context, out: Path) -> None:
+def _build(recipe: RootRecipe, ctx: BuildContext, out: Path) -> None:
     """Fill `out` with the image and the list of packages."""
     _check_packages(recipe, ctx)
     tar = out / "files.tar"
@@ -157,13 +121,13 @@ def _installed(status: str) -> list[str]:
     return sorted(stanza.partition("\n")[0].removeprefix("Package: ") for stanza in stanzas)
 
 
-def _check_packages(recipe: Recipe, ctx: Context) -> None:
+def _check_packages(recipe: RootRecipe, ctx: BuildContext) -> None:
     """Say which package does not exist before anything large is fetched."""
     apt = debian.Apt(ctx.cache, recipe.suite, ctx.mirror, verbose=ctx.verbose)
     apt.resolve(*sorted(set(recipe.packages)))
 
 
-def _mmdebstrap(recipe: Recipe, ctx: Context, *, tar: Path, image: Path, status: Path) -> list[str]:
+def _mmdebstrap(recipe: RootRecipe, ctx: BuildContext, *, tar: Path, image: Path, status: Path) -> list[str]:
     """Return mmdebstrap's command line; its own output is thrown away, the last hook's image is kept.
 
     The image is packed inside mmdebstrap's user namespace, where file owners are what the guest will see, and
@@ -248,7 +212,7 @@ def _files_tar(folder: Path | None) -> bytes:
     return buffer.getvalue()
 
 
-def _explain(result: proc.Result, recipe: Recipe) -> HostError:
+def _explain(result: proc.Result, recipe: RootRecipe) -> HostError:
     script = set(_finish_script().splitlines())  # mmdebstrap repeats a hook that it runs
     lines = [line for line in result.stderr.splitlines() if line.strip() and line not in script]
     tail = tuple(line for line in lines if not line.startswith("I: "))[-15:]

@@ -5,18 +5,23 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
 
 from kpatchlab import proc
 from kpatchlab.build import git
+from kpatchlab.build.built import Unbuilt
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key, file_digest, tree_digest
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.host.debian import Apt
+from kpatchlab.lab import recipes
+from kpatchlab.model import Outcome
 
 UNPACK_S = 1800.0
 
@@ -24,21 +29,54 @@ UNPACK_S = 1800.0
 Key = dict[str, str]
 """What decides about a tree's content."""
 
+S = TypeVar("S", bound=recipes.SourceModel)
 
-class Source(Protocol):
-    """One type of source; `spec` is the recipe's `source` mapping, with the YAML file's key names.
 
-    `key` is asked once in a build and handed to the other two, so that a branch which moves meanwhile does not matter.
+class Source(ABC, Generic[S]):
+    """What one type of source does with a recipe's `source`, `spec`.
+
+    It stands for one tree: what decides about the content is asked once, so that a branch which moves meanwhile does
+    not matter.
     """
 
-    def key(self, spec: Any, ctx: BuildContext, /) -> Key:
-        """Return what decides about the tree's content: cheap, nothing is unpacked."""
+    def __init__(self, spec: S, ctx: BuildContext) -> None:
+        self.spec, self.ctx = spec, ctx
 
-    def describe(self, spec: Any, key: Key, ctx: BuildContext, /) -> str:
+    @functools.cached_property
+    def key(self) -> Key:
+        """What decides about the tree's content, as it was when it was first asked for."""
+        return self.ask()
+
+    @property
+    def tree_key(self) -> str:
+        """Content key of the tree."""
+        return content_key(self.spec.type, self.key)
+
+    @abstractmethod
+    def ask(self) -> Key:
+        """Return what decides about the tree's content now: cheap, nothing is unpacked."""
+
+    @abstractmethod
+    def describe(self) -> str:
         """Return one line for people: what the tree is."""
 
-    def unpack(self, spec: Any, key: Key, ctx: BuildContext, into: Path, /) -> None:
-        """Write the tree to `into`, an empty directory that the build owns."""
+    @abstractmethod
+    def unpack(self, into: Path) -> None:
+        """Write the tree, or a finished kernel's files, to `into`, an empty directory that the build owns."""
+
+    def by_hand(self) -> str:
+        """Return a command that brings the same, "" for none; asked of finished kernels alone."""
+        return ""
+
+    def of_its_tree(self) -> Source[Any]:
+        """Return the source of the tree that the kernel was built from: another one where it comes finished.
+
+        Raises:
+            Unbuilt: there is none.
+        """
+        if self.spec.prebuilt:
+            raise Unbuilt(Outcome.SKIP, f"no source of this kernel: a {self.spec.type} comes without its tree")
+        return self
 
 
 def _shown(key: Key) -> str:
@@ -47,10 +85,9 @@ def _shown(key: Key) -> str:
     )
 
 
-def _where(spec: Any, ctx: BuildContext) -> str | Path:
+def _where(spec: recipes.GitSource | recipes.TarballSource, ctx: BuildContext) -> str | Path:
     """Return the URL of a source, as people may see it, or its path on this host."""
-    url = getattr(spec, "url", None)
-    return git.shown(url) if url else ctx.path(spec.path)
+    return git.shown(spec.url) if spec.url else ctx.path(spec.path)
 
 
 def _untar(archive: Path, into: Path, ctx: BuildContext) -> None:
@@ -60,45 +97,48 @@ def _untar(archive: Path, into: Path, ctx: BuildContext) -> None:
     ctx.check_cancel()
 
 
-class Git:
+class Git(Source[recipes.GitSource]):
     """`{type: git, url: or path:, revision:}`: any revision of a repository, near or far."""
 
-    def _commit(self, spec: Any, ctx: BuildContext) -> tuple[git.Repository, str]:
-        url, revision = getattr(spec, "url", None), spec.revision or "HEAD"
-        if url:
-            repository = git.open_url(url, ctx)
-            return repository, git.resolve_url(repository, revision)
-        repository = git.open_local(ctx.path(spec.path))
+    def ask(self) -> Key:
+        """Return the commit id."""
+        repository, revision = self._repository(), self.spec.revision
+        if self.spec.url:
+            return {"commit": git.resolve_url(repository, revision)}
         commit = repository.commit(revision)
         if not commit:
             raise UserError(
                 f"{repository.path} has no revision {revision!r}", hint="git fetch it there, then try again"
             )
-        return repository, commit
+        return {"commit": commit}
 
-    def key(self, spec: Any, ctx: BuildContext) -> Key:
-        """Return the commit id."""
-        return {"commit": self._commit(spec, ctx)[1]}
-
-    def describe(self, spec: Any, key: Key, ctx: BuildContext) -> str:
+    def describe(self) -> str:
         """Return repository, revision and commit."""
-        return f"git {_where(spec, ctx)} {spec.revision or 'HEAD'} ({key['commit'][:12]})"
+        return f"git {_where(self.spec, self.ctx)} {self.spec.revision} ({self.key['commit'][:12]})"
 
-    def unpack(self, spec: Any, key: Key, ctx: BuildContext, into: Path) -> None:
+    def unpack(self, into: Path) -> None:
         """Fetch that one commit where it is far, and write its files."""
-        url = getattr(spec, "url", None)
-        repository = git.open_url(url, ctx) if url else git.open_local(ctx.path(spec.path))
-        if url:
-            git.fetch(repository, key["commit"], (spec.revision or "HEAD").removeprefix("refs/heads/"), ctx)
-        repository.export(key["commit"], into, ctx)
+        self.fetched().export(self.key["commit"], into, self.ctx)
+
+    def fetched(self) -> git.Repository:
+        """Return the repository, with that one commit in it."""
+        repository = self._repository()
+        if self.spec.url:
+            git.fetch(repository, self.key["commit"], self.spec.revision.removeprefix("refs/heads/"), self.ctx)
+        return repository
+
+    def _repository(self) -> git.Repository:
+        if self.spec.url:
+            return git.open_url(self.spec.url, self.ctx)
+        return git.open_local(self.ctx.path(self.spec.path))
 
 
-class Dir:
+class Dir(Source[recipes.DirSource]):
     """`{type: dir, path:}`: the user's own tree, uncommitted changes included; nothing in it is ever written."""
 
-    def key(self, spec: Any, ctx: BuildContext) -> Key:
+    def ask(self) -> Key:
         """Return HEAD and the digest of what differs from it; the digest of all files where git does not know it."""
-        path = self.path(spec, ctx)
+        path = self.path()
         if not (path / ".git").exists():
             return {"digest": tree_digest(path)}
         repository = git.open_local(path)
@@ -107,13 +147,13 @@ class Dir:
         states = [(name, self._state(path / name)) for name in names]
         return {"commit": head} | ({"dirty": content_key(states)} if states else {})
 
-    def describe(self, spec: Any, key: Key, ctx: BuildContext) -> str:
+    def describe(self) -> str:
         """Return the path and, from git, where it is."""
-        return f"{self.path(spec, ctx)} ({_shown(key)})" + (" with uncommitted changes" if "dirty" in key else "")
+        return f"{self.path()} ({_shown(self.key)})" + (" with uncommitted changes" if "dirty" in self.key else "")
 
-    def unpack(self, spec: Any, _key: Key, ctx: BuildContext, into: Path) -> None:
+    def unpack(self, into: Path) -> None:
         """Copy the tree, without what git ignores: for a series on top of it."""
-        path = self.path(spec, ctx)
+        path = self.path()
         if not (path / ".git").exists():
             shutil.copytree(path, into, symlinks=True, dirs_exist_ok=True)
             return
@@ -130,23 +170,24 @@ class Dir:
                 shutil.copy2(path / name, into / name, follow_symlinks=False)
         listing.unlink()
 
-    def path(self, spec: Any, ctx: BuildContext) -> Path:
+    def path(self) -> Path:
         """Return the tree's absolute path.
 
         Raises:
             UserError: it is no kernel tree.
         """
-        path = ctx.path(spec.path)
+        path = self.ctx.path(self.spec.path)
         if not (path / "Makefile").exists() or not (path / "Kconfig").exists():
             raise UserError(f"{path}: not a kernel tree", hint="source.path names the directory with the top Makefile")
         return path
 
-    def check_clean(self, path: Path) -> None:
+    def check_clean(self) -> None:
         """Refuse a tree that was configured in place: kbuild cannot build it with its objects elsewhere.
 
         Raises:
             UserError: names what is in the way (the Makefile's own test, `outputmakefile`).
         """
+        path = self.path()
         for name in (".config", "include/config", "include/generated"):
             if (path / name).exists():
                 raise UserError(
@@ -175,29 +216,28 @@ class Dir:
         return f"{'x' if os.access(path, os.X_OK) else '-'} {file_digest(path)}"
 
 
-class Tarball:
+class Tarball(Source[recipes.TarballSource]):
     """`{type: tarball, path: or url:, sha256:}`: an archive with one top directory."""
 
-    def key(self, spec: Any, ctx: BuildContext) -> Key:
+    def ask(self) -> Key:
         """Return the archive's digest: the recipe's own, else the file's; an archive from a URL is fetched once."""
-        return {"sha256": spec.sha256.lower() if getattr(spec, "sha256", None) else file_digest(self._file(spec, ctx))}
+        return {"sha256": self.spec.sha256.lower() or file_digest(self._file())}
 
-    def describe(self, spec: Any, key: Key, ctx: BuildContext) -> str:
+    def describe(self) -> str:
         """Return where it is from."""
-        return f"{_where(spec, ctx)} ({_shown(key)})"
+        return f"{_where(self.spec, self.ctx)} ({_shown(self.key)})"
 
-    def unpack(self, spec: Any, _key: Key, ctx: BuildContext, into: Path) -> None:
+    def unpack(self, into: Path) -> None:
         """Check the archive's digest, then unpack it."""
-        archive, wanted = self._file(spec, ctx), getattr(spec, "sha256", None)
+        archive, wanted = self._file(), self.spec.sha256
         if wanted and file_digest(archive) != wanted.lower():
             raise UserError(f"{archive.name}: its sha256 is not {wanted}", hint="a new release? then give its digest")
-        _untar(archive, into, ctx)
+        _untar(archive, into, self.ctx)
 
-    @staticmethod
-    def _file(spec: Any, ctx: BuildContext) -> Path:
-        url = getattr(spec, "url", None)
+    def _file(self) -> Path:
+        url = self.spec.url
         if not url:
-            path = ctx.path(spec.path)
+            path = self.ctx.path(self.spec.path)
             if not path.is_file():
                 raise UserError(f"{path}: no such file", hint="source.path names the archive")
             return path
@@ -218,78 +258,102 @@ class Tarball:
             except urllib.error.URLError as error:
                 raise HostError(f"cannot fetch {git.shown(url)}: {error.reason}", hint="is there a network?") from None
 
-        return ctx.cache.get("tarball", content_key(url, getattr(spec, "sha256", None)), download, label=name) / name
+        return self.ctx.cache.get("tarball", content_key(url, self.spec.sha256), download, label=name) / name
 
 
-def _apt(spec: Any, ctx: BuildContext) -> Apt:
-    return Apt(ctx.cache, spec.suite, ctx.mirror, verbose=ctx.verbose)
+D = TypeVar("D", recipes.DebianSource, recipes.DebianImage)
 
 
-class DebianSource:
+class _Debian(Source[D]):
+    """What comes in a package of Debian's."""
+
+    @property
+    def apt(self) -> Apt:
+        return Apt(self.ctx.cache, self.spec.suite, self.ctx.mirror, verbose=self.ctx.verbose)
+
+    def ask(self) -> Key:
+        """Return package and version, as the mirror has it now; a meta package's changes with what it points at."""
+        return {"package": self.spec.package, "version": self.apt.candidate(self.spec.package)}
+
+    def describe(self) -> str:
+        """Return package, version and suite."""
+        return f"Debian {_shown(self.key)} ({self.spec.suite})"
+
+
+class DebianSource(_Debian[recipes.DebianSource]):
     """`{type: debian-source, package:, suite:}`: Debian's tree with its patches, from a linux-source package."""
 
-    def key(self, spec: Any, ctx: BuildContext) -> Key:
-        """Return package and version, as the mirror has it now."""
-        return {"package": spec.package, "version": _apt(spec, ctx).candidate(spec.package)}
-
-    def describe(self, spec: Any, key: Key, _ctx: BuildContext) -> str:
-        """Return package, version and suite."""
-        return f"Debian {_shown(key)} ({spec.suite})"
-
-    def unpack(self, spec: Any, _key: Key, ctx: BuildContext, into: Path) -> None:
+    def unpack(self, into: Path) -> None:
         """Fetch the package, take the archive out of it, unpack that."""
-        debs = _apt(spec, ctx).fetch([spec.package])
-        deb = next((path for path in debs if path.name.startswith(f"{spec.package}_")), debs[0])
+        package = self.spec.package
+        debs = self.apt.fetch([package])
+        deb = next((path for path in debs if path.name.startswith(f"{package}_")), debs[0])
         holder = into.parent / "deb"
         shutil.rmtree(holder, ignore_errors=True)
-        _apt(spec, ctx).unpack(deb, holder)
+        self.apt.unpack(deb, holder)
         archives = sorted((holder / "usr/src").glob("linux-source-*.tar.*"))
         if not archives:
-            raise UserError(f"{spec.package}: no source archive in it", hint="its name is like linux-source-6.1")
-        _untar(archives[0], into, ctx)
+            raise UserError(f"{package}: no source archive in it", hint="its name is like linux-source-6.1")
+        _untar(archives[0], into, self.ctx)
         shutil.rmtree(holder)
 
 
-class DebianImage:
+class DebianImage(_Debian[recipes.DebianImage]):
     """`{type: debian-image, package:, suite:}`: a kernel that Debian built; `unpack` gives its files, not a tree."""
 
-    prebuilt = True
-
-    def key(self, spec: Any, ctx: BuildContext) -> Key:
-        """Return package and version; a meta package's version changes with what it points at."""
-        return {"package": spec.package, "version": _apt(spec, ctx).candidate(spec.package)}
-
-    def describe(self, spec: Any, key: Key, _ctx: BuildContext) -> str:
+    def describe(self) -> str:
         """Return package, version and suite."""
-        return f"Debian {_shown(key)} ({spec.suite}), as Debian built it"
+        return f"{super().describe()}, as Debian built it"
 
-    def unpack(self, spec: Any, _key: Key, ctx: BuildContext, into: Path) -> None:
+    def unpack(self, into: Path) -> None:
         """Write the package's files below `into`; linux-image-amd64 and its like are followed to the real one."""
-        apt = _apt(spec, ctx)
-        names = [spec.package, *apt.resolve(spec.package)]
+        package = self.spec.package
+        names = [package, *self.apt.resolve(package)]
         real = next((name for name in names if re.match(r"linux-image-\d", name)), None)
         if real is None:
-            raise UserError(f"{spec.package}: leads to no kernel image", hint="linux-image-amd64, for instance")
-        deb = next(path for path in apt.fetch([real]) if path.name.startswith(f"{real}_"))
-        apt.unpack(deb, into)
+            raise UserError(f"{package}: leads to no kernel image", hint="linux-image-amd64, for instance")
+        deb = next(path for path in self.apt.fetch([real]) if path.name.startswith(f"{real}_"))
+        self.apt.unpack(deb, into)
+
+    def by_hand(self) -> str:
+        """Return what fetches the package."""
+        return f"apt-get download {self.spec.package}"
+
+    def of_its_tree(self) -> DebianSource:
+        """Return the linux-source package of the same version.
+
+        Raises:
+            Unbuilt: the suite has another version of it, or none.
+        """
+        version, suite = self.key["version"], self.spec.suite
+        package = "linux-source-" + ".".join(re.findall(r"\d+", version)[:2])
+        try:
+            there = self.apt.candidate(package)
+        except UserError:
+            there = ""
+        if there != version:
+            what = f"has {package} {there}" if there else f"has no {package}"
+            raise Unbuilt(Outcome.SKIP, f"no source of this kernel: it is {version}, and Debian {suite} {what}")
+        return DebianSource(recipes.DebianSource(type="debian-source", package=package, suite=suite), self.ctx)
 
 
-SOURCES: dict[str, Source] = {
-    "debian-image": DebianImage(),
-    "debian-source": DebianSource(),
-    "dir": Dir(),
-    "git": Git(),
-    "tarball": Tarball(),
+SOURCES: dict[type[recipes.SourceModel], type[Source[Any]]] = {
+    recipes.DebianImage: DebianImage,
+    recipes.DebianSource: DebianSource,
+    recipes.DirSource: Dir,
+    recipes.GitSource: Git,
+    recipes.TarballSource: Tarball,
 }
-"""Type -> how to get it. A new type is a class above and a row here."""
+"""What a recipe says -> what is done with it. A new type is a class above and a row here."""
 
 
-def source_of(spec: Any) -> Source:
-    """Return the row of `SOURCES` for a recipe's `source`.
+def source_of(spec: recipes.SourceModel, ctx: BuildContext) -> Source[Any]:
+    """Return the source that a recipe's `source` asks for.
 
     Raises:
         UserError: no such type.
     """
-    if spec.type not in SOURCES:
-        raise UserError(f"source type {spec.type!r} is not known", hint=f"one of {', '.join(sorted(SOURCES))}")
-    return SOURCES[spec.type]
+    if type(spec) not in SOURCES:
+        known = ", ".join(sorted(model.kind() for model in SOURCES))
+        raise UserError(f"source type {spec.type!r} is not known", hint=f"one of {known}")
+    return SOURCES[type(spec)](spec, ctx)

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from email.message import EmailMessage
 from email.parser import BytesParser
 from pathlib import Path
-from typing import Any
 
-from kpatchlab.build import patchset
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key
 from kpatchlab.errors import LabError
+from kpatchlab.lab import recipes
 from kpatchlab.model import Thread
 from kpatchlab.textclean import one_line
 
@@ -24,18 +23,18 @@ MAIL_HEADS = re.compile(rb"(?:From |From:|Return-Path:|Received:|Message-I[Dd]:|
 _NUMBER = re.compile(r"\[[^\]]*?(\d+)/\d+[^\]]*\]")
 
 
-def thread_of(kernel: str, items: Sequence[Any], ctx: BuildContext) -> Thread | None:
+def thread_of(kernel: str, items: Sequence[recipes.SeriesModel], ctx: BuildContext) -> Thread | None:
     """Return the thread of a kernel's series: its cover letter's, else its first patch's; None where it is no mail.
 
     The last part of a recipe's `series` that came by mail counts: what is under test stands on what is before it.
     Nothing is fetched: a series from a list is in the cache once its kernel was built.
     """
-    for item in reversed(list(items)):
+    for item in reversed(items):
         try:
             heads = _heads(item, ctx)
         except (LabError, OSError, ValueError):
             heads = []
-        wanted = item.id.strip().strip("<>") if item.type == "message-id" else ""
+        wanted = _message(item) if isinstance(item, recipes.MessageIdSeries) else ""
         first = next((h for h in heads if wanted and _id(h) == wanted), None) or min(heads, key=_rank, default=None)
         if first is not None:
             found = _thread(kernel, first)
@@ -46,18 +45,25 @@ def thread_of(kernel: str, items: Sequence[Any], ctx: BuildContext) -> Thread | 
     return None
 
 
-def _heads(item: Any, ctx: BuildContext) -> list[EmailMessage]:
+def _message(item: recipes.MessageIdSeries) -> str:
+    return item.id.strip().strip("<>")
+
+
+def _heads(item: recipes.SeriesModel, ctx: BuildContext) -> list[EmailMessage]:
     """Return the mails of one item that have a message id, replies left out."""
-    if item.type == "message-id":
-        path = ctx.cache.path("series", content_key("b4", item.id.strip().strip("<>"))) / "series.mbox"
-        data = [path.read_bytes()]
-    elif item.type == "mbox":
-        data = [patchset._standard_input() if item.path == "-" else ctx.path(item.path).read_bytes()]  # noqa: SLF001
-    elif item.type in {"patches", "quilt"}:
-        names = sorted(p for p in ctx.path(item.path).iterdir() if p.is_file())
-        data = [path.read_bytes() for path in names if path.suffix in {".patch", ".diff", ".mbox", ""}]
-    else:
-        return []
+    match item:
+        case recipes.MessageIdSeries():
+            path = ctx.cache.path("series", content_key("b4", _message(item))) / "series.mbox"
+            data = [path.read_bytes()]
+        case recipes.MboxSeries(path="-"):
+            data = [ctx.stdin()]
+        case recipes.MboxSeries():
+            data = [ctx.path(item.path).read_bytes()]
+        case recipes.PatchesSeries() | recipes.QuiltSeries():
+            names = sorted(p for p in ctx.path(item.path).iterdir() if p.is_file())
+            data = [path.read_bytes() for path in names if path.suffix in {".patch", ".diff", ".mbox", ""}]
+        case _:
+            return []
     mails = [mail for blob in data for mail in _mails(blob)]
     return [m for m in mails if _id(m) and not str(m["subject"] or "").lower().startswith("re:")]
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from kpatchlab import __version__
+from kpatchlab.errors import UserError
 
 COMPLETE_VAR = "_KPATCHLAB_COMPLETE"
 """Set by a shell's completion script, which calls the program for its proposals."""
@@ -40,6 +41,21 @@ class Options:
     install: bool
     debug: bool
     verbose: bool
+    _stdin: bytes | None = None
+
+    def stdin(self) -> bytes:
+        """Return what is on standard input; it is read once.
+
+        Raises:
+            UserError: it is a terminal.
+        """
+        if self._stdin is None:
+            if sys.stdin.isatty():
+                raise UserError(
+                    "the series is to come from standard input, and that is a terminal", hint="... < series.mbox"
+                )
+            self._stdin = sys.stdin.buffer.read()
+        return self._stdin
 
     def lab_file(self) -> Path:
         """Return the lab file: --lab, or the nearest lab.yaml upwards."""

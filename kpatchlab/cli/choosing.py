@@ -87,7 +87,7 @@ def _changed(lab: Lab) -> list[str]:
     from kpatchlab.store.store import Store
     from kpatchlab.variants import coverage
 
-    context = BuildContext(Cache(), lab.root, lab.mirror)
+    context = BuildContext.of(lab, Cache())
     series = [read_series(recipe.series, context) for recipe in lab.kernels.values() if recipe.series]
     if not series:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ def load_lab(options: Options, choice: tuple[str, ...] = (), variant: str | None
     from kpatchlab.lab import load
     from kpatchlab.variants import debug
 
-    loaded = load.load(options.lab_file(), choice)
+    loaded = dataclasses.replace(load.load(options.lab_file(), choice), stdin=options.stdin)
     return debug.variant(loaded, variant) if variant else loaded
 
 

@@ -110,7 +110,7 @@ def _artifacts(lab: Lab, result: Run, host: Host) -> dict[str, tuple[Path, str, 
     from kpatchlab.build import BuildContext, cached_kernel, series_changes
     from kpatchlab.build.patchset import read_series, series_key
 
-    context = BuildContext(host.cache, lab.root, lab.mirror)
+    context = BuildContext.of(lab, host.cache)
     found = {}
     for build in result.builds:
         recipe = lab.kernels[build.kernel]

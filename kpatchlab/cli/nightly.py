@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import shlex
 import sys
@@ -43,7 +44,7 @@ def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
             lab=lab,
             store=store,
             host=host,
-            context=BuildContext(host.cache, lab.root, lab.mirror, cancel=settings.cancel),
+            context=dataclasses.replace(BuildContext.of(lab, host.cache), cancel=settings.cancel),
             settings=settings,
             progress=functools.partial(progress_for, to_stderr=as_json),
             again=options.again,

@@ -86,9 +86,9 @@ def series(
         def tell(facts: PatchResult) -> None:
             progress.note(_line(facts))
 
-        context = BuildContext(
-            cache, lab.root, lab.mirror, host.build_jobs(lab.limits.build_jobs),
-            progress=stage, cancel=settings.cancel,
+        context = dataclasses.replace(
+            BuildContext.of(lab, cache), jobs=host.build_jobs(lab.limits.build_jobs), progress=stage,
+            cancel=settings.cancel,
             verbose=(lambda text: click.echo(f"+ {text}", err=True)) if options.verbose else (lambda text: None),  # noqa: ARG005
         )  # fmt: skip
         run = runner(lab, name, choice, host, progress, settings) if choice else None

@@ -6,16 +6,16 @@ All files are checked before anything is built, and every error of every file is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from kpatchlab.errors import UserError
 from kpatchlab.lab.choice import select
 from kpatchlab.lab.file import FILE, LabFile, Limits, Machine, Matrix
 from kpatchlab.lab.nightly import Nightly
-from kpatchlab.lab.recipes import GitSource, KernelRecipe, RootRecipe, locate
+from kpatchlab.lab.recipes import GitSource, KernelRecipe, RootRecipe, SeriesModel, SourceModel, locate
 from kpatchlab.lab.scenario import FILE as SCENARIO_FILE
 from kpatchlab.lab.scenario import Scenario, load_scenario
 from kpatchlab.lab.systems import System, load_systems
@@ -30,6 +30,11 @@ def results_of(path: Path) -> Path:
     return path.parent / RESULTS
 
 
+def nothing_to_read() -> bytes:
+    """Stand for a standard input that nobody handed in."""
+    raise UserError("a series is to come from standard input, and there is none", hint="name a file instead")
+
+
 @dataclass(frozen=True, slots=True)
 class Lab:
     """A lab, checked: every name in it leads somewhere.
@@ -42,6 +47,7 @@ class Lab:
         systems: what a series changes, by name; empty where scenarios/systems.yaml is not there.
         selected: names of the scenarios to run, sorted.
         machines: "default" is always among them.
+        stdin: returns standard input, whole and each time the same, for a series whose path is "-".
     """
 
     root: Path
@@ -63,6 +69,7 @@ class Lab:
     mirror: str
     qemu: Literal["auto", "host", "debian"]
     nightly: Nightly = field(default_factory=Nightly)
+    stdin: Callable[[], bytes] = nothing_to_read
 
     @property
     def results(self) -> Path:
@@ -264,12 +271,11 @@ class _Loader:
                     str(other.relative_to(self.root / "kernels")) for other in self.root.glob("kernels/**/*.config")
                 ]
                 document.add([*loc, "config", index], f"there is no file {self._show(path)}{suggest(fragment, there)}")
-        paths: list[tuple[Loc, Any]] = [([*loc, "source", "path"], recipe.source)]
-        paths += [([*loc, "series", index, "path"], item) for index, item in enumerate(recipe.series)]
-        for where, item in paths:
-            text = getattr(item, "path", "")
-            if text and text != "-" and not locate(text, self.root).exists():
-                document.add(where, f"there is no {self._show(locate(text, self.root))}")
+        parts: list[tuple[Loc, SourceModel | SeriesModel]] = [([*loc, "source", "path"], recipe.source)]
+        parts += [([*loc, "series", index, "path"], item) for index, item in enumerate(recipe.series)]
+        for where, item in parts:
+            if item.on_host and not (path := locate(item.on_host, self.root)).exists():
+                document.add(where, f"there is no {self._show(path)}")
 
     def _show(self, path: Path) -> str:
         return self.problems.shown(path)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+from abc import abstractmethod
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
@@ -54,11 +55,47 @@ SymbolValue = Annotated[str, AfterValidator(_symbol_value), WithJsonSchema({"typ
 """What a symbol is set to: y, m, n, a number, or text."""
 
 
-class _PathOrUrl(FileModel):
+class _Part(FileModel):
+    """A part of a recipe that is of one of several types."""
+
+    type: str
+
+    @classmethod
+    def kind(cls) -> str:
+        """Return what `type` says for it."""
+        return str(get_args(cls.model_fields["type"].annotation)[0])
+
+    @property
+    def on_host(self) -> str:
+        """The path on this host that it reads, as the recipe has it; "" for none."""
+        return ""
+
+
+class SourceModel(_Part):
+    """What a kernel recipe's `source` says, whatever its type; `prebuilt`: it is a finished kernel, and no tree."""
+
+    prebuilt: ClassVar[bool] = False
+
+
+class SeriesModel(_Part):
+    """What one part of a kernel recipe's `series` says, whatever its type."""
+
+    @property
+    @abstractmethod
+    def where(self) -> str:
+        """Which patches, in a word: a path, a range, a message."""
+
+
+class _PathOrUrl(_Part):
     """What comes either from this host or from another."""
 
     path: str = Field(default="", description="a path on this host; give either this or url")
     url: str = Field(default="", description="a URL to fetch it from; give either this or path")
+
+    @property
+    def on_host(self) -> str:
+        """The path, "" where it comes from another host."""
+        return self.path
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -67,7 +104,7 @@ class _PathOrUrl(FileModel):
         return self
 
 
-class DebianSource(FileModel):
+class DebianSource(SourceModel):
     """The kernel source that Debian packages, from the lab's own apt."""
 
     type: Literal["debian-source"] = Field(description="the source tree of a linux-source package")
@@ -75,29 +112,36 @@ class DebianSource(FileModel):
     suite: Needed = Field(description="Debian suite that has it, as in `trixie`")
 
 
-class DebianImage(FileModel):
+class DebianImage(SourceModel):
     """A kernel that Debian built: nothing is compiled, its configuration is Debian's."""
+
+    prebuilt: ClassVar[bool] = True
 
     type: Literal["debian-image"] = Field(description="a kernel that Debian built")
     package: Needed = Field(description="name of the package, as in `linux-image-amd64`")
     suite: Needed = Field(description="Debian suite that has it, as in `trixie`")
 
 
-class GitSource(_PathOrUrl):
+class GitSource(_PathOrUrl, SourceModel):
     """One revision of a git repository."""
 
     type: Literal["git"] = Field(description="one revision of a git repository")
     revision: Needed = Field(description="tag, branch or commit")
 
 
-class DirSource(FileModel):
+class DirSource(SourceModel):
     """A tree as it lies on this host, changes that are not committed included; built out of it, never written to."""
 
     type: Literal["dir"] = Field(description="a source tree on this host")
     path: Needed = Field(description="the tree's top directory")
 
+    @property
+    def on_host(self) -> str:
+        """The tree."""
+        return self.path
 
-class TarballSource(_PathOrUrl):
+
+class TarballSource(_PathOrUrl, SourceModel):
     """A packed tree, `linux-6.12.tar.xz` or the like."""
 
     type: Literal["tarball"] = Field(description="a packed source tree")
@@ -106,39 +150,65 @@ class TarballSource(_PathOrUrl):
     )
 
 
-class MboxSeries(FileModel):
+class _PathSeries(SeriesModel):
+    """Patches that are on this host."""
+
+    path: Needed
+
+    @property
+    def on_host(self) -> str:
+        """The file or directory, "" for standard input."""
+        return self.path if self.path != "-" else ""
+
+    @property
+    def where(self) -> str:
+        """The file or directory."""
+        return self.path
+
+
+class MboxSeries(_PathSeries):
     """Patches in one mailbox file, as mail programs and `b4 am` write it."""
 
     type: Literal["mbox"] = Field(description="patches in one mailbox file")
     path: Needed = Field(description="the file, or - for standard input")
 
 
-class PatchesSeries(FileModel):
+class PatchesSeries(_PathSeries):
     """Every `*.patch` of a directory, sorted by name, as `git format-patch` writes them."""
 
     type: Literal["patches"] = Field(description="every *.patch of a directory, sorted by name")
     path: Needed = Field(description="the directory")
 
 
-class QuiltSeries(FileModel):
+class QuiltSeries(_PathSeries):
     """A quilt directory: the patches that its file `series` names, in that order."""
 
     type: Literal["quilt"] = Field(description="the patches that a quilt directory's `series` file names")
     path: Needed = Field(description="the directory")
 
 
-class GitSeries(_PathOrUrl):
+class GitSeries(_PathOrUrl, SeriesModel):
     """The commits of a range in a git repository, as patches."""
 
     type: Literal["git"] = Field(description="the commits of a range in a git repository")
     range: Needed = Field(pattern=r"^[^ ]+\.\.[^ .][^ ]*$", description="base..tip, as in `v6.3-rc2..my-branch`")
 
+    @property
+    def where(self) -> str:
+        """The range."""
+        return self.range
 
-class MessageIdSeries(FileModel):
+
+class MessageIdSeries(SeriesModel):
     """A series on a public mailing list, fetched whole by b4 from any message of its thread."""
 
     type: Literal["message-id"] = Field(description="a series on a mailing list, fetched by b4")
     id: Needed = Field(description="message id of the cover letter or of a patch, without angle brackets")
+
+    @property
+    def where(self) -> str:
+        """The message."""
+        return self.id
 
 
 Source = Annotated[DebianSource | DebianImage | GitSource | DirSource | TarballSource, Field(discriminator="type")]
@@ -166,10 +236,15 @@ class KernelRecipe(FileModel):
         description="true: compile the C files that the series changes for gcov; the verb `coverage` sets it by itself",
     )
 
+    @property
+    def prebuilt(self) -> bool:
+        """Whether its source brings a finished kernel: nothing is compiled, and nothing can be added to it."""
+        return self.source.prebuilt
+
     @model_validator(mode="after")
     def _nothing_to_build(self) -> Self:
-        if isinstance(self.source, DebianImage) and (self.series or self.config or self.config_set):
-            raise ValueError("a debian-image is not built here: it takes no series, config or config_set")
+        if self.prebuilt and (self.series or self.config or self.config_set):
+            raise ValueError(f"a {self.source.type} is not built here: it takes no series, config or config_set")
         return self
 
 

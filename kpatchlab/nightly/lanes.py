@@ -153,7 +153,9 @@ def _patches(lane: Lane, kernel: str, fixed: KernelRecipe, context: BuildContext
         return ["--tree", str(context.path(item.path)), "--good", good[:12], "--bad", bad[:12]] if item.path else []
     if own.source != home.source:
         return []
-    return ["--series", item.id if isinstance(item, MessageIdSeries) else str(context.path(item.path))]
+    if isinstance(item, MessageIdSeries):
+        return ["--series", item.id]
+    return ["--series", str(context.path(item.on_host))] if item.on_host else []
 
 
 def again(lane: Lane, plan: LanePlan) -> Lane:

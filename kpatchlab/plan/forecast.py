@@ -47,7 +47,7 @@ def history(store: Store, runs: int = 5, among: Sequence[str] = ()) -> dict[str,
 
 def forecast(lab: Lab, plan: Plan, cache: Cache) -> Forecast:
     """Return what a plan takes here; a source whose key cannot be told without the network counts as not cached."""
-    context = BuildContext(cache, lab.root, lab.mirror)
+    context = BuildContext.of(lab, cache)
     cached = {step.id for step in plan.images if cache.has("root", root_key(lab.rootfs_recipes[step.name], lab.root))}
     for kernel in plan.kernels:
         try:

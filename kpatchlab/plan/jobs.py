@@ -12,7 +12,7 @@ from statistics import fmean
 from kpatchlab.errors import UserError
 from kpatchlab.lab.file import Machine
 from kpatchlab.lab.load import Lab
-from kpatchlab.lab.recipes import DebianImage, KernelRecipe
+from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.lab.scenario import Role, Scenario, expand, foreign_tests
 from kpatchlab.lab.yamlfile import suggest
 from kpatchlab.variants import debug
@@ -294,7 +294,7 @@ def estimate(plan: Plan, durations: Mapping[str, float], cached: Collection[str]
         known.setdefault(re.split(r"[+@]", key)[0], []).append(value)
     steps: dict[str, float] = {}
     for kernel in plan.kernels:
-        default = FETCH_S if isinstance(kernel.recipe.source, DebianImage) else BUILD_S
+        default = FETCH_S if kernel.recipe.prebuilt else BUILD_S
         steps[kernel.id] = CACHED_S if kernel.id in cached else durations.get(kernel.id, default)
     for image in plan.images:
         steps[image.id] = CACHED_S if image.id in cached else durations.get(image.id, IMAGE_S)

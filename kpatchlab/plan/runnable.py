@@ -59,7 +59,7 @@ class SystemRow:
 
 def survey(lab: Lab, cache: Cache, kernels: Iterable[str]) -> list[SystemRow]:
     """Return every system of a lab, with what these of its kernels can run of it; nothing is built or booted."""
-    context = BuildContext(cache, lab.root, lab.mirror)
+    context = BuildContext.of(lab, cache)
     seen = {name: _facts(lab.kernels[name], name, context) for name in kernels}
     rows = []
     for name, system in lab.systems.items():
@@ -74,7 +74,7 @@ def _facts(recipe: KernelRecipe, name: str, context: BuildContext) -> BuildResul
     try:
         if built := cached_kernel(recipe, name, context):
             return built
-        asked = {} if recipe.source.type == "debian-image" else asked_symbols(recipe, context)
+        asked = {} if recipe.prebuilt else asked_symbols(recipe, context)
     except LabError:  # a source that needs the network to be told, a fragment that is not there
         return frozenset()
     return frozenset(symbol for symbol, want in asked.items() if want.value == "n")

@@ -117,10 +117,8 @@ class Stages:
         def tell(now: BuildProgress) -> None:
             self._progress.stage(name, now.phase, now.done, now.total_estimate)
 
-        return BuildContext(
-            cache=self._host.cache,
-            lab_root=self._lab.root,
-            mirror=self._lab.mirror,
+        return replace(
+            BuildContext.of(self._lab, self._host.cache),
             jobs=self._host.build_jobs(self._lab.limits.build_jobs),
             progress=tell,
             cancel=self._settings.cancel,

@@ -7,12 +7,11 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kpatchlab.build.context import Recipe
 from kpatchlab.build.patchset import Patch
 from kpatchlab.host.host import Host
 from kpatchlab.lab.file import Matrix
 from kpatchlab.lab.load import Lab
-from kpatchlab.lab.recipes import QuiltSeries
+from kpatchlab.lab.recipes import KernelRecipe, QuiltSeries
 from kpatchlab.model import Outcome, Run
 from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import Progress
@@ -34,7 +33,7 @@ def runner(
     lab's own, by content key.
     """
 
-    def run(title: str, patches: Sequence[Patch], keep: Callable[[Recipe], None]) -> dict[str, str]:
+    def run(title: str, patches: Sequence[Patch], keep: Callable[[KernelRecipe], None]) -> dict[str, str]:
         folder = host.cache.root / "tmp" / f"series-{kernel}-{len(patches)}"
         shutil.rmtree(folder, ignore_errors=True)
         write_quilt(folder, patches)

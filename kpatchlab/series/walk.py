@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from kpatchlab import __version__
 from kpatchlab.build import config, failures, git, make, patchset, source
-from kpatchlab.build.context import BuildCancelled, BuildContext, BuildProgress, Recipe
+from kpatchlab.build.context import BuildCancelled, BuildContext, BuildProgress
 from kpatchlab.build.kernel import cached_kernel, keep_kernel
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.files import write_atomic
+from kpatchlab.lab.recipes import GitSeries, KernelRecipe
 from kpatchlab.model import Outcome, from_json, to_json
 from kpatchlab.series import checks, warnings
 from kpatchlab.series.tree import KCONFIG, Tree, files_of, renames_of
@@ -36,7 +38,7 @@ LOG_BYTES = 8 << 10
 CHECKS = ("W=1", "sparse", "checkpatch", "allmodconfig", "coccicheck")
 ALWAYS = ("W=1", "sparse", "checkpatch")
 
-RunScenarios = Callable[[str, Sequence[patchset.Patch], Callable[[Recipe], None]], dict[str, str]]
+RunScenarios = Callable[[str, Sequence[patchset.Patch], Callable[[KernelRecipe], None]], dict[str, str]]
 """See `Wanted.scenarios`."""
 Finish = Callable[[], tuple[Looked, ...]]
 Look = Callable[[PatchResult], Finish]
@@ -62,7 +64,12 @@ class Wanted:
 
 
 def walk(
-    recipe: Recipe, name: str, ctx: BuildContext, results: Path, wanted: Wanted, tell: Callable[[PatchResult], None]
+    recipe: KernelRecipe,
+    name: str,
+    ctx: BuildContext,
+    results: Path,
+    wanted: Wanted,
+    tell: Callable[[PatchResult], None],
 ) -> tuple[Walk, Path]:
     """Look at each patch of a recipe's series on top of those before it.
 
@@ -96,9 +103,8 @@ def walk(
 
 @dataclass(frozen=True, slots=True)
 class _WalkSpec:
-    recipe: Recipe
-    origin: source.Source
-    source_key: dict[str, str]
+    recipe: KernelRecipe
+    origin: source.Source[Any]
     patches: list[patchset.Patch]
     asked: dict[str, config.Asked]
     compiler: str
@@ -107,27 +113,26 @@ class _WalkSpec:
     notes: tuple[str, ...]
 
 
-def _plan(recipe: Recipe, name: str, ctx: BuildContext) -> _WalkSpec:
-    origin = source.source_of(recipe.source)
-    if getattr(origin, "prebuilt", False):
+def _plan(recipe: KernelRecipe, name: str, ctx: BuildContext) -> _WalkSpec:
+    if recipe.prebuilt:
         raise UserError(
             f"kernel {name} is built already: there is nothing to look at patch by patch",
             hint="a kernel whose recipe has a source tree and a series",
         )
     if not recipe.series:
         raise UserError(f"kernel {name} has no series", hint="`series` in its recipe names the patches")
-    source_key = origin.key(recipe.source, ctx)
+    origin = source.source_of(recipe.source, ctx)
+    base = origin.describe()
     patches = patchset.read_series(recipe.series, ctx)
     asked, compiler = config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch)
-    key = content_key(VERSION, ctx.arch, recipe.source.type, source_key, config.key(asked), compiler)
-    base = origin.describe(recipe.source, source_key, ctx)
-    return _WalkSpec(recipe, origin, source_key, patches, asked, compiler, base, key, tuple(_merges(recipe, ctx)))
+    key = content_key(VERSION, ctx.arch, recipe.source.type, origin.key, config.key(asked), compiler)
+    return _WalkSpec(recipe, origin, patches, asked, compiler, base, key, tuple(_merges(recipe, ctx)))
 
 
-def _merges(recipe: Recipe, ctx: BuildContext) -> Iterator[str]:
+def _merges(recipe: KernelRecipe, ctx: BuildContext) -> Iterator[str]:
     """Yield what must be said of ranges with merges in them: a merge is no patch."""
     for item in recipe.series:
-        if item.type == "git" and not getattr(item, "url", None):
+        if isinstance(item, GitSeries) and item.path:
             repository = git.open_local(ctx.path(item.path))
             count = int(repository.git("rev-list", "--merges", "--count", item.range).stdout.strip() or "0")
             if count:
@@ -170,7 +175,7 @@ class _Walker:
         self.ctx.progress(BuildProgress(self.name, "source"))
         shutil.rmtree(self.folder, ignore_errors=True)
         tree.mkdir(parents=True)
-        self.plan.origin.unpack(self.plan.recipe.source, self.plan.source_key, self.ctx, tree)
+        self.plan.origin.unpack(tree)
         self.ctx.check_cancel()
         (self.folder / "unpacked").touch()
         self.ctx.note(self.folder, f"tree for series of {self.plan.base}")
@@ -338,7 +343,7 @@ class _Walker:
         if facts.built and facts.built.error:
             return dict.fromkeys(self.wanted.scenarios, str(Outcome.BLOCKED))
 
-        def keep(recipe: Recipe) -> None:
+        def keep(recipe: KernelRecipe) -> None:
             if cached_kernel(recipe, self.name, self.ctx):
                 return
             if self._at != number or not self._outcome:

@@ -50,9 +50,9 @@ def variant(lab: Lab, name: str) -> Lab:
         raise UserError(f"there is no variant '{name}'{near}", hint="`variants` in lab.yaml names them")
     if lacking := [path for path in lab.variants[name] if not locate(path, lab.root).is_file()]:
         raise UserError(f"variant {name}: there is no kernels/{lacking[0]}", hint="`variants` in lab.yaml names it")
-    if prebuilt := [kernel for kernel, recipe in lab.kernels.items() if recipe.source.type == "debian-image"]:
+    if prebuilt := [kernel for kernel, recipe in lab.kernels.items() if recipe.prebuilt]:
         raise UserError(
-            f"variant {name}: kernel {prebuilt[0]} is built already, as Debian has it",
+            f"variant {name}: kernel {prebuilt[0]} is built already: it stays as it is",
             hint="a kernel that the lab builds can have it",
         )
     names = {kernel: f"{kernel}-{name}" for kernel in lab.kernels}
