@@ -18,6 +18,7 @@ import pytest
 from kpatchlab.cli import main, running
 from kpatchlab.cli.app import Options, Verbs
 from kpatchlab.cli.common import load_lab
+from kpatchlab.cli.main import VERBS
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.host import doctor, host, packages
 from kpatchlab.model import Outcome
@@ -85,6 +86,54 @@ def test_help_tells_exit_statuses_and_all_verbs(call):
     assert re.findall(r"^  (\w[\w-]*) {2,}[A-Z]", out, re.MULTILINE)[: len(Verbs.ORDER)] == list(Verbs.ORDER)
 
 
+def test_help_has_the_verbs_in_groups_and_no_sentence_is_cut_off(call):
+    _, out, _ = call("--help")
+    assert {verb.name for verb in VERBS} == set(Verbs.ORDER)
+    assert len(Verbs.ORDER) == len(set(Verbs.ORDER))
+    heads = [line.removesuffix(":") for line in out.splitlines() if line in {f"{title}:" for title in Verbs.GROUPS}]
+    assert heads == list(Verbs.GROUPS)
+    assert "..." not in out[out.index("Run and look:") : out.index("Example")]
+    flat = " ".join(out.split())
+    for verb in VERBS:
+        assert f"{verb.name} {' '.join(verb.help.split(chr(10) * 2)[0].split())}" in flat
+
+
+@pytest.mark.parametrize("verb", ["", *Verbs.ORDER])
+def test_help_of_every_verb_shows_the_options_of_all(call, verb):
+    _, out, _ = call(*verb.split(), "--help")
+    shown = out.partition("Options of every verb, before it or behind it:")[2].partition("Example")[0]
+    assert re.findall(r"^  (?:-v, )?(--[a-z-]+)", shown, re.MULTILINE)[:4] == [
+        "--lab", "--no-install", "--verbose", "--debug"
+    ]  # fmt: skip
+    options = out.partition("Options:")[2]
+    assert "Example" in options
+    assert not re.search(r"^  \[", options, re.MULTILINE), "arguments are no options"
+
+
+def test_options_of_every_verb_are_taken_behind_it_and_the_last_counts(here, call):
+    (here / "other.yaml").write_text(labdir.LAB.replace("  with: new\n", ""))
+
+    def kernels(*words):
+        return [row["name"] for row in json.loads(call(*words)[1])]
+
+    assert kernels("list", "kernels", "--json") == ["without", "with"]
+    assert kernels("--lab", "other.yaml", "list", "kernels", "--json") == ["without"]
+    assert kernels("list", "kernels", "--json", "--lab", "other.yaml") == ["without"]
+    assert kernels("--lab", "lab.yaml", "list", "--lab", "other.yaml", "kernels", "--json") == ["without"]
+    assert kernels("--lab", "other.yaml", "list", "--lab=lab.yaml", "kernels", "--json") == ["without", "with"]
+    assert call("check", "--lab", "nowhere.yaml")[0] == 2
+    with pytest.raises(UserError, match=r"nowhere\.yaml"):
+        main(["check", "--lab", "nowhere.yaml", "--debug"])
+
+
+def test_a_choice_is_made_in_the_lab_that_is_named_behind_it(here, call):
+    (here / "elsewhere").mkdir()
+    labdir.make(here / "elsewhere")
+    (here / "elsewhere/scenarios/solo").rename(here / "elsewhere/scenarios/only-there")
+    assert call("plan", "only-there", "--json")[0] == 2
+    assert call("plan", "only-there", "--json", "--lab", "elsewhere/lab.yaml")[0] == 0
+
+
 def test_program_with_a_blank_in_its_path_can_be_pasted(here, call, monkeypatch):
     monkeypatch.setenv("KPATCHLAB_PROGRAM", "/home/my labs/lab")
     assert "'/home/my labs/lab' run --resume last" in call("run", "--help")[1]
@@ -101,7 +150,7 @@ def test_no_verb_is_usage(call):
 
 
 def test_standard_input_is_read_once_and_handed_to_the_lab(here, monkeypatch):
-    options = Options(None, install=False, debug=False, verbose=False)
+    options = Options()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a mailbox")))
     assert [load_lab(options).stdin(), load_lab(options).stdin()] == [b"a mailbox", b"a mailbox"]
 
@@ -109,7 +158,7 @@ def test_standard_input_is_read_once_and_handed_to_the_lab(here, monkeypatch):
 def test_a_terminal_is_no_series(monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     with pytest.raises(UserError, match="that is a terminal"):
-        Options(None, install=False, debug=False, verbose=False).stdin()
+        Options().stdin()
 
 
 def test_start_is_quick(tmp_path):
@@ -238,12 +287,12 @@ def test_what_only_some_scenarios_need_is_installed_for_them_alone(monkeypatch, 
     monkeypatch.setattr(packages, "missing", missing)
     monkeypatch.setattr(packages, "install", install)
     plan = SimpleNamespace(jobs=[SimpleNamespace(foreign=("kselftest/net/tls", "suites/libkcapi"))])
-    running.start(SimpleNamespace(install=True), plan)
+    running.start(Options(), plan)
     assert not installed
     plan.jobs.append(SimpleNamespace(foreign=("kselftest/bpf/test_sockmap",)))
-    running.start(SimpleNamespace(install=False), plan)
+    running.start(Options(no_install=True), plan)
     assert not installed
-    running.start(SimpleNamespace(install=True), plan)
+    running.start(Options(), plan)
     assert installed == ["clang"]
     assert capsys.readouterr().err == "cannot install clang: scenarios that need them are skipped\n"
 
@@ -652,6 +701,7 @@ def typed(here):
     script.chmod(0o755)
     (here / "kpatchlab").write_text(script.read_text().replace(" KPATCHLAB_PROGRAM=$0", ""))
     (here / "kpatchlab").chmod(0o755)
+    (here / "other.yaml").write_text("kernels: {whole: old}\n")
     return here
 
 
@@ -679,6 +729,9 @@ SHELLS = {
         ("./lab", "run --kernel with", {"with", "without"}),
         ("./lab", "run --re", {"--repeat", "--resume"}),
         ("./lab", "report --format json l", {"last"}),
+        ("./lab", "run --no-", {"--no-install", "--no-trace"}),
+        ("./lab", "run --lab other.yaml --kernel w", {"whole"}),
+        ("./lab", "--lab other.yaml run --kernel w", {"whole"}),
     ],
 )
 def test_completion_completes(typed, shell, name, words, proposed):

@@ -101,7 +101,7 @@ def main() -> None:
     arguments.add_argument("run", metavar="RUN", help="an id, the beginning or end of one, or `last`")
     arguments.add_argument("-o", "--output", type=Path, default=PICTURES, metavar="DIR", help="default: docs/img")
     options = arguments.parse_args()
-    view = View(*stored(Options(lab=None, install=False, debug=False, verbose=False), options.run))
+    view = View(*stored(Options(), options.run))
     for path in shoot(view, options.output.resolve()):
         print(path)
 

@@ -1,14 +1,15 @@
-"""The group that all verbs hang in: options before the verb, help texts, exit status."""
+"""The group that all verbs hang in: options that every verb takes, help texts, exit status."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
@@ -35,12 +36,12 @@ Exit status:
 
 @dataclass(slots=True)
 class Options:
-    """What stands before the verb."""
+    """What every verb can be told, before it or behind it."""
 
-    lab: Path | None
-    install: bool
-    debug: bool
-    verbose: bool
+    lab: Path | None = None
+    no_install: bool = False
+    verbose: bool = False
+    debug: bool = False
     _stdin: bytes | None = None
 
     def stdin(self) -> bytes:
@@ -85,8 +86,43 @@ def as_called(text: str) -> str:
     return re.sub(rf"\bkpatchlab (?=--|-v|{'|'.join(Verbs.ORDER)})", f"{program()} ", text)
 
 
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """Keep the value of an option of every verb; the last one on the command line counts."""
+    options = ctx.ensure_object(Options)
+    if value and param.name:
+        setattr(options, param.name, value)
+
+
+def _for_all(*names: str, **more: Any) -> click.Option:
+    """Return an option that is read before a verb's own ones, whose own values may depend on it."""
+    return click.Option(names, expose_value=False, is_eager=True, callback=_keep, **more)
+
+
+FOR_ALL = (
+    _for_all(
+        "--lab", type=click.Path(path_type=Path), metavar="FILE", help="The lab file; default: the nearest lab.yaml."
+    ),
+    _for_all("--no-install", is_flag=True, help="Say which Debian packages are missing, and stop."),
+    _for_all("-v", "--verbose", is_flag=True, help="Show commands as they can be pasted."),
+    _for_all("--debug", is_flag=True, help="Show a traceback with every error."),
+)
+"""What is taken before the verb and behind it; see `Options`."""
+
+
 class Verb(click.Command):
-    """A verb whose help shows command lines as the user calls the program."""
+    """A verb whose help shows command lines as the user calls the program, and which takes the options of all."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.params += FOR_ALL
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verb's own options, then those of all."""
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        own = [option for option in options if option not in FOR_ALL]
+        for title, params in (("Options", own), ("Options of every verb, before it or behind it", FOR_ALL)):
+            with formatter.section(title):
+                formatter.write_dl([record for param in params if (record := param.get_help_record(ctx))])
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the epilog."""
@@ -96,36 +132,32 @@ class Verb(click.Command):
 
 
 class Verbs(Verb, click.Group):
-    """The verbs in the order of their use, each with its examples, all of them loaded lazily."""
+    """The verbs in groups, each in the order of its use."""
 
-    ORDER = (
-        "run",
-        "measure",
-        "plan",
-        "build",
-        "list",
-        "check",
-        "report",
-        "compare",
-        "nightly",
-        "history",
-        "coverage",
-        "series",
-        "site",
-        "serve",
-        "import",
-        "shell",
-        "bisect",
-        "bisect-step",
-        "new",
-        "doctor",
-        "clean",
-        "completion",
-    )
+    GROUPS: ClassVar = {
+        "Run and look": ("run", "plan", "build", "list", "check", "shell", "new", "report", "compare"),
+        "One series": ("series", "coverage", "measure"),
+        "Search": ("bisect", "bisect-step"),
+        "Nights and history": ("nightly", "history", "site", "serve", "import"),
+        "This host": ("doctor", "clean", "completion"),
+    }
+    ORDER = tuple(itertools.chain.from_iterable(GROUPS.values()))
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return the verbs' names."""
         return list(self.ORDER)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, then the verbs."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the verbs by their groups, each with what it does as one whole sentence."""
+        width = max(map(len, self.ORDER))
+        for title, names in self.GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:{width}}", _sentence(self.commands[name])) for name in names])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; a reader that has gone (`kpatchlab list | head`) is no error."""
@@ -152,20 +184,17 @@ class Verbs(Verb, click.Group):
     epilog="\b\nExamples:\n"
     "  kpatchlab run                        the whole lab.yaml\n"
     "  kpatchlab run nfs-tcp 'tag:siw'      two choices of scenarios\n"
-    "  kpatchlab --lab quick.yaml run       prebuilt kernels: a first result within minutes\n"
+    "  kpatchlab run --lab quick.yaml       prebuilt kernels: a first result within minutes\n"
     "  kpatchlab report --format text       the last run again\n\n" + EXITS,
 )
 @click.version_option(__version__, prog_name="kpatchlab")
-@click.option(
-    "--lab", type=click.Path(path_type=Path), metavar="FILE", help="The lab file; default: the nearest lab.yaml."
-)
-@click.option("--no-install", is_flag=True, help="Say which Debian packages are missing, and stop.")
-@click.option("-v", "--verbose", is_flag=True, help="Show commands as they can be pasted.")
-@click.option("--debug", is_flag=True, help="Show a traceback with every error.")
-@click.pass_context
-def cli(ctx: click.Context, lab: Path | None, no_install: bool, verbose: bool, debug: bool) -> None:
+def cli() -> None:
     """Test a Linux kernel patch series: build with it and without, run scenarios in guests, say what changed."""
-    ctx.obj = Options(lab, not no_install, debug, verbose)
+
+
+def _sentence(verb: click.Command) -> str:
+    """Return the first paragraph of a verb's help."""
+    return " ".join((verb.help or "").split("\n\n")[0].split())
 
 
 def drop_output() -> None:

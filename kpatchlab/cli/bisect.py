@@ -146,7 +146,10 @@ def criterion_of(given: dict[str, Any]) -> Criterion:
 @variant_option
 @pass_options
 def bisect(options: Options, /, **given: Any) -> None:
-    """Find the commit, or the patch of a series, that broke it. RUN CASE: as a stored run has it."""
+    """Find the commit, or the patch of a series, that broke it.
+
+    RUN CASE: as a stored run has it.
+    """
     from kpatchlab.bisect.state import Searches
 
     searches = Searches(options.results())

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import click
 
+from kpatchlab.cli.app import Options
 from kpatchlab.errors import LabError
 
 
 def _lab_file(ctx: click.Context) -> Path:
-    from kpatchlab.lab.load import find_lab
-
-    given = ctx.find_root().params.get("lab")
-    return find_lab(Path(given or Path.cwd()))
+    return ctx.ensure_object(Options).lab_file()
 
 
 def _fitting(names: list[str], beginning: str) -> list[str]:

@@ -83,11 +83,11 @@ def start(options: Options, plan: Plan | None = None) -> None:
         click.echo(text, err=True)
 
     if lacking := packages.missing(packages.STAGES):
-        if options.install:
+        if not options.no_install:
             packages.install(lacking, echo)
         packages.require(packages.STAGES)
     stages = host_stages(name for job in plan.jobs for name in job.foreign) if plan else []
-    if stages and options.install and (lacking := packages.missing(stages)):
+    if stages and not options.no_install and (lacking := packages.missing(stages)):
         try:
             packages.install(lacking, echo)
         except HostError as error:

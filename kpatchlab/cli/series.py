@@ -139,7 +139,7 @@ def _get_sparse(options: Options) -> None:
     from kpatchlab.errors import HostError
     from kpatchlab.host import packages
 
-    if options.install and (lacking := packages.missing(["sparse"])):
+    if not options.no_install and (lacking := packages.missing(["sparse"])):
         try:
             packages.install(lacking, lambda text: click.echo(text, err=True))
         except HostError as error:
