@@ -1,0 +1,66 @@
+"""`lab`, the program of a clone: which verb it takes for itself, and what it hands over."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """Return a function that calls `lab` in a copy of the clone whose Python only says what it was called with."""
+    clone = tmp_path / "a clone"
+    shutil.copytree(PROJECT / "lock", clone / "lock")
+    shutil.copytree(PROJECT / "bench", clone / "bench", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("lab", "pyproject.toml"):
+        shutil.copy(PROJECT / name, clone)
+    program = clone / ".venv/bin/python"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\nprintf '%s\\n' \"$*\"\n")
+    program.chmod(0o755)
+    for stamp, locked in ((".kpatchlab-stamp", "lab"), (".kpatchlab-tests-stamp", "tests")):
+        parts = [
+            (clone / name).read_text() for name in ("pyproject.toml", "lab", f"lock/{locked}.txt", "lock/build.txt")
+        ]
+        (clone / ".venv" / stamp).write_text("".join(parts) + f"{clone}\n")
+
+    def call(*words):
+        env = {name: value for name, value in os.environ.items() if not name.startswith("KPATCHLAB")}
+        done = subprocess.run([clone / "lab", *words], capture_output=True, text=True, check=False, env=env)
+        return done.returncode, done.stdout.splitlines(), done.stderr
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("words", "handed"),
+    [
+        (["check"], "-m kpatchlab check"),
+        (["--lab", "quick.yaml", "run", "test"], "-m kpatchlab --lab quick.yaml run test"),
+        (["--lab", "test", "check"], "-m kpatchlab --lab test check"),
+        (["--lab=test", "-v", "check"], "-m kpatchlab --lab=test -v check"),
+        (["run", "test"], "-m kpatchlab run test"),
+        (["--help"], "-m kpatchlab --help"),
+        ([], "-m kpatchlab"),
+        (["--lab"], "-m kpatchlab --lab"),
+        (["test", "tests/test_plan.py", "-k", "pairs"], "-m pytest tests/test_plan.py -k pairs"),
+        (["--lab", "quick.yaml", "test", "-x"], "-m pytest -x"),
+        (["--lab", "test", "test", "-x"], "-m pytest -x"),
+        (["--no-install", "--lab=x", "test", "-x"], "-m pytest -x"),
+    ],
+)
+def test_the_verb_is_the_first_word_that_is_no_option_and_no_lab_file(lab, words, handed):
+    status, out, err = lab(*words)
+    assert (status, out[-1]) == (0, handed), err
+
+
+def test_benchmarks_behind_a_lab_file(lab):
+    status, out, err = lab("--lab", "bench", "bench", "history", "x")
+    assert status == 0, err
+    assert out[-1].endswith("/bench/history.py x")
+    status, _, err = lab("--lab", "bench", "bench", "nothing")
+    assert (status, err.splitlines()[0]) == (3, "lab: no such benchmark: nothing")
