@@ -82,7 +82,18 @@ def lay_out(root: Path, tree: Path, nights: int) -> None:
         raise SystemExit(troubles[0].message)
     with store.database() as connection, database.transaction(connection):
         for lane in lanes:
-            run_ = Run(f"last-{lane.lane.name}", "t", "2026-01-01T00:00:00+00:00", 1.0, True, "", (), (), (), ())
+            run_ = Run(
+                id=f"last-{lane.lane.name}",
+                title="t",
+                started="2026-01-01T00:00:00+00:00",
+                duration_s=1.0,
+                complete=True,
+                base="",
+                columns=(),
+                kernels=(),
+                builds=(),
+                jobs=(),
+            )
             record(connection, run_, Origin(lane.lane.name, "n", lane.plan.digest, lane.plan.heads))
 
 

@@ -12,7 +12,7 @@ import functools
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, TypeVar
 
 SCHEMA_VERSION = 2
@@ -215,6 +215,7 @@ class BuildResult:
 
     kernel: str
     outcome: Outcome
+    _: KW_ONLY
     key: str = ""
     release: str = ""
     base: str = ""
@@ -282,7 +283,7 @@ class GuestLog:
     console_cut: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
     """One scenario, with one set of parameters, on one placement of kernels, once.
 
@@ -363,7 +364,7 @@ class Thread:
     cc: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One finished (or interrupted) run, whole: every report is a view of it.
 

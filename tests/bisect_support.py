@@ -93,10 +93,20 @@ class Lab:
             cases = (Case("data intact", said, "" if said is Outcome.PASS else "byte 4096 differs"),)
         message = "" if said is Outcome.PASS else "data intact: byte 4096 differs"
         return JobResult(
-            spec.id, spec.scenario, dict(spec.params), spec.column, dict(spec.placement), spec.repeat, said,
-            message, (job_case(said, message), *cases), metrics, splats,
-            guests=(GuestLog("main", "bisect", "console"),), duration_s=0.1,
-        )  # fmt: skip
+            job=spec.id,
+            scenario=spec.scenario,
+            params=dict(spec.params),
+            column=spec.column,
+            placement=dict(spec.placement),
+            repeat=spec.repeat,
+            outcome=said,
+            message=message,
+            cases=(job_case(said, message), *cases),
+            metrics=metrics,
+            splats=splats,
+            guests=(GuestLog("main", "bisect", "console"),),
+            duration_s=0.1,
+        )
 
     def call(self, *words: str):
         """Run the program; returns (status, stdout, stderr)."""

@@ -87,9 +87,17 @@ class Bench:
         self.log.append(f"end {inputs.spec.id}")
         spec = inputs.spec
         return JobResult(
-            spec.id, spec.scenario, dict(spec.params), spec.column, dict(spec.placement), spec.repeat, found,
-            metrics=tuple(self.metrics(inputs)), duration_s=1.0, mode=inputs.mode,
-        )  # fmt: skip
+            job=spec.id,
+            scenario=spec.scenario,
+            params=dict(spec.params),
+            column=spec.column,
+            placement=dict(spec.placement),
+            repeat=spec.repeat,
+            outcome=found,
+            metrics=tuple(self.metrics(inputs)),
+            duration_s=1.0,
+            mode=inputs.mode,
+        )
 
     def plan(self, *choice):
         return make_plan(self.lab, choice=choice or ("solo",))

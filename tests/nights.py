@@ -46,10 +46,19 @@ def hand_in(cases, metrics=(), outcome=Outcome.PASS, splats=()):
         worst = outcome if outcome is not Outcome.PASS else max(named.values(), key=lambda o: o.is_bad)
         made = (job_case(worst), *(Case(name, value, "x" if value.is_bad else "") for name, value in named.items()))
         return JobResult(
-            spec.id, spec.scenario, dict(spec.params), spec.column, dict(spec.placement), spec.repeat, worst,
-            cases=made, metrics=tuple(metrics(spec)) if metrics else (), splats=tuple(splats(spec)) if splats else (),
-            duration_s=1.0, reported=True,
-        )  # fmt: skip
+            job=spec.id,
+            scenario=spec.scenario,
+            params=dict(spec.params),
+            column=spec.column,
+            placement=dict(spec.placement),
+            repeat=spec.repeat,
+            outcome=worst,
+            cases=made,
+            metrics=tuple(metrics(spec)) if metrics else (),
+            splats=tuple(splats(spec)) if splats else (),
+            duration_s=1.0,
+            reported=True,
+        )
 
     return run_job
 

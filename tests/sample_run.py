@@ -134,7 +134,18 @@ def job(
         "duration_s": 0.0 if blocked else 6.4,
         "guest_s": 5.1, "overhead_s": 1.3, "reproduce": command, "stdout_tail": "KTAP version 1\n", **more,
     }  # fmt: skip
-    found = JobResult(name, scenario, params, column, placement, repeat, outcome, message, tuple(made), **fields)
+    found = JobResult(
+        job=name,
+        scenario=scenario,
+        params=params,
+        column=column,
+        placement=placement,
+        repeat=repeat,
+        outcome=outcome,
+        message=message,
+        cases=tuple(made),
+        **fields,
+    )
     return with_kinds(found)
 
 

@@ -15,7 +15,18 @@ OTHER = dataclasses.replace(SPLAT, fingerprint="feedfacecafe", title="KASAN: som
 
 def run_of(*jobs, columns=("a", "b"), built=(), complete=True):
     kernels = tuple(KernelFacts(name, "base" if name == columns[0] else "series") for name in columns)
-    return Run("r", "t", "", 1.0, complete, columns[0], columns, kernels, built, jobs)
+    return Run(
+        id="r",
+        title="t",
+        started="",
+        duration_s=1.0,
+        complete=complete,
+        base=columns[0],
+        columns=columns,
+        kernels=kernels,
+        builds=built,
+        jobs=jobs,
+    )
 
 
 def pair(a, b, name="check"):

@@ -30,7 +30,18 @@ def printed(*results):
 
 def run_of(*jobs):
     kernels = (KernelFacts("a", "base"), KernelFacts("b", "series"))
-    return Run("r", "t", "", 1.0, True, "a", ("a", "b"), kernels, (), jobs)
+    return Run(
+        id="r",
+        title="t",
+        started="",
+        duration_s=1.0,
+        complete=True,
+        base="a",
+        columns=("a", "b"),
+        kernels=kernels,
+        builds=(),
+        jobs=jobs,
+    )
 
 
 def pair(base, here, own=None, **more):

@@ -38,7 +38,18 @@ def night(store, cases, *, metrics=(), splats=(), lane="main", commit="", outcom
         for n, c in enumerate((cases, *repeats))
     ]
     jobs = [dataclasses.replace(made, cases=(*made.cases, *own)) for made in jobs]
-    run = Run(run_dir.id, "t", "2026-01-01T00:00:00+00:00", 1.0, True, "with", ("with",), (), (BuildResult("with", P),), tuple(jobs))  # fmt: skip  # noqa: E501
+    run = Run(
+        id=run_dir.id,
+        title="t",
+        started="2026-01-01T00:00:00+00:00",
+        duration_s=1.0,
+        complete=True,
+        base="with",
+        columns=("with",),
+        kernels=(),
+        builds=(BuildResult("with", P),),
+        jobs=tuple(jobs),
+    )
     run_dir.finish(run, compare(run))
     return run.id
 

@@ -35,9 +35,17 @@ def whole(tmp_path):
 
 def result(job, value, outcome=P, name="speed"):
     return JobResult(
-        job.id, job.scenario, dict(job.params), job.column, dict(job.placement), job.repeat, outcome,
-        metrics=(Metric(name, value, "MB/s", "higher"),), duration_s=2.0, mode="instructions",
-    )  # fmt: skip
+        job=job.id,
+        scenario=job.scenario,
+        params=dict(job.params),
+        column=job.column,
+        placement=dict(job.placement),
+        repeat=job.repeat,
+        outcome=outcome,
+        metrics=(Metric(name, value, "MB/s", "higher"),),
+        duration_s=2.0,
+        mode="instructions",
+    )
 
 
 def test_what_is_measured_is_quiet(whole):

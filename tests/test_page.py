@@ -17,7 +17,19 @@ from kpatchlab.verdict.ratios import AGAIN, metric_rows
 
 def run_of(*jobs, columns=("a", "b"), **more):
     kernels = tuple(KernelFacts(name, "base" if name == columns[0] else "") for name in columns)
-    return Run("r", "t", "", 1.0, True, columns[0], columns, kernels, (), tuple(jobs), **more)
+    return Run(
+        id="r",
+        title="t",
+        started="",
+        duration_s=1.0,
+        complete=True,
+        base=columns[0],
+        columns=columns,
+        kernels=kernels,
+        builds=(),
+        jobs=tuple(jobs),
+        **more,
+    )
 
 
 def two(base, here, **more):
@@ -59,7 +71,22 @@ def page(run):
             "FAILED",
             "2 of 2 checks failed, in s, on “a”, with no other",
         ),
-        (Run(*"abc", 0, False, "", (), (), (), ()), "NOT TESTED", "The run did not end; so far nothing was tested"),
+        (
+            Run(
+                id="a",
+                title="b",
+                started="c",
+                duration_s=0,
+                complete=False,
+                base="",
+                columns=(),
+                kernels=(),
+                builds=(),
+                jobs=(),
+            ),
+            "NOT TESTED",
+            "The run did not end; so far nothing was tested",
+        ),
     ],
 )
 def test_sentence(run, word, said):

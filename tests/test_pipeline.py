@@ -293,7 +293,16 @@ def test_a_killed_run_is_gone_on_with(bench):
     spec = plan.jobs[0]
     run_dir.save_build(bench.artifact("without", duration_s=1000, objects_compiled=3))
     run_dir.save_job(
-        JobResult(spec.id, spec.scenario, {}, spec.column, dict(spec.placement), 1, Outcome.FAIL, "as it was")
+        JobResult(
+            job=spec.id,
+            scenario=spec.scenario,
+            params={},
+            column=spec.column,
+            placement=dict(spec.placement),
+            repeat=1,
+            outcome=Outcome.FAIL,
+            message="as it was",
+        )
     )
     run_dir.close()  # what a kill does to its lock
     (run_dir.path / "jobs" / ".half.json.x.new").write_text("{")

@@ -12,7 +12,17 @@ from kpatchlab.progress import LiveProgress, PlainProgress, built, clock, job_li
 
 
 def job(outcome=Outcome.PASS, message=""):
-    return JobResult("solo@with#1", "solo", {}, "with", {"main": "with"}, 1, outcome, message, duration_s=3.21)
+    return JobResult(
+        job="solo@with#1",
+        scenario="solo",
+        params={},
+        column="with",
+        placement={"main": "with"},
+        repeat=1,
+        outcome=outcome,
+        message=message,
+        duration_s=3.21,
+    )
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,18 @@ def rendered(name, run):
 
 def one_kernel(outcome=P):
     made = job("s", "a", {"x": outcome}, roles=("client",))
-    return Run("r", "t", "", 1.0, True, "a", ("a",), (KernelFacts("a", "base"),), (), (made,))
+    return Run(
+        id="r",
+        title="t",
+        started="",
+        duration_s=1.0,
+        complete=True,
+        base="a",
+        columns=("a",),
+        kernels=(KernelFacts("a", "base"),),
+        builds=(),
+        jobs=(made,),
+    )
 
 
 def hostile():
@@ -59,7 +70,24 @@ def test_every_format_has_a_name_a_file_and_words_of_its_own():
     assert len({row.file for row in rows}) == len({row.says for row in rows}) == len(rows)
 
 
-RUNS = (sample(), one_kernel(), one_kernel(I), hostile(), Run(*"abc", 0, False, "", (), (), (), ()))
+RUNS = (
+    sample(),
+    one_kernel(),
+    one_kernel(I),
+    hostile(),
+    Run(
+        id="a",
+        title="b",
+        started="c",
+        duration_s=0,
+        complete=False,
+        base="",
+        columns=(),
+        kernels=(),
+        builds=(),
+        jobs=(),
+    ),
+)
 
 
 @pytest.mark.parametrize("name", FORMATS)

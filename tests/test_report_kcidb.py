@@ -22,7 +22,25 @@ def kcidb(run):
 
 
 @pytest.mark.parametrize(
-    "run", [sample(), full(), hostile(), large(8, 100), Run("r", "", "", 0, False, "", (), (), (), ())]
+    "run",
+    [
+        sample(),
+        full(),
+        hostile(),
+        large(8, 100),
+        Run(
+            id="r",
+            title="",
+            started="",
+            duration_s=0,
+            complete=False,
+            base="",
+            columns=(),
+            kernels=(),
+            builds=(),
+            jobs=(),
+        ),
+    ],
 )
 def test_valid_by_kernelcis_own_library(run):
     V5_3.validate(kcidb(run))  # raises what is wrong

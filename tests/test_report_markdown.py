@@ -92,8 +92,32 @@ def test_foreign_text_stays_text():
 
 
 def test_a_run_without_anything():
-    assert "no job ran" in comment(Run("r", "t", "", 1.0, True, "", (), (), (), ()))
-    one = Run("r", "t", "", 1.0, True, "a", ("a",), (KernelFacts("a", "base"),), (), (job("s", "a", {"x": F}),))
+    assert "no job ran" in comment(
+        Run(
+            id="r",
+            title="t",
+            started="",
+            duration_s=1.0,
+            complete=True,
+            base="",
+            columns=(),
+            kernels=(),
+            builds=(),
+            jobs=(),
+        )
+    )
+    one = Run(
+        id="r",
+        title="t",
+        started="",
+        duration_s=1.0,
+        complete=True,
+        base="a",
+        columns=("a",),
+        kernels=(KernelFacts("a", "base"),),
+        builds=(),
+        jobs=(job("s", "a", {"x": F}),),
+    )
     assert "FAIL" in comment(one)
 
 
@@ -172,5 +196,16 @@ def test_figures_that_cannot_be_compared_say_why():
 
 def test_faults_of_one_kernel_are_its_bad_checks():
     made = job("s", "a", {"job": (F, "x: no"), "x": (F, "no")})
-    one = Run("r", "t", "", 1.0, True, "a", ("a",), (KernelFacts("a", "base"),), (), (made,))
+    one = Run(
+        id="r",
+        title="t",
+        started="",
+        duration_s=1.0,
+        complete=True,
+        base="a",
+        columns=("a",),
+        kernels=(KernelFacts("a", "base"),),
+        builds=(),
+        jobs=(made,),
+    )
     assert [fault.word for fault in faults(compare(one))] == ["FAIL"]

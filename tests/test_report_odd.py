@@ -41,7 +41,19 @@ def odd(mode="instructions"):
         for number, (file, why) in enumerate(functions.items(), 1)
     )
     kernels = (KernelFacts("a", "base"), KernelFacts("b", ""))
-    return Run("r", "t", "", 1.0, True, "a", ("a", "b", f"a{AGAIN}"), kernels, (), tuple(jobs), patches=patches)
+    return Run(
+        id="r",
+        title="t",
+        started="",
+        duration_s=1.0,
+        complete=True,
+        base="a",
+        columns=("a", "b", f"a{AGAIN}"),
+        kernels=kernels,
+        builds=(),
+        jobs=tuple(jobs),
+        patches=patches,
+    )
 
 
 def words(name, run):

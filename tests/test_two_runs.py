@@ -24,7 +24,18 @@ def side(run, column="", root="/results"):
 
 def small(name, column, cases, **more):
     made = job("s", column, cases, roles=("client",), **more)
-    return Run(name, "t", "", 1.0, True, column, (column,), (KernelFacts(column, "base"),), (), (made,))
+    return Run(
+        id=name,
+        title="t",
+        started="",
+        duration_s=1.0,
+        complete=True,
+        base=column,
+        columns=(column,),
+        kernels=(KernelFacts(column, "base"),),
+        builds=(),
+        jobs=(made,),
+    )
 
 
 def test_the_same_run_twice_is_the_same_everywhere():

@@ -150,9 +150,19 @@ def _job(number: int, suite: Suite, column: str) -> JobResult:
     job = job_case(outcome, first)
     clean = re.sub(r"[\[\]]", "_", name)
     return JobResult(
-        f"{clean}@{column}#1.{number}", clean, {}, column, {"main": column}, 1, outcome, first, (job, *cases),
-        started=stamp, duration_s=seconds, reported=True,
-    )  # fmt: skip
+        job=f"{clean}@{column}#1.{number}",
+        scenario=clean,
+        params={},
+        column=column,
+        placement={"main": column},
+        repeat=1,
+        outcome=outcome,
+        message=first,
+        cases=(job, *cases),
+        started=stamp,
+        duration_s=seconds,
+        reported=True,
+    )
 
 
 def _stamp(text: str) -> str:
