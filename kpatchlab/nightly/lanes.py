@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from kpatchlab.build import BuildContext, git, kernel_key
 from kpatchlab.cache import content_key, tree_digest
 from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.history.culprit import Where
 from kpatchlab.history.nights import LanePlan, Trouble
 from kpatchlab.lab.file import FILE
 from kpatchlab.lab.load import Lab
@@ -123,9 +124,11 @@ def pin(lane: Lane, context: BuildContext, known: Heads) -> Pinned:
     for name, recipe in fixed.lab.kernels.items():
         heads[name] |= {"key": kernel_key(recipe, context), "variant": lane.variant}
         if recipe.series:
-            words = _patches(lane, name, recipe, context)
+            patches = _patches(lane, name, recipe, context)
             heads[name] |= (
-                {"patches": shlex.join(words)} if words else {"no_patches": NO_PATCHES.format(name, lane.name)}
+                {"patches": shlex.join(patches.words)}
+                if patches
+                else {"no_patches": NO_PATCHES.format(name, lane.name)}
             )
     files = [tree_digest(lane.lab.root / part) for part in ("scenarios", "rootfs") if (lane.lab.root / part).is_dir()]
     keys = {name: head["key"] for name, head in heads.items()}
@@ -136,8 +139,8 @@ def pin(lane: Lane, context: BuildContext, known: Heads) -> Pinned:
 NO_PATCHES = "the series of {} in lane {} is no kernel's of lab.yaml: a kernel that has it there can be searched"
 
 
-def _patches(lane: Lane, kernel: str, fixed: KernelRecipe, context: BuildContext) -> list[str]:
-    """Return the words of `bisect` that search the patches of a kernel's series; none where it has no words for them.
+def _patches(lane: Lane, kernel: str, fixed: KernelRecipe, context: BuildContext) -> Where | None:
+    """Return where `bisect` searches the patches of a kernel's series; None where it has no words for them.
 
     Args:
         fixed: the kernel's recipe with its ranges pinned.
@@ -145,17 +148,17 @@ def _patches(lane: Lane, kernel: str, fixed: KernelRecipe, context: BuildContext
     own, home = lane.lab.kernels[kernel], lane.home.kernels[kernel]
     item = fixed.series[0]
     if own.series == home.series and own.source == home.source:
-        return ["--good", "0"]
+        return Where(good="0")
     if len(fixed.series) > 1:
-        return []
+        return None
     if isinstance(item, GitSeries):
         good, bad = item.range.split("..", 1)
-        return ["--tree", str(context.path(item.path)), "--good", good[:12], "--bad", bad[:12]] if item.path else []
+        return Where(tree=str(context.path(item.path)), good=good[:12], bad=bad[:12]) if item.path else None
     if own.source != home.source:
-        return []
+        return None
     if isinstance(item, MessageIdSeries):
-        return ["--series", item.id]
-    return ["--series", str(context.path(item.on_host))] if item.on_host else []
+        return Where(series=item.id)
+    return Where(series=str(context.path(item.on_host))) if item.on_host else None
 
 
 def again(lane: Lane, plan: LanePlan) -> Lane:

@@ -310,16 +310,15 @@ class Night:
 
     def _on_one_line(self, found: SearchCommand, good: Entry | None, bad: Entry) -> SearchCommand:
         """Return a search over a branch that was pushed over: from where both of its histories part."""
-        if not found.moved or not good:
+        if not found.where or not found.moved or not good:
             return found
         old, new = good.heads[found.moved], bad.heads[found.moved]
         if not forced(old, new, self.context):
             return found
         parted = fork(old, new, self.context)
         if not parted:
-            return SearchCommand((), f"{found.moved}'s branch was pushed over, and its old commits are gone")
-        words = (parted[:12] if word == old["commit"][:12] else word for word in found.words)
-        return dataclasses.replace(found, words=tuple(words))
+            return SearchCommand(reason=f"{found.moved}'s branch was pushed over, and its old commits are gone")
+        return dataclasses.replace(found, where=dataclasses.replace(found.where, good=parted[:12]))
 
     def _bisected(self, found: Iterable[News], night: str) -> Iterable[str]:
         """Look for the commits of what is new, one after another, within the night's time for it."""
