@@ -3,18 +3,22 @@
 import dataclasses
 import email
 import email.policy
+import io
 import shlex
-import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
 from sample_run import SPLAT
 
+from kpatchlab.bisect.commits import NamedCommit
 from kpatchlab.bisect.criterion import Criterion
 from kpatchlab.bisect.request import question
-from kpatchlab.bisect.state import Question, Searches
+from kpatchlab.bisect.session import SearchStopped
+from kpatchlab.bisect.state import Ended, Question, Searches, SearchState, save
 from kpatchlab.cli.bisect import bisect, request_of
-from kpatchlab.errors import LabError
-from kpatchlab.history.culprit import by_case, by_metric, by_splat, search
+from kpatchlab.errors import LabError, UserError
+from kpatchlab.history.culprit import SearchCommand, Where, by_case, by_metric, by_splat, search
 from kpatchlab.history.news import Kind
 from kpatchlab.history.query import Entry
 from kpatchlab.lab.nightly import Mail
@@ -23,10 +27,13 @@ from kpatchlab.nightly.lanes import look
 from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.night import lines
 from kpatchlab.nightly.notify import message
-from kpatchlab.nightly.searches import bisect_by
+from kpatchlab.nightly.searches import NightSearches
+from kpatchlab.nightly.searches import request_of as request_of_night
+from kpatchlab.progress import PlainProgress
 from kpatchlab.report import mail
 from kpatchlab.report.prose import WIDTH
 from kpatchlab.report.view import View
+from kpatchlab.run.stages import Settings
 from kpatchlab.variants import debug
 from tests import labdir
 from tests.nights import LAB, bad_on_with, git
@@ -270,46 +277,125 @@ def test_a_splat_that_is_new_has_a_command(nights):
     assert (asked.criterion.kind, asked.criterion.fingerprint) == ("splat", SPLAT.fingerprint)
 
 
-@pytest.mark.parametrize(
-    ("script", "words"),
-    [
-        ("print('step'); print('culprit: abc (\"x\")'); print('files')", 'culprit: abc ("x")'),
-        ("import sys; print('refused: both fail'); sys.exit(2)", "refused: both fail"),
-    ],
-)
-def test_what_a_search_came_to_is_its_own_line(monkeypatch, tmp_path, script, words):
-    monkeypatch.setattr("kpatchlab.nightly.searches.PROGRAM", [sys.executable, "-c", script])
-    assert bisect_by(tmp_path, "kpatchlab bisect", 60, "") == words
+class Search:
+    """Stands for searches: `comes_to(request or id, cancel)` is the state that one ends with, or raises."""
+
+    def __init__(self, root, comes_to):
+        self.root, self.comes_to = root, comes_to
+
+    def __call__(self, lab, host, progress, settings):
+        self.settings = settings
+        return self
+
+    def begin(self, request):
+        return self.comes_to(request.command, self.settings.cancel)
+
+    def go_on(self, wanted):
+        return self.comes_to(wanted, self.settings.cancel)
+
+
+@pytest.fixture
+def bisect_by(monkeypatch, tmp_path):
+    """Return a function that has a night look for a commit, with a search that does what a test says."""
+
+    def call(comes_to, command, seconds, night, cancel=None):
+        monkeypatch.setattr("kpatchlab.nightly.searches.SearchSession", Search(tmp_path, comes_to))
+        lab = SimpleNamespace(results=tmp_path)
+        settings = Settings(cancel=cancel or threading.Event())
+        search = NightSearches(lab, None, settings, lambda: PlainProgress(io.StringIO()))
+        return search(SearchCommand(Where(good="a"), "with"), command, seconds, night)
+
+    return call
+
+
+def state(**how):
+    return SearchState("20200101-000000-abcd", Question("with", Criterion("case")), **how)
 
 
 @pytest.mark.parametrize(
-    ("script", "words"),
+    ("came_to", "words"),
     [
-        ("import sys; print('working'); sys.exit('kpatchlab: no such revision')", "kpatchlab: no such revision"),
-        ("raise ValueError('odd')", "ValueError: odd"),
-        ("import time; time.sleep(60)", r"not found within 0\.5 s; it can go on"),
+        (state(ended=Ended.FOUND, culprit=NamedCommit("abc", "x")), 'culprit: abc ("x")'),
+        (state(ended=Ended.REFUSED, reason="both fail"), "refused: both fail"),
     ],
 )
-def test_a_search_that_comes_to_nothing_says_why(monkeypatch, tmp_path, script, words):
+def test_what_a_search_came_to_is_its_own_line(bisect_by, came_to, words):
+    assert bisect_by(lambda *_: came_to, "kpatchlab bisect", 60, "") == words
+
+
+def refused(*_):
+    raise UserError("no such revision")
+
+
+def breaks(*_):
+    raise ValueError("odd")
+
+
+def takes_long(_, cancel):
+    assert cancel.wait(60)
+    raise SearchStopped("20200101-000000-abcd")
+
+
+@pytest.mark.parametrize(
+    ("comes_to", "words"),
+    [
+        (refused, "^no such revision$"),
+        (breaks, "^ValueError: odd$"),
+        (takes_long, r"not found within 0\.5 s; it can go on: kpatchlab bisect --resume 20200101-000000-abcd"),
+    ],
+)
+def test_a_search_that_comes_to_nothing_says_why(bisect_by, comes_to, words):
     """Whatever ends it: an error of its own, a fault of the lab, or the end of its time."""
-    monkeypatch.setattr("kpatchlab.nightly.searches.PROGRAM", [sys.executable, "-c", script])
     with pytest.raises(LabError, match=words):
-        bisect_by(tmp_path, "kpatchlab bisect", 0.5 if "sleep" in script else 60, "")
+        bisect_by(comes_to, "kpatchlab bisect", 0.5 if comes_to is takes_long else 60, "")
 
 
-def test_a_killed_night_goes_on_with_its_own_searches(monkeypatch, tmp_path):
+def test_a_search_ends_with_its_night(bisect_by):
+    """And says that it was stopped, not that it took too long."""
+    cancel = threading.Event()
+    threading.Timer(0.1, cancel.set).start()
+    with pytest.raises(SearchStopped, match="search 20200101-000000-abcd stopped"):
+        bisect_by(takes_long, "kpatchlab bisect", 60, "", cancel)
+
+
+def test_a_killed_night_goes_on_with_its_own_searches(bisect_by, tmp_path):
     """And with no other: not an earlier night's, which another kernel may have been under, nor one for another case."""
-    echo = "import sys; print('culprit: ' + ' '.join(sys.argv[1:]))"
-    monkeypatch.setattr("kpatchlab.nightly.searches.PROGRAM", [sys.executable, "-c", echo])
+
+    def echo(asked, _):
+        words = ["--lab", "x.yaml", "bisect", "--resume", asked] if asked[:2] == "20" else shlex.split(asked)[1:]
+        return state(ended=Ended.SUSPECTS, reason=f"culprit: {' '.join(words)}")
+
     searches, words = Searches(tmp_path), "kpatchlab --lab x.yaml bisect --good a --case 'b c'"
     asked = Question(
         "with", Criterion("case"), command="/usr/lib/__main__.py --lab x.yaml bisect --good a --case 'b c'"
     )
-    assert bisect_by(tmp_path, words, 60, "20200101-000000") == "culprit: --lab x.yaml bisect --good a --case b c"
-    state, folder = searches.new(asked)
+    assert bisect_by(echo, words, 60, "20200101-000000") == "culprit: --lab x.yaml bisect --good a --case b c"
+    begun, folder = searches.new(asked)
     searches.new(dataclasses.replace(asked, command="kpatchlab bisect --good a"))
-    resumed = f"culprit: --lab x.yaml bisect --resume {state.id}"
-    assert bisect_by(tmp_path, words, 60, state.id[:15]) == resumed
-    assert bisect_by(tmp_path, words, 60, "99990101-000000") == "culprit: --lab x.yaml bisect --good a --case b c"
-    (folder / "report.txt").write_text("a search\n\nculprit: 1234\n")
-    assert bisect_by(tmp_path, words, 60, state.id[:15]) == "culprit: 1234"
+    resumed = f"culprit: --lab x.yaml bisect --resume {begun.id}"
+    assert bisect_by(echo, words, 60, begun.id[:15]) == resumed
+    assert bisect_by(echo, words, 60, "99990101-000000") == "culprit: --lab x.yaml bisect --good a --case b c"
+    save(dataclasses.replace(begun, ended=Ended.FOUND, culprit=NamedCommit("1234")), folder)
+    assert bisect_by(echo, words, 60, begun.id[:15]) == "culprit: 1234"
+
+
+@pytest.mark.parametrize(
+    ("sought", "criterion"),
+    [
+        (by_case("solo[vers=4.2]", "a"), Criterion("case", ("solo",), {"vers": "4.2"}, "a", case_kind=CaseKind.CHECK)),
+        (by_case("solo", "job", CaseKind.JOB), Criterion("case", ("solo",))),
+        (by_case("build", "module tls"), Criterion("build", module="tls")),
+        (by_splat("solo", "abc"), Criterion("splat", ("solo",), fingerprint="abc")),
+        (by_metric("solo", "speed", -0.1), Criterion("metric", ("solo",), metric="speed", bound=1.054)),
+    ],
+)
+def test_a_search_of_a_night_is_the_one_that_its_command_line_starts(nights, sought, criterion):
+    where = Where(tree="/linux", good="a", bad="b")
+    found = SearchCommand(where, "with", "", sought)
+    command = shlex.join(["kpatchlab", *found.words])
+    asked = request_of_night(found, command)
+    typed = request_of(nights.lab, bisect.make_context("bisect", list(found.words[1:])).params)
+    # A command line has no word for a case's kind, and always a bound.
+    bound = typed.criterion.bound if criterion.metric else 0.0
+    assert dataclasses.replace(typed.criterion, case_kind=criterion.case_kind, bound=bound) == criterion
+    assert dataclasses.replace(typed, criterion=criterion, command=command) == asked

@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import random
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -68,8 +69,13 @@ def test_bisect_within_its_time(nights):
     nights.push()
     nights.job(bad_on_with("a"))
     asked = []
-    report = nights.night(bisect=lambda command, left, _: asked.append((command, left)) or "abc is the first bad one")
-    assert asked[0][0] == report.news[0].bisect
+
+    def bisect(search, command, left, night):
+        asked.append((command, left, search.words))
+        return "abc is the first bad one"
+
+    report = nights.night(bisect=bisect)
+    assert asked[0][0] == report.news[0].bisect == f"kpatchlab {shlex.join(asked[0][2])}"
     assert 7100 < asked[0][1] <= 7200
     assert any(note.endswith(": abc is the first bad one") for note in report.notes)
 

@@ -30,7 +30,7 @@ def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
     from kpatchlab.nightly.lock import held
     from kpatchlab.nightly.night import Night, lines
     from kpatchlab.nightly.notify import notify
-    from kpatchlab.nightly.searches import bisect_by
+    from kpatchlab.nightly.searches import NightSearches
     from kpatchlab.run.stages import Settings
 
     lab = load_lab(options)
@@ -39,6 +39,7 @@ def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
     settings = Settings(
         command=shlex.join(sys.argv), reproduce=lambda job: options.again(f"run --job {shlex.quote(job.id)}")
     )
+    progress = functools.partial(progress_for, to_stderr=as_json)
     with held(store.root), interruptible(settings):
         night = Night(
             lab=lab,
@@ -46,11 +47,11 @@ def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
             host=host,
             context=dataclasses.replace(BuildContext.of(lab, host.cache), cancel=settings.cancel),
             settings=settings,
-            progress=functools.partial(progress_for, to_stderr=as_json),
+            progress=progress,
             again=options.again,
             say=functools.partial(click.echo, err=as_json),
             prepare=functools.partial(start, options),
-            bisect=functools.partial(bisect_by, store.root) if bisect else None,
+            bisect=NightSearches(lab, host, settings, progress) if bisect else None,
             force=force,
             tell=lambda report: notify(lab, report, store),
         )

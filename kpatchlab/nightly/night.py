@@ -13,7 +13,7 @@ from typing import Protocol
 from kpatchlab.build import BuildContext
 from kpatchlab.errors import LabError
 from kpatchlab.history import database
-from kpatchlab.history.culprit import SearchCommand, by_case, by_metric, by_splat, commit_range, search
+from kpatchlab.history.culprit import SearchCommand, Sought, by_case, by_metric, by_splat, commit_range, search
 from kpatchlab.history.news import ALARMS, Kind, News, doubtful, news
 from kpatchlab.history.nights import LanePlan, NightPlan, NightReport, NightState, Trouble
 from kpatchlab.history.query import Entry, History
@@ -61,8 +61,8 @@ class Again(Protocol):
 class Bisects(Protocol):
     """Looks for a commit."""
 
-    def __call__(self, command: str, seconds: float, night: str, /) -> str:
-        """Run a command line of `bisect` within so many seconds, and return what it came to; see `searches`."""
+    def __call__(self, search: SearchCommand, command: str, seconds: float, night: str, /) -> str:
+        """Return what a search (and the command line for it) came to within so many seconds, see `searches`."""
 
 
 class Tells(Protocol):
@@ -140,8 +140,12 @@ class Night:
                 self.say(f"{planned.lane}: {error.message}")
                 troubles.append(Trouble(planned.lane, error.message, error.hint, error.details))
             if self.settings.cancel.is_set():
-                return NightReport(night.id, NightState.STOPPED, 130, title=self.lab.title)
+                return self._stopped(night)
         return self._close(night, known, troubles)
+
+    def _stopped(self, night: OpenNight) -> NightReport:
+        """Return the report of a night that the next one goes on with."""
+        return NightReport(night.id, NightState.STOPPED, 130, title=self.lab.title)
 
     def _lane(self, night: OpenNight, lane: Lane, planned: LanePlan) -> None:
         """Run one lane, and what was good and is bad once more."""
@@ -211,6 +215,7 @@ class Night:
     def _close(self, night: OpenNight, known: Known, troubles: list[Trouble]) -> NightReport:
         """Say what the night brought, store it, and prune."""
         found: list[News] = []
+        searches: dict[str, SearchCommand] = {}
         runs: dict[str, str] = {}
         moved: dict[str, Mapping[str, str]] = {}
         codes = [3] if troubles else []
@@ -227,9 +232,14 @@ class Night:
                 runs[entry.lane] = entry.run
                 moved[entry.lane] = commit_range(before[-1] if before else None, entry)
                 notes += self._forced(before[-1] if before else None, entry)
-                items = [self._with_command(n, entries) for n in news(history, entry, known)]
+                pairs = [self._with_search(item, entries) for item in news(history, entry, known)]
+                searches |= {item.bisect: sought for item, sought in pairs if item.bisect}
+                items = [item for item, _ in pairs]
                 found += items
                 codes.append(_exit_code(items, entry, first=not before))
+        notes += self._bisected(searches, night.id)
+        if self.bisect and self.settings.cancel.is_set():
+            return self._stopped(night)
         report = NightReport(
             night=night.id,
             state=NightState.DONE if runs else NightState.LOST,
@@ -238,7 +248,7 @@ class Night:
             runs=runs,
             moved=moved,
             troubles=tuple(troubles),
-            notes=(*notes, *self._bisected(found, night.id)),
+            notes=tuple(notes),
             title=self.lab.title,
         )
         night.end(report, untold=self.tell is not None)
@@ -289,24 +299,17 @@ class Night:
                     f" {old['commit'][:12]} is no ancestor of {head['commit'][:12]}"
                 )
 
-    def _with_command(self, item: News, entries: Mapping[str, Entry]) -> News:
-        """Return the news with the command that looks for the commit or the patch, or why there is none."""
+    def _with_search(self, item: News, entries: Mapping[str, Entry]) -> tuple[News, SearchCommand]:
+        """Return the news with the command that looks for the commit or the patch, or why there is none; and that."""
         # A drift goes on: half of it has come somewhere between its beginning and now.
         began = "" if item.kind is Kind.DRIFT else item.since
         since = entries.get(began) or _newest(item.lane, entries)
         if item.kind not in ALARMS or not since:
-            return item
-        subject, _, name = item.subject.partition(": ")
-        if item.kind is Kind.NEW_FAILURE:
-            criterion = by_case(subject, name, item.case_kind)
-        elif item.kind is Kind.NEW_SPLAT:
-            criterion = by_splat(item.subject, item.fingerprint)
-        else:
-            criterion = by_metric(subject, name, item.change)
+            return item, SearchCommand()
         good = entries.get(item.good)
-        found = self._on_one_line(search(good, since, item.column, criterion), good, since)
-        command = self.again(shlex.join(found.words)) if found.words else ""
-        return dataclasses.replace(item, bisect=command, unsearchable=found.reason)
+        found = self._on_one_line(search(good, since, item.column, _sought(item)), good, since)
+        command = self.again(shlex.join(found.words)) if found.where else ""
+        return dataclasses.replace(item, bisect=command, unsearchable=found.reason), found
 
     def _on_one_line(self, found: SearchCommand, good: Entry | None, bad: Entry) -> SearchCommand:
         """Return a search over a branch that was pushed over: from where both of its histories part."""
@@ -320,24 +323,38 @@ class Night:
             return SearchCommand(reason=f"{found.moved}'s branch was pushed over, and its old commits are gone")
         return dataclasses.replace(found, where=dataclasses.replace(found.where, good=parted[:12]))
 
-    def _bisected(self, found: Iterable[News], night: str) -> Iterable[str]:
+    def _bisected(self, searches: Mapping[str, SearchCommand], night: str) -> Iterable[str]:
         """Look for the commits of what is new, one after another, within the night's time for it."""
         if self.bisect is None:
             return
         end = time.monotonic() + self.lab.nightly.bisect_minutes * 60
-        for command in dict.fromkeys(item.bisect for item in found if item.bisect):
+        for command, sought in searches.items():
+            if self.settings.cancel.is_set():
+                return
             left = end - time.monotonic()
             if left <= 0:
                 yield f"no time left to bisect: {command}"
                 continue
             try:
-                yield f"{command}: {self.bisect(command, left, night)}"
+                yield f"{command}: {self.bisect(sought, command, left, night)}"
             except LabError as error:
                 yield f"{command}: {error.message}"
+                for line in error.details:
+                    self.say(f"  {line}")
 
 
 def _newest(lane: str, entries: Mapping[str, Entry]) -> Entry | None:
     return max((e for e in entries.values() if e.lane == lane), key=lambda e: e.id, default=None)
+
+
+def _sought(item: News) -> Sought:
+    """Return what a search for an alarm's commit seeks."""
+    subject, _, name = item.subject.partition(": ")
+    if item.kind is Kind.NEW_FAILURE:
+        return by_case(subject, name, item.case_kind)
+    if item.kind is Kind.NEW_SPLAT:
+        return by_splat(item.subject, item.fingerprint)
+    return by_metric(subject, name, item.change)
 
 
 def _subject(job: JobSpec) -> str:
