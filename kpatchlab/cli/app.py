@@ -29,8 +29,8 @@ Exit status:
   0  nothing regressed
   1  regressions (or, with one kernel, failures); measure: slower
   2  usage or configuration is wrong
-  3  the host or the lab itself could not do it
-  130  interrupted; what was done is kept, `run --resume` goes on
+  3  the host or the lab itself failed
+  130  interrupted; what is done is kept, `run --resume` goes on
 """
 
 
@@ -103,7 +103,7 @@ FOR_ALL = (
         "--lab", type=click.Path(path_type=Path), metavar="FILE", help="The lab file; default: the nearest lab.yaml."
     ),
     _for_all("--no-install", is_flag=True, help="Say which Debian packages are missing, and stop."),
-    _for_all("-v", "--verbose", is_flag=True, help="Show commands as they can be pasted."),
+    _for_all("-v", "--verbose", is_flag=True, help="Show the commands that the lab starts, ready to be pasted."),
     _for_all("--debug", is_flag=True, help="Show a traceback with every error."),
 )
 """What is taken before the verb and behind it; see `Options`."""

@@ -91,11 +91,13 @@ def _doctor_store(options: Options, *, repair: bool, as_json: bool) -> None:
     epilog="\b\nExamples:\n  kpatchlab clean\n  kpatchlab clean --older-than 14 --yes\n"
     "  kpatchlab clean --max-gib 10 --yes",
 )
-@click.option("--older-than", type=float, metavar="DAYS", help="Artifacts that nothing used for so many days.")
-@click.option("--max-gib", type=float, metavar="GIB", help="The least recently used, until so much is left.")
+@click.option("--older-than", type=float, metavar="DAYS", help="Prune artifacts that nothing used for this many days.")
+@click.option(
+    "--max-gib", type=float, metavar="GIB", help="Prune the least recently used artifacts until this much is left."
+)
 @click.option("--kind", help="Only artifacts of this kind (kernel, root, saved, ...).")
-@click.option("--runs", type=int, metavar="N", help="Also past runs, all but the newest N.")
-@click.option("--yes", is_flag=True, help="Do it; otherwise it is only shown.")
+@click.option("--runs", type=int, metavar="N", help="Also prune past runs: all but the newest N.")
+@click.option("--yes", is_flag=True, help="Do it; without --yes the verb only shows what it would do.")
 @as_json
 @pass_options
 def clean(
