@@ -1,4 +1,4 @@
-"""A search from its question to its report: asks the loop, has the prober run, and stores every run as it ends."""
+"""A search from its question to its report: asks the loop what to run, lets the prober run it, stores every run."""
 
 from __future__ import annotations
 

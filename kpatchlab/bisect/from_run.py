@@ -1,4 +1,4 @@
-"""`bisect RUN CASE`: what a stored run says about a failure, made into a question. Pure."""
+"""`bisect RUN CASE`: a question for a search, made from a failure of a stored run. Pure."""
 
 from __future__ import annotations
 

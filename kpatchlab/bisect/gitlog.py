@@ -1,4 +1,4 @@
-"""`git bisect log`, written and read: a search can be handed to git, and one that git began be gone on with. Pure."""
+"""`git bisect log`, written and read: hand a search over to git, or go on with one that git began. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of a search: both ends first, then where most is learnt, then the proof. Pure: runs come from outside.
+"""The order of a search: both ends first, then the run that tells most, then the proof. Pure: the caller runs them.
 
 The same code serves a search with guests, a search that goes on after a kill, and a simulation.
 """

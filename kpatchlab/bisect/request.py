@@ -1,4 +1,4 @@
-"""What somebody asks a search for, made into a question whose names are all resolved."""
+"""A request for a search, made into a question whose names are all resolved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search from what is asked to what it came to: its work tree opened, its state stored, carried through."""
+"""A search from its request to its result: opens the work tree, stores the state, carries the search out."""
 
 from __future__ import annotations
 

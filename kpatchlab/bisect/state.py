@@ -1,4 +1,4 @@
-"""A search on disk: what is asked, and all that was run; written after every run, so that a kill costs one run.
+"""A search on disk: its question and all its runs, written after every run, so that a kill costs one run.
 
 Layout: `results/bisect/ID/state.json`, and beside it `runs/` (a store of its own, one run a step, with consoles),
 `report.txt`, `mail.txt` and `git-bisect.log` at the end.

@@ -1,4 +1,4 @@
-"""What a search came to, in plain text: for the terminal, for the file, and a mail that is ready to send."""
+"""The result of a search in plain text: for the terminal, for the file, and as a mail that is ready to send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a shell proposes for names of the lab's own; a lab that cannot be read has none to propose."""
+"""The lab's own names, for a shell's completion; none if the lab cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb list: a function a kind, from the lab to rows of equal keys; for people, or whole for scripts."""
+"""The verb `list`: one function for each kind of thing, from the lab to rows; short for people, whole for scripts."""
 
 from __future__ import annotations
 

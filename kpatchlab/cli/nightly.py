@@ -1,4 +1,4 @@
-"""The verb `nightly`: what moved since the last night is run, judged by history, stored and told."""
+"""The verb `nightly`: run what moved since the last night, judge it by history, store and report it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verbs that show stored runs: report and compare."""
+"""The verb `report`, and how any verb finds a stored run and writes it in a format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where to look for what broke a check between two runs: a search, with its command line, or why there is none.
+"""The search for what broke a check between two runs, with its command line, or the reason why there is none.
 
 What can be searched depends on what a kernel is made of, which the night wrote into the run's entry (`lanes.pin`):
 commits of a repository on this host; the patches of a kernel that has a series; and of an archive, a Debian package

@@ -1,4 +1,4 @@
-"""What a night brought: each thing once, under the name that history gives it.
+"""What is new in a night: each thing once, under the name that history gives it.
 
 A check that is bad is told apart by what it was before, in the last run of its lane that was whole:
 

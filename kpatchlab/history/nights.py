@@ -1,4 +1,4 @@
-"""A night as it is stored: what it is to do, which grows as its runs begin, and what it came to."""
+"""A night as it is stored: its plan, which grows as its runs begin, and its report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run into the history: what each check came to, which splats showed, what was measured."""
+"""One run into the history: the outcome of each check, its splats, its figures."""
 
 from __future__ import annotations
 

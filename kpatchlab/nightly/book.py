@@ -1,4 +1,4 @@
-"""The book of nights in the store's database: what a night is to do, and what it came to."""
+"""The book of nights in the store's database: their plans and their reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of a night's mail: its own verdict first, then of every run what `report --format mail` says of it."""
+"""The text of a night's mail: its own verdict first, then the text of `report --format mail` for every run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One night from its first look at the branches to its report; killed at any moment, the next one goes on."""
+"""One night from its first look at the branches to its report. If it is killed, the next night goes on with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A night's searches for what broke it, within their time; one that a killed night had begun is gone on with."""
+"""A night's searches for what broke it, within their time; goes on with one that a killed night had begun."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A plan that is carried out: stages, jobs, their guests, and what is counted in them."""
+"""A plan, carried out: stages, jobs, their guests, and the functions that are counted in them."""

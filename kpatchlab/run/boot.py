@@ -1,4 +1,4 @@
-"""What a guest boots, named by content keys: the same in every cache, and on every host that has such a machine."""
+"""What a guest boots, named by content keys: equal in every cache, and on every host with such a machine."""
 
 from __future__ import annotations
 

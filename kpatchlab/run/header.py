@@ -1,4 +1,4 @@
-"""What a stored run says of its kernels, systems, patches and mails, beyond what its jobs found."""
+"""The header of a stored run: its kernels, systems, patches and mails."""
 
 from __future__ import annotations
 

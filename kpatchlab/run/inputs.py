@@ -1,4 +1,4 @@
-"""A job where it runs: its task, and what that names, found in this host's cache."""
+"""A job on the host that runs it: its task, with everything that the task names found in this host's cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of kernels compared with each other: benchmarks side by side, repeated until their ratios say something.
+"""Figures of kernels compared with each other: benchmarks side by side, repeated until their ratios have a verdict.
 
 A measurement is a run like any other, of a lab and a plan that are changed for it: one job at a time on forks of the
 same saved guests, nothing traced or counted, the base kernel a second time as a column of its own, and the columns in

@@ -1,4 +1,4 @@
-"""The files that guests get, as artifacts by content: a job has what was there when its run began."""
+"""The files that guests get, as artifacts by content: a job uses the files as they were when its run began."""
 
 from __future__ import annotations
 

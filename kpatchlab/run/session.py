@@ -1,4 +1,4 @@
-"""A run from what is to be done to what came of it: its folder made or opened again, its plan in it, carried out."""
+"""A run from its plan to its result: makes its folder or opens it again, stores the plan there, carries it out."""
 
 from __future__ import annotations
 

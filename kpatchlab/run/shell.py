@@ -1,4 +1,4 @@
-"""A prompt in a guest that stands where a scenario's guest stands: same kernel, root, files and environment."""
+"""A prompt in a guest that is set up as a scenario's guest is: same kernel, root, files and environment."""
 
 from __future__ import annotations
 

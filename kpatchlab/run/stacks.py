@@ -1,4 +1,4 @@
-"""Where a guest's processes stand in the kernel when a script's deadline has come: the reason of a hang."""
+"""Where a guest's processes wait in the kernel when a script runs into its deadline: the reason for a hang."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run is to do, and how: stored as `plan.json` in its folder when it begins, so that it can go on later."""
+"""The plan of a run, and how to carry it out: stored as `plan.json` in the run's folder, so that it can go on later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values of a judgement: what `compare` returns and every report reads."""
+"""The values of a comparison: what `compare` returns and every report reads."""
 
 from __future__ import annotations
 
