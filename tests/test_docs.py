@@ -1,5 +1,6 @@
 """The documents are held by what they speak of: links lead somewhere, files are there, command lines can be parsed."""
 
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -19,6 +20,8 @@ DOCS = [
 FOLDERS = {"bench", "contrib", "docs", "kernels", "kpatchlab", "rootfs", "scenarios", "tests", "tools"}
 BLOCK = re.compile(r"^( *)```.*?^\1```$|^ {4,}\S[^\n]*$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:git bisect run +)?(?:\./lab|kpatchlab) (?P<words>.*)")
+MAP = "docs/architecture.md"
+ROOMS = {path.name for path in (PROJECT / "kpatchlab").iterdir() if path.is_dir()}
 PLACEHOLDER = re.compile(r"[A-Z]{2,}")
 
 
@@ -100,10 +103,20 @@ def test_files_that_are_named_are_there(name):
 
 
 def test_modules_that_are_named_are_there():
-    rooms = {path.name for path in (PROJECT / "kpatchlab").iterdir() if path.is_dir()}
-    for words in quoted("docs/architecture.md"):
-        if re.fullmatch(r"\w+/\w+", words) and words.split("/")[0] in rooms:
+    for words in quoted(MAP):
+        if re.fullmatch(r"\w+/\w+", words) and words.split("/")[0] in ROOMS:
             assert (PROJECT / "kpatchlab" / f"{words}.py").exists(), words
+    for room, text in re.findall(r"^\| `(\w+)/` \| (.*) \|$", read(MAP), re.MULTILINE):
+        for word in re.findall(r"`([a-z_]+)`", text):
+            assert (PROJECT / "kpatchlab" / room / f"{word}.py").exists(), f"{room}/{word}"
+
+
+def test_functions_of_the_flow_are_there():
+    found = re.findall(r"\b(?:\w+\.)+\w+", "\n".join(block[0] for block in BLOCK.finditer(read(MAP))))
+    names = [name for name in found if name.split(".")[0] in ROOMS and not name.endswith(".yaml")]
+    assert len(names) > 5
+    for name in names:
+        assert pkgutil.resolve_name(f"kpatchlab.{name}"), name
 
 
 @pytest.mark.parametrize("name", DOCS)
