@@ -14,9 +14,10 @@ from sample_run import SPLAT
 from kpatchlab.bisect.commits import NamedCommit
 from kpatchlab.bisect.criterion import Criterion
 from kpatchlab.bisect.request import question
-from kpatchlab.bisect.session import SearchStopped
+from kpatchlab.bisect.session import SearchSession, SearchStopped
 from kpatchlab.bisect.state import Ended, Question, Searches, SearchState, save
-from kpatchlab.cli.bisect import bisect, request_of
+from kpatchlab.cli.app import Options
+from kpatchlab.cli.bisect import bisect
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.history.culprit import SearchCommand, Where, by_case, by_metric, by_splat, search
 from kpatchlab.history.news import Kind
@@ -27,14 +28,12 @@ from kpatchlab.nightly.lanes import look
 from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.night import lines
 from kpatchlab.nightly.notify import message
-from kpatchlab.nightly.searches import NightSearches
-from kpatchlab.nightly.searches import request_of as request_of_night
+from kpatchlab.nightly.searches import NightSearches, request_of
 from kpatchlab.progress import PlainProgress
 from kpatchlab.report import mail
 from kpatchlab.report.prose import WIDTH
 from kpatchlab.report.view import View
 from kpatchlab.run.stages import Settings
-from kpatchlab.variants import debug
 from tests import labdir
 from tests.nights import LAB, bad_on_with, git
 
@@ -131,12 +130,26 @@ def test_a_site_that_cannot_be_written_costs_the_night_its_status_and_nothing_el
 # --- what looks for the culprit
 
 
-def parsed(nights, command):
-    """Return what the program's own command line makes of a command; it must be one that starts."""
+def requested(nights, command):
+    """Return the lab and the request that a command line starts a search with."""
     program, verb, *words = shlex.split(command)
     assert (program, verb) == ("kpatchlab", "bisect")
-    given = bisect.make_context("bisect", words).params
-    return question(nights.lab, request_of(nights.lab, given))
+
+    class StartedError(Exception):
+        pass
+
+    def begin(session, request):
+        raise StartedError(session.lab, request)
+
+    nights.patch.setattr(SearchSession, "begin", begin)
+    with pytest.raises(StartedError) as started:
+        bisect.main(words, obj=Options(nights.lab.path), standalone_mode=False)
+    return started.value.args
+
+
+def parsed(nights, command):
+    """Return what the program's own command line makes of a command; it must be one that starts."""
+    return question(*requested(nights, command))
 
 
 def test_command_of_a_branch_that_moved_starts(nights):
@@ -208,7 +221,6 @@ def test_series_of_the_lab_file_and_of_a_variant(nights):
     )
     asked = parsed(nights, plain)
     assert (asked.repository, asked.series, asked.good_name, asked.kernel) == ("", (), "0", "with")
-    nights.lab = debug.variant(nights.lab, "debug")
     asked = parsed(nights, slow)
     assert (asked.good_name, asked.kernel, asked.variant) == ("0", "with-debug", "debug")
 
@@ -393,8 +405,8 @@ def test_a_search_of_a_night_is_the_one_that_its_command_line_starts(nights, sou
     where = Where(tree="/linux", good="a", bad="b")
     found = SearchCommand(where, "with", "", sought)
     command = shlex.join(["kpatchlab", *found.words])
-    asked = request_of_night(found, command)
-    typed = request_of(nights.lab, bisect.make_context("bisect", list(found.words[1:])).params)
+    asked = request_of(found, command)
+    _, typed = requested(nights, command)
     # A command line has no word for a case's kind, and always a bound.
     bound = typed.criterion.bound if criterion.metric else 0.0
     assert dataclasses.replace(typed.criterion, case_kind=criterion.case_kind, bound=bound) == criterion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from collections.abc import Callable
@@ -19,7 +20,6 @@ from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
     from kpatchlab.bisect.criterion import Criterion
-    from kpatchlab.bisect.request import Request
     from kpatchlab.bisect.session import SearchSession
     from kpatchlab.bisect.state import SearchState
     from kpatchlab.lab.load import Lab
@@ -27,78 +27,85 @@ if TYPE_CHECKING:
 SKIPPED = 125
 
 
+CRITERION = (
+    click.option("--scenario", "scenarios", multiple=True, metavar="CHOICE", help="Scenario that shows the failure."),
+    click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Only jobs with this parameter."),
+    click.option(
+        "--case",
+        default="",
+        metavar="NAME",
+        help="Case that fails; default: any. The lab's own `job` and `log: ROLE` mean any, too,"
+        " where the scenario has no check of that name.",
+    ),
+    click.option(
+        "--splat", default="", metavar="FINGERPRINT", help="Splat that appears; reports show its fingerprint."
+    ),
+    click.option(
+        "--build",
+        is_flag=True,
+        help="A commit is bad if it does not compile; with --module NAME: if that module does not.",
+    ),
+    click.option("--module", default="", metavar="NAME", help="With --build: the module."),
+    click.option("--boot", is_flag=True, help="A commit is bad if no guest boots."),
+    click.option(
+        "--metric",
+        default="",
+        metavar="NAME",
+        help="A commit is bad if this figure is worse by more than --bound.",
+    ),
+    click.option(
+        "--bound",
+        type=float,
+        default=1.1,
+        show_default=True,
+        help="With --metric: factor to the good end's figure.",
+    ),
+    click.option(
+        "--kernel", default="", metavar="NAME", help="Kernel whose configuration to build; default: the base."
+    ),
+    click.option("--runs", type=click.IntRange(1, 100), help="How often to run each end, and the proof; default: 3."),
+)
+"""The options that say what counts as bad."""
+
+
 def criterion_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Give a verb the options that say what counts as bad."""
-    for option in reversed(
-        (
-            click.option(
-                "--scenario", "scenarios", multiple=True, metavar="CHOICE", help="Scenario that shows the failure."
-            ),
-            click.option(
-                "--param", "params", multiple=True, metavar="NAME=VALUE", help="Only jobs with this parameter."
-            ),
-            click.option(
-                "--case",
-                default="",
-                metavar="NAME",
-                help="Case that fails; default: any. The lab's own `job` and `log: ROLE` mean any, too,"
-                " where the scenario has no check of that name.",
-            ),
-            click.option(
-                "--splat", default="", metavar="FINGERPRINT", help="Splat that appears; reports show its fingerprint."
-            ),
-            click.option(
-                "--build",
-                is_flag=True,
-                help="A commit is bad if it does not compile; with --module NAME: if that module does not.",
-            ),
-            click.option("--module", default="", metavar="NAME", help="With --build: the module."),
-            click.option("--boot", is_flag=True, help="A commit is bad if no guest boots."),
-            click.option(
-                "--metric",
-                default="",
-                metavar="NAME",
-                help="A commit is bad if this figure is worse by more than --bound.",
-            ),
-            click.option(
-                "--bound",
-                type=float,
-                default=1.1,
-                show_default=True,
-                help="With --metric: factor to the good end's figure.",
-            ),
-            click.option(
-                "--kernel", default="", metavar="NAME", help="Kernel whose configuration to build; default: the base."
-            ),
-            click.option(
-                "--runs", type=click.IntRange(1, 100), help="How often to run each end, and the proof; default: 3."
-            ),
+    """Give a verb the options that say what counts as bad, which it gets as `criterion`, and where that shows."""
+
+    @functools.wraps(verb)
+    def wrapper(
+        *args: Any,
+        scenarios: tuple[str, ...],
+        params: tuple[str, ...],
+        case: str,
+        splat: str,
+        build: bool,
+        module: str,
+        boot: bool,
+        metric: str,
+        bound: float,
+        **named: Any,
+    ) -> None:
+        from kpatchlab.bisect.criterion import Criterion
+
+        kinds = {"splat": splat, "build": build or module, "boot": boot, "metric": metric, "case": case}
+        chosen = [kind for kind, wanted in kinds.items() if wanted]
+        if len(chosen) > 1:
+            raise UserError(f"--{' and --'.join(chosen)}: one of them says what is bad")
+        named["criterion"] = Criterion(
+            kind=chosen[0] if chosen else "case",
+            scenarios=scenarios,
+            params=dict(word.partition("=")[::2] for word in params),
+            case=case,
+            fingerprint=splat,
+            module=module,
+            metric=metric,
+            bound=bound,
         )
-    ):
-        verb = option(verb)
-    return verb
+        verb(*args, **named)
 
-
-def criterion_of(given: dict[str, Any]) -> Criterion:
-    """Return the criterion that the options mean."""
-    from kpatchlab.bisect.criterion import Criterion
-
-    kinds = {"splat": given["splat"], "build": given["build"] or given["module"], "boot": given["boot"]}
-    kinds |= {"metric": given["metric"], "case": given["case"]}
-    chosen = [kind for kind, wanted in kinds.items() if wanted]
-    if len(chosen) > 1:
-        raise UserError(f"--{' and --'.join(chosen)}: one of them says what is bad")
-    params = dict(word.partition("=")[::2] for word in given["params"])
-    return Criterion(
-        kind=chosen[0] if chosen else "case",
-        scenarios=tuple(given["scenarios"]),
-        params=params,
-        case=given["case"],
-        fingerprint=given["splat"],
-        module=given["module"],
-        metric=given["metric"],
-        bound=given["bound"],
-    )
+    for option in reversed(CRITERION):
+        wrapper = option(wrapper)
+    return wrapper
 
 
 @click.command(
@@ -110,12 +117,12 @@ def criterion_of(given: dict[str, Any]) -> Criterion:
     "  kpatchlab bisect --tree ~/linux --good v6.11 --bad HEAD --path net --build --module tls\n"
     "  kpatchlab bisect --resume last",
 )
-@click.argument("run", required=False, shell_complete=complete.runs)
-@click.argument("case_of_run", metavar="[CASE]", required=False)
+@click.argument("run", required=False, default="", shell_complete=complete.runs)
+@click.argument("case_of_run", metavar="[CASE]", required=False, default="")
 @click.option("--tree", type=click.Path(path_type=Path), help="The git repository; it is only read.")
-@click.option("--series", "series_of", metavar="WHAT", help="Patches: an mbox, a folder, or a message-id.")
-@click.option("--good", metavar="REV", help="In a series: the number of a patch; 0 is its base.")
-@click.option("--bad", metavar="REV", help="In a series: the number of a patch; default: the last.")
+@click.option("--series", "series_of", default="", metavar="WHAT", help="Patches: an mbox, a folder, or a message-id.")
+@click.option("--good", default="", metavar="REV", help="In a series: the number of a patch; 0 is its base.")
+@click.option("--bad", default="", metavar="REV", help="In a series: the number of a patch; default: the last.")
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="Only commits that touch it.")
 @criterion_options
 @click.option(
@@ -145,54 +152,79 @@ def criterion_of(given: dict[str, Any]) -> Criterion:
 @click.option("--log", "log_of", metavar="SEARCH", help="Print a search as `git bisect log` does, and stop.")
 @variant_option
 @pass_options
-def bisect(options: Options, /, **given: Any) -> None:
+def bisect(
+    options: Options,
+    run: str,
+    case_of_run: str,
+    tree: Path | None,
+    series_of: str,
+    good: str,
+    bad: str,
+    paths: tuple[str, ...],
+    criterion: Criterion,
+    kernel: str,
+    runs: int | None,
+    confidence: float,
+    mode: str | None,
+    candidates: int | None,
+    whole_config: bool,
+    resume: str | None,
+    replay: Path | None,
+    log_of: str | None,
+    variant: str | None,
+) -> None:
     """Find the commit, or the patch of a series, that broke it.
 
     RUN CASE: as a stored run has it.
     """
-    from kpatchlab.bisect.state import Searches
+    from kpatchlab.bisect.request import Request
 
-    searches = Searches(options.results())
-    if given["log_of"]:
-        folder = searches.open(given["log_of"])[1]
-        log = folder / "git-bisect.log"
-        if not log.exists():
-            raise UserError(f"search {folder.name} is not at its end", hint=f"kpatchlab bisect --resume {folder.name}")
-        click.echo(log.read_text(), nl=False)
+    if log_of:
+        _print_log(options, log_of)
         return
-    if given["resume"]:
-        state, _ = searches.open(given["resume"])
-        lab = load_lab(options, variant=state.question.variant or None)
-        _search(options, lab, lambda session: session.go_on(state.id))
+    if resume:
+        _resume(options, resume)
         return
-    lab = load_lab(options, variant=given["variant"])
-    request = request_of(lab, given)
+    lab = load_lab(options, variant=variant)
+    request = Request(
+        criterion=criterion,
+        run=run,
+        case=case_of_run,
+        kernel=kernels_of(lab, (kernel or lab.base,), variant)[0],
+        tree=tree,
+        series=series_of,
+        good=good,
+        bad=bad,
+        paths=paths,
+        replay=replay,
+        variant=variant or "",
+        runs=runs or 3,
+        confidence=confidence,
+        candidates=candidates or 0,
+        mode=mode or "",
+        whole=whole_config,
+        command=shlex.join(sys.argv),
+    )
     _search(options, lab, lambda session: session.begin(request))
 
 
-def request_of(lab: Lab, given: dict[str, Any]) -> Request:
-    """Return what the options ask for; `given`: they, by their names."""
-    from kpatchlab.bisect.request import Request
+def _print_log(options: Options, wanted: str) -> None:
+    from kpatchlab.bisect.drive import GIT_LOG
+    from kpatchlab.bisect.state import Searches
 
-    return Request(
-        criterion=criterion_of(given),
-        run=given["run"] or "",
-        case=given["case_of_run"] or "",
-        kernel=kernels_of(lab, (given["kernel"] or lab.base,), given["variant"])[0],
-        tree=given["tree"],
-        series=given["series_of"] or "",
-        good=given["good"] or "",
-        bad=given["bad"] or "",
-        paths=given["paths"],
-        replay=given["replay"],
-        variant=given["variant"] or "",
-        runs=given["runs"] or 3,
-        confidence=given["confidence"],
-        candidates=given["candidates"] or 0,
-        mode=given["mode"] or "",
-        whole=given["whole_config"],
-        command=shlex.join(sys.argv),
-    )
+    _, folder = Searches(options.results()).open(wanted)
+    log = folder / GIT_LOG
+    if not log.exists():
+        raise UserError(f"search {folder.name} is not at its end", hint=f"kpatchlab bisect --resume {folder.name}")
+    click.echo(log.read_text(), nl=False)
+
+
+def _resume(options: Options, wanted: str) -> None:
+    from kpatchlab.bisect.state import Searches
+
+    state, _ = Searches(options.results()).open(wanted)
+    lab = load_lab(options, variant=state.question.variant or None)
+    _search(options, lab, lambda session: session.go_on(state.id))
 
 
 def _search(options: Options, lab: Lab, search: Callable[[SearchSession], SearchState]) -> None:
@@ -229,25 +261,24 @@ def _search(options: Options, lab: Lab, search: Callable[[SearchSession], Search
 @criterion_options
 @variant_option
 @pass_options
-def bisect_step(options: Options, /, tree: Path, variant: str | None, **given: Any) -> None:
+def bisect_step(
+    options: Options, tree: Path, criterion: Criterion, kernel: str, runs: int | None, variant: str | None
+) -> None:
     """Judge the tree as it is checked out now, for `git bisect run`: exit 0 good, 1 bad, 125 skip."""
     from kpatchlab.bisect import criterion as criteria
     from kpatchlab.bisect.step import judge_tree
     from kpatchlab.run.stages import Settings
 
     lab = load_lab(options, variant=variant)
-    criterion = criterion_of(given)
     criteria.check(criterion, lab.scenarios)
     if criterion.kind == "metric":
         raise UserError("a figure needs the good end beside it", hint="kpatchlab bisect --metric does that")
-    kernel = kernels_of(lab, (given["kernel"] or lab.base,), variant)[0]
+    kernel = kernels_of(lab, (kernel or lab.base,), variant)[0]
     if kernel not in lab.kernels:
         raise UserError(f"there is no kernel {kernel}", hint=f"there are {', '.join(lab.kernels)}")
     settings = Settings(command=shlex.join(sys.argv))
     host = session_of(lab).host
     with progress_for(to_stderr=True) as progress, interruptible(settings):
-        judged = judge_tree(
-            lab, host, tree.absolute(), lab.kernels[kernel], criterion, given["runs"] or 1, progress, settings
-        )
+        judged = judge_tree(lab, host, tree.absolute(), lab.kernels[kernel], criterion, runs or 1, progress, settings)
     click.echo(f"{judged.verdict.value}: {judged.reason}")
     sys.exit(ABORT + 2 if settings.cancel.is_set() else {"good": 0, "bad": 1}.get(judged.verdict.value, SKIPPED))
