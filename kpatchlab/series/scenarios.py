@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from kpatchlab.build.patchset import Patch
 from kpatchlab.host.host import Host
 from kpatchlab.lab.file import Matrix
 from kpatchlab.lab.load import Lab
-from kpatchlab.lab.recipes import KernelRecipe, QuiltSeries
+from kpatchlab.lab.recipes import QuiltSeries
 from kpatchlab.model import Outcome, Run
 from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.run.session import Session
 from kpatchlab.run.stages import Settings
-from kpatchlab.series.walk import RunScenarios
+from kpatchlab.series.walk import Keeps, RunsScenarios
 from kpatchlab.store.run_plan import RunKind, RunPlan
 from kpatchlab.store.store import Store
 from kpatchlab.verdict.values import worst
@@ -25,15 +25,13 @@ from kpatchlab.verdict.values import worst
 
 def runner(
     lab: Lab, kernel: str, choice: Sequence[str], host: Host, progress: Progress, settings: Settings
-) -> RunScenarios:
+) -> RunsScenarios:
     """Return a function that runs the chosen scenarios on the first patches of `kernel`'s series.
 
-    It takes a title, the patches, and what keeps their kernel where it stands built, and returns scenario -> outcome
-    of its worst job. The kernels are those that `lab build` would make of the same patches, so the last one is the
-    lab's own, by content key.
+    The kernels are those that `build` would make of the same patches, so the last one is the lab's own, by content key.
     """
 
-    def run(title: str, patches: Sequence[Patch], keep: Callable[[KernelRecipe], None]) -> dict[str, str]:
+    def run(title: str, patches: Sequence[Patch], keep: Keeps) -> dict[str, str]:
         folder = host.cache.root / "tmp" / f"series-{kernel}-{len(patches)}"
         shutil.rmtree(folder, ignore_errors=True)
         write_quilt(folder, patches)

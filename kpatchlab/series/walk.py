@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kpatchlab import __version__
 from kpatchlab.build import config, failures, git, make, patchset, source
@@ -38,11 +38,33 @@ LOG_BYTES = 8 << 10
 CHECKS = ("W=1", "sparse", "checkpatch", "allmodconfig", "coccicheck")
 ALWAYS = ("W=1", "sparse", "checkpatch")
 
-RunScenarios = Callable[[str, Sequence[patchset.Patch], Callable[[KernelRecipe], None]], dict[str, str]]
-"""See `Wanted.scenarios`."""
-Finish = Callable[[], tuple[Looked, ...]]
-Look = Callable[[PatchResult], Finish]
-"""A check: it looks at the tree before a patch, and what it returns at the tree after it."""
+
+class Keeps(Protocol):
+    """Keeps the kernel that lies built."""
+
+    def __call__(self, recipe: KernelRecipe, /) -> None:
+        """Put it into the cache as the one that a recipe would be built to."""
+
+
+class RunsScenarios(Protocol):
+    """Runs scenarios on the kernel with the patches so far."""
+
+    def __call__(self, title: str, patches: Sequence[patchset.Patch], keep: Keeps, /) -> dict[str, str]:
+        """Return scenario -> outcome of its worst job; {} where it was stopped."""
+
+
+class LooksAfter(Protocol):
+    """A check that has seen the tree before a patch."""
+
+    def __call__(self) -> tuple[Looked, ...]:
+        """Look at the tree with the patch; return what is new, a value for each name of the check."""
+
+
+class LooksBefore(Protocol):
+    """A check."""
+
+    def __call__(self, facts: PatchResult, /) -> LooksAfter:
+        """Look at the tree before a patch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +74,13 @@ class Wanted:
     Attributes:
         checks: those of `CHECKS` that are asked for.
         fresh: look at every patch again, whatever is stored.
-        scenarios: names of scenarios to run with each patch that builds, through `run_scenarios`, which takes a title,
-            the patches so far, and what keeps the kernel that was built of them, given the recipe that it is kept
-            for; it returns scenario -> outcome, or nothing where it was stopped.
+        scenarios: names of scenarios to run with each patch that builds, through `run_scenarios`.
     """
 
     checks: tuple[str, ...] = ALWAYS
     fresh: bool = False
     scenarios: tuple[str, ...] = ()
-    run_scenarios: RunScenarios | None = None
+    run_scenarios: RunsScenarios | None = None
 
 
 def walk(
@@ -252,7 +272,7 @@ class _Walker:
         number = facts.number
         if previous and self._at != number - 1:
             self._stand_at(number - 1, number)
-        looks: dict[tuple[str, ...], Look] = {
+        looks: dict[tuple[str, ...], LooksBefore] = {
             ("W=1", "sparse"): self._extra,
             ("allmodconfig",): self._allmodconfig,
             ("coccicheck",): self._coccicheck,
@@ -267,7 +287,7 @@ class _Walker:
         found = [look for look in found if look.check in self.wanted.checks]
         return replace(facts, built=facts.built or built, looked=(*kept, *found), stored=False)
 
-    def _begin(self, names: Sequence[str], look: Look, facts: PatchResult) -> Finish:
+    def _begin(self, names: Sequence[str], look: LooksBefore, facts: PatchResult) -> LooksAfter:
         """Look at the tree without the patch; returns what looks at it with the patch.
 
         Where the tree or the time does not let it come to an end, it is skipped with the reason.
@@ -288,7 +308,7 @@ class _Walker:
 
         return attempt
 
-    def _extra(self, facts: PatchResult) -> Finish:
+    def _extra(self, facts: PatchResult) -> LooksAfter:
         earlier = checks.before(self.bench, facts.files, self.obj)
 
         def finish() -> tuple[Looked, ...]:
@@ -299,7 +319,7 @@ class _Walker:
     def _renamed(self, facts: PatchResult) -> dict[str, str]:
         return renames_of(self.plan.patches[facts.number - 1])
 
-    def _allmodconfig(self, facts: PatchResult) -> Finish:
+    def _allmodconfig(self, facts: PatchResult) -> LooksAfter:
         folders = checks.folders_of(facts.files, self.tree.path)
         if not folders:
             return lambda: (Looked("allmodconfig", skipped="it changes no folder that is compiled"),)
@@ -310,7 +330,7 @@ class _Walker:
 
         return finish
 
-    def _coccicheck(self, facts: PatchResult) -> Finish:
+    def _coccicheck(self, facts: PatchResult) -> LooksAfter:
         began, tree = time.monotonic(), self.tree.path
         if lacking := checks.no_coccicheck(tree):
             return lambda: (Looked("coccicheck", skipped=lacking),)
