@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime as dt
+import json
 import random
 import sqlite3
 
@@ -21,6 +22,7 @@ from kpatchlab.model import BuildResult, Case, CaseKind, Metric, Outcome, Run
 from kpatchlab.store.run_plan import RunPlan
 from kpatchlab.store.store import Store
 from kpatchlab.verdict.compare import compare
+from tests import labdir
 
 I = Outcome.INFRA  # noqa: E741
 
@@ -332,3 +334,30 @@ def test_locked_database_is_told(store, monkeypatch):
     held.execute("ROLLBACK")
     held.close()
     assert dataclasses.is_dataclass(store.list()[0])
+
+
+def test_the_verb_tells_of_a_check_and_of_a_metric_for_people_and_for_scripts(tmp_path, call, monkeypatch):
+    labdir.make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    store = Store(tmp_path / "results")
+    runs = [
+        night(
+            store, {"a": F if n == 9 else P}, metrics=(Metric("speed", 100.0 - 10 * (n > 6), "MB/s", "higher"),),
+            commit=f"{n:x}" * 40,
+        )
+        for n in range(10)
+    ]  # fmt: skip
+    status, out, _ = call("history", "s")
+    assert status == 0
+    assert f"main  s: a    with    fail  {runs[9]}  {runs[8]}         .........F" in out
+    assert "main  s: speed  with    90 MB/s  step -10.0%  ███████▁▁▁" in out
+    found = json.loads(call("history", "s", "--json")[1])
+    check = next(row for row in found["checks"] if row["check"] == "s: a")
+    assert (check["last_good"], check["bad_since"], check["strip"]) == (runs[8], runs[9], ".........F")
+    (change,) = found["metrics"][0]["changes"]
+    assert (change["after"], change["worse"], change["commits"]) == (
+        runs[7], True, {"with": "666666666666..777777777777"}
+    )  # fmt: skip
+    out = call("history", "speed")[1]
+    assert f"kpatchlab {change['bisect']}" in out
+    assert out.startswith("s: speed on with (main): 90 MB/s\n")

@@ -155,9 +155,9 @@ def test_the_budget_begins_anew(measured, monkeypatch):
     seen = []
     real = measure.Rounds.of
 
-    def of(lab, figures):
-        seen.append(figures.budget_s)
-        return real(lab, figures)
+    def of(lab, wanted):
+        seen.append(wanted.budget_s)
+        return real(lab, wanted)
 
     monkeypatch.setattr(measure.Rounds, "of", of)
     measured("solo", "--budget", "7")

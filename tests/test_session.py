@@ -8,7 +8,7 @@ from kpatchlab.errors import UserError
 from kpatchlab.model import Outcome
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run.session import Session
-from kpatchlab.store.run_plan import Figures, RunKind, RunPlan
+from kpatchlab.store.run_plan import Measurement, RunKind, RunPlan
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def test_a_run_is_carried_out_as_its_plan_says_and_goes_on_as_such(session, benc
     ],
 )
 def test_a_run_that_another_verb_goes_on_with_names_it(session, bench, kind, hint):
-    figures = Figures(mode="time", base="without", kernels=(), scenarios=(), first=3, budget_s=0.0)
-    how = {"figures": figures} if kind is RunKind.MEASURE else {}
+    measured = Measurement(mode="time", base="without", kernels=(), scenarios=(), first=3, budget_s=0.0)
+    how = {"measurement": measured} if kind is RunKind.MEASURE else {}
     name = begin(session, bench, kind=kind, **how).folder.id
     with pytest.raises(UserError, match=f"run {name} is one of `{kind}`") as caught:
         session.go_on(name)

@@ -16,7 +16,7 @@ from kpatchlab.history.record import Origin
 from kpatchlab.model import Run
 from kpatchlab.report import FORMATS
 from kpatchlab.report.view import View
-from kpatchlab.store.run_plan import Figures, RunKind, RunPlan, load_plan
+from kpatchlab.store.run_plan import Measurement, RunKind, RunPlan, load_plan
 from kpatchlab.store.store import Store
 from kpatchlab.verdict.compare import compare
 
@@ -108,16 +108,16 @@ def test_a_plan_is_read_back_whole_and_one_that_is_not_there_has_no_jobs(store):
             store.plan("last")
 
 
-def test_the_figures_of_a_measurement_are_part_of_its_plan(store):
-    figures = Figures(
+def test_what_a_measurement_takes_is_part_of_its_plan(store):
+    measured = Measurement(
         mode="time", base="old", kernels=("old", "new"), scenarios=("bench-unix",), first=5, budget_s=1800.0
     )
-    plan = RunPlan(jobs=("a",), kind=RunKind.MEASURE, trace=False, figures=figures)
+    plan = RunPlan(jobs=("a",), kind=RunKind.MEASURE, trace=False, measurement=measured)
     with store.new_run("x") as run_dir:
         run_dir.save_plan(plan)
     assert store.plan("last") == plan
     (run_dir.path / "plan.json").write_text('{"kind": "measure"}')
-    with pytest.raises(LabError, match="figures are what a measurement has"):
+    with pytest.raises(LabError, match="a run of `measure` lacks a measurement"):
         store.plan("last")
 
 

@@ -12,6 +12,7 @@ from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
     from kpatchlab.history.query import Entry, History
+    from kpatchlab.history.text import CheckSummary
 
 
 @click.command(
@@ -127,19 +128,27 @@ def _names(
     if metric_rows:
         table(
             [
-                {**{k: row[k] for k in ("lane", "metric", "column")}, "now": f"{row['now']:.4g} {row['unit']}"}
-                | {"changes": ", ".join(f"{c['kind']} {c['change']:+.1%}" for c in row["changes"][-2:])}
-                | {"last runs": row["strip"][-20:]}
+                {
+                    "lane": row.lane,
+                    "metric": row.metric,
+                    "column": row.column,
+                    "now": row.last,
+                    "changes": ", ".join(f"{item.kind} {item.change:+.1%}" for item in row.changes[-2:]),
+                    "last runs": row.strip[-20:],
+                }
                 for row in metric_rows
             ]
         )
 
 
-def _short(row: dict[str, Any]) -> dict[str, Any]:
+def _short(row: CheckSummary) -> dict[str, Any]:
     return {
-        **{key: row[key] for key in ("lane", "check", "column", "now")},
-        "bad since": row["bad_since"],
-        "last good": row["last_good"] if row["bad_since"] else "",
-        "flaky": f"{row['flake_rate']:.0%}" if row["flake_rate"] else "",
-        "last runs": row["strip"][-20:],
+        "lane": row.lane,
+        "check": row.check,
+        "column": row.column,
+        "now": row.now,
+        "bad since": row.bad_since,
+        "last good": row.last_good if row.bad_since else "",
+        "flaky": f"{row.flake_rate:.0%}" if row.flake_rate else "",
+        "last runs": row.strip[-20:],
     }

@@ -16,7 +16,7 @@ from kpatchlab.cli.running import interruptible, kernel_option, progress_for, se
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
-    from kpatchlab.store.run_plan import Figures
+    from kpatchlab.store.run_plan import Measurement
 
 BUDGET_MIN = 30.0
 
@@ -78,9 +78,9 @@ def measure(
     mode = stored.mode if stored else mode or "instructions"
     lab = measuring.measured_lab(load_lab(options, choice), mode)
     minutes = BUDGET_MIN if budget is None else budget
-    figures = stored or measuring.asked(lab, choice, kernels, mode, repeat, 60 * minutes)
-    rounds = measuring.Rounds.of(lab, figures)
-    plan = rounds.plan(figures.first)
+    wanted = stored or measuring.asked(lab, choice, kernels, mode, repeat, 60 * minutes)
+    rounds = measuring.Rounds.of(lab, wanted)
+    plan = rounds.plan(wanted.first)
     start(options, plan)
     command = shlex.join(sys.argv)
     conditions = Conditions(max(job.cpus for job in plan.jobs))
@@ -88,9 +88,9 @@ def measure(
     if resume:
         begun = rounds.go_on(session, resume)
     else:
-        how = RunPlan(kind=RunKind.MEASURE, trace=False, figures=figures)
+        how = RunPlan(kind=RunKind.MEASURE, trace=False, measurement=wanted)
         begun = session.begin(plan, how, title=f"{lab.title}: figures, {mode}", command=command)
-    again = f"--mode {mode} --repeat {figures.first}"
+    again = f"--mode {mode} --repeat {wanted.first}"
     settings = Settings(
         command=command,
         reproduce=lambda job: options.again(f"measure {shlex.quote(job.scenario)} {again}"),
@@ -110,11 +110,11 @@ def measure(
     sys.exit(measuring.exit_code(view))
 
 
-def _stored(options: Options, wanted: str, budget: float | None) -> Figures:
+def _stored(options: Options, wanted: str, budget: float | None) -> Measurement:
     """Return what an earlier measurement takes; it has its budget once more, or the one that is given now."""
     from kpatchlab.run.session import resumable
     from kpatchlab.store.store import Store
 
-    figures = resumable(Store(options.results()), wanted, "measure").figures
-    assert figures
-    return figures if budget is None else dataclasses.replace(figures, budget_s=60 * budget)
+    stored = resumable(Store(options.results()), wanted, "measure").measurement
+    assert stored
+    return stored if budget is None else dataclasses.replace(stored, budget_s=60 * budget)

@@ -51,7 +51,7 @@ class Prepares(Protocol):
         """Install what a plan's jobs need, or say that it is missing; called before the first run of a night."""
 
 
-class Again(Protocol):
+class CommandLine(Protocol):
     """Knows how the user calls the program."""
 
     def __call__(self, words: str, /) -> str:
@@ -89,7 +89,7 @@ class Night:
     context: BuildContext
     settings: Settings
     progress: Watched
-    again: Again
+    again: CommandLine
     say: Callable[[str], None]
     prepare: Prepares | None = None
     bisect: Bisects | None = None

@@ -19,7 +19,7 @@ from kpatchlab.model import JobResult, Outcome, Run
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.report.view import View
 from kpatchlab.run.session import OpenRun, Session, resumable
-from kpatchlab.store.run_plan import Figures
+from kpatchlab.store.run_plan import Measurement
 from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import AGAIN, INSTRUCTIONS, MetricRow, Speed, least, metric_rows
 
@@ -79,7 +79,7 @@ def first_plan(lab: Lab, choice: Sequence[str], kernels: Sequence[str] | None, r
 
 def asked(
     lab: Lab, choice: Sequence[str], kernels: Sequence[str], mode: str, repeat: int | None, budget_s: float
-) -> Figures:
+) -> Measurement:
     """Return what a measurement of a lab (see `measured_lab`) takes, every name in it resolved.
 
     Args:
@@ -91,7 +91,7 @@ def asked(
     """
     first = repeat or repeats(mode)
     plan = first_plan(lab, choice, kernels or None, first)
-    return Figures(
+    return Measurement(
         mode=mode,
         base=plan.base,
         kernels=tuple(step.name for step in plan.kernels),
@@ -128,11 +128,11 @@ class Rounds:
     _reached: dict[object, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, lab: Lab, figures: Figures) -> Rounds:
+    def of(cls, lab: Lab, wanted: Measurement) -> Rounds:
         """Return the rounds of a measurement; the lab is one of `measured_lab`."""
-        lab = replace(lab, base=figures.base)
-        plan = functools.cache(functools.partial(first_plan, lab, figures.scenarios, figures.kernels))
-        return cls(plan, figures.first, figures.budget_s)
+        lab = replace(lab, base=wanted.base)
+        plan = functools.cache(functools.partial(first_plan, lab, wanted.scenarios, wanted.kernels))
+        return cls(plan, wanted.first, wanted.budget_s)
 
     def go_on(self, session: Session, wanted: str) -> OpenRun:
         """Open a measurement again, with all the repeats that it had come to; more of them as in a new one.

@@ -33,8 +33,8 @@ class RunKind(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """Which figures a measurement takes, and how; see `run.measure`.
+class Measurement:
+    """What a measurement takes, and how; see `run.measure`.
 
     Attributes:
         mode: "instructions" or "time".
@@ -63,7 +63,7 @@ class RunPlan:
         variant: of the lab's kernels, "" for these themselves.
         broken: scenarios are told to send something wrong, which they have to see.
         trace: calls of the functions that the series change are counted.
-        figures: of a measurement: what it takes, beyond the jobs that it begins with; else None.
+        measurement: what it takes, beyond the jobs that it begins with; None for all other runs.
         origin: where it stands in the history, see `place`.
     """
 
@@ -73,12 +73,12 @@ class RunPlan:
     variant: str = ""
     broken: bool = False
     trace: bool = True
-    figures: Figures | None = None
+    measurement: Measurement | None = None
     origin: Origin = field(default_factory=Origin)
 
     def __post_init__(self) -> None:
-        if (self.kind is RunKind.MEASURE) != (self.figures is not None):
-            raise ValueError("figures are what a measurement has, and no other run")
+        if (self.kind is RunKind.MEASURE) != (self.measurement is not None):
+            raise ValueError(f"a run of `{self.kind}` {'has' if self.measurement else 'lacks'} a measurement")
 
     @property
     def place(self) -> Origin | None:
