@@ -6,28 +6,8 @@ import pytest
 
 from kpatchlab.cli import main
 
-pytest_plugins = ["tests.fake_stages", "tests.nights", "tests.bisect_support"]
-"""Where the fixtures are that several files use: `bench`, `nights` and `lab`."""
-
-
-REAL = {"guest", "build", "mirror", "browser"}
-"""The marks of tests that need what takes its time: see CONTRIBUTING.md."""
-
-
-def pytest_addoption(parser):
-    tiers = parser.getgroup("tiers", "which of the tests (without one of these: all but the long ones)")
-    tiers.addoption("--quick", action="store_true", help="those that need no guest, build, mirror or browser")
-    tiers.addoption("--long", action="store_true", help="the long ones alone")
-
-
-def pytest_collection_modifyitems(config, items):
-    """Keep one tier, and let what takes longest begin first: what is short fills the other cores to the end."""
-    marks = {item: {mark.name for mark in item.iter_markers()} for item in items}
-    tier = [item for item in items if ("long" in marks[item]) == config.option.long]
-    if config.option.quick:
-        tier = [item for item in tier if not marks[item] & REAL]
-    config.hook.pytest_deselected(items=[item for item in items if item not in set(tier)])
-    items[:] = sorted(tier, key=lambda item: (not marks[item] & REAL, item.path.name != "test_linters.py"))
+pytest_plugins = ["tests.tiers", "tests.fake_stages", "tests.nights", "tests.bisect_support", "tests.real_tree"]
+"""Which tests run where, and the fixtures that several files use: `bench`, `nights`, `lab`, `real_base`."""
 
 
 @pytest.fixture(autouse=True)

@@ -63,10 +63,10 @@ def commits(tree: RealTree) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Searched:
+def searched(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Searched:
     """Lay out the repository and the lab."""
     folder = tmp_path_factory.mktemp("bisect")
-    tree = RealTree(folder / "linux")
+    tree = RealTree(real_base, folder / "linux")
     made = commits(tree)
     lab = folder / "lab"
     labdir.write(

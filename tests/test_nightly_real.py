@@ -30,8 +30,8 @@ nightly: {{bisect_minutes: 20}}
 class RealNights:
     """A lab of one kernel from a repository of ours, and one scenario, run twice a night."""
 
-    def __init__(self, root) -> None:
-        self.root, self.tree = root / "lab", RealTree(root / "linux")
+    def __init__(self, base, root) -> None:
+        self.root, self.tree = root / "lab", RealTree(base, root / "linux")
         labdir.write(self.root / "lab.yaml", LAB.format(tree=self.tree.path))
         labdir.write(self.root / "kernels/tiny.config", (PROJECT / "kernels/config/tiny.config").read_text())
         labdir.write(self.root / "rootfs/base.yaml", (PROJECT / "rootfs/base.yaml").read_text())
@@ -72,8 +72,8 @@ class RealNights:
 
 
 @pytest.fixture(scope="module")
-def nights(tmp_path_factory):
-    return RealNights(tmp_path_factory.mktemp("nights"))
+def nights(real_base, tmp_path_factory):
+    return RealNights(real_base, tmp_path_factory.mktemp("nights"))
 
 
 def test_nights(nights):

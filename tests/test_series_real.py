@@ -32,8 +32,8 @@ def patches(tree: RealTree) -> str:
 @pytest.mark.build
 @pytest.mark.guest
 @pytest.mark.mirror
-def test_each_failure_is_its_own_patchs(tmp_path):
-    tree, lab = RealTree(tmp_path / "linux"), tmp_path / "lab"
+def test_each_failure_is_its_own_patchs(real_base, tmp_path):
+    tree, lab = RealTree(real_base, tmp_path / "linux"), tmp_path / "lab"
     base = patches(tree)
     recipe = f"""\
 source: {{type: git, path: {tree.path}, revision: {base}}}
