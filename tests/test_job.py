@@ -33,7 +33,7 @@ OOPS = b"""[    5.123456] BUG: kernel NULL pointer dereference, address: 0000000
 [    5.123456] ---[ end trace 0000000000000000 ]---
 """
 GOOD = b"KTAP version 1\n1..1\nok 1 - data\n"
-BUILT = BuildResult("with", Outcome.PASS, "key-with")
+BUILT = BuildResult("with", Outcome.PASS, key="key-with")
 
 
 class FakeConsole:

@@ -91,7 +91,7 @@ def test_files_that_a_series_changes():
     assert found == ["fs/a.c", "fs/old.c", "mm/new.c", "net/unix/af_unix.c"]
 
 
-BUILT = BuildResult("with", Outcome.PASS, "key-with")
+BUILT = BuildResult("with", Outcome.PASS, key="key-with")
 
 
 def _kernel(folder, config="", modules="", symbols=""):
