@@ -18,13 +18,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from kpatchlab.errors import HostError
+from kpatchlab.files import link_or_copy
 
 META = ".meta.json"
 SAVED = "saved"
-"""Kind of the guests that are kept as they were after their set-up, see `warm`."""
+"""Kind of the guests that are kept as they were after their set-up, see `run.saved`."""
+TRAVELS = frozenset(
+    {"kernel", "root", "initrd", "agent", "payload", "kselftest", "suite", "program"}
+    | {"changes", "series", "tarball", "qemu"}
+)
+"""Kinds that are the same wherever they were made. Not among them: saved guests, which belong to one host's processor
+and are made in seconds, objects, work trees, package lists."""
 
 
 def content_key(*parts: Any) -> str:
@@ -69,11 +76,23 @@ class Artifact:
     label: str
 
 
-class Cache:
-    """The artifacts below one root directory."""
+class Upstream(Protocol):
+    """Where a cache gets artifacts that somebody else made."""
 
-    def __init__(self, root: Path | None = None) -> None:
+    def fetch(self, kind: str, key: str, into: Path) -> bool:
+        """Fill an empty directory with an artifact, its `.meta.json` included; False where it is not to be had."""
+
+
+class Cache:
+    """The artifacts below one root directory.
+
+    Args:
+        upstream: has artifacts of the kinds that travel (`TRAVELS`): what is not here is taken from there.
+    """
+
+    def __init__(self, root: Path | None = None, upstream: Upstream | None = None) -> None:
         self.root = root or default_root()
+        self.upstream = upstream
 
     def path(self, kind: str, key: str) -> Path:
         """Return where an artifact is, or would be."""
@@ -86,7 +105,7 @@ class Cache:
     def get(
         self, kind: str, key: str, make: Callable[[Path], None], *, label: str = "", keep_partial: bool = False
     ) -> Path:
-        """Return the artifact's directory, made by `make(empty_dir)` if it is not there yet.
+        """Return the artifact's directory; made by `make(empty_dir)` if it is not there, nor to be had from upstream.
 
         Args:
             label: what people call it; shown by `clean`.
@@ -101,28 +120,41 @@ class Cache:
             self.touch(kind, key)
             return final
         with self.lock(f"{kind}-{key}"):
-            if self.has(kind, key):
+            if self.has(kind, key) or self._fetched(kind, key):
                 return final
             with self._workdir(kind, key, keep_partial) as work:
                 make(work)
                 meta = {"label": label, "created": time.time(), "size_bytes": disk_bytes(work)}
                 (work / META).write_text(json.dumps(meta))
-                final.parent.mkdir(parents=True, exist_ok=True)
-                if final.exists():
-                    shutil.rmtree(final)
-                work.rename(final)
+                self._publish(work, final)
         return final
 
     def need(self, kind: str, key: str) -> Path:
-        """Return the directory of an artifact that somebody made.
+        """Return the directory of an artifact that somebody made, here or upstream.
 
         Raises:
-            HostError: it is not there.
+            HostError: nobody has it.
         """
-        if not self.has(kind, key):
+
+        def refuse(_: Path) -> None:
             raise HostError(f"no {kind} {key[:12]} in the cache {self.root}", hint="run it again: it is made anew")
-        self.touch(kind, key)
-        return self.path(kind, key)
+
+        return self.get(kind, key, refuse)
+
+    def _fetched(self, kind: str, key: str) -> bool:
+        if self.upstream is None or kind not in TRAVELS:
+            return False
+        with self._workdir(kind, key, keep=False) as work:
+            if found := self.upstream.fetch(kind, key, work):
+                self._publish(work, self.path(kind, key))
+        return found
+
+    @staticmethod
+    def _publish(work: Path, final: Path) -> None:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists():
+            shutil.rmtree(final)
+        work.rename(final)
 
     def scratch(self, name: str) -> Path:
         """Return a new directory for its caller to move away or to delete; `clean` takes what a killed lab left."""
@@ -194,6 +226,12 @@ class Cache:
                 found.append(Artifact(kind, key, meta.parent, size, meta.stat().st_mtime, label))
         return sorted(found, key=lambda entry: entry.used)
 
+    def keep_within(self, limit_gib: float, since: float) -> None:
+        """Prune to a size, least recently used first; what was used since a Unix time stays, however large it is."""
+        for entry in prunable(self.entries(), None, limit_gib, now=time.time()):
+            if entry.used < since:
+                self.remove(entry)
+
     def drop(self, kind: str, key: str) -> None:
         """Delete the artifact of a key, as `remove` does, for it to be made once more."""
         self.remove(Artifact(kind, key, self.path(kind, key), 0, 0.0, ""))
@@ -215,6 +253,38 @@ class Cache:
             with contextlib.suppress(OSError):
                 entry.path.rename(gone / "artifact")
             shutil.rmtree(gone, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """An upstream that this host can read: another cache's root directory."""
+
+    root: Path
+
+    def fetch(self, kind: str, key: str, into: Path) -> bool:
+        """See `Upstream.fetch`; files are linked where that is possible, since no artifact ever changes.
+
+        Raises:
+            HostError: it cannot be written, or not be read.
+        """
+        source = self.root / kind / key
+        try:
+            meta = (source / META).read_bytes()
+            os.utime(source / META)  # so that pruning leaves it
+            leave = shutil.ignore_patterns(META)
+            shutil.copytree(source, into, symlinks=True, ignore=leave, copy_function=_link, dirs_exist_ok=True)
+        except FileNotFoundError:
+            return False
+        except shutil.Error as error:
+            if not (source / META).exists():  # it was deleted meanwhile
+                return False
+            raise HostError(f"cannot copy {kind} {key[:12]} from {self.root}: {error.args[0][0][2]}") from None
+        (into / META).write_bytes(meta)
+        return True
+
+
+def _link(source: str, target: str) -> None:
+    link_or_copy(Path(source), Path(target))
 
 
 def _made(folder: Path) -> Path:

@@ -13,7 +13,8 @@ from kpatchlab.model import BuildResult, JobResult, Outcome
 from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import executor, stages
-from kpatchlab.run.executor import LocalExecutor, executor_of
+from kpatchlab.run.executor import LocalExecutor
+from kpatchlab.run.executors import EXECUTORS, executor_of
 from kpatchlab.run.inputs import JobInputs, boots_of
 from kpatchlab.run.pipeline import execute
 from kpatchlab.run.stages import Settings
@@ -124,7 +125,11 @@ def local(monkeypatch, call):
     def run_job(task, here):
         return call(JobInputs(task, here, boots_of(task, here.host), (), {}, frozenset()))
 
-    monkeypatch.setitem(executor.EXECUTORS, "local", lambda host, guests: LocalExecutor(host, guests, run_job))
+    def executor_with(lab, host):
+        limit = lab.limits.guests
+        return LocalExecutor(host, None if limit == "auto" else limit, run_job)
+
+    monkeypatch.setitem(EXECUTORS, "local", executor_with)
 
 
 @pytest.fixture

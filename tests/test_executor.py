@@ -12,7 +12,7 @@ from kpatchlab.host.host import available_mib
 from kpatchlab.model import Outcome
 from kpatchlab.plan.jobs import JobSpec
 from kpatchlab.run import executor
-from kpatchlab.run.executor import EXECUTORS, LocalExecutor, Weight, infra
+from kpatchlab.run.executor import LocalExecutor, Weight, infra
 
 
 def spec(name="solo@with#1"):
@@ -220,10 +220,6 @@ def test_whatever_a_job_raises_is_infra(host, error, message, details):
 def test_infra_says_what_it_stood_for():
     result = infra(spec("duo@with#2"), HostError("full"))
     assert (result.scenario, result.column, result.placement) == ("solo", "with", {"main": "with"})
-
-
-def test_executors_are_listed_by_name():
-    assert isinstance(EXECUTORS["local"](None, 1), LocalExecutor)
 
 
 def test_memory_is_read_from_the_kernel():

@@ -24,7 +24,7 @@ PROJECT = Path(__file__).parent.parent
 def test_every_job_of_the_lab_goes_through_json_and_pickle():
     lab = load(PROJECT / "lab.yaml")
     failure = ModuleFailure("siw", "drivers/siw.c", 7, "error: no", dependents=("rpcrdma",))
-    build = BuildResult("with", Outcome.PASS, "key", module_failures=(failure,))
+    build = BuildResult("with", Outcome.PASS, key="key", module_failures=(failure,))
     for job in make_plan(lab, choice=("*",), repeat=1).jobs:
         task = JobTask(
             spec=job,

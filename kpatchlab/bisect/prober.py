@@ -30,7 +30,8 @@ from kpatchlab.model import BuildResult, JobResult, Outcome, Run
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
 from kpatchlab.run.boot import BootSpec
-from kpatchlab.run.executor import Weight, executor_of
+from kpatchlab.run.executor import Weight
+from kpatchlab.run.executors import executor_of
 from kpatchlab.run.session import Session
 from kpatchlab.run.stages import Settings
 from kpatchlab.store.run_plan import RunKind, RunPlan

@@ -47,6 +47,26 @@ class Machine(FileModel):
     arch: Literal["x86_64"] = Field(default="x86_64", description="architecture")
 
 
+class LocalJobs(FileModel):
+    """Jobs run in the lab's own process, as threads."""
+
+    type: Literal["local"] = Field(description="jobs run in the lab's own process, as threads")
+
+
+class ProcessJobs(FileModel):
+    """Each job runs in a process of its own, with a cache of its own: as on another host, but on this one."""
+
+    type: Literal["process"] = Field(description="each job runs in a process of its own, with a cache of its own")
+    cache: Needed = Field(
+        description="directory of that cache; what it lacks is linked or copied from the lab's own cache. "
+        "`disk_gib` holds for each of the two"
+    )
+
+
+Jobs = Annotated[LocalJobs | ProcessJobs, Field(discriminator="type")]
+"""What runs the jobs."""
+
+
 class Limits(FileModel):
     """How much of the host the lab may take."""
 
@@ -122,4 +142,5 @@ class LabFile(FileModel):
         description="host: the host's QEMU; debian: Debian's, unpacked and not installed; auto: the host's where there "
         "is one",
     )
+    executor: Jobs = Field(default=LocalJobs(type="local"), description="what runs the jobs")
     nightly: Nightly = Field(default=Nightly(), description="what the verb `nightly` runs, keeps and reports")

@@ -13,7 +13,7 @@ from typing import Literal
 
 from kpatchlab.errors import UserError
 from kpatchlab.lab.choice import select
-from kpatchlab.lab.file import FILE, LabFile, Limits, Machine, Matrix
+from kpatchlab.lab.file import FILE, Jobs, LabFile, Limits, Machine, Matrix
 from kpatchlab.lab.nightly import Nightly
 from kpatchlab.lab.recipes import GitSource, KernelRecipe, RootRecipe, SeriesModel, SourceModel, locate
 from kpatchlab.lab.scenario import FILE as SCENARIO_FILE
@@ -68,6 +68,7 @@ class Lab:
     variants: Mapping[str, tuple[str, ...]]
     mirror: str
     qemu: Literal["auto", "host", "debian"]
+    executor: Jobs
     nightly: Nightly = field(default_factory=Nightly)
     stdin: Callable[[], bytes] = nothing_to_read
 
@@ -193,6 +194,7 @@ class _Loader:
             mirror=file.mirror,
             qemu=file.qemu,
             nightly=file.nightly,
+            executor=file.executor,
         )
         _known(document, ["base"], base, file.kernels, "kernel")
         _known(document, ["machine"], file.machine, machines, "machine")

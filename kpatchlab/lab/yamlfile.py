@@ -375,8 +375,9 @@ def _explain(item: dict[str, Any], models: dict[int, type[FileModel]], data: Any
     if kind == "union_tag_invalid":
         tags = re.findall(r"'([^']*)'", context["expected_tags"])
         noun = next((word for word in reversed(loc) if isinstance(word, str)), "")
+        article = "an" if noun[:1] in set("aeiou") else "a"
         more = suggest(context["tag"], tags) or f"; there are {', '.join(tags)}"
-        return [*loc, "type"], f"'{context['tag']}' is not a {noun} type{more}"
+        return [*loc, "type"], f"'{context['tag']}' is not {article} {noun} type{more}"
     if kind == "union_tag_not_found":
         if not isinstance(value, dict):
             return loc, _MESSAGES["model_type"].format(kind=_kind(value))

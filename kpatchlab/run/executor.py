@@ -1,7 +1,7 @@
 """Where jobs run. A job is a pure function of its task, so an executor only has to call it and bring the value back.
 
 An executor queues by itself: who submits does not ask for room. A new one (other hosts over SSH, a cluster) is one
-class with the methods of `Executor` and one row in `EXECUTORS`.
+class with the methods of `Executor` and one row in `executors.EXECUTORS`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,6 @@ from typing import Protocol, Self
 
 from kpatchlab.errors import told
 from kpatchlab.host.host import Host, available_mib
-from kpatchlab.lab.load import Lab
 from kpatchlab.model import JobResult, Outcome, job_case
 from kpatchlab.plan.jobs import JobSpec
 from kpatchlab.proc import Cancel
@@ -234,13 +233,3 @@ def infra(spec: JobSpec, error: BaseException) -> JobResult:
         message=message,
         cases=(job_case(Outcome.INFRA, message, details),),
     )
-
-
-EXECUTORS: Mapping[str, Callable[[Host, int | None], Executor]] = {"local": LocalExecutor}
-"""Name -> what makes the executor; it is given the host and a limit of guests, None for as many as there is room."""
-
-
-def executor_of(lab: Lab, host: Host) -> Executor:
-    """Return the executor that a lab asks for."""
-    guests = lab.limits.guests
-    return EXECUTORS["local"](host, None if guests == "auto" else int(guests))

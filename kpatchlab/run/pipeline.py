@@ -17,7 +17,6 @@ from queue import SimpleQueue
 from typing import Any
 
 from kpatchlab import __version__
-from kpatchlab.cache import Cache, prunable
 from kpatchlab.errors import UserError
 from kpatchlab.host.host import Host
 from kpatchlab.host.peak import PeakMemory
@@ -228,7 +227,7 @@ class _Execution:
         view = View(run, self.run_dir.path)
         self.run_dir.finish(run, view.comparison)
         header.keep_maintainers(run, self.run_dir, self.host.cache)
-        _keep_within(self.host.cache, lab.limits.disk_gib, time.time() - (time.monotonic() - self.began))
+        self.host.cache.keep_within(lab.limits.disk_gib, time.time() - (time.monotonic() - self.began))
         for form in (FORMATS[name] for name in REPORTS):
             self.run_dir.write(form.file, form.render(view))
         return view
@@ -257,13 +256,6 @@ def _save_build(run_dir: RunDir, earlier: Mapping[str, BuildResult], build: Buil
         return known
     run_dir.save_build(build)
     return build
-
-
-def _keep_within(cache: Cache, limit_gib: float, since: float) -> None:
-    """Prune the cache to its limit, least recently used first; what this run used stays, however large it is."""
-    for entry in prunable(cache.entries(), None, limit_gib, now=time.time()):
-        if entry.used < since:
-            cache.remove(entry)
 
 
 def build_only(lab: Lab, plan: Plan, host: Host, progress: Progress, settings: Settings) -> list[BuildResult]:

@@ -12,7 +12,7 @@ from kpatchlab.plan.jobs import Plan, plan_of_jobs
 from kpatchlab.progress import Progress
 from kpatchlab.report.view import View
 from kpatchlab.run import header
-from kpatchlab.run.executor import executor_of
+from kpatchlab.run.executors import executor_of
 from kpatchlab.run.pipeline import execute
 from kpatchlab.run.stages import Settings
 from kpatchlab.store.run_dir import RunDir
