@@ -685,7 +685,24 @@ def test_new_scenario_is_sound(here, call):
     status, out, _ = call("new", "scenario", "mine")
     assert status == 0
     assert "then: kpatchlab run mine" in out
-    assert call("check")[0] == 0
+    assert out.splitlines()[-1] == "and prove that it can fail: kpatchlab run --break mine"
+    assert call("check")[:2] == (0, "no errors\n")
+
+
+def test_a_scenario_that_names_no_files_of_the_kernel_is_noted(here, call):
+    call("new", "scenario", "mine")
+    note = (
+        "note: scenarios/mine/scenario.yaml: names no files of the kernel under `touches`;"
+        " `--changed` and `--touching` find it by its systems alone\n"
+    )
+    assert call("check") == (0, "no errors\n", note)
+    assert call("check", "--json")[2] == note
+    path = here / "scenarios/mine/scenario.yaml"
+    path.write_text(path.read_text().replace("# touches:", "touches:"))
+    assert call("check") == (0, "no errors\n", "")
+    (here / "lab.yaml").write_text(labdir.LAB.replace('["*"]', "['*', '!mine']"))
+    path.write_text(path.read_text().replace("touches:", "# touches:"))
+    assert call("check") == (0, "no errors\n", ""), "what the lab does not select needs none"
 
 
 # --- completion

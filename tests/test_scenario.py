@@ -14,6 +14,8 @@ from kpatchlab.lab import load
 from kpatchlab.lab.scenario import Scenario, expand, foreign_tests, library_files, load_scenario, new, scenario_files
 from kpatchlab.lab.yamlfile import Problems
 
+LIBRARY = Path(__file__).parent.parent / "scenarios/lib"
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
@@ -201,15 +203,21 @@ def test_payload_tells_which_file_cannot_be_read(root: Path) -> None:
         scenario_files(scenario(root), {})
 
 
+def printed(folder: Path, tmp: Path, **more: str) -> list[str]:
+    """Run a new scenario's script here, as a guest does."""
+    env = {**os.environ, "LAB_TMP": str(tmp), "LAB_LIB": str(LIBRARY), **more}
+    done = subprocess.run([folder / "run.sh"], capture_output=True, text=True, env=env, check=True)
+    return done.stdout.splitlines()
+
+
 def test_new_lays_out_a_scenario_that_passes_at_once(root: Path) -> None:
     folder = new(root, "my-test")
     assert folder == root / "scenarios" / "my-test"
     assert sorted(os.listdir(folder)) == ["run.sh", "scenario.yaml"]
     assert "my-test" in load.check(root / "lab.yaml").selected
-    done = subprocess.run(
-        [folder / "run.sh"], capture_output=True, text=True, env={**os.environ, "LAB_TMP": str(root)}, check=True
-    )
-    assert done.stdout.splitlines() == ["KTAP version 1", "1..1", "ok 1 - data arrives whole"]
+    assert '. "$LAB_LIB/ktap.sh"' in (folder / "run.sh").read_text()
+    assert printed(folder, root) == ["KTAP version 1", "1..1", "ok 1 - data arrives whole"]
+    assert printed(folder, root, LAB_BREAK="1")[-1] == "not ok 1 - data arrives whole"
 
 
 @pytest.mark.parametrize("name", ["", ".x", "a/b", "../x", "a b", "lib", "x" * 65])
@@ -226,8 +234,23 @@ def test_new_touches_nothing_that_is_there(root: Path) -> None:
 
 
 def test_new_makes_the_first_scenario_of_a_lab(tmp_path: Path) -> None:
-    assert new(tmp_path, "first").is_dir()
+    folder = new(tmp_path, "first")
+    assert folder.is_dir()
     assert os.listdir(tmp_path / "scenarios") == ["first"]
+    assert "LAB_LIB" not in (folder / "run.sh").read_text()  # such a lab has no library
+    assert printed(folder, tmp_path) == ["KTAP version 1", "1..1", "ok 1 - data arrives whole"]
+    broken = printed(folder, tmp_path, LAB_BREAK="1")
+    assert broken[2].startswith("# cmp: EOF on ")
+    assert broken[3] == "not ok 1 - data arrives whole"
+
+
+def test_new_names_the_schema_only_where_it_is(tmp_path: Path) -> None:
+    assert "$schema" not in (new(tmp_path, "first") / "scenario.yaml").read_text()
+    schema = tmp_path / "kpatchlab/schemas/scenario.schema.json"
+    labdir.write(schema, "{}")
+    line = (new(tmp_path, "second") / "scenario.yaml").read_text().splitlines()[0]
+    relative = line.removeprefix("# yaml-language-server: $schema=")
+    assert (tmp_path / "scenarios/second" / relative).resolve() == schema
 
 
 def test_collections_of_selftests_follow_the_parameters(root: Path) -> None:

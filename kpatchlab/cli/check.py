@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from kpatchlab.cli.app import Options, Verb, program
+from kpatchlab.cli.app import Options, Verb
 from kpatchlab.cli.common import as_json, dump, pass_options
 from kpatchlab.errors import UserError
 
@@ -15,11 +15,14 @@ from kpatchlab.errors import UserError
 @as_json
 @pass_options
 def check(options: Options, as_json: bool) -> None:
-    """Check every file of the lab: all errors at once, with file and line."""
+    """Check every file of the lab: all errors at once, with file and line.
+
+    What is no error and yet worth a look is a note on standard error.
+    """
     from kpatchlab.lab import load
 
     try:
-        load.check(options.lab_file())
+        lab = load.check(options.lab_file())
     except UserError as error:
         if not as_json:
             raise
@@ -29,6 +32,8 @@ def check(options: Options, as_json: bool) -> None:
         dump({"errors": []})
     else:
         click.echo("no errors")
+    for note in load.notes(lab):
+        click.echo(f"note: {note}", err=True)
 
 
 @click.command(cls=Verb, epilog="\b\nExample:\n  kpatchlab new scenario my-socket-test")
@@ -40,4 +45,5 @@ def new(options: Options, kind: str, name: str) -> None:  # noqa: ARG001 - one k
     from kpatchlab.lab import scenario
 
     folder = scenario.new(options.lab_file().parent, name)
-    click.echo(f"{folder}: edit scenario.yaml and run.sh, then: {program()} run {name}")
+    click.echo(f"{folder}: edit scenario.yaml and run.sh, then: {options.again(f'run {name}')}")
+    click.echo(f"and prove that it can fail: {options.again(f'run --break {name}')}")

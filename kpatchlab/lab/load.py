@@ -145,6 +145,16 @@ def check(path: Path) -> Lab:
     return lab
 
 
+def notes(lab: Lab) -> list[str]:
+    """Return what is no error in a lab and yet worth a look: a line each, beginning with the file."""
+    return [
+        f"scenarios/{name}/{SCENARIO_FILE}: names no files of the kernel under `touches`;"
+        " `--changed` and `--touching` find it by its systems alone"
+        for name in lab.selected
+        if not lab.scenarios[name].touches.files
+    ]
+
+
 @dataclass(slots=True)
 class _Loader:
     """Reads one lab; what is wrong goes to `problems`."""

@@ -362,43 +362,57 @@ def _template_frame(error: Exception, fallback: Path) -> tuple[Path, int]:
     return path, line
 
 
-_TEMPLATE = {
-    FILE: """\
-# yaml-language-server: $schema=../../kpatchlab/schemas/scenario.schema.json
+_SCHEMA = "kpatchlab/schemas/scenario.schema.json"
+"""Where a clone has what editors check a scenario.yaml by; a lab elsewhere has none."""
+_LIBRARY = "scenarios/lib/ktap.sh"
+
+_TEMPLATE = """\
 description: Data written to the path under test arrives whole.
 tags: []
 timeout_s: 60
 roles:
   main: {run: run.sh}
+# touches: {files: [net/unix/af_unix.c]}    # of the kernel: `run --touching FILE` and `--changed` choose by it
 # parameters: {size: ["4096", "65537"]}     # every combination is run; a script finds it in LAB_SIZE
 # needs: {config: [UNIX], modules: []}
 # reach:
 #   - {function: unix_stream_sendmsg}       # proof that the code under test ran
-""",
-    "run.sh": """\
+"""
+_SCRIPT = """\
 #!/bin/sh
 # Checks are printed as KTAP on standard output; standard error is free text.
 set -eu
 tmp=${LAB_TMP:-/tmp}
-
-echo "KTAP version 1"
-echo "1..1"
+%s
+ktap_plan 1
 
 # 1 MiB + 13 bytes: the last page is not a whole one.
 head -c 1048589 /dev/urandom >"$tmp/sent"
 cat "$tmp/sent" | cat >"$tmp/received"      # the path under test goes here
-
-sent=$(sha256sum <"$tmp/sent")
-received=$(sha256sum <"$tmp/received")
-if [ "$sent" = "$received" ]; then
-    echo "ok 1 - data arrives whole"
-else
-    echo "not ok 1 - data arrives whole"
-    echo "# sent $sent, received $received"
-fi
+[ -z "${LAB_BREAK:-}" ] || printf x >>"$tmp/received"      # `run --break` sends something wrong
+ktap_check "data arrives whole" cmp "$tmp/sent" "$tmp/received"
 rm -f "$tmp/sent" "$tmp/received"
-""",
-}
+"""
+_SOURCED = '. "$LAB_LIB/ktap.sh"'
+_INLINE = """\
+number=0
+ktap_plan() { printf 'KTAP version 1\\n1..%d\\n' "$1"; }
+ktap_check() {      # NAME COMMAND...
+    number=$((number + 1)) name=$1
+    shift
+    if said=$("$@" 2>&1); then
+        printf 'ok %d - %s\\n' "$number" "$name"
+    else
+        printf '# %s\\nnot ok %d - %s\\n' "$said" "$number" "$name"
+    fi
+}"""
+
+
+def _laid_out(lab_root: Path) -> dict[str, str]:
+    """Return the files of a new scenario: name -> text; what a lab lacks they do without."""
+    schema = f"# yaml-language-server: $schema=../../{_SCHEMA}\n" if (lab_root / _SCHEMA).is_file() else ""
+    functions = _SOURCED if (lab_root / _LIBRARY).is_file() else _INLINE
+    return {FILE: schema + _TEMPLATE, "run.sh": _SCRIPT % functions}
 
 
 def new(lab_root: Path, name: str) -> Path:
@@ -417,7 +431,7 @@ def new(lab_root: Path, name: str) -> Path:
         work = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
         try:
             work.chmod(0o755)
-            for file, text in _TEMPLATE.items():
+            for file, text in _laid_out(lab_root).items():
                 (work / file).write_text(text)
                 (work / file).chmod(0o755 if file.endswith(".sh") else 0o644)
             work.rename(folder)
