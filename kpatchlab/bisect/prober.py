@@ -77,7 +77,7 @@ class Times:
 
 
 class _OneLine:
-    """What a step's run tells, as one stage of the search: the search has its own words for what came of it."""
+    """What a step's run tells, as one stage of the search, which has its own words for what came of it."""
 
     total_jobs = 0
 
@@ -91,25 +91,21 @@ class _OneLine:
         pass
 
     def begin(self, jobs: int, seconds: Mapping[str, float]) -> None:
-        """Leave it out."""
+        pass
 
     def note(self, text: str) -> None:
-        """Leave it out."""
+        pass
 
     def stage(self, name: str, phase: str, done: int = 0, total: int = 0) -> None:
-        """Show it."""
         self._progress.stage(name, phase, done, total)
 
     def stage_done(self, name: str, text: str) -> None:  # noqa: ARG002
-        """Take it away."""
         self._progress.stage_done(name, "")
 
     def job_started(self, job: str) -> None:
-        """Show it as a stage."""
         self._progress.stage(job, "guest")
 
     def job_done(self, result: JobResult) -> None:
-        """Take it away."""
         self._progress.stage_done(result.job, "")
 
 
