@@ -30,7 +30,7 @@ Exit status:
   1  regressions (or, with one kernel, failures); measure: slower
   2  usage or configuration is wrong
   3  the host or the lab itself failed
-  130  interrupted; what is done is kept, `run --resume` goes on
+  130  interrupted; what is done is kept, `--resume` goes on
 """
 
 
