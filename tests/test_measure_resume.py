@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 
 import pytest
@@ -82,6 +83,34 @@ def test_one_that_was_stopped_goes_on_with_what_is_missing(measured, stop_after)
     assert (run.complete, run.columns, count) == (True, COLUMNS, dict.fromkeys(COLUMNS, 3))
     assert run.title == "small: figures, instructions"
     assert measured.bench.store.ids() == [run.id]
+
+
+def test_one_that_was_killed_goes_on_too(measured):
+    child = os.fork()
+    if not child:
+        job = measured.bench.job
+
+        def killed(inputs):
+            if len(measured.ran) == 4:
+                while len(list(measured.bench.root.glob("results/2*/jobs/*.json"))) < 4:
+                    time.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return job(inputs)
+
+        measured.bench.job = killed
+        try:
+            measured("solo", "--repeat", "3")
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    run, count = measured.stored
+    assert (run.complete, sum(count.values())) == (False, 4)
+    done = {(job.column, job.repeat) for job in run.jobs}
+    status, out, err = measured("--resume", "last")
+    assert status == 0, out + err
+    assert set(measured.ran) == {(column, n) for column in COLUMNS for n in (1, 2, 3)} - done
+    run, count = measured.stored
+    assert (run.complete, count) == (True, dict.fromkeys(COLUMNS, 3))
 
 
 def test_one_that_says_nothing_yet_is_repeated_further(measured):
