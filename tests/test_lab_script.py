@@ -33,6 +33,7 @@ def lab(tmp_path):
         done = subprocess.run([clone / "lab", *words], capture_output=True, text=True, check=False, env=env)
         return done.returncode, done.stdout.splitlines(), done.stderr
 
+    call.clone = clone
     return call
 
 
@@ -64,3 +65,28 @@ def test_benchmarks_behind_a_lab_file(lab):
     assert out[-1].endswith("/bench/history.py x")
     status, _, err = lab("--lab", "bench", "bench", "nothing")
     assert (status, err.splitlines()[0]) == (3, "lab: no such benchmark: nothing")
+
+
+@pytest.mark.parametrize(
+    ("words", "needs", "handed"),
+    [
+        (["test"], "all", "-n auto"),
+        (["test", "--quick"], "quick", "-n auto --quick"),
+        (["test", "--quick", "--", "-k", "pairs"], "quick", "-n auto --quick -k pairs"),
+        (["test", "--long"], "all", "-n auto --long"),
+        (["test", "-k", "pairs"], "all", "-k pairs"),
+    ],
+)
+def test_each_tier_asks_the_host_for_what_it_needs(lab, words, needs, handed):
+    for before, fix in ((), " --install"), (("--no-install",), ""):
+        status, out, err = lab(*before, *words)
+        assert (status, out) == (0, [f"-m pytest {handed}"])
+        assert err == f"-m kpatchlab doctor --packages --tests {needs}{fix}\n"
+
+
+def test_another_lock_of_the_tests_is_installed_once(lab):
+    with (lab.clone / "lock/tests.txt").open("a") as lock:
+        lock.write("# another one\n")
+    assert "pip" not in "".join(map(str, lab("--version")))
+    assert "--require-hashes -r lock/tests.txt" in lab("test")[2]
+    assert "pip" not in lab("test")[2]
