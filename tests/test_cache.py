@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kpatchlab.cache import SAVED, Artifact, Cache, content_key, prunable, tree_digest
+from kpatchlab.cache import META, SAVED, Artifact, Cache, Folder, content_key, prunable, tree_digest
 from kpatchlab.errors import HostError
 
 
@@ -134,3 +134,72 @@ def test_removing_takes_the_mark_first(tmp_path):
     cache.remove(cache.entries()[0])
     assert not cache.has("kind", "a")
     assert cache.entries() == []
+
+
+# --- upstream
+
+
+def kernel(work):
+    (work / "deep").mkdir()
+    (work / "deep/vmlinuz").write_text("kernel")
+    (work / "deep/vmlinuz").chmod(0o755)
+    (work / "link").symlink_to("deep/vmlinuz")
+
+
+def refuse(_):
+    raise AssertionError("it is to be had from upstream")
+
+
+@pytest.fixture
+def caches(tmp_path):
+    upstream = Cache(tmp_path / "upstream")
+    upstream.get("kernel", "key", kernel, label="a kernel")
+    return Cache(tmp_path / "here", Folder(upstream.root)), upstream
+
+
+def test_what_is_not_here_is_taken_from_upstream(caches):
+    here, upstream = caches
+    os.utime(upstream.path("kernel", "key") / META, (1, 1))
+    path = here.get("kernel", "key", refuse)
+    assert tree_digest(path) == tree_digest(upstream.path("kernel", "key"))
+    assert [(e.kind, e.key, e.label) for e in here.entries()] == [("kernel", "key", "a kernel")]
+    assert upstream.entries()[0].used > 1, "pruning leaves what is used"
+    assert list((here.root / "tmp").iterdir()) == []
+    upstream.drop("kernel", "key")
+    assert here.need("kernel", "key") == path
+
+
+def test_what_nobody_has_is_made_here_or_the_labs_fault(caches):
+    here, upstream = caches
+    assert here.get("kernel", "other", kernel) == here.path("kernel", "other")
+    assert not upstream.has("kernel", "other")
+    with pytest.raises(HostError, match="no kernel gone in the cache"):
+        here.need("kernel", "gone")
+
+
+def test_saved_guests_do_not_travel(caches):
+    here, upstream = caches
+    upstream.get(SAVED, "key", kernel)
+    with pytest.raises(HostError, match="no saved key in the cache"):
+        here.need(SAVED, "key")
+
+
+def test_what_is_deleted_meanwhile_is_not_there(caches, monkeypatch):
+    here, upstream = caches
+
+    def link(source, target):
+        upstream.drop("kernel", "key")
+        raise FileNotFoundError(2, "No such file or directory", source)
+
+    monkeypatch.setattr("kpatchlab.cache.link_or_copy", link)
+    assert here.get("kernel", "key", kernel) == here.path("kernel", "key")
+
+
+def test_what_cannot_be_copied_says_why(caches, monkeypatch):
+    def link(source, target):
+        raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr("kpatchlab.cache.link_or_copy", link)
+    with pytest.raises(HostError, match=r"cannot copy kernel key from .*: .*No space left"):
+        caches[0].need("kernel", "key")
+    assert not caches[0].has("kernel", "key")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,18 @@ def test_a_run_takes_a_jobs_files_in(bench):
         assert (run_dir.path / job.attachments[0]).read_text() == job.job
     assert not stale.exists()
     assert not list((bench.host.cache.root / "tmp").glob("job-*"))
+
+
+def test_files_that_somebody_deleted_cost_their_own_job(bench):
+    def run_job(task, here):
+        if task.spec.column == "with":
+            shutil.rmtree(here.folder)
+        return dataclasses.replace(infra(task.spec, RuntimeError("odd")), outcome=Outcome.PASS)
+
+    plan = bench.plan()
+    with LocalExecutor(bench.host, 1, run_job) as executor:
+        view = execute(
+            bench.lab, plan, bench.host, bench.begin(plan), PlainProgress(bench.out), bench.settings, executor
+        )
+    assert [job.outcome for job in view.run.jobs] == [Outcome.PASS, Outcome.INFRA]
+    assert view.run.jobs[1].message == "its files are gone"

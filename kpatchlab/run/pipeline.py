@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from kpatchlab import __version__
-from kpatchlab.errors import UserError
+from kpatchlab.errors import HostError, UserError
 from kpatchlab.host.host import Host
 from kpatchlab.host.peak import PeakMemory
 from kpatchlab.lab.load import Lab
@@ -188,9 +188,11 @@ class _Execution:
             if returned.folder:
                 shutil.rmtree(returned.folder, ignore_errors=True)
             return
-        result = replace(result, reproduce=self.settings.reproduce(job))
-        if returned.folder:
+        if returned.folder and not returned.folder.exists():
+            result = infra(job, HostError("its files are gone", hint="was the cache cleaned while it ran?"))
+        elif returned.folder:
             result = self.run_dir.take_in(result, returned.folder)
+        result = replace(result, reproduce=self.settings.reproduce(job))
         self.done[result.job] = result
         self.run_dir.save_job(result)
         self.progress.job_done(result)
