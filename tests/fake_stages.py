@@ -13,7 +13,7 @@ from kpatchlab.model import BuildResult, JobResult, Outcome
 from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import executor, stages
-from kpatchlab.run.executor import LocalExecutor
+from kpatchlab.run.executor import LocalExecutor, limit_of
 from kpatchlab.run.executors import EXECUTORS, executor_of
 from kpatchlab.run.inputs import JobInputs, boots_of
 from kpatchlab.run.pipeline import execute
@@ -125,11 +125,7 @@ def local(monkeypatch, call):
     def run_job(task, here):
         return call(JobInputs(task, here, boots_of(task, here.host), (), {}, frozenset()))
 
-    def executor_with(lab, host):
-        limit = lab.limits.guests
-        return LocalExecutor(host, None if limit == "auto" else limit, run_job)
-
-    monkeypatch.setitem(EXECUTORS, "local", executor_with)
+    monkeypatch.setitem(EXECUTORS, "local", lambda lab, host: LocalExecutor(host, limit_of(lab), run_job))
 
 
 @pytest.fixture

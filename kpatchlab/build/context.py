@@ -61,7 +61,7 @@ class BuildContext:
     mirror: str = ""
     jobs: int = 0
     progress: Callable[[BuildProgress], None] = lambda _: None
-    cancel: threading.Event = field(default_factory=threading.Event)
+    cancel: proc.Cancel = field(default_factory=threading.Event)
     verbose: Callable[[str], None] = lambda _: None
     arch: str = platform.machine()
     min_free_bytes: int = 4 * GIB

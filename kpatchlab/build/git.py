@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ class Repository:
         timeout_s: float = QUICK_S,
         check: bool = True,
         env: Mapping[str, str] | None = None,
-        cancel: threading.Event | None = None,
+        cancel: proc.Cancel | None = None,
     ) -> proc.Result:
         """Run one git command on it; `env` is added to the environment."""
         where = ["--git-dir", str(self.path)] if self.url else ["-C", str(self.path)]

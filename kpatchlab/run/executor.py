@@ -21,6 +21,7 @@ from typing import Protocol, Self
 
 from kpatchlab.errors import told
 from kpatchlab.host.host import Host, available_mib
+from kpatchlab.lab.load import Lab
 from kpatchlab.model import JobResult, Outcome, job_case
 from kpatchlab.plan.jobs import JobSpec
 from kpatchlab.proc import Cancel
@@ -134,6 +135,11 @@ class LocalExecutor:
         self._running = 0
         self._free = Weight(0, 0, 0)
 
+    @classmethod
+    def of(cls, lab: Lab, host: Host) -> Self:
+        """Return the one that a lab asks for."""
+        return cls(host, limit_of(lab))
+
     def submit(
         self, task: JobTask, weight: Weight, priority: int = 0, *, cancel: Cancel, started: Callable[[], None]
     ) -> Future[Returned]:
@@ -209,6 +215,11 @@ class LocalExecutor:
             return Returned(self._call(queued.task, Here(self._host, folder, queued.cancel)), folder)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this one job's and the lab's, not a kernel's
             return Returned(infra(queued.task.spec, error), folder)
+
+
+def limit_of(lab: Lab) -> int | None:
+    """Return how many guests a lab lets run at once; None: as many as there is room for."""
+    return None if lab.limits.guests == "auto" else lab.limits.guests
 
 
 def _drop(futures: Iterable[Future[Returned]]) -> None:

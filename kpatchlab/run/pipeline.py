@@ -33,7 +33,7 @@ from kpatchlab.run.stages import Settings, Stages, gather
 from kpatchlab.store.run_dir import RunDir
 
 CONTENTS = "contents.json"
-"""In a run's folder: scenario -> key of what its jobs were made of, see `facts.of_contents`."""
+"""In a run's folder: scenario -> key of what its jobs were made of, see `header.of_contents`."""
 
 REPORTS = ("junit", "html")
 """The formats that every run has in its folder."""

@@ -7,16 +7,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import kpatchlab
 from kpatchlab import proc
 from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError
 from kpatchlab.host.host import Host
+from kpatchlab.lab.file import LocalJobs
+from kpatchlab.lab.load import Lab
 from kpatchlab.model import JobResult
 from kpatchlab.run import worker
-from kpatchlab.run.executor import LocalExecutor
+from kpatchlab.run.executor import LocalExecutor, limit_of
 from kpatchlab.run.inputs import Here
 from kpatchlab.run.task import JobTask
 
@@ -43,6 +45,13 @@ class ProcessExecutor(LocalExecutor):
         super().__init__(host, guests, self._work)
         self._cache, self._disk_gib = Cache(cache), disk_gib
         self._began = time.time()
+
+    @classmethod
+    def of(cls, lab: Lab, host: Host) -> Self:
+        """Return the one that a lab asks for."""
+        assert not isinstance(lab.executor, LocalJobs)
+        cache = lab.root / Path(lab.executor.cache).expanduser()
+        return cls(host, limit_of(lab), cache, lab.limits.disk_gib)
 
     def shutdown(self) -> None:
         """See `Executor.shutdown`."""
