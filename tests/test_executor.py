@@ -23,9 +23,9 @@ def task(name="solo@with#1"):
     return SimpleNamespace(spec=spec(name))
 
 
-def executor_with(call, guests=None, cache=None):
+def executor_with(call, guests=None):
     """Return an executor that has each job's result from `call(task)`."""
-    host = SimpleNamespace(cache=cache or SimpleNamespace(scratch=lambda name: None))
+    host = SimpleNamespace(cache=SimpleNamespace(scratch=lambda name: None))
     return LocalExecutor(host, guests, lambda task, here: call(task))
 
 
@@ -92,21 +92,6 @@ def test_one_processor_still_takes_a_pair(monkeypatch, held):
     assert submit(local, Weight(1, 1, 512)).running()
     assert submit(local, Weight(1, 1, 512)).running()
     assert not submit(local, Weight(1, 1, 512)).running()
-
-
-def test_memory_is_looked_at_when_nothing_runs(monkeypatch, held):
-    free = [1000]
-    monkeypatch.setattr(executor, "available_mib", lambda: free[0])
-    local = executor_with(lambda _: held.wait(20), 9)
-    first = submit(local, Weight(1, 1, 700))
-    assert not submit(local, Weight(1, 1, 700)).running()
-    held.set()
-    assert first.result(10).result
-    local.shutdown()
-    held.clear()
-    free[0] = 2000
-    local = taken(held, 9, Weight(1, 1, 700), Weight(1, 1, 700))
-    assert not submit(local, Weight(1, 1, 700)).running()
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from kpatchlab.run.job import run_job
 from kpatchlab.run.task import JobTask
 
 MEMORY_SHARE = 0.75
-"""Share of the memory that is free when nothing runs which guests may take together."""
+"""Share of the memory that is free at the start which guests may take together."""
 UNLIMITED = 1 << 16
 
 RunJob = Callable[[JobTask, Here], JobResult]
@@ -94,7 +94,7 @@ class Executor(Protocol):
         """Return how many jobs of a weight run side by side where nothing else does; at least 1."""
 
     def shutdown(self) -> None:
-        """Wait for what runs, and let everything go."""
+        """Cancel what waits for its turn, and wait for what runs."""
 
     def __enter__(self) -> Self:
         """Have it for the time of a `with`."""
@@ -125,15 +125,14 @@ class LocalExecutor:
     """
 
     def __init__(self, host: Host, guests: int | None = None, call: RunJob = run_job) -> None:
-        self._host, self._guests, self._call = host, guests, call
+        self._host, self._call = host, call
         self._pool = ThreadPoolExecutor(64, thread_name_prefix="job")
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._waiting: dict[
-            Weight, list[_Queued]
-        ] = {}  # heaps: a job is only looked at when it is the next of its kind
+        self._waiting: dict[Weight, list[_Queued]] = {}  # heaps
         self._running = 0
-        self._free = Weight(0, 0, 0)
+        cpus = UNLIMITED if guests else max(2, len(os.sched_getaffinity(0)))
+        self._room = self._free = Weight(guests or UNLIMITED, cpus, int(available_mib() * MEMORY_SHARE))
 
     @classmethod
     def of(cls, lab: Lab, host: Host) -> Self:
@@ -152,7 +151,7 @@ class LocalExecutor:
 
     def width(self, weight: Weight) -> int:
         """See `Executor.width`."""
-        return max(1, weight.times_in(self._room()))
+        return max(1, weight.times_in(self._room))
 
     def shutdown(self) -> None:
         """See `Executor.shutdown`."""
@@ -167,11 +166,6 @@ class LocalExecutor:
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
-
-    def _room(self) -> Weight:
-        """Return what guests may take together of a host on which none runs."""
-        cpus = UNLIMITED if self._guests else max(2, len(os.sched_getaffinity(0)))
-        return Weight(self._guests or UNLIMITED, cpus, int(available_mib() * MEMORY_SHARE))
 
     def _start(self) -> None:
         """Start every job that there is room for, in their order; those that are cancelled leave the queue."""
@@ -188,8 +182,6 @@ class LocalExecutor:
 
     def _next(self) -> _Queued | None:
         """Take the first job that there is room for out of the queue; one always fits where nothing runs."""
-        if not self._running:
-            self._free = self._room()
         heaps = [heap for weight, heap in self._waiting.items() if heap and self._fits(weight)]
         return heapq.heappop(min(heaps, key=lambda heap: heap[0])) if heaps else None
 
