@@ -461,6 +461,7 @@ def with_a_series(bench, monkeypatch, found):
 def test_jobs_count_what_the_series_changes_unless_told_not_to(bench, monkeypatch, trace):
     """The patches are in the run either way; a resumed run that builds nothing keeps them."""
     told = with_a_series(bench, monkeypatch, Changes)
+    one_guest(bench)
     seen = []
     bench.job = lambda inputs: seen.append({n: k.patched for n, k in inputs.kernels.items()}) or Outcome.PASS
     bench.settings = dataclasses.replace(bench.settings, trace=trace)
