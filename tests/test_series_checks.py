@@ -9,7 +9,7 @@ import pytest
 from series_fixtures import SeriesBench, program, row
 
 from kpatchlab.errors import UserError
-from kpatchlab.series import checks, judge
+from kpatchlab.series import checks, judge, objects
 from kpatchlab.series.values import Applied, LostObject, PatchBuild, PatchResult, Walk
 
 WARN_SH = Path(checks.__file__).with_name("warn.sh")
@@ -114,7 +114,7 @@ def test_a_folder_without_a_makefile_is_compiled_by_the_one_above_it(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "Makefile").touch()
     files = ["fs/xfs/libxfs/a.c", "net/core/b.h", "fs/new/c.c", "include/linux/d.h", "tools/e/f.c", "net/made/g.c"]
-    found = checks.folders_of([*files, "net/made/Kbuild"], tmp_path)
+    found = objects.folders_of([*files, "net/made/Kbuild"], tmp_path)
     assert found == ["fs/xfs/", "net/core/", "net/made/"]
 
 
@@ -123,7 +123,7 @@ def test_a_header_is_found_however_the_source_names_it(tmp_path):
     folder.mkdir(parents=True)
     deps = "  ../drivers/tty/serial/8250/../gpio.h \\\n  ../drivers/tty/serial/8250/gpio.h \\\n"
     (folder / ".core.o.cmd").write_text(f"deps_drivers/tty/serial/8250/core.o := \\\n{deps}")
-    found, lost, _ = checks.objects_of(["drivers/tty/serial/gpio.h", "drivers/gpio.h"], tmp_path)
+    found, lost, _ = objects.objects_of(["drivers/tty/serial/gpio.h", "drivers/gpio.h"], tmp_path)
     assert (found, lost) == (["drivers/tty/serial/8250/core.o"], ["drivers/gpio.h"])
 
 

@@ -7,7 +7,6 @@ configuration that differs is taken for the patch's warnings.
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shutil
@@ -22,19 +21,15 @@ from kpatchlab.build.context import BuildContext
 from kpatchlab.build.patchset import Patch
 from kpatchlab.errors import UserError
 from kpatchlab.series import warnings
+from kpatchlab.series.objects import CODE, command_file, is_built, objects_of
 from kpatchlab.series.tree import KCONFIG, State, Tree, put
 from kpatchlab.series.values import Finding, Looked
 
 CHECK_S = 3600.0
 CHECKPATCH_S = 300.0
 COCCI_S = 1800.0
-INCLUDERS = 8
-"""Objects that a changed header is looked at in, the nearest ones: its own warnings are the same in all others."""
 NO_SPARSE = "sparse is not installed (Debian package sparse)"
 NO_SPATCH = "spatch is not installed (Debian package coccinelle)"
-_CODE = (".c", ".S")
-_MAKEFILES = ("Makefile", "Kbuild")
-_NOT_KERNEL = ("tools", "scripts", "samples", "Documentation")
 _MENDED = "did not compile before the patch: what it says cannot be told apart"
 _COMPILED = re.compile(r"^  (?:CC|AS)\s+(?:\[M\]\s+)?(\S+\.o)$")
 
@@ -44,82 +39,6 @@ def sparse_version() -> str:
     if not shutil.which("sparse"):
         return ""
     return proc.run(["sparse", "--version"], timeout_s=60, check=False).stdout.strip() or "sparse"
-
-
-def folders_of(files: Iterable[str], tree: Path) -> list[str]:
-    """Return the folders that kbuild can be asked for, with a trailing slash, for files of the kernel proper.
-
-    A folder without a Makefile is compiled by the nearest one above it that has one, in the tree or among `files`.
-    """
-    files = set(files)
-    folders = {Path(file).parent for file in files if file.endswith((*_CODE, ".h"))}
-    found = set()
-    for folder in folders:
-        # All of drivers/ is not what a patch to drivers/new/ asks for.
-        above = [folder, *(one for one in folder.parents if len(one.parts) > 1)]
-        makes = (one for one in above if any(f"{one}/{name}" in files for name in _MAKEFILES) or _is_built(tree / one))
-        if folder.parts and folder.parts[0] not in _NOT_KERNEL and (nearest := next(makes, None)):
-            found.add(f"{nearest}/")
-    return sorted(found)
-
-
-def _is_built(folder: Path) -> bool:
-    return any((folder / name).exists() for name in _MAKEFILES)
-
-
-def objects_of(files: Iterable[str], obj: Path) -> tuple[list[str], list[str], list[str]]:
-    """Return the objects that `files` go into, as an object directory has them, the files that go into none, and notes.
-
-    A file without an object of its own (a header, a .c that others include) is followed to what includes it:
-    to its `INCLUDERS` nearest.
-    """
-    found: dict[str, None] = {}
-    lost, notes = [], []
-    others = []
-    for file in files:
-        own = f"{os.path.splitext(file)[0]}.o"
-        if file.endswith(_CODE) and _command_file(obj / own).exists():
-            found[own] = None
-        elif file.endswith((*_CODE, ".h")):
-            others.append(file)
-    for file, users in _includers(others, obj).items():
-        if not users:
-            lost.append(file)
-        near = sorted(users, key=lambda user: (user not in found, -_shared(user, file), user))
-        found |= dict.fromkeys(near[:INCLUDERS])
-        if len(users) > INCLUDERS:
-            notes.append(f"{file} was looked at in {INCLUDERS} of {len(users)} objects that include it")
-    return list(found), lost, notes
-
-
-def _command_file(target: Path) -> Path:
-    return target.with_name(f".{target.name}.cmd")
-
-
-def _shared(one: str, other: str) -> int:
-    pairs = zip(one.split("/"), other.split("/"), strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _includers(files: Sequence[str], obj: Path) -> dict[str, list[str]]:
-    """Return file -> objects that were compiled from it, by the dependencies that kbuild keeps of each."""
-    users: dict[str, list[str]] = {file: [] for file in files}
-    if not files:
-        return users
-    ends = tuple(os.fsencode(f"/{os.path.basename(file)}") for file in files)
-    for folder, subfolders, there in os.walk(obj):
-        if folder == str(obj):
-            subfolders[:] = [name for name in subfolders if name not in {"scripts", "tools", "include", "usr"}]
-        for name in there:
-            if name.startswith(".") and name.endswith(".o.cmd") and not name.endswith(".mod.o.cmd"):
-                path = os.path.join(folder, name)
-                target = os.path.relpath(os.path.join(folder, name[1:-4]), obj)
-                with open(path, "rb") as handle:
-                    words = {os.fsdecode(word) for word in handle.read().split() if word.endswith(ends)}
-                # The compiler writes a path as the source has it, ../drivers/a/../b.h.
-                for file in {warnings.inside_tree(word) for word in words} & users.keys():
-                    users[file].append(target)
-    return users
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,10 +170,10 @@ class Bench:
         target = self.obj / name
         try:
             made = target.stat().st_mtime_ns
-            words = _command_file(target).read_text(errors="surrogateescape").split()
+            words = command_file(target).read_text(errors="surrogateescape").split()
         except FileNotFoundError:
             return True
-        paths = [self.obj / word for word in words if word.endswith((*_CODE, ".h"))]
+        paths = [self.obj / word for word in words if word.endswith((*CODE, ".h"))]
         return any(path.exists() and path.stat().st_mtime_ns > made for path in paths)
 
     def forget(self, objects: Iterable[str]) -> None:
@@ -275,10 +194,7 @@ class Bench:
             stems = {path.name.rpartition(".")[0].replace("%", "/") for path in self._records.glob("*%*")}
             names |= {name for name in stems if name.startswith(folders)}
         # What a patch deletes leaves its record behind.
-        return sorted(n for n in names if any((self.tree.path / f"{n[:-2]}{end}").exists() for end in _CODE))
-
-
-# ---------------------------------------------------------------------------------------------- one patch
+        return sorted(n for n in names if any((self.tree.path / f"{n[:-2]}{end}").exists() for end in CODE))
 
 
 @dataclass(slots=True)
@@ -323,7 +239,7 @@ def after(
         elif name in now.warnings:
             compared.append(name)
     if not objects:
-        code = any(file.endswith((*_CODE, ".h")) for file in files)
+        code = any(file.endswith((*CODE, ".h")) for file in files)
         notes.append("none of its files is compiled in this configuration" if code else "it changes no code")
     one = {name: told.warnings.get(name, []) for name in {*compared, *_renamed_objects(renamed, earlier)}}
     two = {name: now.warnings[name] for name in compared}
@@ -371,7 +287,7 @@ def _flat(findings: Mapping[str, list[Finding]]) -> list[Finding]:
 
 
 def _source(tree: Path, name: str) -> str:
-    return next((f"{name[:-2]}{end}" for end in _CODE if (tree / f"{name[:-2]}{end}").exists()), "")
+    return next((f"{name[:-2]}{end}" for end in CODE if (tree / f"{name[:-2]}{end}").exists()), "")
 
 
 def _old_text(bench: Bench, earlier: Before, objects: Sequence[str]) -> Said:
@@ -470,7 +386,7 @@ def after_folders(
 
 def _say_folders(bench: Bench, folders: Sequence[str]) -> Said:
     bench.allmodconfig()
-    return bench.say([folder for folder in folders if _is_built(bench.tree.path / folder)])
+    return bench.say([folder for folder in folders if is_built(bench.tree.path / folder)])
 
 
 def _not_compiled(name: str, output: str, tree: Path) -> Finding:

@@ -26,7 +26,7 @@ from kpatchlab.errors import HostError, UserError
 from kpatchlab.files import write_atomic
 from kpatchlab.lab.recipes import GitSeries, KernelRecipe
 from kpatchlab.model import Outcome, from_json, to_json
-from kpatchlab.series import checks, warnings
+from kpatchlab.series import checks, objects, warnings
 from kpatchlab.series.tree import KCONFIG, Tree, files_of, renames_of
 from kpatchlab.series.values import Applied, Looked, LostObject, PatchBuild, PatchResult, Walk
 
@@ -320,7 +320,7 @@ class _Walker:
         return renames_of(self.plan.patches[facts.number - 1])
 
     def _allmodconfig(self, facts: PatchResult) -> LooksAfter:
-        folders = checks.folders_of(facts.files, self.tree.path)
+        folders = objects.folders_of(facts.files, self.tree.path)
         if not folders:
             return lambda: (Looked("allmodconfig", skipped="it changes no folder that is compiled"),)
         earlier = checks.before_folders(self.allmod, folders, facts.files)
@@ -400,7 +400,7 @@ class _Walker:
             total=outcome.total,
             duration_s=time.monotonic() - began,
             config=tuple(changed),
-            unseen=tuple(checks.objects_of(there, self.obj)[1]),
+            unseen=tuple(objects.objects_of(there, self.obj)[1]),
             deleted=tuple(file for file in files if file not in there),
         )
 
