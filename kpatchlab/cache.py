@@ -160,6 +160,17 @@ class Cache:
         """Return a new directory for its caller to move away or to delete; `clean` takes what a killed lab left."""
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_made(self.root / "tmp")))
 
+    @staticmethod
+    @contextlib.contextmanager
+    def using(folder: Path) -> Iterator[None]:
+        """Keep a directory below `tmp` from being taken for one that a killed lab left, for the time of a `with`."""
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(handle)
+
     @contextlib.contextmanager
     def _workdir(self, kind: str, key: str, keep: bool) -> Iterator[Path]:
         tmp = self.root / "tmp"
@@ -176,7 +187,8 @@ class Cache:
                 f"cannot write to the cache {self.root}: {error.strerror}", hint="set KPATCHLAB_CACHE to another place"
             ) from None
         try:
-            yield work
+            with self.using(work):
+                yield work
         except OSError as error:
             if error.errno in {28, 122}:  # ENOSPC, EDQUOT
                 raise HostError(
@@ -249,10 +261,27 @@ class Cache:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
+            if entry.kind == "tmp" and _in_use(entry.path):
+                return
             gone = Path(tempfile.mkdtemp(prefix="gone-", dir=_made(self.root / "tmp")))
             with contextlib.suppress(OSError):
                 entry.path.rename(gone / "artifact")
             shutil.rmtree(gone, ignore_errors=True)
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a process has a directory in `Cache.using`."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,3 +203,30 @@ def test_what_cannot_be_copied_says_why(caches, monkeypatch):
     with pytest.raises(HostError, match=r"cannot copy kernel key from .*: .*No space left"):
         caches[0].need("kernel", "key")
     assert not caches[0].has("kernel", "key")
+
+
+def test_what_is_in_use_is_not_taken_for_what_a_killed_lab_left(tmp_path):
+    cache = Cache(tmp_path)
+    job, left = cache.scratch("job"), cache.scratch("job")
+
+    def clean():
+        for entry in cache.entries(leftovers=True):
+            cache.remove(entry)
+
+    with cache.using(job):
+        clean()
+        assert job.is_dir()
+        assert not left.exists()
+    clean()
+    assert not job.exists()
+
+
+def test_an_artifact_that_is_made_under_another_name_is_left_alone(tmp_path):
+    cache = Cache(tmp_path)
+
+    def make(work):
+        for entry in cache.entries(leftovers=True):
+            cache.remove(entry)
+        (work / "file").write_text("x")
+
+    assert (cache.get("initrd", "a" * 64, make) / "file").read_text() == "x"

@@ -1,5 +1,6 @@
 """What runs beside what, and what becomes of a job that raises."""
 
+import contextlib
 import threading
 import time
 from concurrent.futures import wait
@@ -25,7 +26,8 @@ def task(name="solo@with#1"):
 
 def executor_with(call, guests=None):
     """Return an executor that has each job's result from `call(task)`."""
-    host = SimpleNamespace(cache=SimpleNamespace(scratch=lambda name: None))
+    cache = SimpleNamespace(scratch=lambda name: None, using=lambda folder: contextlib.nullcontext())
+    host = SimpleNamespace(cache=cache)
     return LocalExecutor(host, guests, lambda task, here: call(task))
 
 

@@ -204,7 +204,8 @@ class LocalExecutor:
         try:
             folder = self._host.cache.scratch("job")
             queued.started()
-            return Returned(self._call(queued.task, Here(self._host, folder, queued.cancel)), folder)
+            with self._host.cache.using(folder):
+                return Returned(self._call(queued.task, Here(self._host, folder, queued.cancel)), folder)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this one job's and the lab's, not a kernel's
             return Returned(infra(queued.task.spec, error), folder)
 

@@ -91,7 +91,8 @@ def main() -> None:
     cache = Cache(options.cache, Folder(options.upstream))
     folder = cache.scratch("job")
     try:
-        result = run_job(task, Here(Host(cache, options.mirror, options.qemu), folder, cancel))
+        with cache.using(folder):
+            result = run_job(task, Here(Host(cache, options.mirror, options.qemu), folder, cancel))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this one job's and the lab's, not a kernel's
         result = infra(task.spec, error)
     try:
