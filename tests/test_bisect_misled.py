@@ -65,7 +65,7 @@ def test_a_culprit_that_touches_none_of_the_paths_is_not_laid_on_one_that_does(l
     assert f"to find it: --good {before} --bad {parent}, without --path" in out
     status, out, err = search(lab, "--path", "core/net.c")
     assert status == 0, out + err
-    assert f"culprit: {lab.commits[4][:12]}" in out
+    assert f"culprit: {lab.commits[4][:12]}" in out, out + err
 
 
 def test_a_parent_that_cannot_be_tested_proves_nothing():
@@ -190,3 +190,22 @@ def test_the_wrapper_of_a_clone_stops_git_where_it_cannot_set_up():
         subprocess.run([program, verb], check=False, capture_output=True, env=env) for verb in ("list", "bisect-step")
     ]
     assert [done.returncode for done in said] == [3, 128]
+
+
+def test_a_clock_that_was_set_back_leaves_no_objects_of_another_commit(lab):
+    lab.grow("printk", "comment", "fault", "comment", "printk")
+    seen = lab.job
+
+    def in_the_future(text):
+        found = list(lab.host.cache.root.glob("bisect/*/tree/obj-*"))
+        assert found
+        for objects in found:
+            for path in [objects, *objects.rglob("*")]:
+                ahead = time.time() + 3600
+                os.utime(path, (ahead, ahead), follow_symlinks=False)
+        return seen(text)
+
+    lab.job = in_the_future
+    status, out, err = search(lab)
+    assert status == 0, out + err
+    assert f"culprit: {lab.commits[3][:12]}" in out

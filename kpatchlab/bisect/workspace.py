@@ -8,7 +8,9 @@ search to the next, so that its object directory is warm.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from kpatchlab.errors import HostError, UserError
 from kpatchlab.lab.recipes import KernelRecipe
 
 LOG_S = 600.0
+OLDER_NS = 1_000_000_000  # some file systems keep whole seconds
 _BASE = "refs/kpatchlab/base"
 _IDENTITY = {
     "GIT_CONFIG_GLOBAL": "/dev/null",  # no hooks, no signatures, no line endings of the user's
@@ -57,7 +60,14 @@ class Workspace:
         return result.stdout.strip() if result.status == 0 else ""
 
     def checkout(self, commit: str) -> None:
-        """Bring the work tree to a commit; only files that differ are written, so that make sees only these."""
+        """Bring the work tree to a commit; only files that differ are written, so that make sees only these.
+
+        Objects from the future, as a clock that was set back leaves them, are dated back first: make goes by times
+        alone, and would take them for this commit's.
+        """
+        for objects in self.path.glob(f"{OBJECTS}*"):
+            if (ahead := _newest(objects) - time.time_ns()) > 0:
+                _date_back(objects, ahead + OLDER_NS)
         self.git("checkout", "--quiet", "--force", "--detach", commit)
 
     def commit(self, name: str) -> str:
@@ -206,6 +216,18 @@ def _held(key: str, ctx: BuildContext) -> Iterator[Path]:
         finally:  # also of a search that was refused: `clean` is to know it
             with contextlib.suppress(OSError):  # a full disk: what has filled it is told, not this
                 ctx.note(folder, "work tree of searches")
+
+
+def _newest(objects: Path) -> int:
+    """Return when the newest object was made, in ns since the epoch: kbuild removes a file beside each (fixdep)."""
+    return max(os.stat(folder).st_mtime_ns for folder, _, _ in os.walk(objects))
+
+
+def _date_back(objects: Path, by_ns: int) -> None:
+    """Make all objects older by the same time: which is newer than which stays."""
+    for path in [*objects.rglob("*"), objects]:
+        was = path.lstat()
+        os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns - by_ns), follow_symlinks=False)
 
 
 def _absolute(repository: git.Repository, name: str) -> Path:
