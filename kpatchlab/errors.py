@@ -41,7 +41,8 @@ class GuestLost(Exception):
     """A guest stopped answering while something was asked of it.
 
     Attributes:
-        reason: "panic", "hang", "exit" (QEMU ended, or the lab cannot read it), "silence" (no agent in time).
+        reason: "panic", "hang", "exit" (QEMU ended, or the lab cannot read it), "silence" (no agent in time), "starved"
+            (the host kept the processor from it).
         detail: one line for people.
     """
 

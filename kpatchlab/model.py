@@ -72,6 +72,10 @@ class Splat:
     fatal: bool = False
 
 
+BY_CLOCK = frozenset({"hard-lockup", "soft-lockup", "rcu-stall", "workqueue", "hung-task"})
+"""Kinds of splats that a kernel makes when nothing came within a time by its own clock: a busy host can make them."""
+
+
 class CaseKind(enum.StrEnum):
     """What a case is about. A scenario's script makes CHECK, however it names it; the lab itself makes the others."""
 
@@ -296,6 +300,8 @@ class JobResult:
         mode: what its figures count: "time (KVM)", "time (TCG)" or "instructions".
         patched: calls of the functions that the series changes.
         because: the cases that made `outcome` what it is; none where a script did not end or the lab lost the job.
+        beside: builds that the lab did on this host meanwhile, by name.
+        withheld_s: seconds in which the host kept the processor from its guests; the most that one of them lost.
     """
 
     job: str
@@ -323,6 +329,8 @@ class JobResult:
     mode: str = ""
     patched: tuple[ReachCount, ...] = ()
     because: tuple[CaseId, ...] = ()
+    beside: tuple[str, ...] = ()
+    withheld_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,19 +172,28 @@ def test_a_fault_of_the_reader_is_not_the_kernels_and_wakes_all_before_the_disk_
 
 
 class Host:
-    """A host whose clock and whose QEMU's use of it the test turns."""
+    """A host whose clock and whose QEMU's use of it the test turns.
+
+    Attributes:
+        got: seconds that QEMU got.
+    """
 
     def __init__(self, monkeypatch):
-        self.now, self.used, self.sleeps = 100.0, 5.0, False
+        self.now, self.used, self.got, self.sleeps = 100.0, 5.0, 0.0, False
         monkeypatch.setattr(pulse, "used_s", lambda _: self.used)
         monkeypatch.setattr(pulse, "idle", lambda _: self.sleeps)
         monkeypatch.setattr(pulse.time, "monotonic", lambda: self.now)
 
-    def seconds(self, heart, wall, share=1.0, printed=0.0):
-        """Let time pass in tenths of a second, with `share` of a processor for QEMU; return the first verdict."""
+    def seconds(self, heart, wall, share=1.0, printed=0.0, kept=None):
+        """Let time pass in tenths of a second, with `share` of a processor for QEMU; return the first verdict.
+
+        Args:
+            kept: share of the time that the host keeps from QEMU; None: what it does not use of a processor.
+        """
         for _ in range(round(wall * 10)):
             self.now += 0.1
             self.used += 0.1 * share
+            self.got += 0.1 * (1 - (max(0.0, 1 - share) if kept is None else kept))
             if verdict := heart.hangs(self.now, self.now - printed if printed else 0.0):
                 return verdict
         return ""
@@ -195,19 +204,19 @@ def host(monkeypatch):
     return Host(monkeypatch)
 
 
-def heart_of(cpus=1):
-    heart = pulse.Pulse(cpus)
+def heart_of(host, cpus=1, stretch=1.0):
+    heart = pulse.Pulse(cpus, lambda: host.got, stretch)
     heart.resume(1)
     return heart
 
 
 def test_silence_with_a_processor_at_hand_is_a_hang(host):
-    assert host.seconds(heart_of(), 5.8) == ""
-    assert "no sign of life for 6 s" in host.seconds(heart_of(), 6.3)
+    assert host.seconds(heart_of(host), 5.8) == ""
+    assert "no sign of life for 6 s" in host.seconds(heart_of(host), 6.3)
 
 
 def test_beats_keep_it_alive(host):
-    heart = heart_of()
+    heart = heart_of(host)
     for _ in range(10):
         assert host.seconds(heart, 5.5) == ""
         heart.beat(b"\0\0")
@@ -215,25 +224,29 @@ def test_beats_keep_it_alive(host):
 
 
 def test_busy_host_is_not_the_guests_fault(host):
-    assert host.seconds(heart_of(), 25, share=0.1) == ""
+    assert host.seconds(heart_of(host), 25, share=0.1) == ""
 
 
-def test_no_host_is_busy_for_ever(host):
-    assert "30 s" in host.seconds(heart_of(), 31, share=0.01)
+def test_a_starved_guest_is_not_taken_for_one_that_hangs_however_long(host):
+    assert host.seconds(heart_of(host), 400, share=0.01) == ""
+
+
+def test_a_guest_that_wants_nothing_and_is_silent_hangs(host):
+    assert "30 s" in host.seconds(heart_of(host), 31, share=0.01, kept=0.0)
 
 
 def test_sleeping_qemu_that_is_silent_hangs(host):
     host.sleeps = True
-    assert host.seconds(heart_of(), 6.3, share=0.0)
+    assert host.seconds(heart_of(host), 6.3, share=0.0)
 
 
 def test_long_trace_is_a_sign_of_life_for_a_while(host):
-    assert host.seconds(heart_of(), 15, printed=0.5) == ""
-    assert host.seconds(heart_of(), 21, printed=0.5)
+    assert host.seconds(heart_of(host), 15, printed=0.5) == ""
+    assert host.seconds(heart_of(host), 21, printed=0.5)
 
 
 def test_each_processor_counts(host):
-    heart = heart_of(cpus=2)
+    heart = heart_of(host, cpus=2)
     for _ in range(20):
         if verdict := host.seconds(heart, 0.5, share=2.0):
             break
@@ -242,7 +255,7 @@ def test_each_processor_counts(host):
 
 
 def test_paused_guest_does_not_hang(host):
-    heart = heart_of()
+    heart = heart_of(host)
     heart.pause()
     assert host.seconds(heart, 100) == ""
     heart.resume(1)
@@ -250,7 +263,7 @@ def test_paused_guest_does_not_hang(host):
 
 
 def test_a_pause_of_lab_and_guest_together_is_no_silence(host):
-    heart = heart_of()
+    heart = heart_of(host)
     host.sleeps = True
     assert host.seconds(heart, 4) == ""
     host.now += 3600
@@ -317,9 +330,7 @@ def test_accelerators(name, words):
 
 def test_a_clock_that_counts_instructions_beats_slower_and_is_waited_for(host):
     for stretch, hangs in ((1.0, True), (20.0, False)):
-        heart = pulse.Pulse(1, stretch)
-        heart.resume(1)
-        assert bool(host.seconds(heart, 2 * pulse.SILENT_WALL_S)) == hangs
+        assert bool(host.seconds(heart_of(host, stretch=stretch), 2 * pulse.SILENT_GOT_S)) == hangs
 
 
 def test_boot_survives_json():

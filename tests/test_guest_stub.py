@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -122,6 +124,47 @@ def test_command_that_never_ends_is_given_up_and_the_guest_is_not(tmp_path, monk
         done = guest.run(["anything"], timeout_s=0.5)
         assert (done.timed_out, done.status, done.signal) == (True, -1, 0)
         assert guest.lost is None
+
+
+def held(guest, seconds):
+    """Have the host hold a guest's QEMU for so long, then let it go on."""
+    os.kill(guest._pid(), signal.SIGSTOP)
+    return threading.Timer(seconds, os.kill, (guest._pid(), signal.SIGCONT))
+
+
+def test_deadline_counts_what_the_host_gave_the_guest(tmp_path, monkeypatch):
+    monkeypatch.setattr(guest_module, "TERM_GRACE_S", 0.2)
+    monkeypatch.setattr(guest_module, "KILL_GRACE_S", 0.2)
+    with start(tmp_path, "speaks-half") as guest:
+        release, begin = held(guest, 3.0), time.monotonic()
+        release.start()
+        done = guest.run(["anything"], timeout_s=1.0)
+        took = time.monotonic() - begin
+        assert done.timed_out, "it had its processor in the end and did not finish"
+        assert took > 3.5
+        assert guest.withheld_s() > 2.0
+        release.join()
+
+
+def test_guest_that_is_starved_for_too_long_is_the_hosts_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr(guest_module, "FAR_LEAST_S", 2.0)
+    with start(tmp_path, "speaks-half") as guest:
+        held(guest, 0)  # never let go
+        with pytest.raises(GuestLost, match=r"starved: the host gave the guest 0 s of 2 s") as caught:
+            guest.run(["anything"], timeout_s=0.2)
+        assert caught.value.reason == "starved"
+
+
+def test_a_held_guest_is_silent_and_does_not_hang(tmp_path, monkeypatch):
+    monkeypatch.setattr(pulse, "SILENT_S", 0.5)
+    monkeypatch.setattr(pulse, "SILENT_GOT_S", 1.0)
+    with start(tmp_path, "speaks-half") as guest:
+        release = held(guest, 3.0)
+        release.start()
+        done = guest.run(["anything"], timeout_s=0.5)
+        assert done.timed_out
+        assert guest.lost is None
+        release.join()
 
 
 def test_qemu_that_refuses_to_save_is_quoted(tmp_path):

@@ -32,6 +32,15 @@ OOPS = b"""[    5.123456] BUG: kernel NULL pointer dereference, address: 0000000
 [    5.123456]  </TASK>
 [    5.123456] ---[ end trace 0000000000000000 ]---
 """
+LOCKUP = b"""\
+[   30.100000] watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [python3:123]
+[   30.100000] CPU: 0 PID: 123 Comm: python3 Not tainted 6.1.0 #1
+[   30.100000] RIP: 0010:finish_task_switch+0x91/0x2a0
+[   30.100000] Call Trace:
+[   30.100000]  <TASK>
+[   30.100000]  __schedule+0x2d5/0x8b0
+[   30.100000]  </TASK>
+"""
 GOOD = b"KTAP version 1\n1..1\nok 1 - data\n"
 BUILT = BuildResult("with", Outcome.PASS, key="key-with")
 
@@ -59,6 +68,7 @@ class FakeGuest:
         self.lost = None
         self.ran = []
         self.closed = False
+        self.kept_s = 0.0  # what the host kept from it
 
     def run(self, argv, **more):
         self.ran.append((tuple(argv), more))
@@ -70,6 +80,9 @@ class FakeGuest:
             self.lost = answer
             raise answer
         return answer if isinstance(answer, Exit) else ended(answer)
+
+    def withheld_s(self, within_s=None):
+        return min(self.kept_s, within_s or self.kept_s)
 
     def identify(self, identity):
         self.identity = identity
@@ -349,6 +362,52 @@ def test_a_preparation_that_fails_is_told(bench, monkeypatch):
     assert [(c.kind, c.name, c.role) for c in result.cases] == [
         (CaseKind.JOB, "job", ""), (CaseKind.PREPARATION, "log: preparation of with", "guest"),
     ]  # fmt: skip
+
+
+def test_a_job_that_dies_at_boot_keeps_its_console(bench, monkeypatch, tmp_path):
+    def fail(*_):
+        raise saved.PrepareFailed("silence: no agent within 120 s", OOPS, GuestLost("silence", "no agent"))
+
+    monkeypatch.setattr(job_guests, "_bring_up", fail)
+    result = bench()
+    assert [(log.role, log.kernel, log.console) for log in result.guests] == [("guest", "with", "console-guest.log")]
+    assert "ksmbd" in result.guests[0].console_tail
+    assert next(tmp_path.rglob("scratch/*/console-guest.log")).read_bytes() == OOPS
+
+
+def test_a_cold_boot_that_dies_is_judged_by_its_console(bench, monkeypatch):
+    def boot(*_, console_path, **__):
+        console_path.write_bytes(OOPS)
+        raise GuestLost("panic", "it died")
+
+    monkeypatch.setattr(job_guests, "boot", boot)
+    result = bench(cold=True)
+    assert result.outcome is Outcome.CRASH
+    assert result.splats
+    assert [log.console for log in result.guests] == ["console-guest.log"]
+
+
+@pytest.mark.parametrize(("kept_s", "outcome"), [(25.0, Outcome.INFRA), (2.0, Outcome.CRASH)])
+def test_a_watchdog_that_the_host_set_off_is_no_verdict(bench, kept_s, outcome):
+    def locks_up(guest, _):
+        guest.console.bytes += LOCKUP
+        guest.kept_s = kept_s
+        return ended(GOOD)
+
+    result = bench({"run.sh": locks_up})
+    assert result.outcome is outcome
+    assert case(result, "log: guest").outcome is outcome
+    assert bool(result.splats) is (outcome is Outcome.CRASH)
+
+
+def test_a_starved_preparation_is_the_hosts(bench, monkeypatch):
+    def fail(*_):
+        raise saved.PrepareFailed("starved: 12 s of 1200 s", LOCKUP, GuestLost("starved", "12 s of 1200 s"))
+
+    monkeypatch.setattr(job_guests, "_bring_up", fail)
+    result = bench()
+    assert {c.outcome for c in result.cases} == {Outcome.INFRA}
+    assert not result.splats
 
 
 def test_forks_differ():

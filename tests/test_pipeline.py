@@ -17,7 +17,7 @@ from kpatchlab.cache import META
 from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.lab import load
 from kpatchlab.lab.recipes import PatchesSeries
-from kpatchlab.model import ChangedFunction, JobResult, Outcome, PatchFacts
+from kpatchlab.model import ChangedFunction, JobResult, Outcome, PatchFacts, Verdict
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import pipeline, stages
 from kpatchlab.run.stages import Settings
@@ -95,6 +95,56 @@ def test_a_job_starts_while_the_other_kernel_still_builds(bench):
     bench.kernel, bench.job = kernel, job
     bench.execute()
     assert bench.log.index("end solo@without#1") < bench.log.index("built with")
+
+
+@pytest.mark.parametrize(
+    ("again", "verdict", "exit_code"),
+    [("pass", Verdict.FLAKY, 0), ("fail", Verdict.REGRESSED, 1), ("crash", Verdict.REGRESSED, 1)],
+)
+def test_a_job_that_is_bad_beside_a_build_is_run_once_more(bench, again, verdict, exit_code):
+    ended = threading.Event()
+
+    def kernel(name, ctx):
+        if name == "without":
+            assert ended.wait(20)
+        return bench.artifact(name)
+
+    def job(inputs):
+        if inputs.spec.id == "solo@with#1":  # runs beside the base's build
+            ended.set()
+            return Outcome.FAIL
+        return Outcome(again) if inputs.spec.column == "with" else Outcome.PASS
+
+    bench.kernel, bench.job = kernel, job
+    plan = bench.plan()
+    plan = dataclasses.replace(plan, kernels=plan.kernels[::-1])
+    run = bench.execute(plan=plan)
+    assert outcomes(run) == {"solo@without#1": "pass", "solo@with#1": "fail", "solo@with#2": again}
+    first = next(job for job in run.jobs if job.job == "solo@with#1")
+    assert first.beside == ("kernel without",)
+    assert bench.log.index("built without") < bench.log.index("start solo@with#2")
+    assert any(line.startswith("once more: solo@with#2: it ran beside kernel without") for line in bench.lines)
+    comparison = compare(run)
+    assert comparison.groups[0].verdict("with") is verdict
+    assert comparison.exit_code == exit_code
+    again_log = list(bench.log)
+    assert bench.execute(plan=plan, run_dir=bench.store.open_run("last")).jobs == run.jobs
+    assert bench.log == again_log, "a run that is whole has nothing to repeat"
+
+
+def test_a_job_that_is_bad_while_nothing_is_built_is_not_run_again(bench):
+    bench.job = lambda inputs: Outcome.FAIL if inputs.spec.column == "with" else Outcome.PASS
+    bench.host.cache.path("kernel", "x").mkdir(parents=True)
+    bench.kernel = lambda name, ctx: bench.artifact(name, cached=True)
+    bench.execute()  # makes the root
+    bench.log = []
+    assert set(outcomes(bench.execute())) == {"solo@without#1", "solo@with#1"}
+
+
+def test_a_scenario_that_is_to_fail_is_not_run_again(bench):
+    bench.settings = dataclasses.replace(bench.settings, broken=True)
+    bench.job = lambda inputs: Outcome.FAIL
+    assert len(outcomes(bench.execute())) == 2
 
 
 def test_pairs_wait_for_both_kernels(bench):

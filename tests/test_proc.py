@@ -53,6 +53,17 @@ def test_missing_program_is_a_host_error():
         proc.run(["no-such-program-here"], timeout_s=1)
 
 
+def test_niceness_is_also_the_autogroups():
+    words = ["sh", "-c", "sleep 0.3; nice; cat /proc/self/autogroup"]
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    plain, nice = (proc.run(words, timeout_s=10, check=False, nice=by).stdout.split() for by in (0, 7))
+    assert (int(plain[0]), int(nice[0])) == (own, min(19, own + 7))
+    if not Path("/proc/self/autogroup").exists():
+        pytest.skip("this kernel has no autogroups")
+    group = int(Path("/proc/self/autogroup").read_text().split()[-1])
+    assert (int(plain[-1]), int(nice[-1])) == (group, min(19, group + 7))
+
+
 def test_deadline_ends_the_whole_session():
     begin = time.monotonic()
     done = proc.run(["sh", "-c", "sleep 4711 & sleep 4711"], timeout_s=0.5, check=False)

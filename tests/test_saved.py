@@ -13,7 +13,7 @@ from kpatchlab.guest.vm import Exit, Identity, MachineShape, Qemu, SavedGuest
 from kpatchlab.run import guests, saved
 from kpatchlab.run.boot import BootSpec
 from kpatchlab.run.saved import Preparation, PrepareFailed
-from tests.test_job import OOPS
+from tests.test_job import LOCKUP, OOPS
 
 LIB = (("/lab/lib/prepare/siw.sh", b"#!/bin/sh\nip link\n", 0o755), ("/lab/lib/ktap.sh", b"echo\n", 0o644))
 HOW = Preparation(
@@ -34,7 +34,9 @@ class FakeConsole:
 
 
 class FakeGuest:
-    """Answers by the first word of a command; `log` has what was done to all of them."""
+    """Answers by the first word of a command; `log` has what was done to all of them, `kept_s` what the host kept."""
+
+    kept_s = 0.0
 
     def __init__(self, log, answers, console=b"console", boot=None):
         self.log, self.answers, self.boot = log, answers, boot
@@ -60,6 +62,12 @@ class FakeGuest:
         self.log.append("save")
         (folder / SavedGuest.FACTS).write_text(json.dumps(self.boot.to_json()))
 
+    def withheld_s(self, within_s=None):
+        return min(self.kept_s, within_s or self.kept_s)
+
+    def give_up(self, reason, detail):
+        self.lost = GuestLost(reason, detail)
+
     def close(self):
         self.closed.set()
 
@@ -68,7 +76,7 @@ class FakeGuest:
 def bench(tmp_path, monkeypatch):
     class Bench:
         def __init__(self):
-            self.log, self.answers, self.guests = [], {}, []
+            self.log, self.answers, self.guests, self.printed = [], {}, [], b""
             self.cache = Cache(tmp_path / "cache")
 
         def start(self, word, problem=None):
@@ -77,7 +85,7 @@ def bench(tmp_path, monkeypatch):
                 console_path.write_bytes(f"{word} console".encode())
                 if problem:
                     raise problem
-                console = f"{word} console".encode()
+                console = f"{word} console".encode() + self.printed
                 self.guests.append(FakeGuest(self.log, self.answers, console, getattr(what, "boot", what)))
                 return self.guests[-1]
 
@@ -248,6 +256,27 @@ def test_a_broken_kernel_ends_its_job_soon(monkeypatch):
         assert broken.vm.closed.is_set()
     assert broken.broken.kind in guests.BROKEN
     assert peer.broken is None
+
+
+@pytest.mark.parametrize("kept_s", [25.0, 0.0])
+def test_a_lockup_of_a_guest_that_the_host_held_is_the_hosts(kept_s):
+    held = one(FakeGuest([], {}, LOCKUP))
+    held.vm.kept_s, held.vm.lost = kept_s, None
+    with guests._watching(threading.Event(), [held]):
+        time.sleep(0.6)
+    assert (held.broken is None) is bool(kept_s)
+    assert bool(held.vm.lost) is bool(kept_s)
+    if kept_s:
+        assert "the host kept the processor from the guest for 20 of 20 s: BUG: soft lockup" in held.vm.lost.detail
+
+
+def test_a_guest_with_a_lockup_of_the_hosts_making_is_not_kept_for_others(bench, monkeypatch):
+    monkeypatch.setattr(FakeGuest, "kept_s", 25.0)
+    bench.printed = b"\n" + LOCKUP
+    with pytest.raises(PrepareFailed) as caught:
+        saved.booted(bench.spec, bench.cache, "with")
+    assert caught.value.starved
+    assert not [entry for entry in bench.cache.entries() if entry.kind == "saved"]
 
 
 def test_a_warning_does_not_end_a_job():

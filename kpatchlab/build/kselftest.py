@@ -108,7 +108,11 @@ def _unpack(origin: source.Source[Any], patches: Sequence[patchset.Patch], work:
     ctx.check_cancel()
     arch = config.source_arch(ctx.arch)
     words = ["make", f"-j{ctx.jobs or os.cpu_count() or 1}", f"ARCH={arch}", "headers"]
-    done = proc.run(words, timeout_s=HEADERS_S, check=False, cwd=whole, env=_environment(work, ctx), cancel=ctx.cancel)
+    done = proc.run(
+        words,
+        timeout_s=HEADERS_S, check=False, cwd=whole, env=_environment(work, ctx), nice=proc.BUILD_NICE,
+        cancel=ctx.cancel,
+    )  # fmt: skip
     ctx.check_cancel()
     if done.status != 0:
         failures.check_host(done.stdout + done.stderr, "headers")
@@ -212,7 +216,8 @@ def _compile(
             break
         done = proc.run(
             [*words, *goals],
-            timeout_s=MAKE_S, check=False, env=_environment(work, ctx), cancel=ctx.cancel, on_line=ctx.verbose,
+            timeout_s=MAKE_S, check=False, env=_environment(work, ctx), nice=proc.BUILD_NICE, cancel=ctx.cancel,
+            on_line=ctx.verbose,
         )  # fmt: skip
         ctx.check_cancel()
         failures.check_host(done.stdout + done.stderr, "selftests")
@@ -301,7 +306,10 @@ def _sockmap(tree: Path, collection: str, work: Path, ctx: BuildContext) -> None
         made.mkdir()
 
     def run(words: Sequence[str | Path]) -> None:
-        done = proc.run(words, timeout_s=MAKE_S, check=False, env=_environment(work, ctx), cancel=ctx.cancel)
+        done = proc.run(
+            words,
+            timeout_s=MAKE_S, check=False, env=_environment(work, ctx), nice=proc.BUILD_NICE, cancel=ctx.cancel,
+        )  # fmt: skip
         ctx.check_cancel()
         if done.status != 0:
             failures.check_host(done.stdout + done.stderr, collection)

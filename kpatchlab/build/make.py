@@ -18,7 +18,6 @@ from kpatchlab.model import ModuleFailure
 
 MAKE_S = 6 * 3600.0
 QUICK_S = 120.0
-NICE = 5
 OBJECTS_PER_SYMBOL = 2
 """Objects of a lean kernel for each symbol that is set, measured on 6.1 and 6.12: an estimate, until one is built."""
 _COMPILES = re.compile(r"^  (?:CC|AS)\s+(?:\[M\]\s+)?\S+\.o$")
@@ -144,7 +143,7 @@ class Job:
             check=False,
             cwd=self.tree,
             env=self.env,
-            nice=NICE,
+            nice=proc.BUILD_NICE,
             cancel=self.ctx.cancel,
             on_line=seen.line,
         )

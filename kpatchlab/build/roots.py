@@ -107,7 +107,10 @@ def _build(recipe: RootRecipe, ctx: BuildContext, out: Path) -> None:
     tar.write_bytes(_files_tar(_own_files(recipe, ctx.lab_root)))
     status = out / "status"
     argv = _mmdebstrap(recipe, ctx, tar=tar, image=out / IMAGE, status=status)
-    result = proc.run(argv, timeout_s=BUILD_TIMEOUT_S, check=False, env=_environment(), on_line=ctx.verbose)
+    result = proc.run(
+        argv,
+        timeout_s=BUILD_TIMEOUT_S, check=False, env=_environment(), nice=proc.BUILD_NICE, on_line=ctx.verbose,
+    )  # fmt: skip
     if result.status or not (out / IMAGE).exists():
         raise _explain(result, recipe)
     (out / PACKAGES).write_text("\n".join(_installed(status.read_text())) + "\n")

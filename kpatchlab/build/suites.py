@@ -71,7 +71,7 @@ def _libkcapi(tree: Path, programs: Path, ctx: BuildContext) -> None:
     sources = [str(path) for path in (*sorted((tree / "lib").glob("*.c")), tree / "test/kcapi-main.c")]
     words = ["gcc", "-O2", "-w", "-static", "-s", *defines, *sources, "-lpthread", "-o", str(programs / "kcapi")]
     env = make.build_environment(ctx, programs, programs)
-    done = proc.run(words, timeout_s=BUILD_S, check=False, env=env, cancel=ctx.cancel)
+    done = proc.run(words, timeout_s=BUILD_S, check=False, env=env, nice=proc.BUILD_NICE, cancel=ctx.cancel)
     ctx.check_cancel()
     if done.status != 0:
         failures.check_host(done.stdout + done.stderr, "libkcapi")

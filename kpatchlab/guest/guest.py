@@ -34,6 +34,10 @@ TICK_S = 0.1
 REASON_S = 6.0
 """How long the reader has to say why a guest is gone; it waits 5 s itself for QEMU to end."""
 FILES_TIMEOUT_S = 120.0
+FAR = 10.0
+"""Deadlines count the seconds that the host gave the guest. After so many times as many by the wall clock, and after
+FAR_LEAST_S at the least, a guest is given up as one that the host starves: nothing is known of its kernel then."""
+FAR_LEAST_S = 300.0
 SIGTERM, SIGKILL = 15, 9
 
 End = socket.socket | io.FileIO
@@ -122,7 +126,8 @@ class Guest:
         error then says so.
 
         Args:
-            timeout_s: until then the command and all that descends from it get SIGTERM, then SIGKILL.
+            timeout_s: when the host gave the guest so many seconds, the command and all that descends from it get
+                SIGTERM, then SIGKILL.
             env: added to `ENVIRONMENT`.
             on_output: called with ("stdout" or "stderr", bytes) as it comes, from the guest's own thread.
             on_late: called when `timeout_s` is over, before the command is ended; may run others in this guest.
@@ -130,7 +135,8 @@ class Guest:
 
         Raises:
             whatever `on_output` raises, once the command has ended.
-            GuestLost: the guest panicked, hung or ended before the command did.
+            GuestLost: the guest panicked, hung or ended before the command did; "starved" where the host kept the
+                processor from it, see `FAR`.
         """
         return self._run(
             argv,
@@ -186,7 +192,7 @@ class Guest:
         with self._lock:
             self._pings[ident] = answered
         self.send(b"P", ident)
-        in_time = answered.wait(timeout_s)
+        in_time = self.wait_for(answered, timeout_s)
         self.check()
         if not in_time:
             raise GuestLost("silence", f"the agent did not answer within {timeout_s:.0f} s")
@@ -216,7 +222,35 @@ class Guest:
     ) -> None:
         self.close()
 
+    def give_up(self, reason: str, detail: str) -> None:
+        """Lose the guest for a reason that the lab found outside of it; who waits for it gets GuestLost."""
+        self._lose(reason, detail)
+
+    def wait_for(self, event: threading.Event, limit_s: float) -> bool:
+        """Wait for an event until the host gave the guest so many seconds; False where it did not come by then.
+
+        Raises:
+            GuestLost: "starved", where that took too long by the wall clock, see `FAR`.
+        """
+        began, before = time.monotonic(), self.got_s()
+        far_s = max(FAR * limit_s, FAR_LEAST_S)
+        while not event.is_set() and (left := limit_s - (self.got_s() - before)) > 0:
+            if (wall := time.monotonic() - began) > far_s:
+                why = f"the host gave the guest {limit_s - left:.0f} s of {wall:.0f} s"
+                self._lose("starved", f"{why}, and it needed more")
+                self.check()
+            event.wait(min(max(left, 0.01), 1.0))
+        return event.is_set()
+
     # --- what the kinds of guests fill in
+
+    def got_s(self) -> float:
+        """Return the seconds that the host gave the guest so far; a guest that sleeps gets all that it wants."""
+        return time.monotonic()
+
+    def withheld_s(self, within_s: float | None = None) -> float:  # noqa: ARG002
+        """Return the seconds that the host kept from the guest: in all, or the most of any stretch so long."""
+        return 0.0
 
     def _stop(self) -> None:
         """End what runs the guest."""
@@ -260,7 +294,7 @@ class Guest:
                 for at in range(0, len(piece), wire.PIECE):
                     self.send(b"I", ident, piece[at : at + wire.PIECE])
             self.send(b"I", ident)
-            timed_out = not command.ended.wait(max(0.0, command.begin + timeout_s - time.monotonic()))
+            timed_out = not self.wait_for(command.ended, timeout_s)
             if timed_out:
                 if on_late:
                     on_late()
@@ -286,12 +320,12 @@ class Guest:
         """End a command whose deadline has come."""
         for signal, grace_s in ((SIGTERM, TERM_GRACE_S), (SIGKILL, KILL_GRACE_S)):
             self.send(b"K", ident, wire.signal_payload(signal))
-            if command.ended.wait(grace_s):
+            if self.wait_for(command.ended, grace_s):
                 return
         # It is stuck in the kernel: have the stacks of all tasks in uninterruptible sleep on the console.
         blocked = Command(0, None)
         with self.started(wire.exec_payload(["sysrq", "w"], {}, "/", wire.EXEC_BUILTIN), blocked):
-            blocked.ended.wait(TERM_GRACE_S)
+            self.wait_for(blocked.ended, TERM_GRACE_S)
 
     def send(self, kind: bytes, ident: int, payload: bytes = b"") -> None:
         """Send one frame (see `wire`), in one piece whoever else sends.

@@ -12,14 +12,15 @@ import contextlib
 import os
 import threading
 import time
+from collections.abc import Callable
 
 SILENT_S = 6.0
 """Seconds in which a guest could have beaten and did not; twice the longest seen (2.8 s of processor time, while
 `function` became the tracer of a distribution's kernel under TCG on a busy host)."""
 SILENT_PRINTING_S = 20.0
 """The same for one that prints meanwhile."""
-SILENT_WALL_S = 30.0
-"""Seconds of silence by the wall clock, whatever the host's load."""
+SILENT_GOT_S = 30.0
+"""Seconds of silence in which the host kept nothing from QEMU, however little of a processor that used; see `share`."""
 PRINTING_S = 1.0
 TICK_MAX_S = 1.0
 """How much silence one look at the guest may add. A look that comes late, as after a pause of the lab and QEMU
@@ -62,17 +63,19 @@ class Pulse:
 
     Args:
         cpus: number of the guest's processors.
+        got_s: returns the seconds that the host gave the guest so far, see `share.Share`.
         stretch: see `MachineShape.stretch`: a guest whose clock runs slower beats less often.
     """
 
-    def __init__(self, cpus: int, stretch: float = 1.0) -> None:
+    def __init__(self, cpus: int, got_s: Callable[[], float], stretch: float = 1.0) -> None:
         self._pid = 0
         self._stretch = stretch
         self._cpus = cpus
         self._lock = threading.Lock()
         self._paused = True
-        self._silent: dict[int, tuple[float, float]] = {}  # processor -> fair seconds, wall seconds
-        self._at = 0.0
+        self._got_s = got_s
+        self._silent: dict[int, tuple[float, float]] = {}  # processor -> fair seconds, got seconds
+        self._at = self._got = 0.0
         self._used = 0.0
         self.longest_s = 0.0  # the longest silence that ended, in fair seconds: what SILENT_S must stay above
 
@@ -87,7 +90,7 @@ class Pulse:
             self._pid = pid
             self._paused = False
             self._silent = dict.fromkeys(range(min(self._cpus, 64)), (0.0, 0.0))
-            self._at, self._used = time.monotonic(), used_s(self._pid)
+            self._at, self._used, self._got = time.monotonic(), used_s(self._pid), self._got_s()
 
     def beat(self, numbers: bytes) -> None:
         """Take heartbeats: one byte a beat, the processor's number."""
@@ -105,15 +108,16 @@ class Pulse:
         with self._lock:
             if self._paused:
                 return ""
-            used = used_s(self._pid)
+            used, got = used_s(self._pid), self._got_s()
             wall_s = min(now - self._at, TICK_MAX_S)
             fair_s = wall_s if idle(self._pid) else min(wall_s, (used - self._used) / self._cpus)
-            self._at, self._used = now, used
+            got_s = min(got - self._got, TICK_MAX_S)
+            self._at, self._used, self._got = now, used, got
             limit_s = SILENT_PRINTING_S if now - printed < PRINTING_S else SILENT_S
-            for number, (fair, wall) in self._silent.items():
-                fair, wall = fair + fair_s, wall + wall_s  # noqa: PLW2901
-                self._silent[number] = (fair, wall)
-                if fair >= limit_s * self._stretch or wall >= SILENT_WALL_S * self._stretch:
+            for number, (fair, got) in self._silent.items():
+                fair, got = fair + fair_s, got + got_s  # noqa: PLW2901
+                self._silent[number] = (fair, got)
+                if fair >= limit_s * self._stretch or got >= SILENT_GOT_S * self._stretch:
                     which = f"processor {number} of " if self._cpus > 1 else ""
-                    return f"{which}the guest gave no sign of life for {wall:.0f} s"
+                    return f"{which}the guest gave no sign of life for {max(fair, got):.0f} s"
         return ""

@@ -24,6 +24,7 @@ from kpatchlab.guest.guest import End, Guest
 from kpatchlab.guest.pulse import Pulse, process_ns
 from kpatchlab.guest.qmp import Qmp
 from kpatchlab.guest.shapes import Boot, Exit, Identity, MachineShape, Qemu, SavedGuest
+from kpatchlab.guest.share import Share
 
 __all__ = ["Boot", "Exit", "Guest", "Identity", "MachineShape", "Qemu", "QemuGuest", "SavedGuest"]
 __all__ += ["boot", "link", "resume"]
@@ -92,7 +93,8 @@ class QemuGuest(Guest):
             if link_fd is not None:
                 os.close(link_fd)
         self._qmp = Qmp(self._qmp_socket)
-        self._pulse = Pulse(spec.machine.cpus, spec.machine.stretch)
+        self._share = Share(self._pid)
+        self._pulse = Pulse(spec.machine.cpus, self.got_s, spec.machine.stretch)
         self._watch(self._ends[0], console.add)
         self._watch(pairs["beat"][0], self._pulse.beat)
         self._watch(pairs["clock"][0], partial(self._tell_time, pairs["clock"][0]))
@@ -171,6 +173,14 @@ class QemuGuest(Guest):
     def watch_pulse(self) -> None:
         """Take silence for a hang from now on."""
         self._pulse.resume(self._pid())
+
+    def got_s(self) -> float:
+        """See `Guest.got_s`."""
+        return self._share.got_s()
+
+    def withheld_s(self, within_s: float | None = None) -> float:
+        """See `Guest.withheld_s`."""
+        return self._share.withheld_s(within_s)
 
     def _pid(self) -> int:
         """Return QEMU's process: what we started, or that one's only child."""
@@ -272,13 +282,13 @@ class QemuGuest(Guest):
         self._qmp.close(GuestLost(reason, detail))
 
     def wait_up(self, deadline_s: float) -> None:
-        """Wait for the agent's first word.
+        """Wait for the agent's first word, until the host gave the guest `deadline_s` seconds.
 
         Raises:
             GuestLost: the guest was lost before; with reason "silence" when the deadline came.
-        HostError: QEMU ended before the guest printed anything.
+            HostError: QEMU ended before the guest printed anything.
         """
-        up = self._up.wait(deadline_s)
+        up = self.wait_for(self._up, deadline_s)
         if self.lost and self.lost.reason == "exit" and not self.console.total:
             raise HostError(self.lost.detail, hint="kpatchlab doctor looks at QEMU")
         self.check()
@@ -299,7 +309,7 @@ def boot(
 
     Args:
         link_fd: one end of a `link`; it is this guest's from here on, also where this fails.
-        deadline_s: seconds until the agent must have answered.
+        deadline_s: seconds that the host gives the guest until the agent must have answered.
 
     Raises:
         GuestLost: it did not come up: "panic", "exit" or "silence".

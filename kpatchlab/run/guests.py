@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kpatchlab.cache import Cache, content_key, file_digest
+from kpatchlab.errors import GuestLost
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.initrd import agent_source, build_agent
 from kpatchlab.guest.vm import Guest, Identity, SavedGuest, boot, link, resume
@@ -19,7 +20,7 @@ from kpatchlab.guest.vng import boot_vng
 from kpatchlab.lab.scenario import GUEST_LIB
 from kpatchlab.model import Splat
 from kpatchlab.proc import Cancel
-from kpatchlab.run import saved
+from kpatchlab.run import saved, starved
 from kpatchlab.run.inputs import JobInputs
 
 SERVER, CLIENT, PREFIX = "10.77.0.1", "10.77.0.2", "/24"
@@ -146,6 +147,13 @@ def _occupy(inputs: JobInputs, guest: JobGuest, fd: int | None) -> None:
     except saved.PrepareFailed as failed:
         failed.kernel, failed.role = guest.kernel, guest.role
         raise
+    except GuestLost as lost:
+        log = inputs.folder / console_name(guest.role)
+        if guest.vm is not None or not log.exists():
+            raise
+        died = saved.PrepareFailed(str(lost), log.read_bytes(), lost)  # a cold boot that never came up
+        died.kernel, died.role = guest.kernel, guest.role
+        raise died from lost
 
 
 def _bring_up(inputs: JobInputs, guest: JobGuest, fd: int | None) -> None:
@@ -193,9 +201,13 @@ def _watching(cancel: Cancel, guests: Sequence[JobGuest]) -> Iterator[None]:
                 if guest.vm is None or guest.broken or guest.vm.console.total == seen.get(guest.role):
                     continue
                 seen[guest.role] = guest.vm.console.total
-                guest.broken = next((s for s in find_splats(guest.vm.console.data()) if s.kind in BROKEN), None)
+                bad = [splat for splat in find_splats(guest.vm.console.data()) if splat.kind in BROKEN]
+                excused = starved.made_by_host(guest.vm, bad)
+                guest.broken = next((splat for splat in bad if splat not in excused), None)
                 if guest.broken:
                     ends_at = min(ends_at, time.monotonic() + AFTER_OOPS_S)
+                elif excused:
+                    guest.vm.give_up("starved", starved.told(guest.vm, excused))
             if cancel.is_set() or time.monotonic() > ends_at:
                 for guest in guests:  # one that is still coming up is closed at a later round
                     if guest.vm is not None:

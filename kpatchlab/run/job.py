@@ -21,7 +21,7 @@ from kpatchlab.evidence import ktap
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import CaseKind, JobResult, Outcome, job_case
 from kpatchlab.plan.needs import lacking_packages, refusal
-from kpatchlab.run import judge, saved, stacks
+from kpatchlab.run import judge, saved, stacks, starved
 from kpatchlab.run.guests import JobGuest, guests_of, occupied
 from kpatchlab.run.inputs import Here, JobInputs, resolve
 from kpatchlab.run.reach import Counters
@@ -84,7 +84,9 @@ def run_job(task: JobTask, here: Here) -> JobResult:
     else:
         guests = guests_of(inputs)
         _play(inputs, guests, record)
-    logs = tuple(judge.guest_log(inputs, guest, record) for guest in guests if guest.vm is not None)
+    logs = [judge.guest_log(inputs, guest, record) for guest in guests if guest.vm is not None]
+    there = {log.role for log in logs}
+    logs += [log for log in record.never_up if log.role not in there]
     whole = time.monotonic() - began
     record.cases.insert(0, job_case(record.outcome, record.message, record.details, whole))
     return JobResult(
@@ -101,7 +103,7 @@ def run_job(task: JobTask, here: Here) -> JobResult:
         splats=tuple(record.splats),
         reach=tuple(record.reach),
         patched=tuple(record.patched),
-        guests=logs,
+        guests=tuple(logs),
         attachments=tuple(record.attachments),
         started=started,
         duration_s=whole,
@@ -112,6 +114,7 @@ def run_job(task: JobTask, here: Here) -> JobResult:
         reported=record.reported,
         mode=inputs.mode,
         because=record.because,
+        withheld_s=max([record.withheld_s, *(guest.vm.withheld_s() for guest in guests if guest.vm is not None)]),
     )
 
 
@@ -148,11 +151,16 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
             judge.leaks(inputs, guests, record)
             _settle(guests, settled)
     except saved.PrepareFailed as failed:
+        record.never_up.append(judge.never_up(inputs, failed))
+        record.withheld_s = failed.withheld_s
         died = failed.lost is not None and failed.lost.reason in {"panic", "hang"}
         record.worsen(
             judge.blame(inputs, failed.lost) if failed.lost else Outcome.FAIL, f"preparation: {failed.message}"
         )
-        judge.clean_log(inputs, record, failed.role, failed.kernel, failed.console, died=died, preparing=True)
+        judge.clean_log(
+            inputs, record, failed.role, failed.kernel, failed.console, died=died, preparing=True,
+            made_by_host=starved.watchdogs if failed.starved else judge.nothing,
+        )  # fmt: skip
     except GuestLost as lost:
         record.reported = False
         judge.loss(inputs, guests, record, lost)

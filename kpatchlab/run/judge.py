@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from kpatchlab.errors import GuestLost
 from kpatchlab.evidence.decode import Decoder
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.model import Case, CaseId, GuestLog, Metric, Outcome, ReachCount, Splat, log_case
+from kpatchlab.run import starved
 from kpatchlab.run.guests import BROKEN, JobGuest, console_name
 from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run.saved import PrepareFailed
 from kpatchlab.variants import debug
 
 TAIL_BYTES = 16 << 10
@@ -42,6 +45,8 @@ class Record:
     stderr: bytes = b""
     reported: bool = False
     because: tuple[CaseId, ...] = ()
+    never_up: list[GuestLog] = field(default_factory=list)
+    withheld_s: float = 0.0
 
     def worsen(self, outcome: Outcome, message: str, because: Sequence[Case] = ()) -> None:
         """Let the worst outcome stand, with what came to it first: a message, and the cases that it is about."""
@@ -77,7 +82,7 @@ def loss(inputs: JobInputs, guests: Sequence[JobGuest], record: Record, lost: Gu
 
 
 def blame(inputs: JobInputs, lost: GuestLost) -> Outcome:
-    """Return CRASH for a guest that its kernel ended, INFRA for one that the host or the user did."""
+    """Return CRASH for a guest that its kernel ended, INFRA for one that the host (starved it) or the user did."""
     kernels = lost.reason in {"panic", "hang", "silence"} and not inputs.here.cancel.is_set()
     return Outcome.CRASH if kernels else Outcome.INFRA
 
@@ -94,6 +99,11 @@ def leaks(inputs: JobInputs, guests: Sequence[JobGuest], record: Record) -> None
     record.fail(cases)
 
 
+def nothing(splats: Sequence[Splat]) -> Sequence[Splat]:  # noqa: ARG001
+    """Return none of some splats: the host made none of them."""
+    return ()
+
+
 def guest_log(inputs: JobInputs, guest: JobGuest, record: Record) -> GuestLog:
     """Look for splats in one guest's console, and make the case of the clean log."""
     assert guest.vm is not None
@@ -102,15 +112,23 @@ def guest_log(inputs: JobInputs, guest: JobGuest, record: Record) -> GuestLog:
     died = guest.vm.lost is not None and guest.vm.lost.reason in {"panic", "hang"}
     missing = console.total - len(data)
     cut = f"{missing} bytes of the log are not kept" if missing > 0 else ""
-    clean_log(inputs, record, guest.role, guest.kernel, guest.before + b"\n" + data, died=died, cut=cut)
-    return GuestLog(
-        guest.role,
-        guest.kernel,
-        console_name(guest.role),
-        data[-TAIL_BYTES:].decode("utf-8", "replace"),
-        console.total,
-        console.total > len(data),
-    )
+    log, vm = guest.before + b"\n" + data, guest.vm
+    made = partial(starved.made_by_host, vm)
+    clean_log(inputs, record, guest.role, guest.kernel, log, died=died, cut=cut, made_by_host=made)
+    return _log(guest.role, guest.kernel, data, console.total)
+
+
+def _log(role: str, kernel: str, data: bytes, total: int) -> GuestLog:
+    tail = data[-TAIL_BYTES:].decode("utf-8", "replace")
+    return GuestLog(role, kernel, console_name(role), tail, total, total > len(data))
+
+
+def never_up(inputs: JobInputs, failed: PrepareFailed) -> GuestLog:
+    """Keep the console of a guest that never came to where its scenario starts, in the job's own folder."""
+    path = inputs.folder / console_name(failed.role)
+    if not path.exists() or path.stat().st_size < len(failed.console):
+        path.write_bytes(failed.console)
+    return _log(failed.role, failed.kernel, failed.console, len(failed.console))
 
 
 def clean_log(
@@ -123,18 +141,27 @@ def clean_log(
     died: bool,
     cut: str = "",
     preparing: bool = False,
+    made_by_host: Callable[[Sequence[Splat]], Sequence[Splat]],
 ) -> None:
     """Make the case of a clean log.
 
     Args:
         cut: what of it is missing, where a splat may have stood.
         preparing: the guest did not come to where its scenario starts.
+        made_by_host: returns those of some splats that say nothing of the kernel, see `starved`; the log is not called
+            clean for all that.
     """
     if dropped := sum(int(count) for count in _DROPPED.findall(log)):
         cut = cut or f"the kernel dropped {dropped} messages"
     decoder = decoder_of(inputs, kernel)
-    splats = [decoder.decode(splat) for splat in find_splats(log, died=died)]
-    if splats and not inputs.scenario.expect_splat:
+    found_in_log = find_splats(log, died=died)
+    excused = made_by_host(found_in_log)
+    splats = [decoder.decode(splat) for splat in found_in_log if splat not in excused]
+    if excused and not splats:
+        why = f"the host kept the processor from the guest: {excused[0].title}"
+        record.worsen(Outcome.INFRA, f"{role} ({kernel}): {why}")
+        found = Outcome.INFRA, why, excused[0].text
+    elif splats and not inputs.scenario.expect_splat:
         first = splats[0]
         more = f" (and {len(splats) - 1} more)" if len(splats) > 1 else ""
         who = f"preparation of {kernel}" if preparing else role

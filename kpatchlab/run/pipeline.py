@@ -28,6 +28,7 @@ from kpatchlab.progress import Progress
 from kpatchlab.report import FORMATS
 from kpatchlab.report.view import View
 from kpatchlab.run import header
+from kpatchlab.run.again import once_more
 from kpatchlab.run.executor import Executor, Returned, Weight, infra
 from kpatchlab.run.stages import Settings, Stages, gather
 from kpatchlab.store.run_dir import RunDir
@@ -59,7 +60,9 @@ class _Execution:
 
     Attributes:
         done: job id -> result, those of a run that goes on first; INFRA ones are run again.
-        planned: all jobs, those that `Settings.more` asks for included.
+        planned: all jobs, those that `Settings.more` asks for, and those that are run once more, included.
+        repeated: the latter, see `again`.
+        started: job id -> monotonic time.
         earlier: kernels that a run that goes on has built before.
     """
 
@@ -75,6 +78,8 @@ class _Execution:
     done: dict[str, JobResult] = field(init=False)
     planned: list[JobSpec] = field(init=False)
     earlier: dict[str, BuildResult] = field(init=False)
+    repeated: dict[str, JobSpec] = field(default_factory=dict)
+    started: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.planned, self.earlier = list(self.plan.jobs), self.run_dir.done_builds()
@@ -151,7 +156,7 @@ class _Execution:
                 future = ended.get()
                 if (ran := running.pop(future, None)) is not None:
                     if not future.cancelled():
-                        self._ended(future.result(), ran)
+                        self._ended(future.result(), ran, stages)
                     continue
                 for number, job in list(waiting.items()):
                     if all(made.done() for made in stages.needed(job)) and not cancel.is_set():
@@ -167,21 +172,41 @@ class _Execution:
 
     def _more(self) -> list[JobSpec]:
         """Return the jobs that what is done shows to be needed, which are planned from now on."""
-        found = list(self.settings.more(self.done)) if self.settings.more and not self.settings.cancel.is_set() else []
-        self.planned += found
-        return found
+        if self.settings.cancel.is_set():
+            return []
+        if self.settings.more:
+            found = list(self.settings.more(self.done))
+            self.planned += found
+            return found
+        return self._once_more()
+
+    def _once_more(self) -> list[JobSpec]:
+        """Return the jobs that are repeated once since the host disturbed them; one that shall fail is none of them."""
+        first = [job for job in self.planned if job.id not in self.repeated]
+        found = [] if self.settings.broken else once_more(first, self.done)
+        fresh = [(job, why) for job, why in found if job.id not in self.repeated]
+        self.repeated |= {job.id: job for job, _ in fresh}
+        self.planned += [job for job, _ in fresh]
+        todo = [(job, why) for job, why in fresh if job.id not in self.done]
+        for job, why in todo:
+            self.progress.note(f"once more: {job.id}: {why}")
+        return [job for job, _ in todo]
 
     def _submit(self, job: JobSpec, priority: int, stages: Stages) -> Future[Returned] | None:
         """Hand a job to the executor; None where the lab itself failed it before."""
         try:
             task = gather(self.lab, job, stages, self.settings)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs this job alone, and no kernel is to blame
-            self._ended(Returned(infra(job, error), None), job)
+            self._ended(Returned(infra(job, error), None), job, stages)
             return None
-        started = partial(self.progress.job_started, job.id)
+
+        def started() -> None:
+            self.started[job.id] = time.monotonic()
+            self.progress.job_started(job.id)
+
         return self.executor.submit(task, Weight.of(job), priority, cancel=self.settings.cancel, started=started)
 
-    def _ended(self, returned: Returned, job: JobSpec) -> None:
+    def _ended(self, returned: Returned, job: JobSpec, stages: Stages) -> None:
         """Keep what came of a job, and its files."""
         result = returned.result
         if self.settings.cancel.is_set() and result.outcome is Outcome.INFRA:  # `run --resume` does it again
@@ -192,7 +217,8 @@ class _Execution:
             result = infra(job, HostError("its files are gone", hint="was the cache cleaned while it ran?"))
         elif returned.folder:
             result = self.run_dir.take_in(result, returned.folder)
-        result = replace(result, reproduce=self.settings.reproduce(job))
+        beside = stages.beside(self.started.get(job.id, self.began), time.monotonic()) if job.id in self.started else ()
+        result = replace(result, reproduce=self.settings.reproduce(job), beside=beside)
         self.done[result.job] = result
         self.run_dir.save_job(result)
         self.progress.job_done(result)

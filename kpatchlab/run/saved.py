@@ -14,16 +14,19 @@ from pathlib import Path
 
 from kpatchlab.cache import SAVED, Cache, content_key
 from kpatchlab.errors import GuestLost
+from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, resume
 from kpatchlab.lab.scenario import GUEST_LIB
+from kpatchlab.run import starved
 from kpatchlab.run.boot import BootSpec
 from kpatchlab.variants import debug as debugging
 
 VERSION = 3
 """Part of every key: raise it when what a saved guest holds changes."""
 BOOT_DEADLINE_S = 120.0
-"""Seconds of wall time for a boot to the agent; Debian's own images take 6 to 28 s under TCG on a busy host."""
+"""Seconds that the host gives a guest to boot to the agent; Debian's own images take 6 to 28 s under TCG."""
 PREPARE_DEADLINE_S = 180.0
+"""The same for loading the modules, and for each script."""
 SLOWNESS = "slowness"
 """File in a saved guest, see `debug.slowness`."""
 FOLDERS = (("/lab/attach/.keep", b"", 0o644), ("/tmp/lab/.keep", b"", 0o644))  # noqa: S108 - in the guest
@@ -34,12 +37,18 @@ class PrepareFailed(Exception):
     """A guest could not be brought to where a scenario starts; `console` is what it printed so far."""
 
     kernel = role = ""  # set by whoever knows whose guest it was
+    withheld_s = 0.0  # see `model.JobResult`; set by whoever has the guest
 
     def __init__(self, message: str, console: bytes, lost: GuestLost | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.console = console
         self.lost = lost
+
+    @property
+    def starved(self) -> bool:
+        """Whether it was the host that kept the processor from the guest."""
+        return self.lost is not None and self.lost.reason == "starved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +94,7 @@ def booted(spec: BootSpec, cache: Cache, label: str, *, debug: bool = False) -> 
             (work / "symbols").write_bytes(symbols)
             if debug:
                 (work / SLOWNESS).write_text(f"{debugging.slowness(guest):.2f}\n")
-            guest.save(work)
+            _save(guest, work)
 
     return _load(cache.get(SAVED, content_key(VERSION, spec.key()), make, label=f"booted {label}"), here)
 
@@ -106,10 +115,21 @@ def prepared(base: SavedGuest, how: Preparation, cache: Cache, label: str) -> Sa
             for name in ("symbols", SLOWNESS):
                 if (base.path / name).exists():
                     shutil.copy(base.path / name, work)
-            guest.save(work)
+            _save(guest, work)
 
     key = content_key(base.path.name, how.key())  # a saved guest's folder has its key for a name
     return _load(cache.get(SAVED, key, make, label=f"prepared {label}"), base.boot)
+
+
+def _save(guest: Guest, work: Path) -> None:
+    """Save a guest; not one whose log has a watchdog's splat of the host's making, which all its forks would have.
+
+    Raises:
+        GuestLost: it has one.
+    """
+    if made := starved.made_by_host(guest, find_splats(guest.console.data())):
+        raise GuestLost("starved", starved.told(guest, made))
+    guest.save(work)
 
 
 def _load(path: Path, boot: Boot) -> SavedGuest:
@@ -156,10 +176,15 @@ class _started:  # noqa: N801 - used as a function
         return self._guest
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> None:
-        if self._guest is not None:
-            self._guest.close()
-        if isinstance(error, GuestLost):
-            raise PrepareFailed(str(error), self._console(), error) from error
+        assert self._guest is not None
+        withheld_s = self._guest.withheld_s() if error else 0.0
+        self._guest.close()
+        if isinstance(error, PrepareFailed):
+            error.withheld_s = withheld_s
+        elif isinstance(error, GuestLost):
+            failed = PrepareFailed(str(error), self._console(), error)
+            failed.withheld_s = withheld_s
+            raise failed from error
 
     def _console(self) -> bytes:
         if self._guest is not None:

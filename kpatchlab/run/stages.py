@@ -98,6 +98,7 @@ class Stages:
         wanted = {(k, name): None for job in plan.jobs for k in job.placement.values() for name in job.foreign}
         self._all = len(plan.kernels) + len(plan.images) + len(wanted)
         self._cached: list[str] = []
+        self._spans: dict[str, tuple[float, float]] = {}  # what was made, from when to when
         self.patches: dict[str, tuple[PatchFacts, ...]] = {}
         self.counted: dict[str, tuple[str, ...]] = {}
         self._lab, self._host, self._progress, self._settings = lab, host, progress, settings
@@ -206,15 +207,27 @@ class Stages:
     @contextlib.contextmanager
     def _telling(self, label: str) -> Iterator[None]:
         """Have a step that the lab cannot carry out end with the reason."""
+        began = time.monotonic()
+        with self._lock:
+            self._spans[label] = began, float("inf")
         try:
             yield
         except LabError as error:
             self._progress.stage_done(label, f"{label}: {error.message}")
             raise
+        finally:
+            with self._lock:
+                self._spans[label] = began, time.monotonic()
+
+    def beside(self, began: float, ended: float) -> tuple[str, ...]:
+        """Return what was made on this host between two monotonic times: builds and images, not what was cached."""
+        with self._lock:
+            return tuple(name for name, (first, last) in self._spans.items() if first < ended and last > began)
 
     def _found(self, label: str) -> None:
         """Tell that a step was in the cache; where all of them were, one line says so."""
         with self._lock:
+            self._spans.pop(label, None)
             self._cached.append(label)
             everything = len(self._cached) == self._all
         self._progress.stage_done(label, "nothing to build: all cached" if everything else "")

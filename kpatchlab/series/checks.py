@@ -111,8 +111,8 @@ class Bench:
         jobs = self.ctx.jobs or os.cpu_count() or 1
         result = proc.run(
             ["make", *self._words, "-k", f"-j{jobs}", *targets],
-            timeout_s=CHECK_S, check=False, cwd=self.tree.path, env=self._env, nice=make.NICE, cancel=self.ctx.cancel,
-            on_line=self.ctx.verbose,
+            timeout_s=CHECK_S, check=False, cwd=self.tree.path, env=self._env, nice=proc.BUILD_NICE,
+            cancel=self.ctx.cancel, on_line=self.ctx.verbose,
         )  # fmt: skip
         self.ctx.check_cancel()
         if result.status:

@@ -10,7 +10,8 @@ Pure: values in, values out. The rules, in the order in which they are asked:
 3. Two cells become a verdict, see `_judge`.
 4. A kernel splat is never noise: a fingerprint that the base never showed is REGRESSED, also where both sides
    fail ("fails differently"), where it came up in some repeats only, and where the base skipped the job or was
-   blocked: that the base might have shown it too is no reason to pass over it.
+   blocked: that the base might have shown it too is no reason to pass over it. One exception: what a kernel says by
+   its clock alone (`BY_CLOCK`) beside a build, and not in a repeat that passed, may be the build's doing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,20 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from kpatchlab.model import JOB, BuildResult, Case, CaseId, CaseKind, JobResult, Outcome, Run, Splat, Verdict, job_case
+from kpatchlab.model import (
+    BY_CLOCK,
+    JOB,
+    BuildResult,
+    Case,
+    CaseId,
+    CaseKind,
+    JobResult,
+    Outcome,
+    Run,
+    Splat,
+    Verdict,
+    job_case,
+)
 from kpatchlab.verdict.values import BADNESS, BuildCheck, Cell, Comparison, Group, GroupKey, Row
 
 
@@ -201,7 +215,7 @@ def _splat_verdicts(rows: list[Row], jobs: dict[str, tuple[JobResult, ...]], bas
     if base not in jobs:
         return rows
     for column, made in jobs.items():
-        fresh = [s for s in _splats(made) if s.fingerprint not in known] if column != base else []
+        fresh = [s for s in _own_splats(made) if s.fingerprint not in known] if column != base else []
         carriers = [i for i, row in enumerate(rows) if row.id.kind.sums_up and rows[i].cells[column].outcome.is_bad]
         carriers.sort(key=lambda i: rows[i].id == JOB)  # a guest's log is the nearer one
         if not fresh or any(rows[i].cells[column].verdict is Verdict.REGRESSED for i in carriers):
@@ -258,6 +272,12 @@ def _bad(cell: Cell) -> int:
 
 def _splats(jobs: Iterable[JobResult]) -> list[Splat]:
     return [splat for job in jobs for splat in job.splats]
+
+
+def _own_splats(jobs: Sequence[JobResult]) -> list[Splat]:
+    """Return the splats that are the kernel's own doing for sure."""
+    passed = any(job.outcome is Outcome.PASS for job in jobs)
+    return [splat for job in jobs for splat in job.splats if not (passed and job.beside and splat.kind in BY_CLOCK)]
 
 
 # --- builds -----------------------------------------------------------------------------------------------------
