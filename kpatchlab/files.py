@@ -31,6 +31,11 @@ def safe_name(text: str) -> str:
     )
 
 
+def is_safe(text: str) -> bool:
+    """Whether a text is a name of one file as it stands: no folder, nothing odd, not too long."""
+    return bool(text) and safe_name(text) == text
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write beside, fsync, rename: whoever reads sees the old file or the new one.
 

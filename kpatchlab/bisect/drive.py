@@ -19,6 +19,7 @@ from kpatchlab.errors import UserError
 from kpatchlab.files import write_atomic
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.progress import Progress, clock
+from kpatchlab.textclean import printable
 
 CANDIDATES = 3
 """Commits side by side where there is room: the half of what is left, and both quarters beside it."""
@@ -281,9 +282,9 @@ class Drive:
     def _write(self, refused: str = "") -> None:
         """Write state, report, mail and git's log."""
         self._save()
-        text = summary.text(self.state, self.loop, self.prober.space, refused)
+        text = printable(summary.text(self.state, self.loop, self.prober.space, refused))
         write_atomic(self.folder / REPORT, text.encode("utf-8", "replace"))
         write_atomic(self.folder / GIT_LOG, gitlog.write(self.loop).encode("utf-8", "replace"))
         if self.state.ended is Ended.FOUND:
-            mail = summary.mail(self.state, self.loop, self.prober.space)
+            mail = printable(summary.mail(self.state, self.loop, self.prober.space))
             write_atomic(self.folder / MAIL, mail.encode("utf-8", "replace"))

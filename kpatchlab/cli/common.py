@@ -6,16 +6,16 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from kpatchlab import terminal
 from kpatchlab.cli.app import Options
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.textclean import clean, one_line
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from kpatchlab.lab.load import Lab
 
 
@@ -38,7 +38,7 @@ def dump(value: Any) -> None:
     """Print JSON."""
     from kpatchlab.model import to_json
 
-    click.echo(json.dumps(to_json(value), indent=2, default=str))
+    click.echo(json.dumps(clean(to_json(value)), indent=2, default=str))
 
 
 def write_output(path: Path, data: bytes) -> None:
@@ -64,25 +64,17 @@ def write_output(path: Path, data: bytes) -> None:
         raise UserError(error.message) from None
 
 
-def console(stream: TextIO | None = None) -> Console:
-    """Return a rich console that lets a reader's leave be known as any other writer does."""
-    from rich.console import Console
-
-    class Plain(Console):
-        def on_broken_pipe(self) -> None:  # rich would end the program with status 1
-            raise BrokenPipeError
-
-    return Plain(file=stream, highlight=False)
-
-
-def wrapped(text: str, head: str, indent: int) -> None:
-    """Print text behind `head`, which takes `indent` columns; on a terminal, wrapped to its width."""
+def wrapped(text: str, head: str, indent: int, colour: str = "") -> None:
+    """Print text behind `head`, which takes `indent` columns; on a terminal in a colour, and the text wrapped."""
     import shutil
     import textwrap
 
+    from rich.text import Text
+
     width = max(40, shutil.get_terminal_size().columns - indent) if sys.stdout.isatty() else 1 << 16
     lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
-    click.echo(head + f"\n{'':{indent}}".join(lines))
+    body = f"\n{'':{indent}}".join(lines)
+    terminal.console().print(Text(head, style=colour).append(body, "default"), soft_wrap=True)
 
 
 def table(rows: list[dict[str, Any]]) -> None:
@@ -90,7 +82,9 @@ def table(rows: list[dict[str, Any]]) -> None:
     if not rows:
         click.echo("none")
         return
-    words = [["yes" if v is True else "" if v is False else str(v) for v in row.values()] for row in rows]
+    words = [
+        ["yes" if v is True else "" if v is False else one_line(str(v), 1 << 16) for v in row.values()] for row in rows
+    ]
     if not sys.stdout.isatty():
         lines = [list(rows[0]), *words]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -105,4 +99,4 @@ def table(rows: list[dict[str, Any]]) -> None:
         grid.add_column(name, no_wrap=number == 0, overflow="fold")
     for line in words:
         grid.add_row(*map(Text, line))
-    console().print(grid)
+    terminal.console().print(grid)

@@ -63,7 +63,7 @@ def doctor(
         marks = {"ok": ("ok", "green"), "note": ("note", "yellow"), "bad": ("BAD", "red")}
         for item in found:
             word, colour = marks[item.state]
-            wrapped(item.text, click.style(f"{word:6}", fg=colour) + f"{item.name + ':':14}", 20)
+            wrapped(item.text, f"{word:6}{item.name + ':':14}", 20, colour)
             if item.remedy and item.state != "ok":
                 wrapped(as_called(item.remedy), f"{'':20}-> ", 23)
     if any(item.state == "bad" for item in found):

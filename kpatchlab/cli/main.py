@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 import click
@@ -25,6 +28,7 @@ from kpatchlab.cli.run import build, plan, run, shell
 from kpatchlab.cli.series import series
 from kpatchlab.cli.site import serve, site
 from kpatchlab.errors import LabError, LabWarning
+from kpatchlab.textclean import CleanStream
 
 VERBS = (
     *(run, measure, plan, build, list_things, check, report, compare, nightly, history, coverage, series, site, serve),
@@ -34,11 +38,15 @@ VERBS = (
 
 def show_error(error: LabError) -> None:
     """Print an error as people need it: one line, its details, one hint."""
-    print(f"kpatchlab: {as_called(error.message)}", file=sys.stderr)
+
+    def one(text: str) -> str:  # what a message quotes may have lines of its own
+        return " ".join(text.splitlines())
+
+    print(f"kpatchlab: {one(as_called(error.message))}", file=sys.stderr)
     for line in error.details:
-        print(f"  {line}", file=sys.stderr)
+        print(f"  {one(line)}", file=sys.stderr)
     if error.hint:
-        print(f"hint: {as_called(error.hint)}", file=sys.stderr)
+        print(f"hint: {one(as_called(error.hint))}", file=sys.stderr)
 
 
 def _show_warning(
@@ -60,6 +68,34 @@ def main(argv: list[str] | None = None) -> None:
     for verb in VERBS:
         cli.add_command(verb)
     warnings.showwarning = _show_warning
+    with _clean_streams():
+        status = _status(argv)
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def _clean_streams() -> Iterator[None]:
+    """Make safe whatever any verb writes to standard output and error; see `textclean`."""
+    streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        if stream is not None:
+            # click wraps a stream of its own around the bytes of one that it holds for misconfigured.
+            with contextlib.suppress(AttributeError):
+                stream.reconfigure(errors="replace", **({"encoding": "utf-8"} if _is_ascii(stream) else {}))
+            setattr(sys, name, CleanStream(stream))
+    try:
+        yield
+    finally:
+        for name, stream in streams.items():
+            setattr(sys, name, stream)
+
+
+def _is_ascii(stream: TextIO) -> bool:
+    return codecs.lookup(stream.encoding or "ascii").name == "ascii"
+
+
+def _status(argv: list[str] | None) -> int:
+    """Run the program; returns its status."""
     words = argv or sys.argv
     debug = "--debug" in words
     step = "bisect-step" in words  # what goes wrong there, in Python as well, must not make a commit a bad one
@@ -82,4 +118,4 @@ def main(argv: list[str] | None = None) -> None:
         status = ABORT
     except KeyboardInterrupt:
         status = 130
-    sys.exit(status if isinstance(status, int) else 0)
+    return status if isinstance(status, int) else 0

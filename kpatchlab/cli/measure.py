@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kpatchlab import terminal
 from kpatchlab.cli import complete
 from kpatchlab.cli.app import Options, Verb
-from kpatchlab.cli.common import as_json, console, load_lab, pass_options
+from kpatchlab.cli.common import as_json, load_lab, pass_options
 from kpatchlab.cli.running import interruptible, kernel_option, progress_for, session_of, start
 from kpatchlab.errors import UserError
 
@@ -102,7 +103,7 @@ def measure(
     if as_json:
         sys.stdout.buffer.write(FORMATS["json"].render(view))
     else:
-        show(view, console())
+        show(view, terminal.console())
         click.echo(f"\nresults: {begun.folder.path}/index.html, run.json")
     if settings.cancel.is_set():
         click.echo(f"stopped; to go on: {options.again(f'measure --resume {begun.folder.id}')}", err=True)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kpatchlab import terminal
 from kpatchlab.cli import complete
 from kpatchlab.cli.app import Options, Verb, drop_output
 from kpatchlab.cli.choosing import CHOICE_HELP, choosing, kernels_of, variant_option
-from kpatchlab.cli.common import as_json, console, dump, load_lab, pass_options, table
+from kpatchlab.cli.common import as_json, dump, load_lab, pass_options, table
 from kpatchlab.cli.running import interruptible, kernel_option, make, progress_for, session_of, start, verbose
 from kpatchlab.errors import UserError
 
@@ -118,7 +119,7 @@ def _show(view: View, *, as_json: bool) -> None:
         if as_json:
             sys.stdout.buffer.write(FORMATS["json"].render(view))
         else:
-            show(view, console())
+            show(view, terminal.console())
             click.echo(f"\nresults: {_near(view.folder)}/index.html, junit.xml, run.json")
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read along has gone; the run's result stands

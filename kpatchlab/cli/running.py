@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kpatchlab import terminal
 from kpatchlab.cli import complete
 from kpatchlab.cli.app import Options
-from kpatchlab.cli.common import console
 from kpatchlab.errors import HostError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def progress_for(*, to_stderr: bool) -> LiveProgress | PlainProgress:
 
     stream = sys.stderr if to_stderr else sys.stdout
     if stream.isatty():
-        return LiveProgress(console(stream))
+        return LiveProgress(terminal.console(stream))
     return PlainProgress(stream)
 
 

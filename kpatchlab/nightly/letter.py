@@ -12,6 +12,7 @@ from kpatchlab.report import mail
 from kpatchlab.report.prose import WIDTH, item, items, part, prose, verbatim
 from kpatchlab.report.view import View
 from kpatchlab.store.store import Store
+from kpatchlab.textclean import clean
 
 WORSE = (*sorted(ALARMS, key=list(Kind).index), Kind.LOST)
 
@@ -21,6 +22,7 @@ def letter(report: NightReport, store: Store) -> str:
 
     The runs' part is bounded as each run's own reply is.
     """
+    report = clean(report)
     name = f"night {report.night}" if report.night else "no night"
     out = prose(f"{report.title or 'kpatchlab'}, {name}: {report.headline}.")
     good = {run for entry in report.news if (run := entry.good)}

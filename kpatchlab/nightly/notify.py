@@ -25,6 +25,7 @@ from kpatchlab.model import to_json
 from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.night import lines
 from kpatchlab.store.store import Store
+from kpatchlab.textclean import clean, one_line, printable
 
 TIMEOUT_S = 30.0
 
@@ -53,7 +54,12 @@ def notify(lab: Lab, report: NightReport, store: Store) -> Iterator[str]:
 
 def body(report: NightReport) -> dict[str, object]:
     """Return the webhook's JSON body, see docs/nightly.md."""
-    return {"schema": 1, **to_json(report), "headline": report.headline, "text": "\n".join(lines(report))}
+    return {
+        "schema": 1,
+        **to_json(clean(report)),
+        "headline": one_line(report.headline),
+        "text": printable("\n".join(lines(report))),
+    }
 
 
 def _secret(file: str, variable: str, lab: Lab) -> str:
@@ -81,7 +87,7 @@ def _webhook(settings: Webhook, lab: Lab, report: NightReport) -> None:
 def message(settings: Mail, report: NightReport, store: Store) -> EmailMessage:
     """Return the mail of a night."""
     mail = EmailMessage()
-    mail["Subject"] = " ".join(f"[kpatchlab] {report.title}: {report.headline}".split())
+    mail["Subject"] = one_line(f"[kpatchlab] {report.title}: {report.headline}")
     mail["From"], mail["To"] = settings.sender, ", ".join(settings.to)
     mail.set_content(letter(report, store).encode("utf-8", "replace").decode())
     return mail

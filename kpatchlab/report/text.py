@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kpatchlab import terminal
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run, Verdict
 from kpatchlab.progress import clock
 from kpatchlab.report.common import Change, changes, frames, line, reasons
@@ -42,7 +43,7 @@ STYLES = {
 def render(view: View) -> bytes:
     """Return the summary as plain text, 80 columns, UTF-8, without colour."""
     sink = io.StringIO()
-    console = Console(file=sink, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
+    console = terminal.console(sink, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
     show(view, console)
     return "".join(f"{text.rstrip()}\n" for text in sink.getvalue().splitlines()).encode("utf-8", "replace")
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kpatchlab.cache import Cache
+from kpatchlab.files import is_safe
 from kpatchlab.maintainers import NAME, Section, parse
 from kpatchlab.model import Run
+from kpatchlab.textclean import clean
 from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.values import Comparison
 
@@ -31,6 +33,10 @@ class View:
     maintainers: tuple[Path, ...] = ()
     subsystem: str = ""
 
+    def __post_init__(self) -> None:
+        """Clean the run: what a guest or a patch says in it reaches no report as a control character."""
+        object.__setattr__(self, "run", clean(self.run))  # frozen for everybody else
+
     @functools.cached_property
     def comparison(self) -> Comparison:
         """What the run says of its columns."""
@@ -49,4 +55,4 @@ class View:
 
 def maintainers_of(run: Run, folder: Path, cache: Cache) -> tuple[Path, ...]:
     """Return where a run's MAINTAINERS may be: in its folder, else with its kernels."""
-    return (folder / NAME, *(cache.path("kernel", build.key) / NAME for build in run.builds if build.key))
+    return (folder / NAME, *(cache.path("kernel", build.key) / NAME for build in run.builds if is_safe(build.key)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kpatchlab.model import ModuleFailure, Outcome
 from kpatchlab.series import warnings
 from kpatchlab.series.values import Finding, Looked, LostObject, PatchBuild, PatchResult, Walk
+from kpatchlab.textclean import clean
 
 BUILDS = ("apply", "build", "modules")
 _BAD = {str(outcome) for outcome in Outcome if outcome.is_bad}
@@ -85,7 +86,8 @@ class Table:
 
 
 def judge(walk: Walk) -> Table:
-    """Return the table of a walk, finished or not."""
+    """Return the table of a walk, finished or not; what patches and compilers say in it is clean."""
+    walk = clean(walk)
     scenarios = any(facts.scenarios for facts in walk.patches)
     columns = (*BUILDS, *walk.checks, *(["scenarios"] if scenarios else []))
     track = _Track()

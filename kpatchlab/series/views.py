@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from kpatchlab import terminal
 from kpatchlab.model import to_json
 from kpatchlab.progress import clock
 from kpatchlab.series import page
@@ -36,7 +37,7 @@ _COLOUR = {
 def text(table: Table, *, width: int = WIDE, colour: bool = False) -> bytes:
     """Return the table for a terminal: every patch, then what each bad one did, then the first bad patches."""
     stream = io.StringIO()
-    console = Console(file=stream, width=width, force_terminal=colour, no_color=not colour, highlight=False)
+    console = terminal.console(stream, width=width, force_terminal=colour, no_color=not colour)
     walk = table.walk
     console.print(Text(f"{walk.kernel}: {walk.series}", style="bold"))
     console.print(Text(f"on {walk.base}; {walk.compiler.split(';')[0]}"), soft_wrap=True)

@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import escape
+
 from kpatchlab.errors import HostError
-from kpatchlab.files import link_or_copy
+from kpatchlab.files import link_or_copy, safe_name
 from kpatchlab.history.news import ALARMS
 from kpatchlab.history.nights import NightState, nights_of
 from kpatchlab.history.query import CheckHistory, Entry, History
@@ -30,6 +32,7 @@ from kpatchlab.history.trends import Trend, trends
 from kpatchlab.lab.load import Lab
 from kpatchlab.store.store import Store
 from kpatchlab.templates import templates
+from kpatchlab.textclean import one_line
 
 RECENT = 200
 """Runs of a check, and of a metric, that its page goes back."""
@@ -150,7 +153,7 @@ def _pages(store: Store, history: History, folder: Path, title: str) -> Iterator
     states = {lane["name"]: lane["state"] for lane in lanes}
     worst = next((s for s in ("failing", "lost", "ok") if s in states.values()), "none")
     for name, state in {"": worst, **states}.items():
-        yield f"badge{f'-{name}' if name else ''}.svg", _badge(name or "nightly", state)
+        yield f"badge{f'-{safe_name(name)}' if name else ''}.svg", _badge(name or "nightly", state)
 
 
 def _run_pages(store: Store, folder: Path, runs: Iterable[str]) -> Iterator[tuple[str, bytes | None]]:
@@ -242,7 +245,9 @@ def _plot(
 def _badge(label: str, state: str) -> bytes:
     """Return a small SVG; its width follows the text's, in a font of fixed width."""
     colour = {"ok": "#1a6b2f", "failing": "#b3181d", "lost": "#6a2ca0"}.get(state, "#5c6470")
+    label = one_line(label, 40)
     left, right = 7 * len(label) + 12, 7 * len(state) + 12
+    label = str(escape(label))
     text = 'font-family="DejaVu Sans Mono,monospace" font-size="11" fill="#fff"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img"'
