@@ -31,6 +31,20 @@ def safe_name(text: str) -> str:
     )
 
 
+_INERT = frozenset({".txt", ".log", ".json", ".csv", ".pcap", ".pcapng", ".bin", ".dat", ".data", ".tar", ".info"})
+_PACKED = frozenset({".gz", ".xz", ".zst", ".bz2"})
+
+
+def is_inert(name: str) -> bool:
+    """Whether no browser or web server takes a file for a page, going by its name; a packed one's inner name counts.
+
+    >>> [is_inert(name) for name in ("run.log", "trace.pcap.gz", "x.html", "x.HTML.gz", "index", "x.svg")]
+    [True, True, False, False, False, False]
+    """
+    path = Path(name.lower())
+    return (Path(path.stem) if path.suffix in _PACKED else path).suffix in _INERT
+
+
 def is_safe(text: str) -> bool:
     """Whether a text is a name of one file as it stands: no folder, nothing odd, not too long."""
     return bool(text) and safe_name(text) == text

@@ -117,7 +117,10 @@ def test_a_run_takes_a_jobs_files_in(bench):
         run = execute(bench.lab, plan, bench.host, run_dir, PlainProgress(bench.out), bench.settings, executor).run
     for job in run.jobs:
         folder = run_dir.job_dir(job.job).relative_to(run_dir.path)
-        assert (job.guests[0].console, job.attachments) == (f"{folder}/console-main.log", (f"{folder}/attach-main/x",))
+        assert (job.guests[0].console, job.attachments) == (
+            f"{folder}/console-main.log",
+            (f"{folder}/attach-main/x.txt",),
+        )
         assert (run_dir.path / job.attachments[0]).read_text() == job.job
     assert not stale.exists()
     assert not list((bench.host.cache.root / "tmp").glob("job-*"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from urllib.parse import quote
 
@@ -34,10 +33,12 @@ def site(options: Options, output: Path | None) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any free port.")
 @pass_options
 def serve(options: Options, port: int) -> None:
-    """Serve the site of the nights, with its runs, on the loopback interface; Ctrl-C ends it."""
-    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    """Serve the site of the nights, with its runs, on the loopback interface; Ctrl-C ends it.
 
+    Only pages and what they link to are served: no folders, no database, and files of guests never as pages.
+    """
     from kpatchlab.site.make import lies_inside, place_of
+    from kpatchlab.site.serve import LOOPBACK, server
     from kpatchlab.store.store import Store
 
     lab = load_lab(options)
@@ -47,12 +48,11 @@ def serve(options: Options, port: int) -> None:
         raise UserError(f"there is no site in {folder}", hint="kpatchlab site makes it")
     # In the results folder its links lead out of it, to the runs beside it.
     root = store.root.resolve() if lies_inside(folder, store) else folder
-    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(root))
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+        serving = server(root, port)
     except OSError as error:
         raise UserError(f"cannot serve on port {port}: {error.strerror}", hint="--port chooses another") from None
     path = quote(f"/{folder.relative_to(root)}/").replace("/./", "/")
-    click.echo(f"http://127.0.0.1:{server.server_port}{path}")
-    with server:
-        server.serve_forever()
+    click.echo(f"http://{LOOPBACK}:{serving.server_port}{path}")
+    with serving:
+        serving.serve_forever()

@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 
 from kpatchlab import __version__
+from kpatchlab.files import is_inert
 from kpatchlab.model import SCHEMA_VERSION, BuildResult, GuestLog, JobResult, Outcome, Run, Splat, Verdict
 from kpatchlab.progress import clock
 from kpatchlab.report import markup, matrix, patches, sentence, speed
@@ -62,6 +63,7 @@ def _templates() -> jinja2.Environment:
         "highlight": markup.highlight,
         "console": markup.console,
         "href": markup.href,
+        "inert": is_inert,
         "counted": sentence.counted,
         "listed": sentence.listed,
     }

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
+from kpatchlab.files import is_inert
 from kpatchlab.model import Splat
 from kpatchlab.textclean import one_line, printable
 
@@ -23,7 +24,12 @@ _LOUD = re.compile(
 
 
 def href(path: str) -> str:
-    """Return a link to a file of the run's folder; whatever the path says, it stays a relative one."""
+    """Return a link to a file of the run's folder; whatever the path says, it stays a relative one.
+
+    It leads nowhere where a browser may take the file for a page.
+    """
+    if not is_inert(path):
+        return "#"
     parts = [part for part in path.split("/") if part not in {"", ".", ".."}]
     return "./" + quote("/".join(parts), safe="/=,+@", errors="replace")
 

@@ -23,7 +23,7 @@ from typing import Any
 from markupsafe import escape
 
 from kpatchlab.errors import HostError
-from kpatchlab.files import link_or_copy, safe_name
+from kpatchlab.files import is_inert, link_or_copy, safe_name
 from kpatchlab.history.news import ALARMS
 from kpatchlab.history.nights import NightState, nights_of
 from kpatchlab.history.query import CheckHistory, Entry, History
@@ -92,7 +92,7 @@ def _keep_logs(store: Store, folder: Path) -> None:
         try:
             for source in logs.glob("*/**/*"):
                 target = kept / source.relative_to(logs)
-                if source.is_file() and _stamp(target) != _stamp(source):
+                if source.is_file() and is_inert(source.name) and _stamp(target) != _stamp(source):
                     link_or_copy(source, target)
         except OSError as error:
             raise HostError(f"cannot write {kept}: {error.strerror}", hint="is the disk full?") from None

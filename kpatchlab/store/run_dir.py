@@ -24,7 +24,7 @@ from typing import IO, Any, Self, TypeVar
 
 from kpatchlab.earlier import job_result
 from kpatchlab.errors import HostError, LabError, UserError
-from kpatchlab.files import safe_name, write_atomic
+from kpatchlab.files import is_inert, safe_name, write_atomic
 from kpatchlab.history.record import Origin
 from kpatchlab.model import SCHEMA_VERSION, BuildResult, JobResult, Run, from_json, to_json
 from kpatchlab.store.run_plan import FILE as PLAN
@@ -101,6 +101,8 @@ class RunDir:
     def take_in(self, job: JobResult, files: Path) -> JobResult:
         """Move a job's files to their place, whatever is there; returns the job with paths in the run's folder.
 
+        An attachment whose name may be taken for a page's gets `.txt` behind it.
+
         Args:
             job: its paths are relative to `files`.
 
@@ -109,6 +111,7 @@ class RunDir:
         """
         folder = self.job_dir(job.job)
         try:
+            attachments = [_made_inert(files, name) for name in job.attachments]
             shutil.rmtree(folder, ignore_errors=True)
             folder.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(files, folder)
@@ -119,7 +122,7 @@ class RunDir:
         return dataclasses.replace(
             job,
             guests=tuple(dataclasses.replace(guest, console=f"{place}/{guest.console}") for guest in job.guests),
-            attachments=tuple(f"{place}/{name}" for name in job.attachments),
+            attachments=tuple(f"{place}/{name}" for name in attachments),
         )
 
     def relative(self, path: Path) -> str:
@@ -196,6 +199,18 @@ class RunDir:
         if self.path not in path.parents or not path.parent.resolve().is_relative_to(self.path.resolve()):
             raise ValueError(f"{name!r} is not inside the run's folder")
         return path
+
+
+def _made_inert(folder: Path, name: str) -> str:
+    """Rename a file that may be taken for a page; returns its name."""
+    if is_inert(name):
+        return name
+    new, number = f"{name}.txt", 1
+    while (folder / new).exists():
+        number += 1
+        new = f"{name}.{number}.txt"
+    (folder / name).rename(folder / new)
+    return new
 
 
 def hold(folder: Path) -> IO[str]:
