@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from kpatchlab.urls import hide
+
 
 class LabError(Exception):
-    """Something the user has to know, in one line, with a hint what to do about it.
+    """Something the user has to know, in one line, with a hint what to do about it; secrets of URLs are hidden in it.
 
     Args:
         message: one line, without a trailing full stop.
@@ -15,10 +17,9 @@ class LabError(Exception):
     exit_code = 3
 
     def __init__(self, message: str, hint: str = "", details: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.details = details
+        self.message, self.hint = hide(message), hide(hint)
+        self.details = tuple(map(hide, details))
+        super().__init__(self.message)
 
 
 class UserError(LabError):

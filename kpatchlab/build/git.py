@@ -5,9 +5,12 @@ What is fetched from a URL goes to a bare repository of the lab's own, `CACHE/gi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Mapping
+import shlex
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from kpatchlab import proc
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.urls import account, credentials_line, shown
 
 QUICK_S = 60.0
 NETWORK_S = 3600.0
@@ -74,9 +78,23 @@ class Repository:
         ctx.check_cancel()
 
 
-def shown(url: str) -> str:
-    """Return a URL as people and stored runs may see it: without the password or token that it may carry."""
-    return re.sub(r"^(https?://)[^/@]+@", r"\1", url)
+@contextlib.contextmanager
+def _asked(url: str) -> Iterator[tuple[list[str], str]]:
+    """Yield options for git, and the URL to give it: user and password go to it in a file, not in its arguments.
+
+    Without any in the URL, the user's own credential helpers are asked, as ever.
+    """
+    found = account(url)
+    if not found.user and not found.password:
+        yield [], found.url
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="kpatchlab-") as handle:  # made with mode 0600
+        handle.write(credentials_line(found))
+        handle.flush()
+        yield (
+            ["-c", "credential.helper=", "-c", f"credential.helper=store --file={shlex.quote(handle.name)}"],
+            found.url,
+        )
 
 
 def open_local(path: Path) -> Repository:
@@ -118,7 +136,9 @@ def resolve_url(repository: Repository, revision: str, *, offline: bool = True) 
     if _FULL_ID.fullmatch(revision):
         return revision
     pattern = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
-    result = repository.git("ls-remote", repository.url, pattern, f"{pattern}^{{}}", timeout_s=QUICK_S, check=False)
+    with _asked(repository.url) as (options, url):
+        words = (*options, "ls-remote", url, pattern, f"{pattern}^{{}}")
+        result = repository.git(*words, timeout_s=QUICK_S, check=False)
     if result.status != 0 or result.timed_out:
         if offline and (known := repository.commit(f"refs/kpatchlab/{pattern}")):
             return known  # no network: what was fetched last time
@@ -145,8 +165,8 @@ def fetch(repository: Repository, commit: str, name: str, ctx: BuildContext, *, 
         return
     depth = (["--unshallow"] if shallow else []) if history else ["--depth=1"]
     ref = f"+{commit}:refs/kpatchlab/{name}"
-    with ctx.cache.lock(f"git-{repository.path.name}"):
-        words = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", *depth, repository.url, ref)
+    with ctx.cache.lock(f"git-{repository.path.name}"), _asked(repository.url) as (options, url):
+        words = (*options, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", *depth, url, ref)
         result = repository.git(*words, timeout_s=NETWORK_S, check=False, cancel=ctx.cancel)
     ctx.check_cancel()
     if result.status != 0:
@@ -158,8 +178,7 @@ def _unreachable(repository: Repository, result: proc.Result) -> HostError:
     url = shown(repository.url)
     if result.timed_out:
         return HostError(f"{url}: no answer in {result.duration_s:.0f} s", hint="is there a network?")
-    said = result.stderr.replace(repository.url, url)
-    lines = [line for line in said.splitlines() if line.startswith(("fatal:", "error:"))] or ["git failed"]
+    lines = [line for line in result.stderr.splitlines() if line.startswith(("fatal:", "error:"))] or ["git failed"]
     return HostError(
         f"cannot fetch from {url}: {lines[0].split(': ', 1)[-1]}",
         hint="is there a network? a local clone does as well: source: {type: git, path: ..., revision: ...}",

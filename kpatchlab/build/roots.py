@@ -106,10 +106,11 @@ def _build(recipe: RootRecipe, ctx: BuildContext, out: Path) -> None:
     tar = out / "files.tar"
     tar.write_bytes(_files_tar(_own_files(recipe, ctx.lab_root)))
     status = out / "status"
-    argv = _mmdebstrap(recipe, ctx, tar=tar, image=out / IMAGE, status=status)
+    argv = _mmdebstrap(recipe, tar=tar, image=out / IMAGE, status=status)
+    lines = debian.sources(recipe.suite, debian.choose_mirror(ctx.mirror))
     result = proc.run(
-        argv,
-        timeout_s=BUILD_TIMEOUT_S, check=False, env=_environment(), nice=proc.BUILD_NICE, on_line=ctx.verbose,
+        argv, timeout_s=BUILD_TIMEOUT_S, check=False, env=_environment(), nice=proc.BUILD_NICE,
+        input_bytes="\n".join([*lines, ""]).encode(), on_line=ctx.verbose,
     )  # fmt: skip
     if result.status or not (out / IMAGE).exists():
         raise _explain(result, recipe)
@@ -130,8 +131,11 @@ def _check_packages(recipe: RootRecipe, ctx: BuildContext) -> None:
     apt.resolve(*sorted(set(recipe.packages)))
 
 
-def _mmdebstrap(recipe: RootRecipe, ctx: BuildContext, *, tar: Path, image: Path, status: Path) -> list[str]:
+def _mmdebstrap(recipe: RootRecipe, *, tar: Path, image: Path, status: Path) -> list[str]:
     """Return mmdebstrap's command line; its own output is thrown away, the last hook's image is kept.
+
+    It reads sources.list from standard input: a mirror's URL can have a password in it, and arguments are for everybody
+    to read.
 
     The image is packed inside mmdebstrap's user namespace, where file owners are what the guest will see, and
     carried out by its `download` hook, which writes with the caller's rights.
@@ -139,7 +143,6 @@ def _mmdebstrap(recipe: RootRecipe, ctx: BuildContext, *, tar: Path, image: Path
     packages = ",".join(sorted(set(recipe.packages)))
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
     excluded += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT_ELSEWHERE]
-    lines = debian.sources(recipe.suite, debian.choose_mirror(ctx.mirror))
     apt_options = ('Apt::Install-Recommends "false";', 'Acquire::Retries "3";', *debian.reach_options())
     return [
         "mmdebstrap",
@@ -156,7 +159,7 @@ def _mmdebstrap(recipe: RootRecipe, ctx: BuildContext, *, tar: Path, image: Path
         f"--customize-hook=download /var/lib/dpkg/status {shlex.quote(str(status))}",
         recipe.suite.removesuffix("-backports"),
         "-",
-        *lines,
+        "-",
     ]
 
 

@@ -22,6 +22,7 @@ from kpatchlab.errors import HostError, UserError
 from kpatchlab.host.debian import Apt
 from kpatchlab.lab import recipes
 from kpatchlab.model import Outcome
+from kpatchlab.urls import authorized, shown
 
 UNPACK_S = 1800.0
 
@@ -87,7 +88,7 @@ def _shown(key: Key) -> str:
 
 def _where(spec: recipes.GitSource | recipes.TarballSource, ctx: BuildContext) -> str | Path:
     """Return the URL of a source, as people may see it, or its path on this host."""
-    return git.shown(spec.url) if spec.url else ctx.path(spec.path)
+    return shown(spec.url) if spec.url else ctx.path(spec.path)
 
 
 def _untar(archive: Path, into: Path, ctx: BuildContext) -> None:
@@ -242,21 +243,23 @@ class Tarball(Source[recipes.TarballSource]):
                 raise UserError(f"{path}: no such file", hint="source.path names the archive")
             return path
         # Imported here: the HTTP client behind it costs every start of the lab 11 ms.
-        import urllib.error
+        import http.client
         import urllib.parse
         import urllib.request
 
         if urllib.parse.urlsplit(url).scheme not in {"http", "https", "file"}:
             hint = "for a file on this host use source.path"
-            raise UserError(f"{git.shown(url)}: not an http or https address", hint=hint)
+            raise UserError(f"{shown(url)}: not an http or https address", hint=hint)
         name = Path(urllib.parse.urlsplit(url).path).name or "tree.tar"
 
         def download(work: Path) -> None:
             try:
-                with urllib.request.urlopen(url, timeout=60) as answer, (work / name).open("wb") as handle:  # noqa: S310
+                request = authorized(url)
+                with urllib.request.urlopen(request, timeout=60) as answer, (work / name).open("wb") as handle:  # noqa: S310
                     shutil.copyfileobj(answer, handle)
-            except urllib.error.URLError as error:
-                raise HostError(f"cannot fetch {git.shown(url)}: {error.reason}", hint="is there a network?") from None
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                why = getattr(error, "reason", "") or type(error).__name__
+                raise HostError(f"cannot fetch {shown(url)}: {why}", hint="is there a network?") from None
 
         return self.ctx.cache.get("tarball", content_key(url, self.spec.sha256), download, label=name) / name
 

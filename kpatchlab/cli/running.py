@@ -15,6 +15,7 @@ from kpatchlab import terminal
 from kpatchlab.cli import complete
 from kpatchlab.cli.app import Options
 from kpatchlab.errors import HostError
+from kpatchlab.urls import hide
 
 if TYPE_CHECKING:
     from kpatchlab.lab.load import Lab
@@ -106,4 +107,4 @@ def session_of(lab: Lab, **host: Any) -> Session:
 
 def verbose(options: Options) -> Callable[[str], None]:
     """Return what shows each command line as it is started, where the user wants to see them."""
-    return (lambda text: click.echo(f"+ {text}", err=True)) if options.verbose else (lambda text: None)  # noqa: ARG005
+    return (lambda text: click.echo(f"+ {hide(text)}", err=True)) if options.verbose else (lambda text: None)  # noqa: ARG005

@@ -15,6 +15,7 @@ from kpatchlab.cli.app import Options, Verb, drop_output
 from kpatchlab.cli.common import load_lab, pass_options, write_output
 from kpatchlab.cli.running import interruptible, make, progress_for, start
 from kpatchlab.errors import UserError
+from kpatchlab.urls import hide
 
 if TYPE_CHECKING:
     from kpatchlab.lab.load import Lab
@@ -89,7 +90,7 @@ def series(
         context = dataclasses.replace(
             BuildContext.of(lab, cache), jobs=host.build_jobs(lab.limits.build_jobs), progress=stage,
             cancel=settings.cancel,
-            verbose=(lambda text: click.echo(f"+ {text}", err=True)) if options.verbose else (lambda text: None),  # noqa: ARG005
+            verbose=(lambda text: click.echo(f"+ {hide(text)}", err=True)) if options.verbose else (lambda text: None),  # noqa: ARG005
         )  # fmt: skip
         run = runner(lab, name, choice, host, progress, settings) if choice else None
         names = tuple({job.scenario: None for job in make(lab, choice, (name,), None).jobs}) if choice else ()

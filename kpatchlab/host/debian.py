@@ -419,7 +419,7 @@ class Apt:
         entries = sources(self.suite, self.mirror, arch=self.arch)
         if self._with_sources:
             entries += [line.replace("deb ", "deb-src ", 1) for line in entries]
-        _replace(base / "etc/sources.list", entries)
+        _replace(base / "etc/sources.list", entries, mode=0o600)  # a mirror's URL can have a password in it
         return _replace(base / "etc/lab.conf", [*lines, *reach_options()])
 
     def _note_size(self) -> None:
@@ -459,11 +459,12 @@ def _is_whole(path: Path, uri: _Uri) -> bool:
     return path.exists() and path.stat().st_size == uri.size_bytes and file_digest(path) == uri.sha256
 
 
-def _replace(path: Path, lines: Iterable[str]) -> Path:
+def _replace(path: Path, lines: Iterable[str], mode: int = 0o644) -> Path:
     """Write a file beside its place and rename it there, unless it says that already."""
     text = "\n".join(lines) + "\n"
     if not path.exists() or path.read_text() != text:
         beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+        beside.touch(mode)
         beside.write_text(text)
         beside.replace(path)
     return path

@@ -20,6 +20,7 @@ from kpatchlab.history.nights import LanePlan, Trouble
 from kpatchlab.lab.file import FILE
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import GitSeries, GitSource, KernelRecipe, MessageIdSeries
+from kpatchlab.urls import shown
 from kpatchlab.variants import debug
 
 DEFAULT = "nightly"
@@ -111,7 +112,7 @@ def pin(lane: Lane, context: BuildContext, known: Heads) -> Pinned:
         source = recipe.source
         head = {"source": str(source.type)}
         if isinstance(source, GitSource):
-            where = git.shown(source.url) or str(context.path(source.path))
+            where = shown(source.url) or str(context.path(source.path))
             head = {"source": where, "revision": source.revision, "commit": known.commit(source, source.revision)}
         heads[name] = head
         ranges[name] = tuple(

@@ -10,7 +10,6 @@ import json
 import os
 import smtplib
 import ssl
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
@@ -24,8 +23,10 @@ from kpatchlab.lab.nightly import Mail, Webhook
 from kpatchlab.model import to_json
 from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.night import lines
+from kpatchlab.proc import CommandFailed
 from kpatchlab.store.store import Store
 from kpatchlab.textclean import clean, one_line, printable
+from kpatchlab.urls import authorized
 
 TIMEOUT_S = 30.0
 
@@ -43,13 +44,20 @@ def notify(lab: Lab, report: NightReport, store: Store) -> Iterator[str]:
     for name, tell in ways:
         try:
             tell()
-        except (LabError, OSError, smtplib.SMTPException, ValueError) as error:
-            # The message of an error can hold the URL or the password; its kind and status cannot.
-            status = getattr(error, "code", None) or getattr(error, "smtp_code", "")
-            words = error.message if isinstance(error, LabError) else f"{type(error).__name__} {status}".rstrip()
-            yield f"{name}: not sent: {words}"
+        except Exception as error:  # noqa: BLE001 - whatever a server or a library does, it costs no night
+            yield f"{name}: not sent: {_kind(error)}"
         else:
             yield f"{name}: sent"
+
+
+def _kind(error: Exception) -> str:
+    """Return one line about an error: the message can hold the URL or the password, its kind and status cannot."""
+    if isinstance(error, CommandFailed):
+        return f"{error.result.argv[0]} {'ran out of time' if error.result.timed_out else 'failed'}"
+    if isinstance(error, LabError):
+        return one_line(error.message)
+    status = getattr(error, "code", None) or getattr(error, "smtp_code", None)
+    return f"{type(error).__name__}{f' {status}' if isinstance(status, int) else ''}"
 
 
 def body(report: NightReport) -> dict[str, object]:
@@ -76,10 +84,10 @@ def _secret(file: str, variable: str, lab: Lab) -> str:
 
 def _webhook(settings: Webhook, lab: Lab, report: NightReport) -> None:
     url = _secret(settings.url_file, "KPATCHLAB_WEBHOOK_URL", lab)
-    if not url.startswith(("https://", "http://")):
+    if not url.lower().startswith(("https://", "http://")):
         raise UserError("the webhook's URL is neither https nor http")
     data = json.dumps(body(report)).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - checked above
+    request = authorized(url, data, **{"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
         answer.read(1024)
 

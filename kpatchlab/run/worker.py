@@ -27,6 +27,7 @@ from kpatchlab.run.executor import infra
 from kpatchlab.run.inputs import Here
 from kpatchlab.run.job import run_job
 from kpatchlab.run.task import JobTask
+from kpatchlab.urls import shown
 
 MODULE = "kpatchlab.run.worker"
 RESULT = "result.json"
@@ -36,7 +37,8 @@ FILES = "files"
 def command_line(cache: Path, host: Host) -> list[str]:
     """Return the arguments of Python for a worker that has what this host has, in a cache of its own."""
     where = ["--cache", str(cache), "--upstream", str(host.cache.root)]
-    return ["-m", MODULE, *where, "--qemu", host.qemu_choice, "--mirror", host.mirror]
+    # Arguments are for everybody to read: a mirror that takes a password is asked by the lab itself alone.
+    return ["-m", MODULE, *where, "--qemu", host.qemu_choice, "--mirror", " ".join(map(shown, host.mirror.split()))]
 
 
 def pack(result: JobResult, folder: Path, stream: IO[bytes]) -> None:

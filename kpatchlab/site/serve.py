@@ -79,7 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(whole=False)
 
     def _answer(self, *, whole: bool) -> None:
-        if self.headers.get("Host", "").lower().removesuffix(f":{self.server.server_address[1]}") not in HOSTS:
+        assert isinstance(self.server, ThreadingHTTPServer)
+        if self.headers.get("Host", "").lower().removesuffix(f":{self.server.server_port}") not in HOSTS:
             self.send_error(http.HTTPStatus.MISDIRECTED_REQUEST, f"this is http://{LOOPBACK}")
             return
         it = found(self._root, urlsplit(self.path).path)

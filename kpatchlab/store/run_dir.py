@@ -29,6 +29,7 @@ from kpatchlab.history.record import Origin
 from kpatchlab.model import SCHEMA_VERSION, BuildResult, JobResult, Run, from_json, to_json
 from kpatchlab.store.run_plan import FILE as PLAN
 from kpatchlab.store.run_plan import RunPlan, load_plan
+from kpatchlab.urls import hide
 from kpatchlab.verdict.values import Comparison
 
 HEADER = "run.json"
@@ -190,7 +191,8 @@ class RunDir:
 
     def save_header(self, run: Run) -> None:
         """Write run.json: `run` without jobs and builds."""
-        self._header = dataclasses.replace(run, jobs=(), builds=(), schema=SCHEMA_VERSION)
+        command = hide(run.command)
+        self._header = dataclasses.replace(run, jobs=(), builds=(), schema=SCHEMA_VERSION, command=command)
         order = {"job_order": [job.job for job in run.jobs], "build_order": [b.kernel for b in run.builds]}
         self.write(HEADER, _dump({**to_json(self._header), **order}))
 
