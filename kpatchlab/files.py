@@ -7,11 +7,19 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 
-from kpatchlab.errors import HostError
+from kpatchlab.errors import HostError, UserError
 
+MAX_INPUT_BYTES = 128 << 20
+"""More than this is no series, and no file of a lab: the patch from one release of Linux to the next has 60 MiB."""
+KINDS = {
+    stat.S_IFDIR: "a directory", stat.S_IFIFO: "a fifo", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}  # fmt: skip
+"""What a file is that is no regular one, by `stat.S_IFMT` of its mode."""
 _NAME_BYTES = 100
 
 
@@ -84,3 +92,28 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def read_input(path: Path, limit_bytes: int = MAX_INPUT_BYTES, hint: str = "") -> bytes:
+    """Return what is in a file that somebody else wrote or named: a regular file of a bounded size.
+
+    A fifo would keep the lab waiting, and a device may have no end.
+
+    Raises:
+        UserError: it cannot be read, is no regular file, or is larger than `limit_bytes`.
+    """
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+        if kind != stat.S_IFREG:
+            raise UserError(f"{path}: {KINDS.get(kind, 'no file')}, not a regular file", hint=hint)
+        # Not to be kept waiting by what was put in its place meanwhile.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:
+            data = handle.read(limit_bytes + 1)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", hint=hint) from None
+    except ValueError:  # a NUL in its name
+        raise UserError(f"{str(path)!r}: no file can have this name", hint=hint) from None
+    if len(data) > limit_bytes:
+        size = f"{limit_bytes >> 20} MiB" if limit_bytes >= 1 << 20 else f"{limit_bytes} bytes"
+        raise UserError(f"{path}: larger than {size}", hint=hint or "is it the right file?")
+    return data

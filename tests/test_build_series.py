@@ -73,13 +73,6 @@ def test_a_mailbox_out_of_order_with_replies(bench):
     assert [patch.subject for patch in patches] == ["net: refuse with EINVAL", "delta: send with a flag"]
 
 
-def test_two_versions_in_one_mailbox(bench):
-    (bench.root / "s.mbox").write_text(mbox(bench) + mbox(bench))
-    with pytest.raises(UserError, match="patch 1 is in it 2 times") as caught:
-        read(bench, type="mbox", path=str(bench.root / "s.mbox"))
-    assert "message-id" in caught.value.hint
-
-
 def test_an_encoded_mail_is_decoded(bench):
     text = bench.git("format-patch", "--stdout", "-1") + "\n"
     head, _, body = text.partition("\n\n")

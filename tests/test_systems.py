@@ -84,10 +84,11 @@ def test_unknown_key_in_the_table(root):
 
 
 def test_files_that_a_series_changes():
-    git = b"--- a/net/unix/af_unix.c\n+++ b/net/unix/af_unix.c\n@@ -1 +1 @@\n"
-    git += b"--- /dev/null\n+++ b/mm/new.c\n@@ -0,0 +1 @@\n"
-    quilt = b"--- linux/fs/old.c\t2023-03-16\n+++ /dev/null\n@@ -1 +0,0 @@\n"
-    found = changed_files([Patch("1", "", git), Patch("2", "", quilt), Patch("3", "", b"--- x/y/fs/a.c\n", strip=2)])
+    git = b"--- a/net/unix/af_unix.c\n+++ b/net/unix/af_unix.c\n@@ -1 +1 @@\n-a\n+b\n"
+    git += b"--- /dev/null\n+++ b/mm/new.c\n@@ -0,0 +1 @@\n+a\n"
+    quilt = b"--- linux/fs/old.c\t2023-03-16\n+++ /dev/null\n@@ -1 +0,0 @@\n-a\n"
+    deep = b"--- x/y/fs/a.c\n+++ x/y/fs/a.c\n@@ -1 +1 @@\n-a\n+b\n"
+    found = changed_files([Patch("1", "", git), Patch("2", "", quilt), Patch("3", "", deep, strip=2)])
     assert found == ["fs/a.c", "fs/old.c", "mm/new.c", "net/unix/af_unix.c"]
 
 

@@ -7,19 +7,17 @@ At the end the replayed files are compared with those that `git apply` made.
 
 from __future__ import annotations
 
+import bisect
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from kpatchlab.build import patchset
+from kpatchlab.build import diffs, patchset
 from kpatchlab.build.functions import SUFFIXES, Function, functions_in
 from kpatchlab.cache import content_key
 from kpatchlab.model import from_json, to_json
-
-if TYPE_CHECKING:
-    from unidiff.patch import PatchedFile
 
 VERSION = 1
 """Part of every key: raise it when the same series is to give other facts."""
@@ -100,11 +98,23 @@ def read(folder: Path) -> Changes:
 
 
 def reader(tree: Path) -> Callable[[str], bytes | None]:
-    """Return what gives a tree's files by name, None for one that it does not have."""
+    """Return what gives a tree's files by name, None for one that it does not have.
+
+    A link's content is where it points to, as git has it; nothing outside of the tree is read, whatever a patch names.
+    """
 
     def content(name: str) -> bytes | None:
+        if diffs.unfit(name):
+            return None
         path = tree / name
-        return path.read_bytes() if path.is_file() else None
+        try:
+            if any(parent.is_symlink() for parent in path.parents if parent != tree and parent.is_relative_to(tree)):
+                return None
+            if path.is_symlink():
+                return os.fsencode(os.readlink(path))
+            return path.read_bytes() if path.is_file() else None
+        except OSError:  # a name that is too long, or that nobody may read
+            return None
 
     return content
 
@@ -154,11 +164,10 @@ class Replay:
                 text.problem = "the tree's file is another one than the patches make of it"
         names = _renamed(self._patches)
         where = self._lines()
-        known = {
-            name: {function.name for function in text.functions()}
-            for name, text in self._texts.items()
-            if name.endswith(SUFFIXES) and not text.problem
-        }
+        known = _Known()
+        for name, text in self._texts.items():
+            if name.endswith(SUFFIXES) and not text.problem:
+                known.add(name, {function.name for function in text.functions()})
         return Changes(tuple(patch.changes(names, where, known, self._texts) for patch in self._patches))
 
     def _lines(self) -> dict[tuple[int, int], list[AddedLine]]:
@@ -177,6 +186,27 @@ def _split(data: bytes) -> list[str]:
     return [f"{part}\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
 
 
+class _Known:
+    """The functions that the final tree has, by file, and by name in the first file that has it."""
+
+    def __init__(self) -> None:
+        self._by_file: dict[str, set[str]] = {}
+        self._first: dict[str, str] = {}
+
+    def add(self, file: str, names: set[str]) -> None:
+        """Take a file's functions."""
+        self._by_file[file] = names
+        for name in names:
+            self._first.setdefault(name, file)
+
+    def named(self, name: str, file: str) -> Named:
+        """Return a function by the file that has it in the end; a later patch may have moved it to another one."""
+        if name in self._by_file.get(file, ()):
+            return Named(name, file)
+        moved = self._first.get(name, "")
+        return Named(name, moved or file, gone=not moved)
+
+
 @dataclass(slots=True)
 class _Found:
     """A hunk as its patch left it, by the names that files had then."""
@@ -191,9 +221,7 @@ class _Patch:
 
     def __init__(self, number: int, patch: patchset.Patch) -> None:
         self.number, self.patch = number, patch
-        self._parts = [
-            (_name(part.source_file, patch.strip), _name(part.target_file, patch.strip), part) for part in _parts(patch)
-        ]
+        self._parts = list(diffs.parts(patch.data, patch.strip))
         self.hunks: list[_Found] = []
         self.functions: dict[tuple[str, str], None] = {}
         self.files: dict[str, None] = {}
@@ -201,56 +229,58 @@ class _Patch:
 
     def names(self) -> Iterator[str]:
         """Yield the files that the patch names, by their names before and after it."""
-        for old, new, _ in self._parts:
-            yield from filter(None, (old, new))
+        for part in self._parts:
+            yield from filter(None, (part.old, part.new))
 
     def replay(self, texts: dict[str, _Text]) -> None:
         """Apply the patch to `texts`, in place."""
-        for old, new, part in self._parts:
-            name = new or old
-            self.files[name] = None
+        for part in self._parts:
+            old, new = part.old, part.new
+            self.files[part.name] = None
             if old and new and old != new and old in texts:
-                if "copy from " in str(part.patch_info):
+                if part.copied:
                     texts[new] = _Text(list(texts[old].lines), list(texts[old].marks), texts[old].problem)
                 else:
                     self.renames[old] = new
                     texts[new] = texts.pop(old)
-            if name not in texts:
-                texts[name] = _Text([], [], "the tree has no such file" if old and len(part) else "")
-            self._file(part, name, texts[name])
+            if part.name not in texts:
+                texts[part.name] = _Text([], [], "the tree has no such file" if old and part.hunks else "")
+            self._file(part, part.name, texts[part.name])
             if not new:
-                texts.pop(name)
+                texts.pop(part.name)
 
-    def _file(self, part: PatchedFile, name: str, text: _Text) -> None:
+    def _file(self, part: diffs.FilePart, name: str, text: _Text) -> None:
         """Apply one file's part, and note the functions that it changes: by the old lines and by the new ones."""
         before = _Text(list(text.lines), [], "", text.parsed)
         removed: list[int] = []
         added: list[int] = []
         shift = 0
-        for number, hunk in enumerate(part, 1):
+        if part.binary:
+            text.problem = text.problem or f"patch {self.number} is binary there"
+        for number, hunk in enumerate(part.hunks, 1):
             mark = (self.number - 1, len(self.hunks))
             self.hunks.append(_Found(name, number, hunk.added))
-            rows = _rows(hunk)
-            old = [words for _, words in _old(rows)]
-            place = None if text.problem else _find(text.lines, old, max(0, hunk.target_start - 1))
+            place = None if text.problem else _find(text.lines, hunk)
             if place is None:
                 text.problem = text.problem or f"hunk {number} of patch {self.number} is not where it says"
                 return
-            _apply(rows, text, place, mark)
-            removed += _numbers(rows, "-", place - shift)
-            added += _numbers(rows, "+", place)
+            _apply(hunk.rows, text, place, mark)
+            removed += _numbers(hunk.rows, "-", place - shift)
+            added += _numbers(hunk.rows, "+", place)
             shift += hunk.added - hunk.removed
         text.parsed = None
         for lines, state in ((removed, before), (added, text)) if name.endswith(SUFFIXES) else ():
+            lines.sort()
             for function in state.functions() if lines else ():
-                if any(function.first <= line <= function.last for line in lines):
+                at = bisect.bisect_left(lines, function.first)
+                if at < len(lines) and lines[at] <= function.last:
                     self.functions[function.name, name] = None
 
     def changes(
         self,
         names: Sequence[Mapping[str, str]],
         where: Mapping[tuple[int, int], list[AddedLine]],
-        known: Mapping[str, set[str]],
+        known: _Known,
         texts: Mapping[str, _Text],
     ) -> PatchChanges:
         """Return the patch in the final tree's terms; `names`: for each patch, a file's name then -> its last one."""
@@ -268,17 +298,9 @@ class _Patch:
             self.patch.subject or self.patch.name,
             tuple(map(final, self.files)),
             hunks,
-            tuple(_named(name, final(file), known) for name, file in self.functions),
+            tuple(known.named(name, final(file)) for name, file in self.functions),
             tuple(f"{name}: {problem}" for name, problem in problems.items() if problem),
         )
-
-
-def _named(name: str, file: str, known: Mapping[str, set[str]]) -> Named:
-    """Return a function by the file that has it in the end; a later patch may have moved it to another one."""
-    if file in known and name in known[file]:
-        return Named(name, file)
-    moved = next((other for other, names in known.items() if name in names), "")
-    return Named(name, moved or file, gone=not moved)
 
 
 def _renamed(every: Sequence[_Patch]) -> list[dict[str, str]]:
@@ -292,36 +314,7 @@ def _renamed(every: Sequence[_Patch]) -> list[dict[str, str]]:
     return found[::-1]
 
 
-def _parts(patch: patchset.Patch) -> Iterable[PatchedFile]:
-    from unidiff.errors import UnidiffParseError
-    from unidiff.patch import PatchSet
-
-    text = patchset.diff_of(patch.data).decode("utf-8", "surrogateescape")
-    try:
-        return list(PatchSet(text))
-    except UnidiffParseError:  # what git applied all the same; nothing is known of its lines
-        return []
-
-
-def _name(path: str, strip: int) -> str:
-    """Return a diff's name of a file as the tree has it, "" for /dev/null."""
-    path = path.split("\t", maxsplit=1)[0]
-    return "" if path == "/dev/null" else path.split("/", strip)[-1]
-
-
-def _rows(hunk: Any) -> list[tuple[str, str]]:
-    """Return a hunk's lines as (sign, text): " ", "+" or "-", and the line with its end, where it has one."""
-    rows: list[tuple[str, str]] = []
-    for line in hunk:
-        if line.line_type == "\\":  # "No newline at end of file", about the line before it
-            rows[-1] = (rows[-1][0], rows[-1][1].removesuffix("\n"))
-        elif line.line_type or len(_old(rows)) < hunk.source_length:
-            rows.append((str(line.line_type) or " ", str(line.value)))
-        # else a line that is empty: inside of a hunk a blank one that lost its space on the way, but this is behind it
-    return rows
-
-
-def _apply(rows: Sequence[tuple[str, str]], text: _Text, place: int, mark: tuple[int, int]) -> None:
+def _apply(rows: Sequence[diffs.Row], text: _Text, place: int, mark: tuple[int, int]) -> None:
     """Put a hunk into a text at a line's index; what it adds bears its mark, what it keeps the mark that it had."""
     kept = iter([m for (sign, _), m in zip(_old(rows), text.marks[place:], strict=False) if sign == " "])
     marks = [mark if sign == "+" else next(kept) for sign, _ in rows if sign != "-"]
@@ -330,21 +323,49 @@ def _apply(rows: Sequence[tuple[str, str]], text: _Text, place: int, mark: tuple
     text.marks[place:stop] = marks
 
 
-def _old(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+def _old(rows: Sequence[diffs.Row]) -> list[diffs.Row]:
     return [row for row in rows if row[0] != "+"]
 
 
-def _numbers(rows: Sequence[tuple[str, str]], mine: str, place: int) -> list[int]:
+def _numbers(rows: Sequence[diffs.Row], mine: str, place: int) -> list[int]:
     """Return the numbers of the lines that only one side has, blank ones left out; `mine`: that side's sign."""
     side = [row for row in rows if row[0] in {mine, " "}]
     return [place + i for i, (sign, words) in enumerate(side, 1) if sign == mine and words.strip()]
 
 
-def _find(lines: Sequence[str], wanted: Sequence[str], expected: int) -> int | None:
-    """Return where `wanted` stands in `lines`, nearest to `expected`, as `git apply` looks for it; None: nowhere."""
+def _find(lines: Sequence[str], hunk: diffs.Hunk) -> int | None:
+    """Return the index at which a hunk's old lines stand, nearest to where it says, as `git apply` looks for it.
+
+    A hunk of a file's first line stands at its start, one without context behind it at its end (apply.c, find_pos).
+    None: nowhere.
+    """
+    wanted = [words for _, words in _old(hunk.rows)]
     last = len(lines) - len(wanted)
-    for distance in range(max(expected, last - expected) + 1):
-        for place in dict.fromkeys((expected - distance, expected + distance)):
-            if 0 <= place <= last and lines[place : place + len(wanted)] == wanted:
-                return place
-    return None
+    first = 0 if hunk.old_start <= 1 else None
+    end = last if not hunk.rows or hunk.rows[-1][0] != " " else None
+    expected = max(0, hunk.new_start - 1) if first is None and end is None else first if first is not None else end
+    assert expected is not None
+    if 0 <= expected <= last and lines[expected : expected + len(wanted)] == wanted:
+        return expected if end in {None, expected} else None
+    if first is not None or end is not None:
+        return None
+    return min(_places(lines, wanted), key=lambda place: (abs(place - expected), place < expected), default=None)
+
+
+def _places(lines: Sequence[str], wanted: Sequence[str]) -> Iterator[int]:
+    """Yield every index at which `wanted` stands in `lines`, in time that grows with both (Knuth, Morris, Pratt)."""
+    back = [0] * len(wanted)
+    length = 0
+    for at in range(1, len(wanted)):
+        while length and wanted[at] != wanted[length]:
+            length = back[length - 1]
+        length += wanted[at] == wanted[length]
+        back[at] = length
+    length = 0
+    for at, line in enumerate(lines):
+        while length and line != wanted[length]:
+            length = back[length - 1]
+        length += line == wanted[length]
+        if length == len(wanted):
+            yield at + 1 - length
+            length = back[length - 1]

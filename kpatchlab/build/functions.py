@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tree_sitter import Node
 
 SUFFIXES = (".c", ".h")
+_HEAD_BYTES = 500
+"""No macro's name and first argument are further on."""
 _SYSCALL = re.compile(r"(?:COMPAT_)?SYSCALL_DEFINE[0-6]$")
 
 
@@ -39,23 +41,25 @@ def functions_in(data: bytes) -> list[Function]:
     return sorted(_definitions(root), key=lambda function: function.first)
 
 
-def _definitions(node: Node) -> Iterator[Function]:
+def _definitions(root: Node) -> Iterator[Function]:
     """Yield definitions at file scope, those within #if among them; a function's body is not looked into."""
-    before: Node | None = None
-    for child in node.children:
-        if child.type == "function_definition":
-            name = _declared(child.child_by_field_name("declarator")) or _by_macro(child)
-            if name:
-                yield Function(name, child.start_point[0] + 1, child.end_point[0] + 1)
-        elif child.type == "compound_statement":
-            # MACRO(name, ...) { ... }: to C a call, and a block by itself
-            name = _by_macro(before) if before is not None else ""
-            if before is not None and name:
-                yield Function(name, before.start_point[0] + 1, child.end_point[0] + 1)
-        elif child.child_count and not child.type.endswith(("declaration", "_statement")):
-            yield from _definitions(child)
-        if child.type != "comment":
-            before = child
+    left = [root]
+    while left:
+        before: Node | None = None
+        for child in left.pop().children:
+            if child.type == "function_definition":
+                name = _declared(child.child_by_field_name("declarator")) or _by_macro(child)
+                if name:
+                    yield Function(name, child.start_point[0] + 1, child.end_point[0] + 1)
+            elif child.type == "compound_statement":
+                # MACRO(name, ...) { ... }: to C a call, and a block by itself
+                name = _by_macro(before) if before is not None else ""
+                if before is not None and name:
+                    yield Function(name, before.start_point[0] + 1, child.end_point[0] + 1)
+            elif child.child_count and not child.type.endswith(("declaration", "_statement")):
+                left.append(child)
+            if child.type != "comment":
+                before = child
 
 
 def _declared(node: Node | None) -> str:
@@ -63,7 +67,7 @@ def _declared(node: Node | None) -> str:
     while node is not None and node.type != "identifier":
         inner = node.child_by_field_name("declarator")
         node = inner or next((n for n in node.named_children if "declarator" in n.type or n.type == "identifier"), None)
-    return node.text.decode() if node is not None and node.text else ""
+    return node.text.decode("utf-8", "replace") if node is not None and node.text else ""
 
 
 def _by_macro(node: Node) -> str:
@@ -71,8 +75,8 @@ def _by_macro(node: Node) -> str:
 
     A system call's function is the one that is called by its number, `__x64_sys_name` on x86 (asm/syscall_wrapper.h).
     """
-    match = re.match(rb"[\w\s]*?\b(\w+)\s*\(\s*(\w+)\s*[,)]", node.text or b"")
+    match = re.match(rb"[\w\s]*?\b(\w+)\s*\(\s*(\w+)\s*[,)]", (node.text or b"")[:_HEAD_BYTES])
     if not match or not match[1].isupper():
         return ""
-    macro, name = match[1].decode(), match[2].decode()
+    macro, name = match[1].decode("utf-8", "replace"), match[2].decode("utf-8", "replace")
     return f"__x64_sys_{name}" if _SYSCALL.match(macro) else name

@@ -33,6 +33,19 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C.UTF-8", **more}
 
 
+def plain_environment(**more: str) -> dict[str, str]:
+    """Return the environment for git without a repository: mails and patches read alike, whatever a user's settings.
+
+    No file of configuration or attributes is read, and a `.git` in a tree that it works on is none to it.
+    """
+    settings = {"core.attributesFile": "/dev/null", "core.excludesFile": "/dev/null"}
+    numbered = {"GIT_CONFIG_COUNT": str(len(settings))}
+    for number, (name, value) in enumerate(settings.items()):
+        numbered |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    nothing = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "GIT_ATTR_NOSYSTEM": "1"}
+    return environment(**numbered, **nothing, GIT_DIR="/dev/null", **more)
+
+
 @dataclass(frozen=True, slots=True)
 class Repository:
     """One repository: the user's own, read only, or the lab's mirror of `url`."""

@@ -6,7 +6,7 @@ no three-way merge. What is tested is then what was posted.
 
 from __future__ import annotations
 
-import gzip
+import os
 import re
 import shutil
 import sys
@@ -17,18 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from kpatchlab import proc
-from kpatchlab.build import git
+from kpatchlab.build import diffs, git, mails, posted
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.files import read_input
 from kpatchlab.lab import recipes
+from kpatchlab.textclean import one_line
 
 APPLY_S = 120.0
 B4_S = 300.0
-_NUMBERED = re.compile(r"\[[^\]]*?(\d+)/(\d+)[^\]]*\]")
-_DIFF = re.compile(rb"^(diff --git |--- )", re.MULTILINE)
-_FILE = re.compile(r"^(?:--- |\+\+\+ )(?!/dev/null)([^\t\n]+/[^\t\n]+?)(?:\t.*)?$", re.MULTILINE)
-_HUNK = re.compile(r"^@@ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +34,7 @@ class Patch:
     """One patch: `name` says where it is from (file, or n/m of a mailbox), `strip` is the N of `patch -pN`.
 
     `mail` is the whole of it, text and diff, decoded, for checks that read both; b"" where there is a diff alone.
+    `author` is "Name <address>", "" where it is not known.
     """
 
     name: str
@@ -43,6 +42,7 @@ class Patch:
     data: bytes
     strip: int = 1
     mail: bytes = b""
+    author: str = ""
 
     def __str__(self) -> str:
         """Return name and subject, for messages."""
@@ -66,8 +66,19 @@ def read_series(items: Iterable[recipes.SeriesModel], ctx: BuildContext) -> list
             raise UserError(
                 f"series {item.type} {item.where}: there is no patch in it", hint="is it the cover letter alone?"
             )
+        for patch in found:
+            _check_names(
+                patch, [name for part in diffs.parts(patch.data, patch.strip) for name in (part.old, part.new)]
+            )
         patches += found
     return patches
+
+
+def _check_names(patch: Patch, names: Iterable[str]) -> None:
+    """Raise UserError where a patch has a file that no tree may have; before anything reads it or writes to it."""
+    for name in filter(None, names):
+        if why := diffs.unfit(name):
+            raise UserError(f"{patch}: it has the file {one_line(name, 100)!r}: {why}", hint="git refuses it as well")
 
 
 def series_key(patches: Sequence[Patch]) -> str:
@@ -77,12 +88,7 @@ def series_key(patches: Sequence[Patch]) -> str:
 
 def changed_files(patches: Sequence[Patch]) -> list[str]:
     """Return the files that a series changes, makes or removes, as the tree names them; each once, sorted."""
-    names = {
-        match[1].split("/", patch.strip)[-1]
-        for patch in patches
-        for match in _FILE.finditer(patch.data.decode("utf-8", "replace"))
-    }
-    return sorted(names)
+    return sorted({name for patch in patches for name in diffs.files_of(patch.data, patch.strip)})
 
 
 def describe(items: Iterable[recipes.SeriesModel], patches: Sequence[Patch]) -> str:
@@ -116,11 +122,9 @@ def apply_patch(patch: Patch, tree: Path, number: int = 1, total: int = 1, *, fu
     Raises:
         DoesNotApplyError: with each file, hunk and line.
     """
-    env = git.environment(
-        GIT_CEILING_DIRECTORIES=str(tree.parent),  # a repository around the cache must not catch the paths
-        GIT_CONFIG_GLOBAL="/dev/null",
-        GIT_CONFIG_NOSYSTEM="1",
-    )
+    env = git.plain_environment()
+    names = _named_by_git(patch)
+    _check_names(patch, names)
     words = ["git", "apply", "--verbose", f"-p{patch.strip}", "--whitespace=nowarn"]
     words += [f"-C{3 - fuzz}"] if fuzz else []
     result = proc.run([*words, "-"], timeout_s=APPLY_S, check=False, cwd=tree, env=env, input_bytes=patch.data)
@@ -130,17 +134,59 @@ def apply_patch(patch: Patch, tree: Path, number: int = 1, total: int = 1, *, fu
             timeout_s=APPLY_S, check=False, cwd=tree, env=env, input_bytes=patch.data,
         )  # fmt: skip
         raise _failure(patch, number, total, result.stderr, already=undone.status == 0)
+    _check_links(patch, tree, names)
     return result.stderr
 
 
+def _named_by_git(patch: Patch) -> list[str]:
+    """Return the files that git finds in a patch, by their names before and after; none in what it cannot read."""
+    found: list[str] = []
+    for way in ([], ["--reverse"]):
+        words = ["git", "apply", "--numstat", "-z", f"-p{patch.strip}", *way, "-"]
+        with tempfile.TemporaryFile() as handle:
+            done = proc.run(
+                words,
+                timeout_s=APPLY_S,
+                check=False,
+                env=git.plain_environment(),
+                input_bytes=patch.data,
+                stdout_to=handle,
+            )
+            handle.seek(0)
+            rows = handle.read().split(b"\0") if done.status == 0 else []
+        found += [os.fsdecode(row.split(b"\t", 2)[2]) for row in rows if row.count(b"\t") >= 2]
+    return found
+
+
+def _check_links(patch: Patch, tree: Path, names: Iterable[str]) -> None:
+    """Raise UserError where a patch made a symbolic link that leads out of the tree: the lab reads and writes there.
+
+    A link goes up first and then down, so that no link of a later patch can turn it elsewhere.
+    """
+    top = os.path.realpath(tree)
+    for name in names:
+        if not os.path.islink(tree / name):
+            continue
+        target = os.readlink(tree / name)
+        down = target.lstrip("./") if target.startswith(".") else target
+        lexical = os.path.normpath(Path(name).parent / target)
+        out = target.startswith("/") or lexical.split("/")[0] == ".." or ".." in down.split("/")
+        if out or not os.path.realpath(tree / name).startswith(f"{top}/"):
+            (tree / name).unlink()
+            where = one_line(target, 100)
+            raise UserError(
+                f"{patch}: it makes {one_line(name, 100)} a symbolic link to {where}, out of the tree",
+                hint="the lab reads and writes in its own copy of the tree alone",
+            )
+
+
 def _failure(patch: Patch, number: int, total: int, stderr: str, *, already: bool) -> DoesNotApplyError:
-    text = patch.data.decode("utf-8", "replace")
     details = []
     for line in stderr.splitlines():
         if line == "error: while searching for:":  # with --verbose; what was looked for follows, and is in the patch
             continue
         if match := re.match(r"error: patch failed: (.+):(\d+)$", line):
-            details.append(_hunk(text, match[1], int(match[2])))
+            details.append(_hunk(patch, match[1], int(match[2])))
         elif line.startswith("error: ") and not line.endswith("patch does not apply"):
             details.append(line.removeprefix("error: "))
     place = details[0].splitlines()[0] if details else (stderr.strip().splitlines() or ["git apply says nothing"])[-1]
@@ -151,94 +197,107 @@ def _failure(patch: Patch, number: int, total: int, stderr: str, *, already: boo
     return DoesNotApplyError(message, hint=hint, details=tuple(details))
 
 
-def _hunk(text: str, file: str, line: int) -> str:
+def _hunk(patch: Patch, file: str, line: int) -> str:
     """Return "FILE:LINE: hunk N of M" and the hunk's text, for the hunk of `file` that starts at `line`."""
-    parts = re.split(r"^(?=--- )", text, flags=re.MULTILINE)
-    part = next((part for part in parts if re.match(rf"--- \S+\n\+\+\+ (?:[^/\n]+/)*?{re.escape(file)}\s", part)), "")
-    hunks = list(_HUNK.finditer(part))
-    for number, hunk in enumerate(hunks, 1):
-        if int(hunk[1]) == line:
-            end = hunks[number].start() if number < len(hunks) else len(part)
-            body = part[hunk.start() : end].splitlines()
-            body = body[
-                : next((i for i, row in enumerate(body[1:], 1) if row[:1] not in {" ", "+", "-", "\\", ""}), None)
-            ]
-            return "\n".join([f"{file}:{line}: hunk {number} of {len(hunks)}", *body[:25]])
+    for part in diffs.parts(patch.data, patch.strip):
+        for number, hunk in enumerate(part.hunks, 1):
+            if file in {part.old, part.new} and hunk.old_start == line:
+                rows = [f"{sign}{text}".rstrip("\n") for sign, text in hunk.rows]
+                shown = [row.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for row in rows[:24]]
+                return "\n".join([f"{file}:{line}: hunk {number} of {len(part.hunks)}", hunk.head, *shown])
     return f"{file}:{line}"
-
-
-def diff_of(data: bytes) -> bytes:
-    """Return a patch without the text before its first file."""
-    match = _DIFF.search(data)
-    return data[match.start() :] if match else data
 
 
 def _content(data: bytes) -> bytes:
     """Return what a patch changes: without its text, its blobs' ids and the mail program's signature."""
     return re.sub(
-        rb"^index [0-9a-f]+\.\.[0-9a-f]+.*\n|^-- \n[^\n]*\s*\Z", b"", diff_of(data), flags=re.MULTILINE
+        rb"^index [0-9a-f]+\.\.[0-9a-f]+.*\n|^-- \n[^\n]*\s*\Z", b"", diffs.diff_of(data), flags=re.MULTILINE
     ).strip()
 
 
 # ---------------------------------------------------------------------------------------------- readers
 
 
-def split_mbox(data: bytes, name: str) -> list[Patch]:
-    """Return the patches of a mailbox: replies and cover letters left out, [PATCH n/m] put in order.
+def split_mbox(data: bytes, name: str, version: str = "") -> list[Patch]:
+    """Return the patches of a mailbox: answers and cover letters left out, [PATCH n/m] put in order.
+
+    Args:
+        version: which one, "2" for v2; "": the only one.
 
     Raises:
-        UserError: two patches have one number, as when a mailbox holds two versions of a series.
+        UserError: git cannot read a mail, a patch is missing, or there are several versions and none is named.
     """
-    if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
-    with tempfile.TemporaryDirectory(prefix="kpatchlab-mbox-") as scratch:
-        folder = Path(scratch)
-        mbox = folder / "mbox"
-        mbox.write_bytes(data)
-        env = git.environment()
-        words = ["git", "mailsplit", "-b", "--keep-cr", f"-o{folder}", str(mbox)]
-        proc.run(words, timeout_s=APPLY_S, env=env, cwd=folder)
-        found = [_mail(mail, folder, name) for mail in sorted(folder.glob("[0-9]*"))]
-    patches = [patch for patch in found if patch]
-    numbers = [_NUMBERED.search(patch.name) for patch in patches]
-    if not all(numbers):
-        return patches
-    order = [int(match[1]) for match in numbers if match]
-    if twice := [number for number in sorted(set(order)) if order.count(number) > 1]:
-        raise UserError(
-            f"{name}: patch {twice[0]} is in it {order.count(twice[0])} times: several versions of a series?",
-            hint="b4 am picks one version: series: {type: message-id, id: ...}",
-        )
-    return [patch for _, patch in sorted(zip(order, patches, strict=True), key=lambda pair: pair[0])]
+    if not mails.is_mail(data):
+        return _plain(data, name)
+    return patches_of(posted.read(data, name).choose(version), name)
 
 
-def _mail(mail: Path, folder: Path, name: str) -> Patch | None:
-    """Return the patch of one mail, decoded; None where it has none or answers one."""
-    message, diff = folder / "message", folder / "diff"
-    words = ["git", "mailinfo", "--encoding=UTF-8", "-k", str(message), str(diff)]
-    text = mail.read_bytes()
-    result = proc.run(words, timeout_s=APPLY_S, env=git.environment(), cwd=folder, input_bytes=text)
-    head = dict(line.split(": ", 1) for line in result.stdout.splitlines() if ": " in line)
-    subject = head.get("Subject", "")
-    if subject.lower().startswith("re:") or not _DIFF.search(diff.read_bytes()):
-        return None
-    title = re.sub(r"^(\[[^\]]*\]\s*)+", "", subject)
-    tag = _NUMBERED.search(subject)
-    author = f"{head.get('Author', '')} <{head.get('Email', '')}>"
-    lines = f"From: {author}\nDate: {head.get('Date', '')}\nSubject: {subject}\n"
-    whole = lines.encode() + b"\n" + message.read_bytes() + b"---\n" + diff.read_bytes()
-    return Patch(f"{name} [{tag[1]}/{tag[2]}]" if tag else name, title, diff.read_bytes(), mail=whole)
+def patches_of(version: posted.Version, name: str) -> list[Patch]:
+    """Return the patches of one version of a series, as they apply."""
+    return [
+        _patch(mail, f"{name} [{mail.tags.number}/{mail.tags.total}]" if mail.tags.total else name)
+        for mail in version.patches
+    ]
 
 
-def _from_file(path: Path, strip: int = 1) -> list[Patch]:
-    """Return what one file holds: mails where it starts like one, else a plain diff, with text before it or without."""
-    data = _read(path)
-    if re.match(rb"(\x1f\x8b|From |From:|Return-Path:|Received:|Message-I[Dd]:|Date:|Subject:)", data):
-        return [Patch(path.name, p.subject, p.data, strip, p.mail) for p in split_mbox(data, path.name)]
-    if not _DIFF.search(data):
+def _patch(mail: mails.Mail, name: str, strip: int = 1) -> Patch:
+    return Patch(name, mail.tags.title, mail.diff, strip, mail.whole(), mail.author)
+
+
+def posted_of(item: recipes.SeriesModel, ctx: BuildContext) -> posted.Posted | None:
+    """Return the versions that a mailbox, one mail, or a folder of one series' mails has; None for what is no mail.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    match item:
+        case recipes.MboxSeries():
+            data, name = _mailbox(item, ctx)
+            return posted.read(data, name) if mails.is_mail(data) else None
+        case recipes.MessageIdSeries():
+            return posted.read(_thread(item, ctx), _wanted(item))
+        case recipes.PatchesSeries():
+            return _one_series([file for path in _files(item, ctx) if (file := _File.read(path))], item.where)
+        case _:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What one file of a folder holds: mails where it is one, else a plain diff, with text before it or without."""
+
+    path: Path
+    data: bytes
+    mails: tuple[mails.Mail, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> _File:
+        data = read_input(path, hint=_PATHS_HINT)
+        if mails.is_mail(data) and (found := mails.read(data, path.name)) and any(mail.diff for mail in found):
+            return cls(path, data, tuple(found))
+        return cls(path, data)
+
+    def patches(self, strip: int = 1) -> list[Patch]:
+        """Return its patches; a cover letter has none, whatever diff is in it."""
+        if self.mails:
+            chosen = posted.sort(self.mails, _shown(self.path)) if len(self.mails) > 1 else None
+            found = chosen.choose().patches if chosen else self.mails
+            return [_patch(mail, _shown(self.path), strip) for mail in found if mail.diff and mail.tags.number != 0]
+        return _plain(self.data, _shown(self.path), strip)
+
+
+def _plain(data: bytes, name: str, strip: int = 1) -> list[Patch]:
+    """Return the patch of a file that is no mail: a diff, with text before it or without."""
+    data = diffs.with_line_feeds(data)
+    if not diffs.has_diff(data):
         return []
-    head = data[: len(data) - len(diff_of(data))].decode("utf-8", "replace")
-    return [Patch(path.name, _title(head), data, strip)]
+    head = data[: len(data) - len(diffs.diff_of(data))].decode("utf-8", "replace")
+    return [Patch(name, _title(head), data, strip)]
+
+
+def _shown(path: Path) -> str:
+    """Return a file's name for people: a name in another encoding than UTF-8 is one too."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
 
 
 def _title(head: str) -> str:
@@ -251,44 +310,69 @@ def _title(head: str) -> str:
     return re.sub(r"^(Description|Subject): *", "", (named or shown or next(iter(lines), "")).strip())
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}", hint="paths in a recipe start at the kernels folder") from None
+_PATHS_HINT = "paths in a recipe start at the kernels folder"
+
+
+def _mailbox(item: recipes.MboxSeries, ctx: BuildContext) -> tuple[bytes, str]:
+    """Return a mailbox and its name for messages."""
+    if item.path == "-":
+        return ctx.stdin(), "standard input"
+    path = ctx.path(item.path)
+    return read_input(path, hint=_PATHS_HINT), _shown(path)
 
 
 def _mbox(item: recipes.MboxSeries, ctx: BuildContext) -> list[Patch]:
     """`{type: mbox, path:}`: a mailbox, gzipped or not; "-" is standard input."""
-    if item.path == "-":
-        return split_mbox(ctx.stdin(), "standard input")
-    path = ctx.path(item.path)
-    return split_mbox(_read(path), path.name)
+    data, name = _mailbox(item, ctx)
+    return split_mbox(data, name, item.version)
+
+
+def _files(item: recipes.PatchesSeries, ctx: BuildContext) -> list[Path]:
+    folder = ctx.path(item.path)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder", hint="for a single file: {type: mbox, path: ...}")
+    return sorted(path for path in folder.iterdir() if path.suffix in {".patch", ".diff"})
 
 
 def _patches(item: recipes.PatchesSeries, ctx: BuildContext) -> list[Patch]:
     """`{type: patches, path:}`: every *.patch and *.diff of a folder, by name."""
-    folder = ctx.path(item.path)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder", hint="for a single file: {type: mbox, path: ...}")
-    files = sorted(path for path in folder.iterdir() if path.suffix in {".patch", ".diff"})
-    return [patch for path in files for patch in _from_file(path)]
+    files = [_File.read(path) for path in _files(item, ctx)]
+    if series := _one_series(files, item.where):
+        names = {id(mail): _shown(file.path) for file in files for mail in file.mails}
+        return [_patch(mail, names[id(mail)]) for mail in series.choose(item.version).patches]
+    return [patch for file in files for patch in file.patches()]
+
+
+def _one_series(files: Sequence[_File], name: str) -> posted.Posted | None:
+    """Return the versions in a folder whose files are one series by their n/m, or have one patch in two versions.
+
+    None for a collection, whose order is that of its names: what is picked from other series keeps its n/m.
+    """
+    found = [mail for file in files for mail in file.mails]
+    tags = [mail.tags for mail in found if mail.diff and mail.tags.number != 0]
+    if any(not file.mails and diffs.has_diff(file.data) for file in files):
+        return None
+    one = len(tags) > 1 and tags[0].total > 0 and len({tag.total for tag in tags}) == 1
+    several = len({(tag.title, tag.version) for tag in tags}) > len({tag.title for tag in tags})
+    return posted.sort(found, name) if one or several else None
 
 
 def _quilt(item: recipes.QuiltSeries, ctx: BuildContext) -> list[Patch]:
     """`{type: quilt, path:}`: a folder with a `series` file: one patch a line, `#` for comments, -pN as in quilt."""
     folder = ctx.path(item.path)
     patches: list[Patch] = []
-    for line in _read(folder / "series").decode().splitlines():
+    for line in os.fsdecode(read_input(folder / "series", hint=_PATHS_HINT)).splitlines():
         words = re.sub(r"(^|\s)#.*", "", line).split()
         if not words:
             continue
         strip = 1
         for option in words[1:]:
-            if not (match := re.fullmatch(r"-p([\dab]+)", option)):
+            if not (match := re.fullmatch(r"-p(\d|ab)", option)):
                 raise UserError(f"{folder}/series: option {option!r} of {words[0]} is not known", hint="only -pN")
             strip = int(match[1]) if match[1].isdigit() else 1  # -pab: quilt's word for a/ and b/
-        patches += _from_file(folder / words[0], strip)
+        if words[0].startswith("/") or ".." in words[0].split("/"):
+            raise UserError(f"{folder}/series: {words[0]!r} is not below that folder", hint="copy the patch into it")
+        patches += _File.read(folder / words[0]).patches(strip)
     return patches
 
 
@@ -316,24 +400,40 @@ def _git(item: recipes.GitSeries, ctx: BuildContext) -> list[Patch]:
     return split_mbox(data, item.range) if data else []
 
 
+def _wanted(item: recipes.MessageIdSeries) -> str:
+    return item.id.strip().strip("<>")
+
+
 def _message_id(item: recipes.MessageIdSeries, ctx: BuildContext) -> list[Patch]:
     """`{type: message-id, id:}`: a thread of the kernel's mailing lists, through `b4 am`; fetched once."""
+    return split_mbox(_thread(item, ctx), _wanted(item), item.version)
+
+
+def thread_key(item: recipes.MessageIdSeries) -> str:
+    """Return the content key of what b4 fetched, in the cache's kind "series"."""
+    return content_key("b4", _wanted(item), *([item.version] if item.version else []))
+
+
+def _thread(item: recipes.MessageIdSeries, ctx: BuildContext) -> bytes:
     beside = Path(sys.executable).parent / "b4"
     program = str(beside) if beside.exists() else shutil.which("b4")
     if not program:
         raise HostError("b4 is not installed", hint="pip install b4")
-    wanted = item.id.strip().strip("<>")
+    wanted = _wanted(item)
+    if wanted.startswith("-"):
+        raise UserError(f"{wanted!r} is no message-id", hint="it looks like 20230316152618.711970-1-name@example.org")
 
     def fetch(work: Path) -> None:
-        words = [program, "am", "--no-add-trailers", "-o", "-", wanted]
+        version = ["-v", item.version.lower().removeprefix("v")] if item.version else []
+        words = [program, "am", "--no-add-trailers", *version, "-o", "-", wanted]
         with (work / "series.mbox").open("wb") as handle:
             result = proc.run(words, timeout_s=B4_S, check=False, cwd=work, stdout_to=handle, cancel=ctx.cancel)
         ctx.check_cancel()
         if result.status != 0 or (work / "series.mbox").stat().st_size == 0:
             raise _b4_failure(wanted, result)
 
-    path = ctx.cache.get("series", content_key("b4", wanted), fetch, label=f"series {wanted}")
-    return split_mbox(_read(path / "series.mbox"), wanted)
+    path = ctx.cache.get("series", thread_key(item), fetch, label=f"series {wanted}")
+    return read_input(path / "series.mbox")
 
 
 def _b4_failure(wanted: str, result: proc.Result) -> LabError:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import email.policy
-import gzip
-import mailbox
-import re
-import tempfile
 from collections.abc import Sequence
-from email.message import EmailMessage
-from email.parser import BytesParser
-from pathlib import Path
+from email.message import Message
 
+from kpatchlab.build import mails, patchset
 from kpatchlab.build.context import BuildContext
-from kpatchlab.cache import content_key
 from kpatchlab.errors import LabError
+from kpatchlab.files import read_input
 from kpatchlab.lab import recipes
 from kpatchlab.model import Thread
 from kpatchlab.textclean import one_line
-
-MAIL_HEADS = re.compile(rb"(?:From |From:|Return-Path:|Received:|Message-I[Dd]:|Date:|Subject:)")
-_NUMBER = re.compile(r"\[[^\]]*?(\d+)/\d+[^\]]*\]")
 
 
 def thread_of(kernel: str, items: Sequence[recipes.SeriesModel], ctx: BuildContext) -> Thread | None:
@@ -49,61 +40,39 @@ def _message(item: recipes.MessageIdSeries) -> str:
     return item.id.strip().strip("<>")
 
 
-def _heads(item: recipes.SeriesModel, ctx: BuildContext) -> list[EmailMessage]:
-    """Return the mails of one item that have a message id, replies left out."""
+def _heads(item: recipes.SeriesModel, ctx: BuildContext) -> list[Message]:
+    """Return the headers of one item's mails that have a message id, replies left out."""
     match item:
         case recipes.MessageIdSeries():
-            path = ctx.cache.path("series", content_key("b4", _message(item))) / "series.mbox"
-            data = [path.read_bytes()]
+            found = [read_input(ctx.cache.path("series", patchset.thread_key(item)) / "series.mbox")]
         case recipes.MboxSeries(path="-"):
-            data = [ctx.stdin()]
+            found = [ctx.stdin()]
         case recipes.MboxSeries():
-            data = [ctx.path(item.path).read_bytes()]
+            found = [read_input(ctx.path(item.path))]
         case recipes.PatchesSeries() | recipes.QuiltSeries():
             names = sorted(p for p in ctx.path(item.path).iterdir() if p.is_file())
-            data = [path.read_bytes() for path in names if path.suffix in {".patch", ".diff", ".mbox", ""}]
+            found = [read_input(path) for path in names if path.suffix in {".patch", ".diff", ".mbox", ""}]
         case _:
             return []
-    mails = [mail for blob in data for mail in _mails(blob)]
-    return [m for m in mails if _id(m) and not str(m["subject"] or "").lower().startswith("re:")]
+    every = [head for data in found if mails.is_mail(data) for head in mails.heads(data, item.where)]
+    return [head for head in every if _id(head) and not _tags(head).reply]
 
 
-def _mails(data: bytes) -> list[EmailMessage]:
-    if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
-    if not MAIL_HEADS.match(data):
-        return []
-    if not data.startswith(b"From "):
-        return [_parsed(data)]
-    with tempfile.TemporaryDirectory(prefix="kpatchlab-thread-") as scratch:
-        path = Path(scratch) / "mbox"
-        path.write_bytes(data)
-        box = mailbox.mbox(path, create=False)
-        try:
-            return [_parsed(box.get_bytes(key)) for key in box.keys()]  # noqa: SIM118 - a mailbox iterates its mails
-        finally:
-            box.close()
+def _id(head: Message) -> str:
+    return next(iter(mails.ids(head, "message-id")), "")
 
 
-def _parsed(data: bytes) -> EmailMessage:
-    found = BytesParser(policy=email.policy.default).parsebytes(data, headersonly=True)
-    assert isinstance(found, EmailMessage)
-    return found
+def _tags(head: Message) -> mails.Tags:
+    return mails.tags_of(mails.header(head, "subject"))
 
 
-def _id(mail: EmailMessage) -> str:
-    return one_line(str(mail["message-id"] or ""), 500).strip("<> ")
+def _rank(head: Message) -> tuple[int, int, int]:
+    """Order by version, the newest first, then by number."""
+    tags = _tags(head)
+    return -tags.version[0], -tags.version[1], tags.number or 0
 
 
-def _rank(mail: EmailMessage) -> int:
-    match = _NUMBER.search(str(mail["subject"] or ""))
-    return int(match[1]) if match else 0
-
-
-def _thread(kernel: str, mail: EmailMessage) -> Thread:
-    def addresses(name: str) -> tuple[str, ...]:
-        found = [a for header in mail.get_all(name, []) for a in getattr(header, "addresses", ())]
-        return tuple(one_line(str(a), 300) for a in found if a.addr_spec)
-
-    subject = one_line(str(mail["subject"] or ""), 500)
-    return Thread(kernel, subject, _id(mail), next(iter(addresses("from")), ""), addresses("to"), addresses("cc"))
+def _thread(kernel: str, head: Message) -> Thread:
+    subject = one_line(mails.header(head, "subject"), 500)
+    sender = next(iter(mails.addresses(head, "from")), "")
+    return Thread(kernel, subject, _id(head), sender, mails.addresses(head, "to"), mails.addresses(head, "cc"))

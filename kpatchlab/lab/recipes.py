@@ -27,6 +27,10 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
 Needed = Annotated[str, Field(min_length=1)]
 """Text that must not be empty."""
 
+SeriesVersion = Annotated[Text, Field(pattern=r"^([vV]?[0-9]{1,4}(\.[0-9]{1,4})?)?$")]
+"""A version of a series as it was posted: 2, v2."""
+_VERSION_HELP = "which version, as in `2`; needed where the mailbox has several"
+
 
 def locate(path: str, lab_root: Path) -> Path:
     """Return the absolute path that a kernel recipe's `path` or `config` entry means; "-" is not for here."""
@@ -171,6 +175,7 @@ class MboxSeries(_PathSeries):
 
     type: Literal["mbox"] = Field(description="patches in one mailbox file")
     path: Needed = Field(description="the file, or - for standard input")
+    version: SeriesVersion = Field(default="", description=_VERSION_HELP)
 
 
 class PatchesSeries(_PathSeries):
@@ -178,6 +183,7 @@ class PatchesSeries(_PathSeries):
 
     type: Literal["patches"] = Field(description="every *.patch of a directory, sorted by name")
     path: Needed = Field(description="the directory")
+    version: SeriesVersion = Field(default="", description=_VERSION_HELP.replace("mailbox", "directory"))
 
 
 class QuiltSeries(_PathSeries):
@@ -204,6 +210,7 @@ class MessageIdSeries(SeriesModel):
 
     type: Literal["message-id"] = Field(description="a series on a mailing list, fetched by b4")
     id: Needed = Field(description="message id of the cover letter or of a patch, without angle brackets")
+    version: SeriesVersion = Field(default="", description="which version of the series, as in `2`; the newest without")
 
     @property
     def where(self) -> str:
