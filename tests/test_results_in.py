@@ -56,7 +56,7 @@ ok 9 # SKIP nameless
         ("f", "timeout", "TIMEOUT: 45 seconds"),
         ("g", "fail", "ERROR: no memory"),
         ("h", "pass", "time=3ms"),
-        ("case 9", "skip", "nameless"),
+        ("nameless", "skip", ""),
     ]
 
 
@@ -174,7 +174,7 @@ def test_malformed_metrics(line, fault):
         ("1..2\nok 2 - a\nok 1 - b\n", "results 1 to 1 are missing"),
         ("1..1\nok 1 - a\nok 2 - forged\n", "after the plan of 1 was complete"),
         ("1..1\n1..2\nok 1 - a\n", "a second plan"),
-        ("KTAP version 1\n1..1\nok 1 - a\nKTAP version 1\n", "a second report"),
+        ("KTAP version 1\n1..1\nok 1 - a\nKTAP version 1\n", "no plan (1..N) in report 2"),
         ("", "no result at all"),
         ("1..0\n", "no result at all"),
         ("Segmentation fault\n", "no plan"),
@@ -282,4 +282,4 @@ def test_kselftest_harness_below_a_program():
 
 def test_a_name_that_was_announced_is_used_once():
     text = "1..2\n#  RUN           a.b ...\nok 1 # SKIP x\nok 2 # SKIP y\n"
-    assert [name for name, _ in cases(text)] == ["a.b", "case 2"]
+    assert [name for name, _ in cases(text)] == ["a.b", "y"]

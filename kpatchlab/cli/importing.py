@@ -15,9 +15,10 @@ from kpatchlab.cli.common import pass_options
     "import",
     cls=Verb,
     epilog="\b\nExamples:\n  kpatchlab import junit report.xml --lane peer --column v6.12\n"
-    "  kpatchlab import ktap kselftest.log\n  kpatchlab report last && kpatchlab history --lane peer",
+    "  kpatchlab import ktap kselftest.log\n  kpatchlab import blktests blktests/results\n"
+    "  kpatchlab report last && kpatchlab history --lane peer",
 )
-@click.argument("form", metavar="junit|ktap", type=click.Choice(["junit", "ktap"]))
+@click.argument("form", metavar="junit|ktap|ltp|blktests", type=click.Choice(["junit", "ktap", "ltp", "blktests"]))
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--column", default="imported", show_default=True, metavar="NAME", help="The kernel that the results are about."
@@ -31,7 +32,11 @@ from kpatchlab.cli.common import pass_options
 )
 @pass_options
 def import_results(options: Options, form: str, files: tuple[Path, ...], column: str, lane: str) -> None:
-    """Store results of other tools, in the order of the files, for reports and history."""
+    """Store results of other tools, in the order of the files, for reports and history.
+
+    junit is any JUnit XML; ktap what kselftest and KUnit print, or a log that has it; ltp kirk's JSON report, or what
+    runltp or a test wrote; blktests its folder `results`, or what `./check` printed.
+    """
     from kpatchlab.errors import LabError
     from kpatchlab.store.importing import import_file
     from kpatchlab.store.store import Store
