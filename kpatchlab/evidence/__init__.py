@@ -1,1 +1,1 @@
-"""What a guest said: its kernel's log as splats, a scenario's output as cases and figures."""
+"""What a guest or another tool said: a kernel's log as splats, output as cases and figures, results as suites."""

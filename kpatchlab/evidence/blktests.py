@@ -24,6 +24,7 @@ _HEAD = re.compile(
     r"(?P<test>[\w.-]+/(?:\d{3}|\*\*\*))(?P<dev> => \S+)?(?P<cond> \([^()\s]+=[^()]*\))?(?: +\(.*\))?"
     r"(?: *\[(?P<status>passed|failed|not run)\])?$"
 )
+LINE_CHARS = 1000
 _OUTCOMES = {"pass": Outcome.PASS, "passed": Outcome.PASS, "not run": Outcome.SKIP}
 _WHY = {"output": "other output than expected", "dmesg": "something in dmesg"}
 _LOST = "it left no result: it exited, was killed, or the guest died"
@@ -134,16 +135,16 @@ def read_text(data: bytes, name: str) -> list[Suite]:
     Raises:
         UserError: there is no result in it.
     """
-    found: dict[str, tuple[str, list[str]]] = {}
-    last: list[str] = []
+    found: list[tuple[str, str, list[str]]] = []
     for line in printable(data).split("\n"):
-        if head := _HEAD.fullmatch(line[:1000].rstrip()):
+        if head := _HEAD.fullmatch(line[:LINE_CHARS].rstrip()):
             test = f"{head['test']}{head['dev'] or ''}{head['cond'] or ''}"
-            last = []
-            found[test] = head["status"] or "", last
-        else:
-            last.append(line.strip())
-    cases = [_printed(test, status, [line for line in lines if line]) for test, (status, lines) in found.items()]
+            if head["status"] and found and found[-1][:2] == (test, ""):
+                found.pop()  # it was announced, and this is how it ended
+            found.append((test, head["status"] or "", []))
+        elif found and line.strip():
+            found[-1][2].append(line.strip())
+    cases = [_printed(*test) for test in found]
     if not cases:
         raise UserError(f"{name} has no result of blktests", hint="the folder `results`, or what `./check` printed")
     return [Suite(one_line(name), apart(cases), "", sum(case.duration_s for case in cases))]
@@ -153,7 +154,9 @@ def _printed(test: str, status: str, lines: list[str]) -> Case:
     times = [line.split() for line in lines if line.startswith("runtime")]
     took = seconds(times[-1][-1]) if times and times[-1][-1] != "..." else 0.0
     lines = [line for line in lines if not line.startswith("runtime")]
-    outcome = _OUTCOMES.get(status, Outcome.FAIL)
-    if not status:
-        return case_of(test, outcome, _LOST, "\n".join(lines))
-    return case_of(test, outcome, "" if outcome is Outcome.PASS else next(iter(lines), ""), "\n".join(lines), took)
+    outcome, message = _OUTCOMES.get(status, Outcome.FAIL), next(iter(lines), "")
+    if outcome is Outcome.FAIL and not status:
+        message = _LOST
+    elif message.startswith("--- "):
+        message = _WHY["output"]
+    return case_of(test, outcome, "" if outcome is Outcome.PASS else message, "\n".join(lines), took)

@@ -115,7 +115,7 @@ def _named(element: ET.Element) -> str:
 
 
 def _case(element: ET.Element) -> Case:
-    said = [(Outcome.PASS, "", ""), *_by_status(element), *_by_children(element)]
+    said = [(Outcome.PASS, "", ""), *_by_children(element), *_by_status(element)]
     outcome = max((found for found, _, _ in said), key=_WEIGHT.index)
     those = [(message, details) for found, message, details in said if found is outcome]
     message = next((message for message, _ in those if message.strip()), "")
