@@ -64,6 +64,7 @@ class FilePart:
         mode: the file's new mode, "" where the patch does not say it.
         copied: `new` is a copy, and `old` stays.
         binary: the lines of a binary patch; the hunks are none then.
+        blob: the id of the blob that it was made of, abbreviated as it may be; "" where the patch does not say it.
     """
 
     old: str
@@ -72,6 +73,7 @@ class FilePart:
     copied: bool = False
     hunks: tuple[Hunk, ...] = ()
     binary: tuple[str, ...] = ()
+    blob: str = ""
 
     @property
     def name(self) -> str:
@@ -147,7 +149,7 @@ def parts(data: bytes, strip: int = 1) -> Iterator[FilePart]:
             hunks, at = _hunks(lines, at)
             binary, at = _binary(lines, at) if not hunks else ((), at)
             if head.old or head.new:
-                yield FilePart(head.old, head.new, head.mode, head.copied, hunks, binary)
+                yield FilePart(head.old, head.new, head.mode, head.copied, hunks, binary, head.blob)
         elif (
             line.startswith("--- ")
             and at + 2 < len(lines)
@@ -171,6 +173,7 @@ class _GitHeader:
     new: str = ""
     mode: str = ""
     copied: bool = False
+    blob: str = ""
     _seen: dict[str, str] = field(default_factory=dict)
 
     def read(self, lines: list[str], at: int) -> int:
@@ -182,6 +185,8 @@ class _GitHeader:
         self.old = self._name("---", "rename from", "rename old", "copy from", other=both)
         self.new = self._name("+++", "rename to", "rename new", "copy to", other=both)
         self.copied = "copy from" in self._seen
+        blob = self._seen.get("index", "").split("..")[0]
+        self.blob = blob if blob.strip("0") else ""
         if "new file mode" in self._seen:
             self.old, self.mode = "", self._seen["new file mode"].strip()
         elif "deleted file mode" in self._seen:

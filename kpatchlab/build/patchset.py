@@ -133,7 +133,7 @@ def apply_patch(patch: Patch, tree: Path, number: int = 1, total: int = 1, *, fu
             [*words, "--reverse", "--check", "-"],
             timeout_s=APPLY_S, check=False, cwd=tree, env=env, input_bytes=patch.data,
         )  # fmt: skip
-        raise _failure(patch, number, total, result.stderr, already=undone.status == 0)
+        raise failure(patch, number, total, result.stderr, already=undone.status == 0)
     _check_links(patch, tree, names)
     return result.stderr
 
@@ -180,7 +180,9 @@ def _check_links(patch: Patch, tree: Path, names: Iterable[str]) -> None:
             )
 
 
-def _failure(patch: Patch, number: int, total: int, stderr: str, *, already: bool) -> DoesNotApplyError:
+def failure(patch: Patch, number: int, total: int, stderr: str, *, already: bool) -> DoesNotApplyError:
+    """Return what to raise for a patch that git refused, from what `git apply --verbose` said of it."""
+    text = patch.data.decode("utf-8", "replace")
     details = []
     for line in stderr.splitlines():
         if line == "error: while searching for:":  # with --verbose; what was looked for follows, and is in the patch

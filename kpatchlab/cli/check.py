@@ -43,7 +43,8 @@ def check(options: Options, as_json: bool) -> None:
 def new(options: Options, kind: str, name: str) -> None:  # noqa: ARG001 - one kind so far
     """Make a new scenario, which runs at once."""
     from kpatchlab.lab import scenario
+    from kpatchlab.lab.load import root_of
 
-    folder = scenario.new(options.lab_file().parent, name)
+    folder = scenario.new(root_of(options.lab_file()), name)
     click.echo(f"{folder}: edit scenario.yaml and run.sh, then: {options.again(f'run {name}')}")
     click.echo(f"and prove that it can fail: {options.again(f'run --break {name}')}")

@@ -27,12 +27,13 @@ from kpatchlab.cli.report import report
 from kpatchlab.cli.run import build, plan, run, shell
 from kpatchlab.cli.series import series
 from kpatchlab.cli.site import serve, site
+from kpatchlab.cli.trying import try_
 from kpatchlab.errors import LabError, LabWarning
 from kpatchlab.textclean import CleanStream
 
 VERBS = (
-    *(run, measure, plan, build, list_things, check, report, compare, nightly, history, coverage, series, site, serve),
-    *(import_results, shell, bisect, bisect_step, new, doctor, clean, completion),
+    *(run, measure, plan, build, list_things, check, report, compare, nightly, history, coverage, try_, series, site),
+    *(serve, import_results, shell, bisect, bisect_step, new, doctor, clean, completion),
 )
 
 

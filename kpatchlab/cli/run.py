@@ -104,14 +104,15 @@ def run(
     )
     with progress_for(to_stderr=as_json) as progress, interruptible(settings):
         view = session.carry_out(begun, settings, progress)
-    _show(view, as_json=as_json)
+    show(view, as_json=as_json)
     if settings.cancel.is_set():
         click.echo(f"stopped; to go on: {options.again(f'run --resume {begun.folder.id}')}", err=True)
         sys.exit(130)
     sys.exit(_proven(view.run) if begun.how.broken else view.comparison.exit_code)
 
 
-def _show(view: View, *, as_json: bool) -> None:
+def show(view: View, *, as_json: bool) -> None:
+    """Print what came of a run."""
     from kpatchlab.report import FORMATS
     from kpatchlab.report.text import show
 

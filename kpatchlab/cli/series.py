@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,8 @@ import click
 from kpatchlab.cli import complete
 from kpatchlab.cli.app import Options, Verb, drop_output
 from kpatchlab.cli.common import load_lab, pass_options, write_output
-from kpatchlab.cli.running import interruptible, make, progress_for, start
+from kpatchlab.cli.running import interruptible, make, progress_for, start, verbose
 from kpatchlab.errors import UserError
-from kpatchlab.urls import hide
 
 if TYPE_CHECKING:
     from kpatchlab.lab.load import Lab
@@ -59,6 +59,40 @@ def series(
     output: Path | None,
 ) -> None:
     """Check a kernel's series patch by patch: applies, builds, new warnings, sparse, checkpatch, modules."""
+    lab = load_lab(options)
+    name = _chosen(lab, kernel)
+    start(options)
+    more = [word for word, on in (("allmodconfig", allmodconfig), ("coccicheck", coccicheck)) if on]
+    given = [*(f"--{word}" for word in more), *(f"--run={word}" for word in choice)]
+    again = options.again(shlex.join(["series", name, *given]))
+    table, folder = walked(options, lab, name, again, more=more, choice=choice, fresh=fresh)
+    print_table(table, form, output)
+    click.echo(f"\nresults: {folder}/index.html, junit.xml, series.json", err=form != "text" or output is not None)
+    if not table.walk.complete:
+        click.echo(f"stopped; to go on: {again}", err=True)
+        sys.exit(130)
+    sys.exit(table.exit_code)
+
+
+def walked(
+    options: Options,
+    lab: Lab,
+    name: str,
+    again: str,
+    *,
+    more: Sequence[str] = (),
+    choice: tuple[str, ...] = (),
+    fresh: bool = False,
+) -> tuple[Table, Path]:
+    """Walk over the series of the lab's kernel `name` and store what is found; returns it, and its folder.
+
+    Ends the program where it was stopped before the first patch.
+
+    Args:
+        again: the command line that goes on with it.
+        more: checks beyond those of every walk.
+        choice: scenarios to run with each patch.
+    """
     from kpatchlab.build import BuildContext, BuildProgress
     from kpatchlab.cache import Cache
     from kpatchlab.files import write_atomic
@@ -69,13 +103,7 @@ def series(
     from kpatchlab.series.views import FILES, VIEWS
     from kpatchlab.series.walk import ALWAYS
 
-    lab = load_lab(options)
-    name = _chosen(lab, kernel)
-    start(options)
     _get_sparse(options)
-    more = [word for word, on in (("allmodconfig", allmodconfig), ("coccicheck", coccicheck)) if on]
-    given = [*(f"--{word}" for word in more), *(f"--run={word}" for word in choice)]
-    again = options.again(shlex.join(["series", name, *given]))
     settings = Settings(command=shlex.join(sys.argv), reproduce=lambda _: again)
     cache = Cache()
     host = Host(cache, lab.mirror, lab.qemu)
@@ -89,8 +117,7 @@ def series(
 
         context = dataclasses.replace(
             BuildContext.of(lab, cache), jobs=host.build_jobs(lab.limits.build_jobs), progress=stage,
-            cancel=settings.cancel,
-            verbose=(lambda text: click.echo(f"+ {hide(text)}", err=True)) if options.verbose else (lambda text: None),  # noqa: ARG005
+            cancel=settings.cancel, verbose=verbose(options),
         )  # fmt: skip
         run = runner(lab, name, choice, host, progress, settings) if choice else None
         names = tuple({job.scenario: None for job in make(lab, choice, (name,), None).jobs}) if choice else ()
@@ -102,12 +129,7 @@ def series(
     table = judge(dataclasses.replace(done, command=shlex.join(sys.argv)))
     for view, file in FILES.items():
         write_atomic(folder / file, VIEWS[view](table))
-    _print(table, form, output)
-    click.echo(f"\nresults: {folder}/index.html, junit.xml, series.json", err=form != "text" or output is not None)
-    if not done.complete:
-        click.echo(f"stopped; to go on: {again}", err=True)
-        sys.exit(130)
-    sys.exit(table.exit_code)
+    return table, folder
 
 
 def _chosen(lab: Lab, name: str | None) -> str:
@@ -158,7 +180,8 @@ def _line(facts: PatchResult) -> str:
     return f"patch {facts.number}: {facts.title}: " + ", ".join(word for word in words if word)
 
 
-def _print(table: Table, form: str, output: Path | None) -> None:
+def print_table(table: Table, form: str, output: Path | None) -> None:
+    """Print a walk, or write it to a file."""
     import shutil
 
     from kpatchlab.series.views import VIEWS, text

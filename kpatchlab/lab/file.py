@@ -112,6 +112,11 @@ class LabFile(FileModel):
     """A lab as its file has it."""
 
     title: str = Field(default="", description="what the lab is about; reports show it")
+    root: str = Field(
+        default="",
+        description="directory that has `kernels`, `rootfs`, `scenarios` and `results`, relative to this file; empty: "
+        "the file's own",
+    )
     base: str = Field(default="", description="the kernel that the others are compared with; empty: the first one")
     kernels: dict[KernelName, KernelEntry] = Field(
         min_length=1, description="kernel's name -> name of a recipe in `kernels/`, or a recipe itself"

@@ -5,11 +5,16 @@ All files are checked before anything is built, and every error of every file is
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+import yaml
 
 from kpatchlab.errors import UserError
 from kpatchlab.lab.choice import select
@@ -22,12 +27,24 @@ from kpatchlab.lab.systems import System, load_systems
 from kpatchlab.lab.yamlfile import Document, Loc, Problems, read, suggest
 
 RESULTS = "results"
-"""Folder beside a lab file, which all labs of a folder share."""
+"""Folder in a lab's directory, which all labs of that directory share."""
+
+
+def root_of(path: Path) -> Path:
+    """Return the directory of a lab file's lab: what its `root` says, else the file's own."""
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+        text = path.read_text("utf-8")
+        if match := re.search(r"^root\s*:.*$", text, re.MULTILINE):
+            said = yaml.safe_load(match[0])["root"]
+            return (
+                Path(os.path.normpath(path.parent / Path(said).expanduser())) if isinstance(said, str) else path.parent
+            )
+    return path.parent
 
 
 def results_of(path: Path) -> Path:
     """Return the folder of the runs, searches and walks of a lab file."""
-    return path.parent / RESULTS
+    return root_of(path) / RESULTS
 
 
 def nothing_to_read() -> bytes:
@@ -167,11 +184,13 @@ class _Loader:
     _documents: dict[str, Document] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.root = self.path.parent
+        self.root = root_of(self.path)
         self.problems = Problems(self.root)
 
     def load(self) -> Lab | None:
         """Return the lab, or None where its own file cannot be used; whole only if there are no problems."""
+        if not (self.root / "scenarios").is_dir() and self.root != self.path.parent:
+            self.problems.add(self.path, 0, f"root: {self.root} has no folder scenarios")
         roots = self._roots()
         self._scenarios()
         self.systems = load_systems(self.root / "scenarios", self.problems)

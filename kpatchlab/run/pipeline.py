@@ -102,7 +102,8 @@ class _Execution:
     def go(self) -> View:
         """Run what is not done yet, and store the run."""
         settings = self.settings
-        todo = longest_first([job for job in self.planned if job.id not in self.done], settings.seconds)
+        todo = [job for job in self.planned if job.id not in self.done]
+        todo = todo if settings.in_order else longest_first(todo, settings.seconds)
         todo = todo or self._more()
         if todo:
             self.host.check_room()

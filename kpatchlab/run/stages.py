@@ -50,6 +50,7 @@ class Settings:
         guest: what a job's guest is, see `task.JobTask`.
         broken: see `task.JobTask`.
         seconds: job id -> what it is expected to take; the longest start first.
+        in_order: jobs start in the plan's order instead.
         more: asked when all jobs are done, of a run that goes on before anything else; None: there is never more.
         trace: whether calls of the functions that the series change are counted; it costs time in the guests.
         built: kernels that are there already, by name; none of them is looked for or built.
@@ -62,6 +63,7 @@ class Settings:
     guest: str = "fork"
     broken: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
+    in_order: bool = False
     more: More | None = None
     built: Mapping[str, BuildResult] = field(default_factory=dict)
     trace: bool = False

@@ -1,0 +1,304 @@
+"""The verb `try`: from a posted series and a tree to a verdict and a reply."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kpatchlab.cli.app import Options, Verb
+from kpatchlab.cli.common import load_lab, pass_options, wrapped
+from kpatchlab.cli.run import show
+from kpatchlab.cli.running import interruptible, make, progress_for, session_of, start, verbose
+from kpatchlab.cli.series import print_table, walked
+from kpatchlab.errors import UserError
+
+if TYPE_CHECKING:
+    from kpatchlab.plan.jobs import ImageStep, KernelStep, Plan
+    from kpatchlab.report.view import View
+    from kpatchlab.series.judge import Table
+    from kpatchlab.series.trial import Trial
+    from kpatchlab.store.store import Store
+
+MOST_NAMED = 8
+"""How many files, systems or people a line names."""
+
+
+@click.command(
+    "try",
+    cls=Verb,
+    epilog="SERIES: a mailbox, a folder of patches, a quilt queue, BASE..TIP of the tree, a message-id, or - for "
+    "standard input.\n\n\b\nExamples:\n  kpatchlab try series.mbox --tree ~/linux\n"
+    "  kpatchlab try v6.12..my-branch --tree ~/linux --dry-run\n"
+    "  b4 am -o - MESSAGE-ID | kpatchlab try - --tree ~/linux",
+)
+@click.argument("series", required=False)
+@click.option(
+    "--tree", type=click.Path(path_type=Path), help="A clone of Linux, only read; default: that of this folder."
+)
+@click.option(
+    "--version", metavar="N", default="", help="Which version, where the mails have several; default: the newest."
+)
+@click.option("--base", "asked", metavar="REVISION", default="", help="The commit that the series is for.")
+@click.option(
+    "--config", multiple=True, metavar="FRAGMENT", help="A fragment in kernels/; default: those of the lab's base."
+)
+@click.option("--all", "everything", is_flag=True, help="Run the lab's other scenarios as well, after these.")
+@click.option("--repeat", type=click.IntRange(1, 1000), help="Run each job this often.")
+@click.option("--no-patches", is_flag=True, help="Do not build and check patch by patch afterwards.")
+@click.option("--dry-run", is_flag=True, help="Say what would run, and how long it takes; build nothing.")
+@click.option(
+    "--for",
+    "reader",
+    type=click.Choice(["b4", "b4-patch"]),
+    help="Be a check command of `b4 review`, of a series or of one patch: a mail on standard input, JSON out.",
+)
+@pass_options
+def try_(
+    options: Options,
+    series: str | None,
+    tree: Path | None,
+    version: str,
+    asked: str,
+    config: tuple[str, ...],
+    everything: bool,
+    repeat: int | None,
+    no_patches: bool,
+    dry_run: bool,
+    reader: str | None,
+) -> None:
+    """Try a posted series: find its base, build both kernels, run what it touches, write the reply."""
+    if bool(series) == bool(reader):
+        raise UserError("--for takes the series from b4's tree" if reader else "which series?", hint="try --help")
+    wanted = _Wanted(series or "", _tree(tree), version, asked, config, everything, repeat)
+    if reader:
+        _answer_b4(options, wanted, of_patch=reader == "b4-patch")
+        return
+    found = _found(options, wanted)
+    plan = _plan(options, found, wanted)
+    if dry_run:
+        _forecast(found, plan)
+        return
+    view, own = _run(options, found, plan)
+    status = view.comparison.exit_code
+    if not no_patches:
+        status = max(status, _patches(own, found, view)[0].exit_code)
+    sys.exit(status)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the command line asks for."""
+
+    series: str
+    tree: Path
+    version: str = ""
+    asked: str = ""
+    config: tuple[str, ...] = ()
+    everything: bool = False
+    repeat: int | None = None
+
+
+def _found(options: Options, wanted: _Wanted) -> Trial:
+    """Read the series and find its base, and say both.
+
+    Raises:
+        UserError: it does not apply to any commit of the tree.
+    """
+    from kpatchlab.build import BuildContext
+    from kpatchlab.cache import Cache
+    from kpatchlab.series import trial
+
+    lab = load_lab(options)
+    model = trial.series_model(wanted.series, wanted.tree)
+    context = BuildContext.of(lab, Cache())
+    found = trial.make_trial(
+        lab, model, wanted.tree, context, version=wanted.version, asked=wanted.asked, config=wanted.config
+    )
+    _say(found)
+    if not found.base.tried.applies:
+        raise UserError(
+            found.base.tried.error, details=found.base.tried.details,
+            hint="--base REVISION names the commit it is for; --tree another tree",
+        )  # fmt: skip
+    return found
+
+
+def _answer_b4(options: Options, wanted: _Wanted, *, of_patch: bool) -> None:
+    """Print what b4's review reads, and all else on standard error; what cannot be tested is a warning."""
+    from kpatchlab.errors import LabError
+    from kpatchlab.series import review, trial
+    from kpatchlab.series.applied import commits_of
+
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            mail = commits_of(options.stdin(), wanted.tree, of_patch=of_patch)
+            found = _found(options, dataclasses.replace(wanted, series=mail))
+            if of_patch:
+                start(options)
+                _keep(options, found)
+                table, folder = walked(options, found.lab, trial.WITH, "")
+                checks = review.of_patch(table.rows[-1], f"{folder}/index.html")
+            else:
+                view, own = _run(options, found, _plan(options, found, wanted))
+                table, folder = _patches(own, found, view)
+                checks = [review.of_scenarios(view.comparison, f"{view.folder}/index.html")]
+                checks += review.of_patches(table, f"{folder}/index.html")
+        except LabError as error:
+            checks = [review.untested(error.message)]
+    sys.stdout.buffer.write(review.for_b4(checks))
+
+
+def _tree(given: Path | None) -> Path:
+    """Return the top of the tree that is meant.
+
+    Raises:
+        UserError: none is named, and this folder is in none.
+    """
+    from kpatchlab.build import git
+
+    path = (given or Path.cwd()).expanduser().absolute()
+    top = git.open_local(path).git("rev-parse", "--show-toplevel", check=False).stdout.strip()
+    if given is None and not (Path(top or path) / "MAINTAINERS").exists():
+        raise UserError("this folder is no tree of Linux", hint="--tree names a clone of it")
+    return Path(top) if top else path
+
+
+def _some(names: tuple[str, ...] | list[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _say(found: Trial) -> None:
+    """Say what the series is, and what it stands on."""
+    from kpatchlab.textclean import one_line
+
+    base, tried = found.base, found.base.tried
+    count = len(found.patches)
+    authors = list(dict.fromkeys(patch.author for patch in found.patches if patch.author))
+    by = f", by {_some(authors)}" if authors else ""
+    rows = {
+        "series": f"{one_line(found.title)}: {count} patch{'' if count == 1 else 'es'}{by}",
+        "changes": _some(found.files),
+        "systems": _some(found.systems) or "none that the lab knows",
+        "subsystems": _some([section.title for section in found.sections]) or "none in MAINTAINERS",
+        "base": f"{base.name} ({tried.commit[:12]}): {base.why}{'' if base.sure else '; not sure'}",
+    }
+    for name, text in rows.items():
+        wrapped(text, f"{name:11}", 11)
+    for line in base.looked_at:
+        wrapped(f"tried: {line}", f"{'':11}", 11)
+    for number, (patch, fit) in enumerate(zip(found.patches, tried.fits, strict=True), 1):
+        if fit != "strictly":
+            wrapped(f"patch {number} applies {fit}: {one_line(patch.subject or patch.name)}", f"{'':11}", 11)
+
+
+def _earlier(store: Store) -> tuple[dict[str, float], set[str]]:
+    """Return scenario -> what its longest job took in the last runs, and the scenarios that did not pass in them."""
+    from kpatchlab.errors import LabError
+    from kpatchlab.model import Outcome
+
+    seconds: dict[str, float] = {}
+    told: set[str] = set()
+    for name in sorted(store.ids(), reverse=True)[:5]:
+        try:
+            run, _ = store.load(name)
+        except LabError:  # a damaged run is no reason not to try
+            continue
+        for job in run.jobs:
+            seconds[job.scenario] = max(seconds.get(job.scenario, 0.0), job.duration_s)
+            told |= {job.scenario} if job.outcome not in {Outcome.PASS, Outcome.SKIP, Outcome.INFRA} else set()
+    return seconds, told
+
+
+def _plan(options: Options, found: Trial, wanted: _Wanted) -> Plan:
+    """Return the plan, in the order in which it is worth running, and say what is in it."""
+    from kpatchlab.series.trial import choose
+    from kpatchlab.store.store import Store
+
+    chosen = choose(found, *_earlier(Store(options.results())), everything=wanted.everything)
+    plan = make(found.lab, chosen.names, (), wanted.repeat)
+    many = f"{len(chosen.names)} scenario{'' if len(chosen.names) == 1 else 's'}"
+    wrapped(f"{len(plan.jobs)} jobs of {many}, {chosen.why}: {_some(chosen.names)}", f"{'runs':11}", 11)
+    return dataclasses.replace(plan, jobs=tuple(sorted(plan.jobs, key=lambda job: chosen.names.index(job.scenario))))
+
+
+def _forecast(found: Trial, plan: Plan) -> None:
+    from kpatchlab.cache import Cache
+    from kpatchlab.plan.forecast import forecast
+    from kpatchlab.progress import clock
+
+    seen = forecast(found.lab, plan, Cache())
+    steps: list[KernelStep | ImageStep] = [*plan.kernels, *plan.images]
+    for step in steps:
+        state = "cached" if step.id in seen.cached else f"to make, about {clock(seen.estimate.steps[step.id])}"
+        click.echo(f"{'':11}{step.id}: {state}")
+    click.echo(f"{'takes':11}about {clock(seen.estimate.wall_s)}")
+
+
+def _keep(options: Options, found: Trial) -> None:
+    """Store what the lab's recipes read."""
+    from kpatchlab.build import BuildContext
+    from kpatchlab.cache import Cache
+    from kpatchlab.series.trial import posted, write
+
+    write(found, posted(found.model, dataclasses.replace(BuildContext.of(found.lab, Cache()), stdin=options.stdin)))
+
+
+def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options]:
+    """Run the plan; returns what came of it, and the options of the lab's own file. Ends the program if stopped."""
+    from kpatchlab.plan.forecast import history
+    from kpatchlab.plan.jobs import estimate
+    from kpatchlab.report import FORMATS
+    from kpatchlab.run.stages import Settings
+    from kpatchlab.series.trial import lab_file
+    from kpatchlab.series.verdicts import Verdicts
+    from kpatchlab.store.run_plan import RunPlan
+
+    start(options, plan)
+    _keep(options, found)
+    session = session_of(found.lab)
+    begun = session.begin(plan, RunPlan(), title=found.title, command=shlex.join(sys.argv))
+    names = tuple(dict.fromkeys(job.scenario for job in plan.jobs))
+    own = dataclasses.replace(options, lab=begun.folder.write("lab.yaml", lab_file(found, names, begun.folder.path)))
+    settings = Settings(
+        command=shlex.join(sys.argv),
+        reproduce=lambda job: own.again(f"run --job {shlex.quote(job.id)}"),
+        verbose=verbose(options),
+        seconds=estimate(plan, history(session.store, runs=2)).steps,
+        in_order=True,
+    )
+    with progress_for(to_stderr=False) as progress, interruptible(settings):
+        view = session.carry_out(begun, settings, Verdicts(progress, begun.folder.header, plan.jobs))
+    show(view, as_json=False)
+    if settings.cancel.is_set():
+        click.echo(f"stopped; to go on: {own.again(f'run --resume {begun.folder.id}')}", err=True)
+        sys.exit(130)
+    for name in ("mail", "markdown"):
+        (view.folder / FORMATS[name].file).write_bytes(FORMATS[name].render(view))
+    click.echo(f"the reply: {view.folder}/{FORMATS['mail'].file}; to run it again: {own.again('run')}")
+    return view, own
+
+
+def _patches(own: Options, found: Trial, view: View) -> tuple[Table, Path]:
+    """Walk over the series; where scenarios regressed, run these with each patch: which one brought it."""
+    from kpatchlab.model import Verdict
+    from kpatchlab.series.trial import WITH
+
+    regressed = {
+        group.scenario
+        for group in view.comparison.groups
+        for row in group.rows
+        if any(cell.verdict is Verdict.REGRESSED for cell in row.cells.values())
+    }
+    choice = tuple(sorted(regressed))
+    again = own.again(shlex.join(["series", WITH, *(f"--run={name}" for name in choice)]))
+    table, folder = walked(own, found.lab, WITH, again, choice=choice)
+    print_table(table, "text", None)
+    click.echo(f"\npatch by patch: {folder}/index.html")
+    return table, folder

@@ -1,0 +1,116 @@
+"""What a trial found, as the checks that reviewers' tools show: b4 and Patchwork. Pure.
+
+b4 (0.16, `b4.review-series-check-cmd` and `b4.review-perpatch-check-cmd`) reads a JSON list of objects from standard
+output; it takes a status that it does not know for a failure, of two results of one tool the last, and it heeds the
+exit status only where nothing was printed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from kpatchlab.model import Verdict
+from kpatchlab.series.judge import CheckState, SeriesRow, Table
+from kpatchlab.textclean import one_line, printable
+from kpatchlab.verdict.values import Comparison
+
+TOOL = "kpatchlab"
+SCENARIOS = "scenarios"
+MOST_LINES = 40
+"""Lines of details; a review window shows them whole."""
+
+
+class Status(StrEnum):
+    """The three words that b4 knows."""
+
+    PASS = "pass"  # noqa: S105
+    WARN = "warn"
+    FAIL = "fail"
+
+
+_STATUS = {CheckState.FAIL: Status.FAIL, CheckState.OK: Status.PASS}
+_PATCHWORK = {Status.PASS: "success", Status.WARN: "warning", Status.FAIL: "fail"}
+"""Patchwork's words (its API 1.3, `checks`: pending, success, warning, fail)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of a reviewer's list.
+
+    Attributes:
+        tool: what looked; a name of its own for each check, as b4 keeps one result for each.
+        url: where there is more, "" for nowhere.
+    """
+
+    tool: str
+    status: Status
+    summary: str
+    url: str = ""
+    details: str = ""
+
+
+def of_scenarios(comparison: Comparison, url: str = "") -> Check:
+    """Return what the scenarios say of the whole series."""
+    code = comparison.exit_code
+    status = Status.FAIL if code == 1 else Status.WARN if code else Status.PASS
+    worse = [
+        f"{group.name}: {row.case}"
+        for group in comparison.groups
+        for row in group.rows
+        if any(cell.verdict is Verdict.REGRESSED and not cell.follows for cell in row.cells.values())
+    ]
+    lost = [f"not tested: {name}" for name in comparison.lost]
+    return Check(f"{TOOL} {SCENARIOS}", status, one_line(comparison.headline), url, _lines([*worse, *lost]))
+
+
+def of_patches(table: Table, url: str = "") -> list[Check]:
+    """Return a check for each column of a walk's table, over all patches."""
+    return [_column(name, table.rows, url) for name in table.columns]
+
+
+def of_patch(row: SeriesRow, url: str = "") -> list[Check]:
+    """Return a check for each column of a walk's table, of one patch."""
+    return [_column(name, [row], url) for name in row.cells]
+
+
+def _column(name: str, rows: Sequence[SeriesRow], url: str) -> Check:
+    cells = [(row, row.cells[name]) for row in rows if name in row.cells]
+    states = [_STATUS.get(cell.state, Status.WARN) for _, cell in cells]
+    status = max(states, key=list(Status).index, default=Status.WARN)
+    told = [(row, cell) for row, cell in cells if cell.state is not CheckState.OK]
+    summary = "; ".join(f"patch {row.facts.number}: {cell.text}" for row, cell in told) or "ok"
+    lines = [f"patch {row.facts.number}: {text}" for row, cell in told for text in cell.lines]
+    tool = f"{TOOL} {name}{' by patch' if name == SCENARIOS else ''}"  # not that of the whole series
+    return Check(tool, status, one_line(summary), url, _lines(lines))
+
+
+def _lines(lines: Sequence[str]) -> str:
+    more = [f"and {len(lines) - MOST_LINES} more lines"] if len(lines) > MOST_LINES else []
+    return printable("\n".join([*lines[:MOST_LINES], *more]))
+
+
+def untested(why: str) -> Check:
+    """Return what to say where nothing could be tested: no reason to call a patch bad."""
+    return Check(TOOL, Status.WARN, one_line(f"not tested: {why}"))
+
+
+def for_b4(checks: Iterable[Check]) -> bytes:
+    """Return them as b4 reads them from a check command."""
+    rows = [{key: str(value) for key, value in asdict(check).items()} for check in checks]
+    return json.dumps(rows, indent=1).encode() + b"\n"
+
+
+def for_patchwork(checks: Iterable[Check]) -> list[dict[str, str]]:
+    """Return the bodies of POST requests to Patchwork's /api/patches/ID/checks/, one for each check."""
+    return [
+        {
+            "state": _PATCHWORK[check.status],
+            "context": check.tool.replace(" ", "-").replace("=", ""),
+            "description": check.summary[:255],
+            "target_url": check.url,
+        }
+        for check in checks
+    ]

@@ -1,0 +1,271 @@
+"""A posted series on a tree: its base, what it touches, and a lab of two kernels for it.
+
+The lab is an ordinary one, and its file is kept with the run: it can be copied, edited and run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kpatchlab.build import git, patchset
+from kpatchlab.build.base import Base, Clues, Fit, find_base
+from kpatchlab.build.context import BuildContext
+from kpatchlab.build.patchset import Patch
+from kpatchlab.cache import content_key
+from kpatchlab.errors import UserError
+from kpatchlab.files import write_atomic
+from kpatchlab.lab import recipes
+from kpatchlab.lab.load import Lab
+from kpatchlab.lab.systems import touches
+from kpatchlab.maintainers import NAME as MAINTAINERS
+from kpatchlab.maintainers import Section, concerned, parse
+
+FOLDER = "tries"
+"""Below the lab's results: what was tried, a folder for each series on each base."""
+BASE, WITH = "without", "with"
+CONFIG = ("config/guest.config", "config/splice.config")
+"""Where the lab's own base is a kernel that somebody else configured."""
+SMOKE = "smoke"
+"""The tag of scenarios that say whether a kernel works at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Scenarios in the order in which they run, and why, in words."""
+
+    names: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One series on one base.
+
+    Attributes:
+        title: what people call the series.
+        model: where it is from, with its version named.
+        patches: as posted; `base.tried.patches` has them as they apply.
+        files: what they change.
+        systems: of the lab, by name.
+        sections: of the tree's MAINTAINERS, those whose files change.
+        lab: two kernels, the base without and with the series.
+    """
+
+    title: str
+    model: recipes.SeriesModel
+    patches: tuple[Patch, ...]
+    base: Base
+    files: tuple[str, ...]
+    systems: tuple[str, ...]
+    sections: tuple[Section, ...]
+    lab: Lab
+    folder: Path
+
+
+def series_model(word: str, tree: Path) -> recipes.SeriesModel:
+    """Return what a word of the command line means: a mailbox or "-", a folder, a quilt queue, a range, a message-id.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    path = Path(word).expanduser()
+    if word == "-":
+        return recipes.MboxSeries(type="mbox", path="-")
+    if path.is_dir():
+        kind = "quilt" if (path / "series").is_file() else "patches"
+        model = recipes.QuiltSeries if kind == "quilt" else recipes.PatchesSeries
+        return model(type=kind, path=str(path.absolute()))  # type: ignore[arg-type]
+    if path.exists():
+        return recipes.MboxSeries(type="mbox", path=str(path.absolute()))
+    if re.fullmatch(r"[^\s@]+\.\.[^\s@]+", word):
+        return recipes.GitSeries(type="git", path=str(tree), range=word)
+    if match := re.fullmatch(r"(?:https?://\S+/)?<?([^\s<>/@]+@[^\s<>/]+)>?/?", word):
+        return recipes.MessageIdSeries(type="message-id", id=match[1])
+    raise UserError(
+        f"{word}: no such file or folder, no range and no message-id",
+        hint="a mailbox, a folder of patches, a quilt queue, BASE..TIP, a message-id, or - for standard input",
+    )
+
+
+def make_trial(
+    lab: Lab,
+    model: recipes.SeriesModel,
+    tree: Path,
+    ctx: BuildContext,
+    *,
+    version: str = "",
+    asked: str = "",
+    config: Sequence[str] = (),
+) -> Trial:
+    """Read a series, find its base in `tree`, and write the series as it applies there.
+
+    Args:
+        lab: gives scenarios, machines and, unless `config` names some, the configuration of its base.
+        version: which of those that were posted, "2" for v2; "": the newest.
+        asked: the user's word for the base.
+        config: fragments, as a recipe names them.
+
+    Raises:
+        UserError: no patches, no such base, or a series that does not apply anywhere.
+    """
+    repository = git.open_local(tree)
+    model, title, clues = _chosen(model, ctx, version)
+    patches = tuple(patchset.read_series([model], ctx))
+    if isinstance(model, recipes.GitSeries) and not asked:
+        asked = repository.git("merge-base", *re.split(r"\.\.+", model.range, maxsplit=1)).stdout.strip()
+    base = find_base(repository, patches, clues, asked)
+    files = tuple(patchset.changed_files(patches))
+    key = content_key(base.commit, patchset.series_key(patches))
+    folder = lab.results / FOLDER / key[:12]
+    title = title or patches[0].subject or patches[0].name
+    return Trial(
+        title, model, patches, base, files,
+        systems=tuple(name for name, row in lab.systems.items() if _about(row.files, files)),
+        sections=concerned(parse(_blob(repository, base.commit, MAINTAINERS)), files),
+        lab=_lab(lab, tree, base, title, model, config, folder),
+        folder=folder,
+    )  # fmt: skip
+
+
+def _chosen(model: recipes.SeriesModel, ctx: BuildContext, version: str) -> tuple[recipes.SeriesModel, str, Clues]:
+    """Return the series with its version named, what people call it, and what its mails say of their base."""
+    found = patchset.posted_of(model, ctx)
+    if found is None:
+        return model, "", Clues()
+    one = found.choose(version) if version else found.newest()
+    mails = [*([one.cover] if one.cover else []), *one.patches]
+    text = b"\n".join(part for mail in mails for part in (mail.text, mail.diff))
+    dates = [when for mail in mails if (when := _seconds(mail.date)) is not None]
+    if len(found.versions) > 1:
+        model = model.model_copy(update={"version": one.label.removeprefix("v")})
+    title = f"{one.title} ({one.label})" if one.number > (1, 0) else one.title
+    return model, title, Clues.of(text.decode("utf-8", "replace"), max(dates, default=None))
+
+
+def _seconds(date: str) -> float | None:
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        return email.utils.parsedate_to_datetime(date).timestamp()
+    return None
+
+
+def _blob(tree: git.Repository, commit: str, path: str) -> bytes:
+    found = tree.git("cat-file", "blob", f"{commit}:{path}", check=False)
+    return found.stdout.encode("utf-8", "surrogateescape") if found.status == 0 else b""
+
+
+def _about(folders: Iterable[str], files: Iterable[str]) -> bool:
+    return any(file == folder or file.startswith(folder.rstrip("/") + "/") for folder in folders for file in files)
+
+
+def _lab(
+    lab: Lab, tree: Path, base: Base, title: str, model: recipes.SeriesModel, config: Sequence[str], folder: Path
+) -> Lab:
+    """Return the lab with two kernels, the base without and with the series, and nothing else of other kernels."""
+    own = lab.kernels[lab.base]
+    fragments = tuple(config) or (CONFIG if own.prebuilt else own.config)
+    plain = recipes.KernelRecipe(
+        description=f"the base: {base.name}",
+        source=recipes.GitSource(type="git", path=str(tree), revision=base.commit),
+        config=fragments,
+        config_set={} if own.prebuilt or config else own.config_set,
+    )
+    if base.tried.worst is Fit.THREE_WAY:
+        model = recipes.QuiltSeries(type="quilt", path=str(folder))
+    elif isinstance(model, recipes.MboxSeries):
+        model = recipes.MboxSeries(type="mbox", path=str(folder / "series.mbox"))
+    patched = plain.model_copy(update={"description": title, "series": (model,)})
+    return replace(lab, title=title, base=BASE, kernels={BASE: plain, WITH: patched}, variants={})
+
+
+def write(trial: Trial, posted: bytes) -> None:
+    """Keep what the lab's recipes read below its results: the mailbox, or the patches as they apply.
+
+    Args:
+        posted: the mailbox, b"" where the series came otherwise.
+    """
+    shutil.rmtree(trial.folder, ignore_errors=True)
+    trial.folder.mkdir(parents=True)
+    if posted:
+        write_atomic(trial.folder / "series.mbox", posted)
+    if trial.base.tried.worst is Fit.THREE_WAY:
+        names = [f"{number:04d}.patch" for number in range(1, len(trial.base.tried.patches) + 1)]
+        for name, patch in zip(names, trial.base.tried.patches, strict=True):
+            head = patch.mail.split(b"\n---\n", 1)[0] + b"\n---\n" if patch.mail else patch.subject.encode() + b"\n\n"
+            write_atomic(trial.folder / name, head + patch.data)
+        write_atomic(trial.folder / "series", "".join(f"{name}\n" for name in names).encode())
+
+
+def posted(model: recipes.SeriesModel, ctx: BuildContext) -> bytes:
+    """Return the mailbox that a series came in, b"" where it came otherwise."""
+    if not isinstance(model, recipes.MboxSeries):
+        return b""
+    return ctx.stdin() if model.path == "-" else ctx.path(model.path).read_bytes()
+
+
+def lab_file(trial: Trial, choice: Sequence[str], folder: Path) -> bytes:
+    """Return the lab as a file that is to lie in `folder`."""
+    lab = trial.lab
+    said: dict[str, Any] = {
+        "title": lab.title,
+        "root": os.path.relpath(lab.root, folder),
+        "base": lab.base,
+        "kernels": {name: _plain(recipe) for name, recipe in lab.kernels.items()},
+        "machines": {name: _plain(machine) for name, machine in lab.machines.items()},
+        "machine": lab.machine,
+        "rootfs": lab.rootfs,
+        "scenarios": list(choice),
+        "matrix": {"columns": [column if isinstance(column, str) else dict(column) for column in lab.matrix.columns]},
+    }  # fmt: skip
+    head = f"# The base is {trial.base.name}: {trial.base.why}.\n"
+    text: str = yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
+    return (head + text).encode()
+
+
+def _plain(model: Any) -> Any:
+    return model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+# ------------------------------------------------------------------------------------------ which scenarios
+
+
+def choose(trial: Trial, seconds: Mapping[str, float], told: Iterable[str], *, everything: bool) -> Chosen:
+    """Return the scenarios that the series calls for, in the order in which they are worth running.
+
+    First those that name a changed file, then the rest of the systems that it changes, then, with `everything`, the
+    others that the lab selects. Within each: what has told something before, then what is short.
+
+    Args:
+        seconds: scenario -> what its longest job took before.
+        told: scenarios that did not pass in earlier runs.
+    """
+    lab, told = trial.lab, set(told)
+    runs = {name: lab.scenarios[name] for name in lab.selected}
+    first = [name for name, s in runs.items() if _about(s.touches.files, trial.files)]
+    system = [name for name, s in runs.items() if any(touches(s, lab.systems, file) for file in trial.files)]
+    ranks = dict.fromkeys(runs, 2) | dict.fromkeys(system, 1) | dict.fromkeys(first, 0)
+    near = sum(rank < 2 for rank in ranks.values())
+    why = f"{len(first)} by a changed file, {near - len(first)} by a changed system"
+    if not near:
+        nearby = (name for name, s in runs.items() if SMOKE in s.tags or _tests_of(s.needs.kselftest, trial.files))
+        ranks |= dict.fromkeys(nearby, 1)
+        why = "no scenario is about a file of the series: these say whether a kernel works, and are tests from nearby"
+    taken = [name for name, rank in ranks.items() if everything or rank < 2]
+    if not taken:
+        taken, why = list(runs), "no scenario is about a file of the series: all that the lab selects"
+    order = sorted(taken, key=lambda name: (ranks[name], name not in told, seconds.get(name, 0.0), name))
+    return Chosen(tuple(order), why)
+
+
+def _tests_of(collections: Iterable[str], files: Iterable[str]) -> bool:
+    """Whether one of the tree's collections of tests is that of a changed folder: net/tls for net/tls/tls_sw.c."""
+    return any(file.startswith(f"{name}/") or f"/{name}/" in file for name in collections for file in files)
