@@ -43,7 +43,7 @@ def test_from_a_mailbox_to_a_verdict_a_reply_and_the_patch_that_did_it(posted):
     status, out, err = try_(posted)
     assert status == 1, out + err
     assert posted.untouched() == before
-    assert "series     printk 2 and 2 more: 3 patches, by A U Thor" in out
+    assert "series     printk 2: 3 patches, by A U Thor <author@example.com>" in out
     assert "the newest commit whose 2 files are those that the patches were made of" in out
     assert "solo: 2 REGRESSED" in out, "a verdict as soon as it is there"
     assert out.index("solo: 2 REGRESSED") < out.index("results: ")
@@ -149,3 +149,32 @@ def test_b4_is_told_of_what_cannot_be_tested_as_a_warning(posted, monkeypatch):
     found = answer(posted, monkeypatch, "Subject: [PATCH 1/1] of another tree\n\n", "--for", "b4-patch")
     assert found["kpatchlab"]["status"] == "warn"
     assert "has no commit 'of another tree' on top" in found["kpatchlab"]["summary"]
+
+
+def mailbox(lab, *parts: str) -> None:
+    write(lab.root / "series.mbox", "\n".join(parts) + "\n")
+
+
+def test_of_several_versions_the_newest_is_tried_or_the_one_that_is_named(posted):
+    posted.grow("comment", "fault")
+    old = posted.post(1, "-v1").decode()
+    posted.grow("printk")
+    new = posted.post(1, "-v2").decode()
+    mailbox(posted, old, new)
+    status, out, err = try_(posted, "--dry-run")
+    assert status == 0, out + err
+    assert "(v2): 1 patch" in out
+    status, out, err = try_(posted, "--version", "1", "--no-patches")
+    assert status == 1, out + err
+    assert "changes    core/net.c" in out
+    (run,) = runs(posted)
+    assert yaml.safe_load((run / "lab.yaml").read_text())["kernels"]["with"]["series"][0]["version"] == "1"
+
+
+def test_a_series_with_a_gap_is_named_and_refused(posted):
+    posted.grow("comment", "printk", "comment", "printk")
+    mails = posted.post(3).decode().split("\nFrom ")
+    mailbox(posted, mails[0], "From " + mails[2])
+    status, out, err = try_(posted)
+    assert status == 2, out + err
+    assert "patch 2 of 3 of v1 is missing" in err

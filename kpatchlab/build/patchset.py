@@ -182,7 +182,6 @@ def _check_links(patch: Patch, tree: Path, names: Iterable[str]) -> None:
 
 def failure(patch: Patch, number: int, total: int, stderr: str, *, already: bool) -> DoesNotApplyError:
     """Return what to raise for a patch that git refused, from what `git apply --verbose` said of it."""
-    text = patch.data.decode("utf-8", "replace")
     details = []
     for line in stderr.splitlines():
         if line == "error: while searching for:":  # with --verbose; what was looked for follows, and is in the patch

@@ -182,7 +182,7 @@ def _lab(
     if base.tried.worst is Fit.THREE_WAY:
         model = recipes.QuiltSeries(type="quilt", path=str(folder))
     elif isinstance(model, recipes.MboxSeries):
-        model = recipes.MboxSeries(type="mbox", path=str(folder / "series.mbox"))
+        model = model.model_copy(update={"path": str(folder / "series.mbox")})
     patched = plain.model_copy(update={"description": title, "series": (model,)})
     return replace(lab, title=title, base=BASE, kernels={BASE: plain, WITH: patched}, variants={})
 
