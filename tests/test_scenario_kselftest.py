@@ -26,7 +26,7 @@ def play(tmp_path):
 
     def run(programs, *, left_out="", budget=20, timeout=10, settings="", **options):
         folder = tmp_path / "c"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         for name, text in programs.items():
             (folder / name).write_text(f"#!/bin/sh\n{text}\n")
             (folder / name).chmod(0o755)
@@ -41,7 +41,7 @@ def play(tmp_path):
             [sys.executable, "-c", text], capture_output=True, env=environment, timeout=60, start_new_session=True
         )
         parsed = ktap.parse(done.stdout, exit_status=done.returncode)
-        assert not parsed.problems, done.stdout.decode()
+        assert not parsed.problems, f"{done.stdout.decode()}{parsed.problems}"
         return [(case.name, str(case.outcome), case.message) for case in parsed.cases]
 
     return run
@@ -62,8 +62,15 @@ def test_tap_is_passed_on(play):
         ("tls / a", "pass", ""),
         ("tls / b", "fail", ""),
         ("tls / c.d", "skip", "no cipher"),
-        ("other", "pass", ""),
+        ("other", "skip", "its subtest has no results"),
     ]
+
+
+def test_the_totals_of_a_program_are_held_against_its_results(play):
+    text = "echo TAP version 13; echo 1..1; echo ok 1 a; echo '# Totals: pass:{} fail:0 xfail:0 xpass:0 skip:0 error:0'"
+    assert play({"right": text.format(1)}) == [("right / a", "pass", "")]
+    with pytest.raises(AssertionError, match="the totals say pass:2"):
+        play({"wrong": text.format(2)})
 
 
 def test_parts_and_what_was_left_out(play):
@@ -134,6 +141,7 @@ for number, name in enumerate(("tls.slow", "tls.quick"), 1):
         os._exit(0)
     bad = os.waitpid(child, 0)[1]
     print(("not " if bad else "") + f"ok {number} {name}")
+print("# Totals: pass:1 fail:1 xfail:0 xpass:0 skip:0 error:0")
 raise SystemExit(1)'"""
 
 

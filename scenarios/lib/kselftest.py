@@ -38,6 +38,7 @@ _TAP = re.compile(r"(TAP version \d+|KTAP version \d+|1\.\.\d+)\b")
 _PLAN = re.compile(r"1\.\.(\d+)\b")
 _RESULT = re.compile(r"(?:not )?ok (\d+)\b")
 _NOT_OK = re.compile(r"not ok \d+")
+_TOTALS = re.compile(r"# Totals:")
 _RUN = re.compile(r"#\s+RUN\s+(\S+) \.\.\.$")
 # What scripts such as splice/short_splice_read.sh print: "TITLE ...", then "ok: ..." or "FAIL: ...".
 _TITLE = re.compile(r"(\S.*) \.\.\.$")
@@ -181,8 +182,7 @@ class Collection:
             command = ["strace", "-f", "-qq", "-o", "/dev/null", *(w for e in self.broken for w in ("-e", e)), *command]
         own = time.monotonic() + self._timeout()
         lines = _Lines(command, self.folder, min(own, self.deadline))
-        _show(f"# Subtest: {title}")  # so that its results have their names, should the guest be lost meanwhile
-        report = _Report(self.too_slow)
+        report = _Report(title, self.too_slow)
         for line in lines:
             report.take(line)
             lines.unwanted = bool(report.ended)
@@ -209,6 +209,9 @@ class Collection:
 class _Report:
     """Passes on what one program prints.
 
+    Args:
+        title: announces its results, so that they have their names, should the guest be lost meanwhile.
+
     Attributes:
         made: results that stand for lines which are no TAP.
         said: the line that says best why it failed.
@@ -216,8 +219,8 @@ class _Report:
         only_skipped: the tests that failed are those that were ended.
     """
 
-    def __init__(self, too_slow):
-        self._too_slow = too_slow
+    def __init__(self, title, too_slow):
+        self._program, self._announced, self._too_slow = title, False, too_slow
         self._tap, self._planned, self._last, self.ended, self._failed = False, 0, 0, "", 0
         self.made, self.said, self._title, self._killed = 0, "", "", 0
         self._since = time.monotonic()
@@ -226,6 +229,12 @@ class _Report:
     def only_skipped(self):
         return bool(self._killed) and not self._failed
 
+    def _show_below(self, line):
+        if not self._announced:
+            _show(f"# Subtest: {self._program}")
+            self._announced = True
+        _show(f"  {line}")
+
     def take(self, line):
         """Pass one line on."""
         self._tap = self._tap or bool(_TAP.match(line))
@@ -233,11 +242,11 @@ class _Report:
             self.made += 1
             kind, options, title, outcome = found.groups()
             name = f"{kind}{f' {options}' if options else ''}: {title}"
-            _show(f"  {'ok' if outcome == 'OK' else 'not ok'} {self.made} - {name}")
+            self._show_below(f"{'ok' if outcome == 'OK' else 'not ok'} {self.made} - {name}")
         elif not self._tap and self._title and (found := _OUTCOME.match(line)):
             self.made += 1
             result = "ok" if found[1] == "ok" else "not ok"
-            _show(f"  {result} {self.made} - {self._title} # {found[2]}")
+            self._show_below(f"{result} {self.made} - {self._title} # {found[2]}")
             self._title = ""
         elif not self._tap:
             if found := _TITLE.match(line):
@@ -265,14 +274,16 @@ class _Report:
             if now - self._since > LONG_S:
                 print(f"{now - self._since:.1f} s: {line}", file=sys.stderr, flush=True)
             self._since = now
-        _show(f"  {line}")
+        if self._killed and _TOTALS.match(line):  # it counts as failed what was ended
+            line = f"# by its own count: {line.lstrip('# ')}"
+        self._show_below(line)
 
     def cut_off(self, why):
         """Report the tests that did not come any more."""
         for missing in range(self._last + 1, self._planned + 1):
-            _show(f"  ok {missing} # SKIP {why}")
+            self._show_below(f"ok {missing} - case {missing} # SKIP {why}")
 
     def end(self):
         """Close what was made up."""
         if self.made:
-            _show(f"  1..{self.made}")
+            self._show_below(f"1..{self.made}")
