@@ -84,6 +84,12 @@ def write_atomic(path: Path, data: bytes) -> None:
         ) from None
 
 
+def copied(source: Path, target: Path) -> None:
+    """Put a copy of a file at `target`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, target)
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Put a file at `target`, as a hard link where the file system allows it."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,3 +123,21 @@ def read_input(path: Path, limit_bytes: int = MAX_INPUT_BYTES, hint: str = "") -
         size = f"{limit_bytes >> 20} MiB" if limit_bytes >= 1 << 20 else f"{limit_bytes} bytes"
         raise UserError(f"{path}: larger than {size}", hint=hint or "is it the right file?")
     return data
+
+
+def below(root: Path, name: str) -> Path | None:
+    """Return `root`/`name` where it lies below `root` by its words; None for what climbs out, or is absolute.
+
+    >>> below(Path("/t"), "a/../b"), below(Path("/t"), "../b"), below(Path("/t"), "/b")
+    (PosixPath('/t/b'), None, None)
+    """
+    inside = os.path.normpath(name)
+    return None if os.path.isabs(inside) or inside.split(os.sep)[0] == ".." or "\0" in name else root / inside
+
+
+def put_plain(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file in a folder that others write to as well: never through a link that they have put there."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb") as handle:
+        handle.write(data)
+    path.chmod(mode)

@@ -248,6 +248,7 @@ def run(
     stdout_to: IO[bytes] | None = None,
     nice: int = 0,
     cancel: Cancel | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Result:
     """Run a child to its end.
 
@@ -273,6 +274,7 @@ def run(
         stdout=subprocess.PIPE if stdout_to is None else stdout_to,
         stderr=subprocess.PIPE,
         nice=nice,
+        pass_fds=pass_fds,
     )
     kept = {"stdout": Kept(), "stderr": Kept()}
     feeder = _feed(child, input_bytes)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import threading
 import time
 
 import pytest
-from build_fixtures import CONFIG, Bench
+from build_fixtures import CONFIG, FAKE, Bench
 
-from kpatchlab import proc
+from kpatchlab import fence, proc
 from kpatchlab.build import BuildCancelled, build_kernel, kernel_key
 from kpatchlab.build import make as make_module
 from kpatchlab.errors import HostError, UserError
@@ -155,9 +156,33 @@ def test_built_in_code_that_does_not_compile_blocks(bench):
     assert not bench.ctx.cache.has("kernel", result.key)
 
 
-def test_a_full_disk_is_the_hosts_fault(bench):
+def test_a_full_disk_is_the_hosts_fault(bench, monkeypatch):
     bench.write("fail", "nospace\n")
+    monkeypatch.setattr(fence, "LEAST_FREE_BYTES", 1 << 60)
     with pytest.raises(HostError, match="no space left"):
+        build(bench)
+
+
+def test_words_of_a_full_disk_are_not_the_hosts_fault(bench):
+    bench.write("fail", "nospace\n")
+    assert build(bench).outcome is Outcome.BLOCKED
+    (bench.tree / "fail").unlink()
+    for words in ("No space left on device", "fatal error: Killed signal terminated program cc1"):
+        bench.write("drivers/delta.c", f"#error {words}\n")
+        result = build(bench)
+        assert result.outcome is Outcome.PASS, result
+        assert [(failure.module, words in failure.error) for failure in result.module_failures] == [("delta", True)]
+        bench.write("core/net.c", f"#error {words}\n")
+        result = build(bench)
+        assert (result.outcome, result.error_file) == (Outcome.BLOCKED, "core/net.c")
+        shutil.copy(FAKE / "core/net.c", bench.tree / "core/net.c")
+
+
+def test_a_process_that_the_kernel_killed_for_memory_is_the_hosts_fault(bench, monkeypatch):
+    kills = iter(range(100))
+    monkeypatch.setattr(fence, "oom_kills", lambda: next(kills))
+    bench.write("fail", "config\n")
+    with pytest.raises(HostError, match="lack of memory"):
         build(bench)
 
 
@@ -179,8 +204,8 @@ def test_modules_that_need_each_other_are_the_kernels_fault(bench, monkeypatch):
 
     def run(argv, **more):
         result = real(argv, **more)
-        if "depmod" in str(argv[0]):
-            raise proc.CommandFailed(dataclasses.replace(result, status=1, stderr="\n".join(lines)))
+        if any(str(word).endswith("/depmod") for word in argv):
+            return dataclasses.replace(result, status=2, stderr="\n".join(lines))
         return result
 
     real = proc.run
@@ -230,16 +255,14 @@ def test_a_stub_of_a_killed_build_is_not_taken_for_an_object(bench, monkeypatch)
 
 
 def test_without_ccache_it_builds_as_well(bench, monkeypatch):
-    real = make_module.shutil.which
-    monkeypatch.setattr(
-        make_module.shutil, "which", lambda name, *a, **k: None if name == "ccache" else real(name, *a, **k)
-    )
+    real = fence.which
+    monkeypatch.setattr(fence, "which", lambda name: None if name == "ccache" else real(name))
     result = build(bench)
     assert (result.outcome, result.objects_compiled) == (Outcome.PASS, 7)
 
 
 def test_ccache_serves_another_tree_from_the_first_ones_objects(bench):
-    if not make_module.shutil.which("ccache"):
+    if not fence.which("ccache"):
         pytest.skip("no ccache on this host")
     patch_delta(bench)
     series = [{"type": "patches", "path": "patches"}]

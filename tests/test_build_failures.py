@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab.build.failures import BuildError, check_host, first_fault, normal, read_records, relative
-from kpatchlab.errors import HostError
+from kpatchlab import fence
+from kpatchlab.build.failures import BuildError, first_fault, normal, read_records, relative
 
 TREE = Path("/t/linux")
 
@@ -46,17 +46,15 @@ def test_paths_become_relative_to_the_tree():
     assert relative("/usr/include/x.h", TREE) == "/usr/include/x.h"
 
 
-@pytest.mark.parametrize(
-    "text", ["a.c: No space left on device", "gcc: fatal error: Killed signal terminated program cc1"]
-)
-def test_the_hosts_fault(text):
-    with pytest.raises(HostError):
-        check_host(text, "k")
+def test_a_compiler_that_runs_into_the_memory_limit_is_told_as_such():
+    fault = first_fault("cc1: out of memory allocating 65536 bytes after a total of 1 bytes\n", TREE)
+    assert fault.text.endswith(f"(a process may have {fence.memory_bytes() >> 20} MiB)")
 
 
 def test_a_record_that_was_cut_off_is_dropped(tmp_path):
     (tmp_path / "net%a.o").write_text('net/a.o\n../net/a.c\n"a:b-c"\nmodule\nboom\nmore')
     (tmp_path / "net%b.o").write_text("net/b.o\n../net")
-    (record,) = read_records(tmp_path)
+    (tmp_path / "out").write_text("../../home/me/key\n../net/a.c\na\nmodule\nboom\n")
+    (record,) = read_records(tmp_path, Path("/t/linux/obj"))
     assert (record.modules, record.builtin, record.output) == (("a", "b_c"), False, "boom\nmore")
     assert normal("snd-hda,x") == "snd_hda_x"

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from series_fixtures import SeriesBench, program, row
 
+from kpatchlab import fence
 from kpatchlab.build import build_kernel, kernel_key
 from kpatchlab.build.kernel import series_changes
 from kpatchlab.build.patchset import apply_series
@@ -263,6 +264,7 @@ def test_sparse_says_what_is_new(bench, monkeypatch):
     said += 'grep -n SPARSE "$f" | sed "s,^\\([0-9]*\\):.*,$f:\\1:2: warning: context imbalance,"; exit 1'
     program(bench.root / "bin", "sparse", said)
     monkeypatch.setenv("PATH", f"{bench.root / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(fence, "SYSTEM", (*fence.SYSTEM, str(bench.root / "bin")))
     bench.sub("core/net.c", SEND, f"/* SPARSE */\n{SEND}")
     bench.git("commit", "-qa", "--amend", "--no-edit")
     bench.patch("net: a word", ("core/net.c", SEND, f"/* a word */\n{SEND}"))
@@ -276,13 +278,8 @@ def test_sparse_says_what_is_new(bench, monkeypatch):
 
 
 def test_without_sparse_the_check_is_skipped_with_the_reason(bench, monkeypatch):
-    bin_dir = bench.root / "bin"
-    bin_dir.mkdir()
-    for place in ("/usr/bin", "/bin", "/usr/sbin"):
-        for name in os.listdir(place) if os.path.isdir(place) else ():
-            if name != "sparse" and not os.path.lexists(bin_dir / name):
-                (bin_dir / name).symlink_to(f"{place}/{name}")
-    monkeypatch.setenv("PATH", str(bin_dir))
+    real = fence.which
+    monkeypatch.setattr(fence, "which", lambda name: None if name == "sparse" else real(name))
     bench.patch("net: a word", ("core/net.c", SEND, f"/* a word */\n{SEND}"))
     table = bench.walk("W=1", "sparse", "checkpatch")
     assert row(table, 1, "sparse") == ("skip", "skipped")
@@ -316,6 +313,7 @@ def test_allmodconfig_and_coccicheck_on_request(bench, monkeypatch):
     (bench.lab / "kernels/config/all.config").write_text("CONFIG_NET=y\nCONFIG_ALPHA=m\n")
     program(bench.root / "bin", "spatch", "exit 0")
     monkeypatch.setenv("PATH", f"{bench.root / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setattr(fence, "SYSTEM", (*fence.SYSTEM, str(bench.root / "bin")))
     bench.write(
         "scripts/coccicheck", 'grep -n COCCI "$1" | sed "s,^\\([0-9]*\\):.*,./$1:\\1:2-7: WARNING: use kzalloc,"\n'
     )
@@ -357,7 +355,8 @@ def test_what_cannot_be_walked_is_told(bench):
         walk(recipe, "with", bench.ctx, bench.results, Wanted(), bench.told.append)
 
 
-def test_a_full_disk_is_the_hosts_fault_and_what_is_done_stays(bench):
+def test_a_full_disk_is_the_hosts_fault_and_what_is_done_stays(bench, monkeypatch):
+    monkeypatch.setattr(fence, "LEAST_FREE_BYTES", 1 << 60)
     bench.patch("net: a word", ("core/net.c", SEND, f"/* a word */\n{SEND}"))
     bench.patch("net: fill", ("core/net.c", SEND, f"/* more */\n{SEND}"), ("fail", "", "nospace\n"))
     with pytest.raises(HostError, match="no space left"):

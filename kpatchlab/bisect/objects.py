@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from pathlib import Path
 
-from kpatchlab import proc
+from kpatchlab.fence import tool
 
 COPY_S = 300.0
 NOT_CODE = (".note.gnu.build-id", ".notes", ".note.Linux", ".comment")
@@ -35,6 +35,6 @@ def _content(path: Path) -> str:
     with tempfile.TemporaryDirectory(prefix="kpatchlab-objects-") as scratch:
         plain = Path(scratch) / "plain"
         words = ["objcopy", "--strip-debug", *(f"--remove-section={name}" for name in NOT_CODE)]
-        proc.run([*words, str(path), str(plain)], timeout_s=COPY_S)
+        tool(path, write=[Path(scratch)]).run([*words, str(path), str(plain)], timeout_s=COPY_S)
         with plain.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()

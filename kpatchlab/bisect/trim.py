@@ -6,7 +6,6 @@ selects what. It is made once, from the bad end, and kept for all steps, so that
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -19,9 +18,12 @@ from kpatchlab.bisect.workspace import Workspace
 from kpatchlab.build import BuildContext, lies_built
 from kpatchlab.build import config as configuration
 from kpatchlab.build.artifact import BOOT_MODULES
+from kpatchlab.build.confined import build_fence
 from kpatchlab.build.kconfig import Kconfig
 from kpatchlab.build.kernel import OBJECTS
-from kpatchlab.build.make import build_environment
+from kpatchlab.cache import content_key
+from kpatchlab.fence import Escape, Fence
+from kpatchlab.files import put_plain
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.lab.scenario import Scenario, own_files
@@ -52,7 +54,7 @@ def trimmed(lab: Lab, criterion: Criterion, recipe: KernelRecipe, space: Workspa
     obj = Path(tempfile.mkdtemp(prefix=f"{OBJECTS}trim-", dir=space.path))
     try:
         return tuple(_trim(lab, criterion, recipe, space.path, obj, words, ctx))
-    except configuration.CannotConfigure:
+    except (configuration.CannotConfigure, Escape, proc.CommandFailed):
         return ()
     finally:
         ctx.discard(obj)
@@ -93,11 +95,11 @@ def _trim(
     lab: Lab, criterion: Criterion, recipe: KernelRecipe, tree: Path, obj: Path, words: set[str], ctx: BuildContext
 ) -> Iterator[str]:
     asked = configuration.asked_symbols(recipe, ctx)
-    env = build_environment(ctx, obj / "failures", obj / "stats")
-    configuration.configure(tree, obj, asked, ctx, env)
+    fence = build_fence(ctx, content_key(str(tree)), write=[obj], read=[tree])
+    configuration.configure(tree, obj, asked, ctx, fence)
     before = configuration.read_config(obj / ".config")
     modules = [symbol for symbol, value in before.items() if value == "m"]
-    after = _localmodconfig(tree, obj, words, env, ctx)
+    after = _localmodconfig(tree, obj, words, fence, ctx)
     scenarios = lab.choose(criterion.scenarios) if criterion.scenarios else ()
     kept = {symbol for name in scenarios for symbol in lab.scenarios[name].needs.config}
     kconfig = Kconfig(tree, configuration.source_arch(ctx.arch))
@@ -108,36 +110,33 @@ def _trim(
         and symbol not in kept
         and not any(AUTOLOADED.match(definition.place) for definition in kconfig.symbols.get(symbol, ()))
     ]
-    left = _settled(tree, obj, before, gone, env, ctx)
+    left = _settled(tree, obj, before, gone, fence, ctx)
     if all(symbol in left for symbol in kept if symbol in before):
         yield from (symbol for symbol in gone if symbol not in left)  # the others are selected by what stays
 
 
 def _settled(
-    tree: Path, obj: Path, values: Mapping[str, str], gone: list[str], env: Mapping[str, str], ctx: BuildContext
+    tree: Path, obj: Path, values: Mapping[str, str], gone: list[str], fence: Fence, ctx: BuildContext
 ) -> dict[str, str]:
     """Return what Kconfig makes of a configuration without some symbols: what selects one keeps it."""
     lines = [f"CONFIG_{symbol}={value}\n" for symbol, value in values.items() if symbol not in gone]
     lines += [f"# CONFIG_{symbol} is not set\n" for symbol in gone]
-    (obj / ".config").write_text("".join(lines))
+    put_plain(obj / ".config", "".join(lines).encode())
     words = ["make", f"O={configuration.object_path(tree, obj)}", f"ARCH={configuration.source_arch(ctx.arch)}"]
-    proc.run([*words, "olddefconfig"], timeout_s=SCRIPT_S, cwd=tree, env=env, cancel=ctx.cancel)
+    fence.run([*words, "olddefconfig"], timeout_s=SCRIPT_S, cwd=tree, cancel=ctx.cancel)
     ctx.check_cancel()
     return configuration.read_config(obj / ".config")
 
 
-def _localmodconfig(
-    tree: Path, obj: Path, words: set[str], env: Mapping[str, str], ctx: BuildContext
-) -> dict[str, str]:
+def _localmodconfig(tree: Path, obj: Path, words: set[str], fence: Fence, ctx: BuildContext) -> dict[str, str]:
     """Return the configuration of `obj` as localmodconfig has it where exactly these modules are loaded."""
     loaded = obj / "loaded"
-    loaded.write_text("Module Size Used by\n" + "".join(f"{word} 1 0\n" for word in sorted(words)))
+    listed = "Module Size Used by\n" + "".join(f"{word} 1 0\n" for word in sorted(words))
+    put_plain(loaded, listed.encode())
     arch = configuration.source_arch(ctx.arch)
     more = {"LSMOD": str(loaded), "SRCARCH": arch, "HEADER_ARCH": arch, "srctree": str(tree)}
-    with (obj / "localmodconfig").open("wb") as handle:
-        proc.run(
-            ["perl", str(tree / SCRIPT), "--localmodconfig", str(tree), "Kconfig"],
-            timeout_s=SCRIPT_S, cwd=obj, env={**os.environ, **env, **more}, cancel=ctx.cancel, stdout_to=handle,
-        )  # fmt: skip
-    ctx.check_cancel()
-    return configuration.read_config(obj / "localmodconfig")
+    with tempfile.NamedTemporaryFile() as handle:
+        command = ["perl", str(tree / SCRIPT), "--localmodconfig", str(tree), "Kconfig"]
+        fence.adding(more).run(command, timeout_s=SCRIPT_S, cwd=obj, cancel=ctx.cancel, stdout_to=handle.file)
+        ctx.check_cancel()
+        return configuration.read_config(Path(handle.name))

@@ -13,6 +13,7 @@ from pathlib import Path
 from kpatchlab import proc
 from kpatchlab.build.failures import normal
 from kpatchlab.errors import HostError, LabError
+from kpatchlab.fence import tool
 from kpatchlab.files import link_or_copy
 from kpatchlab.model import BuildResult, ModuleFailure, to_json
 
@@ -48,7 +49,7 @@ def finish_modules(root: Path, release: str, system_map: Path | None) -> Path:
 
     Raises:
         DependencyCycle: modules need each other, which depmod refuses.
-        HostError: depmod fails otherwise.
+        CommandFailed: depmod fails otherwise.
     """
     folder = root / "lib/modules" / release
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,8 @@ def finish_modules(root: Path, release: str, system_map: Path | None) -> Path:
             (folder / name).touch()
     extra = ["-F", str(system_map)] if system_map else []
     try:
-        proc.run([_sbin("depmod"), "-b", str(root), *extra, release], timeout_s=PACK_S)
+        inside = tool(*([system_map] if system_map else []), write=[root])
+        inside.run([_sbin("depmod"), "-b", str(root), *extra, release], timeout_s=PACK_S)
     except proc.CommandFailed as failed:
         lines = failed.result.stderr.splitlines()
         if not any("dependency cycle" in line for line in lines):
@@ -77,7 +79,8 @@ def pack_modules(root: Path, image: Path, config: Path) -> None:
     """
     compress = ["-zlz4hc"] if "CONFIG_EROFS_FS_ZIP=y" in config.read_text() else []
     words = [_sbin("mkfs.erofs"), "--quiet", "--all-root", "-T0", "-U00000000-0000-0000-0000-000000000000", *compress]
-    proc.run([*words, str(image), str(root / "lib/modules")], timeout_s=PACK_S)
+    image.touch()  # it alone is writable
+    tool(root, write=[image]).run([*words, str(image), str(root / "lib/modules")], timeout_s=PACK_S)
 
 
 def keep_notes(obj: Path, work: Path) -> None:
@@ -167,11 +170,11 @@ def _unpacked(path: Path) -> bytes:
         return lzma.decompress(path.read_bytes())
     if path.suffix == ".ko":
         return path.read_bytes()
-    tool = {".zst": "zstd", ".gz": "gzip"}[path.suffix]
+    program = {".zst": "zstd", ".gz": "gzip"}[path.suffix]
     plain = path.parent / f"{path.stem}.unpacked"
     try:
         with plain.open("wb") as handle:
-            proc.run([tool, "-dc", str(path)], timeout_s=PACK_S, stdout_to=handle)
+            tool(path).run([program, "-dc", str(path)], timeout_s=PACK_S, stdout_to=handle)
         return plain.read_bytes()
     finally:
         plain.unlink(missing_ok=True)

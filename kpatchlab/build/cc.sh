@@ -42,11 +42,25 @@ if [ "$status" -eq 0 ]; then
 	exit 0
 fi
 
-# What the host did to the compiler is not the source's fault: out of memory, disk full, the build cancelled.
+# What the host did to the compiler is not the source's fault: a full disk, a process that the kernel killed for lack
+# of memory. The host is asked, since an #error can have any words; they only say where to look.
+full() {
+	# available blocks and their size
+	room=$(stat -f -c '%a %S' "$1" 2>/dev/null) && [ $((${room% *} * ${room#* })) -lt 268435456 ]
+}
 case $output in
-*'No space left on device'* | *'Cannot allocate memory'* | *'memory exhausted'* | *'ignal terminated program'*)
-	printf '%s\n' "$output" >&2
-	exit "$status"
+*'No space left on device'* | *'quota exceeded'*)
+	if full . || full /tmp; then
+		printf '%s\n' "$output" >&2
+		exit "$status"
+	fi
+	;;
+*'Cannot allocate memory'* | *'memory exhausted'* | *'ignal terminated program'*)
+	killed=$(sed -n 's/^oom_kill //p' /proc/vmstat)
+	if [ "${killed:-0}" -gt "${KPATCHLAB_OOM_KILLS:-${killed:-0}}" ]; then
+		printf '%s\n' "$output" >&2
+		exit "$status"
+	fi
 	;;
 esac
 [ "$status" -lt 128 ] || exit "$status"

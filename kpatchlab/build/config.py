@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kpatchlab import proc
 from kpatchlab.build import failures, git
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.kconfig import Kconfig
 from kpatchlab.cache import content_key
 from kpatchlab.errors import UserError
+from kpatchlab.fence import Fence
+from kpatchlab.files import put_plain
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.model import ConfigMiss, from_json, to_json
 
@@ -99,7 +101,7 @@ def key(asked: Mapping[str, Asked]) -> dict[str, str]:
 
 
 def configure(
-    tree: Path, obj: Path, asked: Mapping[str, Asked], ctx: BuildContext, env: Mapping[str, str]
+    tree: Path, obj: Path, asked: Mapping[str, Asked], ctx: BuildContext, fence: Fence
 ) -> tuple[ConfigMiss, ...]:
     """Write `obj`/.config for `tree` and return what came out otherwise than asked.
 
@@ -111,17 +113,15 @@ def configure(
     """
     obj.mkdir(parents=True, exist_ok=True)
     fragment = obj / "kpatchlab.config"
-    fragment.write_text(fragment_text(asked))
-    # -P: the tree is the working directory, and its folders are not Python packages
-    words = [sys.executable, "-P", "-m", "virtme.commands.configkernel", "--allnoconfig", "--arch", ctx.arch]
-    words += ["--custom", str(fragment), f"O={object_path(tree, obj)}"]
-    result = proc.run(
-        words, timeout_s=CONFIGURE_S, check=False, cwd=tree, env=env, cancel=ctx.cancel, on_line=ctx.verbose
+    put_plain(fragment, fragment_text(asked).encode())
+    words, needed = _configkernel()
+    words += ["--allnoconfig", "--arch", ctx.arch, "--custom", str(fragment), f"O={object_path(tree, obj)}"]
+    result = fence.adding(read=needed).run(
+        words, timeout_s=CONFIGURE_S, check=False, cwd=tree, cancel=ctx.cancel, on_line=ctx.verbose
     )
     ctx.check_cancel()
     config = obj / ".config"
     if result.status != 0 or not config.exists():
-        failures.check_host(result.stdout + result.stderr, str(tree))
         lines = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
         at_fault = next((line for line in lines if re.search(r":\d+: |\*\*\* ", line)), "no reason given")
         raise CannotConfigure(at_fault.strip(), tuple(lines[-15:]))
@@ -129,8 +129,24 @@ def configure(
     return verify(asked, read_config(config), tree, ctx)
 
 
+def _configkernel() -> tuple[list[str], list[Path]]:
+    """Return virtme-ng's command that configures, and what it needs behind the fence beside the system.
+
+    Of this program's own environment, which may lie in a home, that is one package. It imports nothing but itself and
+    the standard library (virtme-ng 1.33 to 1.40).
+    """
+    from virtme import architectures
+
+    package = Path(architectures.__file__).parent
+    start = f"import sys; sys.path.insert(0, {str(package.parent)!r}); "
+    start += "from virtme.commands.configkernel import main; sys.exit(main())"
+    python = os.path.realpath(sys.executable)
+    # -I: the tree is the working directory, and its folders are not Python packages
+    return [python, "-I", "-S", "-c", start], [package, Path(sys.base_prefix)]
+
+
 def configure_anew(
-    tree: Path, obj: Path, asked: Mapping[str, Asked], ctx: BuildContext, env: Mapping[str, str], compiler: str
+    tree: Path, obj: Path, asked: Mapping[str, Asked], ctx: BuildContext, fence: Fence, compiler: str
 ) -> tuple[ConfigMiss, ...]:
     """As `configure`, but leave a configuration that is there and came of the same: 5 to 15 s of each warm build.
 
@@ -145,9 +161,9 @@ def configure_anew(
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none yet, or one that was cut off by a kill
     stamp.unlink(missing_ok=True)
-    misses = configure(tree, obj, asked, ctx, env)
+    misses = configure(tree, obj, asked, ctx, fence)
     made = {"origin": origin, "config": _digest(obj / ".config"), "misses": to_json(misses)}
-    stamp.write_text(json.dumps(made))
+    put_plain(stamp, json.dumps(made).encode())
     return misses
 
 

@@ -54,6 +54,7 @@ class BuildContext:
         verbose: takes each line that make and its helpers print.
         arch: as `uname -m` says it.
         min_free_bytes: a build refuses to start with less room than this below the cache.
+        trust: build what strangers wrote also where this host cannot confine it.
     """
 
     cache: Cache
@@ -66,11 +67,12 @@ class BuildContext:
     arch: str = platform.machine()
     min_free_bytes: int = 4 * GIB
     stdin: Callable[[], bytes] = nothing_to_read
+    trust: bool = False
 
     @classmethod
     def of(cls, lab: Lab, cache: Cache) -> Self:
         """Return what a build in this lab needs; nobody is told how far it is."""
-        return cls(cache, lab.root, lab.mirror, stdin=lab.stdin)
+        return cls(cache, lab.root, lab.mirror, stdin=lab.stdin, trust=lab.trust)
 
     @property
     def kernels_dir(self) -> Path:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kpatchlab import proc
-from kpatchlab.errors import HostError
+from kpatchlab import fence
+from kpatchlab.files import below
 from kpatchlab.model import ModuleFailure
 
 NM_S = 300.0
@@ -28,8 +28,7 @@ _MAKE = re.compile(
     r"^make(?:\[\d+\])?: \*\*\* (?:\[(?P<file>[^\]:]+):(?P<line>\d+): \S+\] )?(?P<text>.*)$", re.MULTILINE
 )
 _UNDEFINED = re.compile(r"^(.+\.ko):\s+U (?!_GLOBAL_OFFSET_TABLE_)(\S+)$", re.MULTILINE)
-_NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded")
-_NO_MEMORY = re.compile(r"Killed signal terminated program|Cannot allocate memory|virtual memory exhausted")
+_NO_MEMORY = re.compile(r"out of memory allocating|memory exhausted|Cannot allocate memory")
 _EXPORT = re.compile(r"\bEXPORT_\w*SYMBOL\w*\(\s*(\w+)")
 
 
@@ -84,29 +83,19 @@ def first_fault(output: str, tree: Path, *, make: bool = False) -> BuildError:
             file = relative(found[0]["file"], tree) if found[0]["file"] else ""
             return BuildError(file, int(found[0]["line"] or 0), found[0]["text"].strip())
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return BuildError("", 0, lines[0] if lines else "no output")
+    text = lines[0] if lines else "no output"
+    limit = f" (a process may have {fence.memory_bytes() >> 20} MiB)" if _NO_MEMORY.search(text) else ""
+    return BuildError("", 0, text + limit)
 
 
-def check_host(output: str, what: str) -> None:
-    """Raise HostError where an output says that the host is at fault, not what was built.
-
-    Raises:
-        HostError: the disk is full, or memory ran out.
-    """
-    if _NO_ROOM.search(output):
-        raise HostError(f"no space left while building {what}", hint="kpatchlab clean frees cached artifacts")
-    if _NO_MEMORY.search(output):
-        raise HostError(
-            f"the compiler was killed while building {what}: out of memory?", hint="fewer jobs: limits.build_jobs"
-        )
-
-
-def read_records(folder: Path) -> list[Record]:
-    """Return what cc.sh recorded, sorted by object."""
+def read_records(folder: Path, obj: Path) -> list[Record]:
+    """Return what cc.sh recorded, sorted by object; the build can write there, so only objects below `obj` count."""
     found = []
     for path in sorted(folder.glob("*")):
+        if path.is_dir():
+            continue
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        if len(lines) < 5:  # cut off by a kill
+        if len(lines) < 5 or not below(obj, lines[0]):  # the first is so where a kill cut it off
             path.unlink()
             continue
         names = tuple(normal(name) for name in re.split(r"[:\s]+", lines[2].strip("\"'")) if name)
@@ -117,7 +106,7 @@ def read_records(folder: Path) -> list[Record]:
 def forget(records: Iterable[Record], obj: Path) -> None:
     """Delete stubs and their records, so that the next make compiles those objects again."""
     for record in records:
-        target = obj / record.object
+        target = obj / record.object  # below it, as `read_records` has seen to
         for path in (target, target.with_name(f".{target.name}.cmd"), record.path):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
@@ -155,13 +144,16 @@ def read_links(obj: Path, modules: Mapping[str, Path]) -> Links:
     modpost names only the first ten unresolved symbols of a kernel, hence this one.
     """
     owners: dict[str, str] = {}
-    for line in (obj / "Module.symvers").read_text().splitlines():
+    for line in (obj / "Module.symvers").read_text(errors="replace").splitlines():
         fields = line.split("\t")
+        if len(fields) < 3:
+            continue
         owners[fields[1]] = "" if fields[2] == "vmlinux" else normal(Path(fields[2]).name)
     wanted: dict[str, set[str]] = {name: set() for name in modules}
     paths = [str(path) for path in modules.values()]
     for begin in range(0, len(paths), NM_BATCH):
-        text = proc.run(["nm", "-A", "--undefined-only", *paths[begin : begin + NM_BATCH]], timeout_s=NM_S).stdout
+        words = ["nm", "-A", "--undefined-only", *paths[begin : begin + NM_BATCH]]
+        text = fence.tool(obj).run(words, timeout_s=NM_S).stdout
         for match in _UNDEFINED.finditer(text):
             wanted[normal(Path(match[1]).stem)].add(match[2])
     needs = {name: {owners[s] for s in symbols if owners.get(s)} - {name} for name, symbols in wanted.items()}
@@ -174,7 +166,7 @@ def unresolved(links: Links, failures: Sequence[ModuleFailure], tree: Path, plac
     exports = {
         symbol: failure.module
         for failure in failures
-        for symbol in _EXPORT.findall(_text(tree / failure.source) + "".join(_blamed(failure, tree, places)))
+        for symbol in _EXPORT.findall(_text(tree, failure.source) + "".join(_blamed(failure, tree, places)))
     }
     needs = {name: set(mods) for name, mods in links.needs.items()}
     undefined: dict[str, set[str]] = {}
@@ -188,12 +180,15 @@ def unresolved(links: Links, failures: Sequence[ModuleFailure], tree: Path, plac
 def _blamed(failure: ModuleFailure, tree: Path, places: Mapping[str, str]) -> list[str]:
     """Return the text of the source that was compiled, where the compiler blames a header of it."""
     source = places.get(failure.module, "")
-    return [_text(tree / source)] if source and source != failure.source else []
+    return [_text(tree, source)] if source and source != failure.source else []
 
 
-def _text(path: Path) -> str:
+def _text(tree: Path, name: str) -> str:
+    """Return a source of the tree, "" where there is none; the name is the build's word."""
+    path = below(tree, name)
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        inside = path is not None and path.is_file() and path.resolve().is_relative_to(tree.resolve())
+        return path.read_text(encoding="utf-8", errors="replace") if path and inside else ""
     except OSError:
         return ""
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kpatchlab.build import artifact, changes, config, failures, make, patchset, source
+from kpatchlab import proc
+from kpatchlab.build import artifact, changes, config, confined, failures, make, patchset, source
 from kpatchlab.build.context import BuildContext, BuildProgress
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
-from kpatchlab.files import link_or_copy
+from kpatchlab.fence import Escape
+from kpatchlab.files import copied, link_or_copy
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.maintainers import NAME as MAINTAINERS
 from kpatchlab.model import BuildResult, ConfigMiss, ModuleFailure, Outcome, from_json
@@ -33,6 +35,10 @@ WORK_TREES = "bisect"
 """The cache's kind of work trees that are the lab's own, and are built from where they lie."""
 OBJECTS = "obj-"
 """What the names of object directories in such trees begin with."""
+
+
+NOT_MADE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+"""What reading a kernel's files raises where make says that it is done and has not made them."""
 
 
 class Blocked(Exception):
@@ -63,6 +69,21 @@ class _KernelSpec:
     def base_key(self) -> str:
         """Content key of the tree without the series."""
         return self.source.tree_key
+
+    @property
+    def author(self) -> str:
+        """Who wrote the code, as `confined.build_fence` takes it: a base is trusted, a series is not."""
+        if key := patchset.series_key(self.patches):
+            return key
+        own = self.tree_in_place()
+        return content_key(str(own)) if own else confined.TRUSTED
+
+    def tree_in_place(self) -> Path | None:
+        """Return a search's work tree, where it is what is built: its commits are a series."""
+        if not isinstance(self.source, source.Dir):
+            return None
+        tree = self.source.path()
+        return tree if tree.is_relative_to(self.source.ctx.cache.root / WORK_TREES) else None
 
     @property
     def in_place(self) -> bool:
@@ -203,10 +224,21 @@ def _fetch(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> Build
 
 def _build(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> BuildResult:
     """Make the artifact from source; `work` may hold what an earlier, killed try left."""
+    confined.check(ctx, plan.author)
     tree, obj = _tree(plan, name, work, ctx)
     ctx.progress(BuildProgress(name, "config"))
     covered = _covered(plan, work, ctx)
-    job = make.Job(name, tree, obj, work, ctx, covered)
+    try:
+        job = make.Job(name, tree, obj, work, ctx, plan.author, covered)
+        return _confined(plan, name, job, work, ctx)
+    except Escape as escaped:
+        fault = failures.BuildError("", 0, f"the build tried to leave its folders: {escaped.message}")
+        raise _blocked(_result(plan, name), fault, ()) from None
+
+
+def _confined(plan: _KernelSpec, name: str, job: make.Job, work: Path, ctx: BuildContext) -> BuildResult:
+    """Configure, make and install what lies in the job's tree."""
+    tree, obj = job.tree, job.obj
     try:
         _configure(plan, job)
     except config.CannotConfigure as refused:
@@ -223,6 +255,8 @@ def _build(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> Build
     if outcome.fault:
         result = replace(result, module_failures=tuple(failures.module_failures(outcome.records, tree)))
         raise _blocked(result, outcome.fault, outcome.log.splitlines())
+    if not result.release:
+        raise _blocked(result, failures.BuildError("", 0, "make wrote no release that is a name"), ())
     if plan.in_place and plan.source.ask() != plan.source.key:
         raise UserError(f"{tree} changed while it was being built", hint="run it again: only what changed is compiled")
     ctx.progress(BuildProgress(name, "package", outcome.total, outcome.total))
@@ -230,12 +264,14 @@ def _build(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> Build
         missing = _install(job, outcome.records, result.release, work, ctx)
     except artifact.DependencyCycle as cycle:
         raise _blocked(result, failures.BuildError("", 0, cycle.message), cycle.details) from None
-    if covered:
+    except (proc.CommandFailed, *NOT_MADE) as failed:
+        raise _blocked(result, failures.BuildError("", 0, str(failed)), outcome.log.splitlines()) from None
+    if plan.recipe.coverage:
         artifact.keep_notes(obj, work)
     failures.forget(outcome.records, obj)
     if not plan.in_place:
         ctx.discard(tree)
-    for leftover in ("configured", "unpacked-tree", "failures", "root", "ccache-stats.log"):
+    for leftover in ("configured", "unpacked-tree", "failures", "root"):
         path = work / leftover
         if path.is_dir():
             shutil.rmtree(path)
@@ -248,9 +284,9 @@ def _configure(plan: _KernelSpec, job: make.Job) -> None:
     """Have the configuration written where it is not, and keep what came out otherwise than asked."""
     tree, obj, ctx, done = job.tree, job.obj, job.ctx, job.work / "configured"
     if plan.in_place:
-        plan.misses = config.configure_anew(tree, obj, plan.asked, ctx, job.env, plan.compiler)
+        plan.misses = config.configure_anew(tree, obj, plan.asked, ctx, job.fence, plan.compiler)
     elif not done.exists():
-        plan.misses = config.configure(tree, obj, plan.asked, ctx, job.env)
+        plan.misses = config.configure(tree, obj, plan.asked, ctx, job.fence)
         done.touch()
     else:
         plan.misses = config.verify(plan.asked, config.read_config(obj / ".config"), tree, ctx)
@@ -410,19 +446,23 @@ def _install(
     gone = {module for failure in missing for module in (failure.module, *failure.dependents)}
     for module in artifact.drop_modules(root, gone):
         ctx.verbose(f"module {module} left out")
+    # A stranger's next build in these objects could write to what a link leads to.
+    gone_soon = job.author == confined.TRUSTED or job.obj.is_relative_to(work)
+    keep = link_or_copy if gone_soon else copied
     for module, path in built.items():
         if module not in gone:
-            link_or_copy(path, work / "modules-debug" / path.relative_to(job.obj))
+            keep(path, work / "modules-debug" / path.relative_to(job.obj))
     folder = artifact.finish_modules(root, release, job.obj / "System.map")
     shutil.copyfile(job.image(), work / "vmlinuz")
-    link_or_copy(job.obj / "vmlinux", work / "vmlinux")
+    keep(job.obj / "vmlinux", work / "vmlinux")
     # The next build in these objects makes a new vmlinux and new modules, but may write these two where they are.
     for kept, target in (("System.map", "System.map"), (".config", "config")):
         shutil.copyfile(job.obj / kept, work / target)
     artifact.keep_lists(folder, work)
     artifact.pack_modules(root, work / "modules.erofs", work / "config")
-    if (job.tree / MAINTAINERS).exists():  # the tree itself is not kept
-        shutil.copyfile(job.tree / MAINTAINERS, work / MAINTAINERS)
+    listed = job.tree / MAINTAINERS
+    if listed.is_file() and not listed.is_symlink():  # the tree itself is not kept
+        shutil.copyfile(listed, work / MAINTAINERS)
     return missing
 
 
@@ -432,5 +472,5 @@ def _reproduce(plan: _KernelSpec, job: make.Job, ctx: BuildContext) -> str:
     items = [f"--configitem {shlex.quote(f'{k}={v}')}" for k, v in plan.recipe.config_set.items()]
     configure = " ".join(["virtme-configkernel --allnoconfig", *fragments, *items, "O=obj"])
     names = ("KBUILD_BUILD_TIMESTAMP", "KBUILD_BUILD_USER", "KBUILD_BUILD_HOST", "KBUILD_BUILD_VERSION")
-    words = " ".join(f"{name}={shlex.quote(job.env[name])}" for name in names)
+    words = " ".join(f"{name}={shlex.quote(job.fence.env[name])}" for name in names)
     return f"{configure} && make O=obj {words} LOCALVERSION= -j{job.jobs} all"

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from kpatchlab import proc
-from kpatchlab.build import config, failures, make, patchset, source
+from kpatchlab.build import config, confined, failures, make, patchset, source
 from kpatchlab.build.built import Programs, Unbuilt, check_host, version_of
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key
+from kpatchlab.fence import Escape, Fence
+from kpatchlab.files import put_plain
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.model import Outcome
 
@@ -81,12 +83,14 @@ def build(recipe: KernelRecipe, collection: str, ctx: BuildContext) -> Programs:
 
     def produce(work: Path) -> None:
         tree = ctx.cache.get("kselftest-tree", tree_key, tree_of, label=f"source of selftests: {what}") / "tree"
-        how.make(tree, collection, work, ctx)
+        how.make(tree, collection, work, ctx, patchset.series_key(patches))
 
     try:
         ctx.cache.get("kselftest", key, produce, label=f"selftests {collection} of {what}")
     except patchset.DoesNotApplyError as error:
         raise Unbuilt(Outcome.BLOCKED, error.message) from None
+    except Escape as error:
+        raise Unbuilt(Outcome.BLOCKED, f"the build tried to leave its folders: {error.message}") from None
     return Programs(Outcome.PASS, "kselftest", key, cached=cached)
 
 
@@ -95,8 +99,8 @@ def host_stage(collection: str) -> str:
     return _RECIPES[collection].stage if collection in _RECIPES else ""
 
 
-def _environment(work: Path, ctx: BuildContext) -> dict[str, str]:
-    return {**make.build_environment(ctx, work / "failures", work / "ccache.log"), "LDFLAGS": "-static -s"}
+def _fence(ctx: BuildContext, author: str, *write: Path) -> Fence:
+    return confined.build_fence(ctx, author, write=write).adding({"LDFLAGS": "-static -s"})
 
 
 def _unpack(origin: source.Source[Any], patches: Sequence[patchset.Patch], work: Path, ctx: BuildContext) -> None:
@@ -108,14 +112,10 @@ def _unpack(origin: source.Source[Any], patches: Sequence[patchset.Patch], work:
     ctx.check_cancel()
     arch = config.source_arch(ctx.arch)
     words = ["make", f"-j{ctx.jobs or os.cpu_count() or 1}", f"ARCH={arch}", "headers"]
-    done = proc.run(
-        words,
-        timeout_s=HEADERS_S, check=False, cwd=whole, env=_environment(work, ctx), nice=proc.BUILD_NICE,
-        cancel=ctx.cancel,
-    )  # fmt: skip
+    fence = _fence(ctx, patchset.series_key(patches), whole)
+    done = fence.run(words, timeout_s=HEADERS_S, check=False, cwd=whole, nice=proc.BUILD_NICE, cancel=ctx.cancel)
     ctx.check_cancel()
     if done.status != 0:
-        failures.check_host(done.stdout + done.stderr, "headers")
         fault = failures.first_fault(done.stderr, whole, make=True)
         raise Unbuilt(Outcome.BLOCKED, f"make headers: {_place(fault)}{fault.text}")
     for name in (*_KEPT, f"arch/{arch}/include"):
@@ -142,21 +142,22 @@ class _Listed:
     files: list[str]
 
 
-def _by_its_makefile(tree: Path, collection: str, work: Path, ctx: BuildContext) -> None:
+def _by_its_makefile(tree: Path, collection: str, work: Path, ctx: BuildContext, author: str) -> None:
     """Build a folder, or one program of it, with the folder's own Makefile."""
     folder, only = _folder(tree, collection)
     copy, out, programs = work / "tree", work / "out", work / "programs"
-    shutil.copytree(tree, copy, symlinks=True, copy_function=os.link)  # so that a test can be left out
+    shutil.copytree(tree, copy, symlinks=True)  # a test can be left out, and the cache's own is not for a build
     for made in (out, programs):
         made.mkdir()
     here = copy / _SELFTESTS / folder
     words = ["make", "-k", "-C", str(here), f"OUTPUT={out}", f"KHDR_INCLUDES=-isystem {copy / 'usr/include'}"]
-    listed = _listed(words, work, ctx)
+    fence = _fence(ctx, author, copy, out)
+    listed = _listed(words, fence)
     if only:
         listed = _narrowed(listed, only)
     if not listed.tests and not listed.scripts:
         raise Unbuilt(Outcome.SKIP, f"the kernel's tree has no {_SELFTESTS}/{collection}")
-    left_out, log = _compile(words, [*listed.tests, *listed.others], here, out, work, ctx)
+    left_out, log = _compile(words, [*listed.tests, *listed.others], here, out, fence, ctx)
     for name in [*listed.tests, *listed.others]:
         if (out / name).exists():
             shutil.copy2(out / name, programs / name)
@@ -184,8 +185,11 @@ def _folder(tree: Path, collection: str) -> tuple[str, str]:
     raise Unbuilt(Outcome.SKIP, f"the kernel's tree has no {_SELFTESTS}/{collection}")
 
 
-def _listed(words: Sequence[str], work: Path, ctx: BuildContext) -> _Listed:
-    done = proc.run([*words, f"--eval={_LIST}", "lab-list"], timeout_s=MAKE_S, env=_environment(work, ctx))
+def _listed(words: Sequence[str], fence: Fence) -> _Listed:
+    done = fence.run([*words, f"--eval={_LIST}", "lab-list"], timeout_s=MAKE_S, check=False)
+    if done.status != 0:
+        fault = failures.first_fault(done.stderr, Path("/"), make=True)
+        raise Unbuilt(Outcome.BLOCKED, f"make does not list its tests: {_place(fault)}{fault.text}")
     found = {}
     for line in done.stdout.splitlines():
         kind, _, names = line.strip().partition(" ")
@@ -205,7 +209,7 @@ def _narrowed(listed: _Listed, program: str) -> _Listed:
 
 
 def _compile(
-    words: Sequence[str], names: Sequence[str], here: Path, out: Path, work: Path, ctx: BuildContext
+    words: Sequence[str], names: Sequence[str], here: Path, out: Path, fence: Fence, ctx: BuildContext
 ) -> tuple[list[tuple[str, str, str]], str]:
     """Make programs; returns the tests that had to be left out as (program, test, why), and make's last errors."""
     left_out: list[tuple[str, str, str]] = []
@@ -214,13 +218,11 @@ def _compile(
         goals = [str(out / name) for name in names if not (out / name).exists()]
         if not goals:
             break
-        done = proc.run(
-            [*words, *goals],
-            timeout_s=MAKE_S, check=False, env=_environment(work, ctx), nice=proc.BUILD_NICE, cancel=ctx.cancel,
-            on_line=ctx.verbose,
-        )  # fmt: skip
+        goal = [*words, *goals]
+        done = fence.run(
+            goal, timeout_s=MAKE_S, check=False, nice=proc.BUILD_NICE, cancel=ctx.cancel, on_line=ctx.verbose
+        )
         ctx.check_cancel()
-        failures.check_host(done.stdout + done.stderr, "selftests")
         log = done.stderr
         if done.status == 0:
             break
@@ -242,9 +244,7 @@ def _leave_out(log: str, here: Path) -> list[tuple[str, str, str]]:
     for path, found in errors.items():
         text, gone = without_tests(path.read_text(errors="replace"), found)
         if gone:
-            beside = path.with_suffix(".lab")
-            beside.write_text(text)
-            beside.replace(path)  # it is a link to the cache's own file
+            put_plain(path, text.encode())
             dropped += [(path.stem, test, f"does not compile: {path.name}:{why}") for test, why in gone]
     return dropped
 
@@ -297,7 +297,7 @@ def _write_lists(programs: Path, tests: Sequence[str], left_out: Iterable[tuple[
 # ------------------------------------------------------------------------------------------ sockmap
 
 
-def _sockmap(tree: Path, collection: str, work: Path, ctx: BuildContext) -> None:
+def _sockmap(tree: Path, collection: str, work: Path, ctx: BuildContext, author: str) -> None:
     """Build bpf/test_sockmap alone: its folder's Makefile wants the kernel's debug information for all its programs."""
     here, libbpf, programs = tree / _SELFTESTS / "bpf", work / "libbpf", work / "programs"
     if not (here / "test_sockmap.c").exists():
@@ -305,14 +305,12 @@ def _sockmap(tree: Path, collection: str, work: Path, ctx: BuildContext) -> None
     for made in (libbpf, programs):
         made.mkdir()
 
+    fence = _fence(ctx, author, libbpf, programs).adding(read=[tree])
+
     def run(words: Sequence[str | Path]) -> None:
-        done = proc.run(
-            words,
-            timeout_s=MAKE_S, check=False, env=_environment(work, ctx), nice=proc.BUILD_NICE, cancel=ctx.cancel,
-        )  # fmt: skip
+        done = fence.run(words, timeout_s=MAKE_S, check=False, nice=proc.BUILD_NICE, cancel=ctx.cancel)
         ctx.check_cancel()
         if done.status != 0:
-            failures.check_host(done.stdout + done.stderr, collection)
             fault = failures.first_fault(done.stderr, tree, make=True)
             raise Unbuilt(Outcome.BLOCKED, f"{collection} does not build: {_place(fault)}{fault.text}")
 

@@ -5,26 +5,24 @@ from __future__ import annotations
 import functools
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kpatchlab import proc
-from kpatchlab.build import config, failures
+from kpatchlab import fence, proc
+from kpatchlab.build import config, confined, failures
 from kpatchlab.build.context import BuildContext, BuildProgress
 from kpatchlab.errors import HostError
+from kpatchlab.files import below, put_plain
 from kpatchlab.model import ModuleFailure
 
 MAKE_S = 6 * 3600.0
 QUICK_S = 120.0
 OBJECTS_PER_SYMBOL = 2
 """Objects of a lean kernel for each symbol that is set, measured on 6.1 and 6.12: an estimate, until one is built."""
+_RELEASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~-]{0,63}")
+"""utsname has 64 characters for it."""
 _COMPILES = re.compile(r"^  (?:CC|AS)\s+(?:\[M\]\s+)?\S+\.o$")
-_DROPPED = re.compile(
-    r"(MAKE.*|MFLAGS|GNUMAKEFLAGS|KBUILD_.*|K[CA]FLAGS|KCPPFLAGS|O|V|W|C|M|ARCH|CROSS_COMPILE|LLVM.*|LOCALVERSION"
-    r"|INSTALL_.*|CC|LD|AS|CFLAGS.*|LDFLAGS.*|HOST.*|LANG|LC_.*|KCONFIG_.*)"
-)
 
 
 @functools.cache
@@ -35,40 +33,13 @@ def toolchain(arch: str) -> str:
         HostError: there is none.
     """
     del arch  # one compiler a host, until somebody builds for another architecture
-    if not shutil.which("gcc"):
+    if not fence.which("gcc"):
         raise HostError("gcc: not found", hint="kpatchlab doctor names the package")
     found = []
     for program in ("gcc", "ld"):
-        text = proc.run([program, "--version"], timeout_s=QUICK_S).stdout
+        text = proc.run([fence.which(program) or program, "--version"], timeout_s=QUICK_S).stdout
         found.append(text.splitlines()[0] if text else program)
     return "; ".join(found)
-
-
-def build_environment(ctx: BuildContext, record_dir: Path, stats: Path) -> dict[str, str]:
-    """Return make's environment: nothing of the caller's that changes what is built, and always the same identity.
-
-    LANG: ccache counts the locale in, and messages are read by their English words.
-    """
-    kept = {name: value for name, value in os.environ.items() if not _DROPPED.fullmatch(name)}
-    ccache = bool(shutil.which("ccache"))
-    if ccache:
-        kept |= {
-            "CCACHE_DIR": str(ctx.cache.root / "ccache"),
-            "CCACHE_NOHASHDIR": "1",  # objects are shared between trees
-            "CCACHE_MAXSIZE": "20G",
-            "CCACHE_STATSLOG": str(stats),
-        }
-    return {
-        **kept,
-        "LANG": "C.UTF-8",
-        "KBUILD_BUILD_TIMESTAMP": "2020-01-01",
-        "KBUILD_BUILD_USER": "kpatchlab",
-        "KBUILD_BUILD_HOST": "kpatchlab",
-        "KBUILD_BUILD_VERSION": "1",
-        "KPATCHLAB_CC": "ccache gcc" if ccache else "gcc",
-        "KPATCHLAB_FAILURES": str(record_dir),
-        "PYTHONDONTWRITEBYTECODE": "1",  # the tree's own scripts, in the user's own tree
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,25 +70,32 @@ class Job:
         tree: the source, series applied; never written to.
         obj: the object directory, configured.
         work: where records and logs go.
+        author: who wrote the code, as `confined.build_fence` takes it.
         covered: a file that names the sources which are compiled for gcov, one a line.
     """
 
     def __init__(
-        self, name: str, tree: Path, obj: Path, work: Path, ctx: BuildContext, covered: Path | None = None
-    ) -> None:
+        self, name: str, tree: Path, obj: Path, work: Path, ctx: BuildContext, author: str,
+        covered: Path | None = None,
+    ) -> None:  # fmt: skip
         self.name, self.tree, self.obj, self.work, self.ctx = name, tree, obj, work, ctx
+        self.author = author
         self.jobs = ctx.jobs or os.cpu_count() or 1
         self._records = work / "failures"
-        self._stats = work / "ccache-stats.log"
-        self.env: Mapping[str, str] = build_environment(ctx, self._records, self._stats)
-        if covered:
-            self.env = {**self.env, "KPATCHLAB_COVER": str(covered)}
+        self._stats = obj / "kpatchlab-ccache.log"
         for path in (tree, obj):
             if re.search(r"[\s:]", str(path)):
                 raise HostError(
                     f"{path}: kbuild cannot work below a path with blanks or colons",
                     hint="set KPATCHLAB_CACHE, or move the tree",
                 )
+        obj.mkdir(parents=True, exist_ok=True)
+        self.fence = confined.build_fence(
+            ctx, author, write=[obj], read=[tree], records=self._records, stats=self._stats
+        )
+        self.fence.sweep()  # what a build that was killed has left; the lab writes here as well
+        if covered:
+            self.fence = self.fence.adding({"KPATCHLAB_COVER": str(covered)}, read=[covered])
 
     def run(self, *, keep_going: bool = False) -> Compiled:
         """Run make to its end.
@@ -129,37 +107,36 @@ class Job:
             HostError: the disk is full, memory ran out, make is missing.
             BuildCancelled: `cancel` was set.
         """
-        self._records.mkdir(parents=True, exist_ok=True)
-        failures.forget(failures.read_records(self._records), self.obj)
+        failures.forget(failures.read_records(self._records, self.obj), self.obj)
         self._stats.unlink(missing_ok=True)
-        compiler = self.obj / "cc.sh"
-        shutil.copy(Path(__file__).with_name("cc.sh"), compiler)
-        compiler.chmod(0o755)
+        put_plain(self.obj / "cc.sh", Path(__file__).with_name("cc.sh").read_bytes(), 0o755)
         seen = _Seen(self.name, self.ctx, self._estimate(), sum(1 for _ in self._objects()))
-        result = proc.run(
+        result = self.fence.adding({"KPATCHLAB_OOM_KILLS": str(fence.oom_kills())}).run(
             # KBUILD_MODPOST_WARN: a symbol that a stub should export is missing; `missing_modules` sorts that out
             [*self._make(), f"-j{self.jobs}", *(["-k"] if keep_going else []), "KBUILD_MODPOST_WARN=1", "all"],
             timeout_s=MAKE_S,
             check=False,
             cwd=self.tree,
-            env=self.env,
             nice=proc.BUILD_NICE,
             cancel=self.ctx.cancel,
             on_line=seen.line,
         )
         self.ctx.check_cancel()
-        records = failures.read_records(self._records)
+        records = failures.read_records(self._records, self.obj)
         log = result.stdout + result.stderr
-        if result.timed_out:
-            raise HostError(f"{self.name}: make did not end in {MAKE_S / 3600:.0f} hours")
+        late = f"make did not end in {MAKE_S / 3600:.0f} hours"
+        if result.timed_out and self.author == confined.TRUSTED:
+            raise HostError(f"{self.name}: {late}")
         fault = self._fault(result, records) if result.status != 0 else None
+        fault = failures.BuildError("", 0, late) if result.timed_out else fault
         total = sum(1 for _ in self._objects())
         return Compiled(fault, records, self._compiled(seen.fresh), total, log, seen.fresh)
 
     def release(self) -> str:
-        """Return `uname -r` of the kernel, "" where make did not come that far."""
+        """Return `uname -r` of the kernel, "" where make did not come that far, or where it is no name of a folder."""
         path = self.obj / "include/config/kernel.release"
-        return path.read_text().strip() if path.exists() else ""
+        found = path.read_text(errors="replace").strip() if path.exists() else ""
+        return found if _RELEASE.fullmatch(found) else ""
 
     def image(self) -> Path:
         """Return the bootable image, where virtme-ng's table of architectures says it is."""
@@ -170,9 +147,9 @@ class Job:
     def built_modules(self) -> dict[str, Path]:
         """Return the modules that make linked: name -> .ko with its debug information."""
         order = self.obj / "modules.order"
-        lines = order.read_text().split() if order.exists() else []
+        lines = order.read_text(errors="replace").split() if order.exists() else []
         # Up to 6.1 modules.order names .ko files, from 6.2 on (f65a486821cf) .o files.
-        paths = [self.obj / line.removeprefix("./") for line in lines]
+        paths = [path for line in lines if (path := below(self.obj, line))]
         found = [path.with_suffix(".ko") for path in paths]
         return {failures.normal(path.stem): path for path in found if path.exists()}
 
@@ -181,8 +158,8 @@ class Job:
         words = [f"INSTALL_MOD_PATH={root}", "INSTALL_MOD_STRIP=1", "DEPMOD=true", "modules_install"]
         root.mkdir(parents=True, exist_ok=True)
         if (self.obj / "modules.order").exists():
-            proc.run(
-                [*self._make(), *words], timeout_s=QUICK_S * 5, cwd=self.tree, env=self.env, on_line=self.ctx.verbose
+            self.fence.adding(write=[root]).run(
+                [*self._make(), *words], timeout_s=QUICK_S * 5, cwd=self.tree, on_line=self.ctx.verbose
             )
 
     def missing_modules(self, records: Sequence[failures.Record], built: Mapping[str, Path]) -> list[ModuleFailure]:
@@ -240,7 +217,6 @@ class Job:
             return seen
 
     def _fault(self, result: proc.Result, records: Sequence[failures.Record]) -> failures.BuildError:
-        failures.check_host(result.stdout + result.stderr, self.name)
         builtin = [record for record in records if record.builtin]
         if builtin:
             fault = failures.first_fault(builtin[0].output, self.tree)

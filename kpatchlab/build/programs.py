@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kpatchlab import proc
-from kpatchlab.build import failures, make
+from kpatchlab.build import make
 from kpatchlab.build.built import Programs, Unbuilt
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key, file_digest
+from kpatchlab.fence import tool
 from kpatchlab.model import Outcome
 
 VERSION = 2
@@ -36,10 +36,10 @@ def build(name: str, ctx: BuildContext) -> Programs:
     def produce(work: Path) -> None:
         (work / "programs").mkdir()
         words = ["gcc", *FLAGS, "-o", str(work / "programs" / name), str(source)]
-        done = proc.run(words, timeout_s=BUILD_S, check=False, cancel=ctx.cancel)
+        fence = tool(source.parent, write=[work])
+        done = fence.run(words, timeout_s=BUILD_S, check=False, cancel=ctx.cancel)
         ctx.check_cancel()
         if done.status != 0:
-            failures.check_host(done.stdout + done.stderr, name)
             said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-300:])
             raise Unbuilt(Outcome.BLOCKED, f"it does not compile: {said.replace(str(ctx.lab_root) + '/', '')}")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kpatchlab import proc
-from kpatchlab.build import failures, make
+from kpatchlab.build import confined, failures, make
 from kpatchlab.build.built import Programs, Unbuilt
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key, file_digest
@@ -70,11 +70,10 @@ def _libkcapi(tree: Path, programs: Path, ctx: BuildContext) -> None:
     defines += ["-DWITH_LIB_ASYM=1", "-DWITH_LIB_KPP=1", "-DHAVE_GETRANDOM=1", f"-I{tree / 'lib'}"]
     sources = [str(path) for path in (*sorted((tree / "lib").glob("*.c")), tree / "test/kcapi-main.c")]
     words = ["gcc", "-O2", "-w", "-static", "-s", *defines, *sources, "-lpthread", "-o", str(programs / "kcapi")]
-    env = make.build_environment(ctx, programs, programs)
-    done = proc.run(words, timeout_s=BUILD_S, check=False, env=env, nice=proc.BUILD_NICE, cancel=ctx.cancel)
+    fence = confined.build_fence(ctx, confined.TRUSTED, write=[programs], read=[tree])
+    done = fence.run(words, timeout_s=BUILD_S, check=False, nice=proc.BUILD_NICE, cancel=ctx.cancel)
     ctx.check_cancel()
     if done.status != 0:
-        failures.check_host(done.stdout + done.stderr, "libkcapi")
         fault = failures.first_fault(done.stderr, tree, make=True)
         raise Unbuilt(Outcome.BLOCKED, f"libkcapi does not build: {fault.file}:{fault.line}: {fault.text}")
     for name in ("test.sh", "libtest.sh"):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kpatchlab import proc
+from kpatchlab import fence
 from kpatchlab.build.changes import Changes, Named
 from kpatchlab.build.config import read_config
 from kpatchlab.build.failures import normal
@@ -114,7 +114,7 @@ def _listed(system_map: Path, modules: Sequence[Path]) -> Iterator[tuple[str, st
     for line in system_map.read_text().splitlines():
         yield ("", *line.split()[-2:])  # type: ignore[misc]
     home = normal(modules[0].stem) if modules else ""  # of a single file nm does not print the name
-    for line in _read(["nm", *map(str, modules)]) if modules else ():
+    for line in _read(["nm", *map(str, modules)], system_map.parent) if modules else ():
         if line.endswith(".ko:"):
             home = normal(Path(line[:-1]).stem)
         elif len(words := line.split()) == 3:
@@ -124,14 +124,14 @@ def _listed(system_map: Path, modules: Sequence[Path]) -> Iterator[tuple[str, st
 def _compiled(objects: Sequence[Path]) -> Iterator[str]:
     """Yield the source files that objects were compiled from, as the tree names them: the head of each DWARF unit."""
     there = [str(path) for path in objects if path.exists()]
-    for line in _read(["readelf", "--debug-dump=info", "--dwarf-depth=1", *there]) if there else ():
+    for line in _read(["readelf", "--debug-dump=info", "--dwarf-depth=1", *there], objects[0].parent) if there else ():
         if match := re.match(r"\s+<[0-9a-f]+>\s+DW_AT_name\s+: (?:\([^)]*\): )?(.*\S)", line):
             yield os.path.normpath(match[1]).removeprefix("../")  # compiled in obj/, a folder of the tree
 
 
-def _read(words: list[str]) -> Iterator[str]:
+def _read(words: list[str], artifact: Path) -> Iterator[str]:
     """Yield the lines of a command's output; none where it fails: what cannot be read is not known."""
     with tempfile.TemporaryFile() as handle:
-        proc.run(words, timeout_s=READ_S, check=False, stdout_to=handle)
+        fence.tool(artifact).run(words, timeout_s=READ_S, check=False, stdout_to=handle)
         handle.seek(0)
         yield from (line.decode("utf-8", "replace").rstrip("\n") for line in handle)

@@ -42,6 +42,7 @@ class Options:
     no_install: bool = False
     verbose: bool = False
     debug: bool = False
+    trust: bool = False
     _stdin: bytes | None = None
 
     def stdin(self) -> bytes:
@@ -104,6 +105,7 @@ FOR_ALL = (
     ),
     _for_all("--no-install", is_flag=True, help="Say which Debian packages are missing, and stop."),
     _for_all("-v", "--verbose", is_flag=True, help="Show the commands that the lab starts, ready to be pasted."),
+    _for_all("--trust", is_flag=True, help="Build series also where this host has no sandbox for them."),
     _for_all("--debug", is_flag=True, help="Show a traceback with every error."),
 )
 """What is taken before the verb and behind it; see `Options`."""

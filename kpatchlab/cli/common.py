@@ -30,7 +30,7 @@ def load_lab(options: Options, choice: tuple[str, ...] = (), variant: str | None
     from kpatchlab.lab import load
     from kpatchlab.variants import debug
 
-    loaded = dataclasses.replace(load.load(options.lab_file(), choice), stdin=options.stdin)
+    loaded = dataclasses.replace(load.load(options.lab_file(), choice), stdin=options.stdin, trust=options.trust)
     return debug.variant(loaded, variant) if variant else loaded
 
 

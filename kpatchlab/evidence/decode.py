@@ -18,9 +18,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kpatchlab import proc
 from kpatchlab.errors import HostError
 from kpatchlab.evidence.patterns import ANY_FRAME, PROGRAM_COUNTER
+from kpatchlab.fence import tool
 from kpatchlab.model import Splat
 
 TIMEOUT_S = 60.0
@@ -194,7 +194,8 @@ def _read_object(path: Path, *, relocatable: bool) -> _Object:
     known = _Object(path)
     sections: dict[str, str] = {}
     with tempfile.TemporaryFile() as table:
-        proc.run(["readelf", "--section-headers", "--symbols", "--wide", path], timeout_s=TIMEOUT_S, stdout_to=table)
+        words: list[str | Path] = ["readelf", "--section-headers", "--symbols", "--wide", path]
+        tool(path).run(words, timeout_s=TIMEOUT_S, stdout_to=table)
         table.seek(0)
         for raw in table:
             row = raw.decode("utf-8", "replace")
@@ -218,7 +219,7 @@ def _addr2line(path: Path, section: str, addresses: list[int]) -> dict[int, list
     """Ask once for all addresses; those that the debug information does not cover are left out."""
     argv: list[str | Path] = ["addr2line", "-a", "-f", "-i", "-e", path, *(["-j", section] if section else [])]
     feed = "".join(f"{address:#x}\n" for address in addresses).encode()
-    result = proc.run(argv, timeout_s=TIMEOUT_S, input_bytes=feed)
+    result = tool(path).run(argv, timeout_s=TIMEOUT_S, input_bytes=feed)
     found: dict[int, list[Line]] = {}
     parts = _GROUP.split(result.stdout)[1:]
     for address, answer in zip(parts[::2], parts[1::2], strict=True):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kpatchlab import fence
 from kpatchlab.cache import Cache
 from kpatchlab.host import packages
 from kpatchlab.host.host import Host, available_mib, free_bytes
@@ -37,6 +38,7 @@ def examine(host: Host, stages: Sequence[str] = packages.STAGES) -> list[HostChe
         functools.partial(_qemu, host),
         _memory,
         functools.partial(_disk, host.cache),
+        _sandbox,
         _namespaces,
         functools.partial(_mirror, host),
     ]
@@ -116,6 +118,12 @@ def _disk(cache: Cache) -> HostCheck:
             "kpatchlab clean, or KPATCHLAB_CACHE",
         )
     return HostCheck("disk", "ok", f"{free} GiB free below {cache.root}")
+
+
+def _sandbox() -> HostCheck:
+    if lack := fence.lacking():
+        return HostCheck("sandbox", "bad", f"series are built only with --trust: {lack.reason}", lack.remedy)
+    return HostCheck("sandbox", "ok", f"bubblewrap around code of series, bounded by {fence.bounded_by()}")
 
 
 def _namespaces() -> HostCheck:

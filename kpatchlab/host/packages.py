@@ -88,6 +88,7 @@ HOST_PACKAGES = (
     Need("bison", "builds the kernel's configuration tool", ("build",), ("bison",)),
     Need("bc", "a kernel's time constants", ("build",), ("bc",)),
     Need("perl", "a kernel's build scripts", ("build",), ("perl",)),
+    Need("bubblewrap", "the sandbox around whatever runs code of a series", ("build",), ("bwrap",)),
     Need("ccache", "compiles nothing twice", ("build",), ("ccache",)),
     Need(
         "libelf-dev",

@@ -65,6 +65,7 @@ class Lab:
         selected: names of the scenarios to run, sorted.
         machines: "default" is always among them.
         stdin: returns standard input, whole and each time the same, for a series whose path is "-".
+        trust: build series also where this host cannot confine them.
     """
 
     root: Path
@@ -88,6 +89,7 @@ class Lab:
     executor: Jobs
     nightly: Nightly = field(default_factory=Nightly)
     stdin: Callable[[], bytes] = nothing_to_read
+    trust: bool = False
 
     @property
     def results(self) -> Path:

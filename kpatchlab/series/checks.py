@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kpatchlab import proc
-from kpatchlab.build import config, failures, git, make
+from kpatchlab import fence, proc
+from kpatchlab.build import config, confined, failures
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.patchset import Patch
 from kpatchlab.errors import UserError
+from kpatchlab.fence import Escape
+from kpatchlab.files import put_plain
 from kpatchlab.series import warnings
 from kpatchlab.series.objects import CODE, command_file, is_built, objects_of
 from kpatchlab.series.tree import KCONFIG, State, Tree, put
@@ -36,9 +37,9 @@ _COMPILED = re.compile(r"^  (?:CC|AS)\s+(?:\[M\]\s+)?(\S+\.o)$")
 
 def sparse_version() -> str:
     """Return the version of sparse on this host, "" where it is not installed."""
-    if not shutil.which("sparse"):
+    if not fence.which("sparse"):
         return ""
-    return proc.run(["sparse", "--version"], timeout_s=60, check=False).stdout.strip() or "sparse"
+    return fence.tool().run(["sparse", "--version"], timeout_s=60, check=False).stdout.strip() or "sparse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,14 @@ class Bench:
     """An object directory of one tree in which objects are compiled with extra warnings, some at a time.
 
     Args:
+        author: who wrote the patches, as `confined.build_fence` takes it.
         words: make's variables, as in W=1.
         sparse: whether sparse looks at each object too.
     """
 
-    def __init__(self, tree: Tree, name: str, ctx: BuildContext, words: Sequence[str] = (), *, sparse: bool) -> None:
+    def __init__(
+        self, tree: Tree, name: str, ctx: BuildContext, author: str, words: Sequence[str] = (), *, sparse: bool
+    ) -> None:
         self.tree, self.obj, self.ctx = tree, tree.path / name, ctx
         self._records = self.obj / "kpatchlab-records"
         self._sparse = sparse
@@ -75,15 +79,18 @@ class Bench:
         self._words = [f"O={name}", f"ARCH={arch}", f"CC={self.obj / 'warn.sh'}", "LOCALVERSION=", *words]
         if sparse:
             self._words += ["C=1", f"CHECK={self.obj / 'check.sh'}"]
-        self._env = make.build_environment(ctx, self._records, self.obj / "ccache-stats.log")
-        self._env["KPATCHLAB_RECORDS"] = str(self._records)
+        self.obj.mkdir(parents=True, exist_ok=True)
+        # The records are below the objects.
+        self._fence = confined.build_fence(ctx, author, write=[self.obj], read=[tree.path])
+        self._fence = self._fence.adding({"KPATCHLAB_RECORDS": str(self._records)})
+        self._fence.sweep()
 
     def configure(self, source: Path) -> None:
         """Take over a configuration; one that is the same leaves every object as it is."""
         self._lay()
         target = self.obj / ".config"
         if not target.exists() or target.read_bytes() != source.read_bytes():
-            shutil.copyfile(source, target)
+            put_plain(target, source.read_bytes())
 
     def allmodconfig(self) -> None:
         """Have everything that there is as a module; again where a Kconfig file is another one than last time.
@@ -99,24 +106,24 @@ class Bench:
         done = self._make(["allmodconfig"])
         if done.status:
             raise UserError(f"make allmodconfig: {(done.stderr.strip().splitlines() or ['no reason'])[0]}")
-        mark.write_text(stamp)
+        put_plain(mark, stamp.encode())
 
     def _lay(self) -> None:
         self._records.mkdir(parents=True, exist_ok=True)
         for name in ("warn.sh", "check.sh"):
-            shutil.copy(Path(__file__).with_name(name), self.obj / name)
-            (self.obj / name).chmod(0o755)
+            put_plain(self.obj / name, Path(__file__).with_name(name).read_bytes(), 0o755)
 
     def _make(self, targets: Sequence[str]) -> proc.Result:
         jobs = self.ctx.jobs or os.cpu_count() or 1
-        result = proc.run(
-            ["make", *self._words, "-k", f"-j{jobs}", *targets],
-            timeout_s=CHECK_S, check=False, cwd=self.tree.path, env=self._env, nice=proc.BUILD_NICE,
-            cancel=self.ctx.cancel, on_line=self.ctx.verbose,
-        )  # fmt: skip
+        try:
+            result = self._fence.run(
+                ["make", *self._words, "-k", f"-j{jobs}", *targets],
+                timeout_s=CHECK_S, check=False, cwd=self.tree.path, nice=proc.BUILD_NICE, cancel=self.ctx.cancel,
+                on_line=self.ctx.verbose,
+            )  # fmt: skip
+        except Escape as error:
+            raise UserError(f"the build tried to leave its folders: {error.message}") from None
         self.ctx.check_cancel()
-        if result.status:
-            failures.check_host(result.stdout + result.stderr, "with extra warnings")
         if result.timed_out:
             raise UserError(f"make did not end in {CHECK_S / 60:.0f} minutes")
         return result
@@ -215,7 +222,7 @@ def before(bench: Bench, files: Sequence[str], obj: Path) -> Before:
     bench.configure(obj / ".config")
     objects, _, _ = objects_of(files, obj)
     texts = {file: bench.tree.state(file) for file in files}
-    docs, said = kernel_doc(bench.tree.path, files), bench.say(objects)
+    docs, said = kernel_doc(bench.tree.path, files, bench.ctx), bench.say(objects)
     return Before(objects, said, texts, docs, (obj / ".config").read_bytes(), time.monotonic() - began)
 
 
@@ -229,7 +236,7 @@ def after(
     objects = [name for name in dict.fromkeys([*earlier.objects, *there]) if _source(bench.tree.path, name)]
     told = _as_before(bench, earlier, objects, moved=(obj / ".config").read_bytes() != earlier.config)
     now = bench.say(objects)
-    docs = kernel_doc(bench.tree.path, files)
+    docs = kernel_doc(bench.tree.path, files, bench.ctx)
     compared = []
     for name in objects:
         if name in now.failed or (name not in now.warnings and name in told.warnings):
@@ -248,7 +255,7 @@ def after(
     seconds = earlier.duration_s + time.monotonic() - began
     blind = "" if compared or new else "; ".join(notes)
     extra = Looked("W=1", tuple(new), tuple(gone), blind, tuple(notes), compiled, seconds)
-    if not shutil.which("sparse"):
+    if not fence.which("sparse"):
         return extra, Looked("sparse", skipped=NO_SPARSE)
     if blind:
         return extra, Looked("sparse", skipped=blind)
@@ -308,7 +315,12 @@ def _old_text(bench: Bench, earlier: Before, objects: Sequence[str]) -> Said:
         bench.forget(objects)
 
 
-def kernel_doc(tree: Path, files: Iterable[str]) -> dict[str, list[Finding]]:
+def _reading(tree: Path, ctx: BuildContext) -> fence.Fence:
+    """Return the fence of a script that reads the tree which it is part of."""
+    return fence.Fence(read=(tree,), unconfined=confined.trusts(ctx, "a stranger"))
+
+
+def kernel_doc(tree: Path, files: Iterable[str], ctx: BuildContext) -> dict[str, list[Finding]]:
     """Return what the tree's own kernel-doc says of the comments in each file, as W=1 has it do."""
     script = tree / "scripts/kernel-doc"
     found: dict[str, list[Finding]] = {}
@@ -316,12 +328,12 @@ def kernel_doc(tree: Path, files: Iterable[str]) -> dict[str, list[Finding]]:
         return found
     for file in files:
         if file.endswith((".c", ".h")) and (tree / file).exists():
-            result = proc.run([script, "-none", file], timeout_s=CHECKPATCH_S, check=False, cwd=tree)
+            result = _reading(tree, ctx).run([script, "-none", file], timeout_s=CHECKPATCH_S, check=False, cwd=tree)
             found[file] = [replace(f, text=f"{f.text} [kernel-doc]") for f in warnings.parse(result.stderr)]
     return found
 
 
-def checkpatch(tree: Path, patch: Patch) -> Looked:
+def checkpatch(tree: Path, patch: Patch, ctx: BuildContext) -> Looked:
     """Run the tree's own checkpatch.pl on a patch; its errors and warnings are the findings."""
     began = time.monotonic()
     script = tree / "scripts/checkpatch.pl"
@@ -338,9 +350,9 @@ def checkpatch(tree: Path, patch: Patch) -> Looked:
         "--color=never",
     ]
     words += [] if patch.mail else ["--no-signoff"]
-    env = git.environment(GIT_CEILING_DIRECTORIES=str(tree.parent))
+    door = _reading(tree, ctx).adding({"GIT_CEILING_DIRECTORIES": str(tree.parent)})
     text = patch.mail or patch.data
-    result = proc.run([*words, "-"], timeout_s=CHECKPATCH_S, check=False, cwd=tree, env=env, input_bytes=text)
+    result = door.run([*words, "-"], timeout_s=CHECKPATCH_S, check=False, cwd=tree, input_bytes=text)
     if result.timed_out or (result.status not in {0, 1}):
         last = (result.stderr.strip().splitlines() or ["it says nothing"])[-1]
         return Looked("checkpatch", skipped=f"checkpatch.pl broke: {last}")
@@ -396,7 +408,7 @@ def _not_compiled(name: str, output: str, tree: Path) -> Finding:
 
 def no_coccicheck(tree: Path) -> str:
     """Return why semantic patches cannot be run, "" where they can."""
-    if not shutil.which("spatch"):
+    if not fence.which("spatch"):
         return NO_SPATCH
     return "" if (tree / "scripts/coccicheck").exists() else "this tree has no scripts/coccicheck"
 
@@ -410,11 +422,11 @@ def coccicheck(tree: Path, files: Iterable[str], ctx: BuildContext) -> dict[str,
     found: dict[str, list[Finding]] = {}
     includes = f"-I arch/{config.source_arch(ctx.arch)}/include -I include"
     given = {"C": "1", "MODE": "report", "srctree": ".", "LINUXINCLUDE": includes, "V": "0", "LC_ALL": "C.UTF-8"}
-    env = {**os.environ, **given}
+    door = _reading(tree, ctx).adding(given)
     for file in files:
         if file.endswith(".c") and (tree / file).exists():
             words = ["bash", "scripts/coccicheck", file]
-            result = proc.run(words, timeout_s=COCCI_S, check=False, cwd=tree, env=env, cancel=ctx.cancel)
+            result = door.run(words, timeout_s=COCCI_S, check=False, cwd=tree, cancel=ctx.cancel)
             ctx.check_cancel()
             if result.timed_out:
                 raise UserError(f"coccicheck did not end in {COCCI_S / 60:.0f} minutes")

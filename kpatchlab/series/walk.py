@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from kpatchlab import __version__
-from kpatchlab.build import config, failures, git, make, patchset, source
+from kpatchlab import __version__, fence
+from kpatchlab.build import config, confined, failures, git, make, patchset, source
 from kpatchlab.build.context import BuildCancelled, BuildContext, BuildProgress
 from kpatchlab.build.kernel import cached_kernel, keep_kernel
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.fence import Escape
 from kpatchlab.files import write_atomic
 from kpatchlab.lab.recipes import GitSeries, KernelRecipe
 from kpatchlab.model import Outcome, from_json, to_json
@@ -177,14 +178,16 @@ class _Walker:
     def __init__(self, plan: _WalkSpec, name: str, ctx: BuildContext, out: Path, wanted: Wanted) -> None:
         self.plan, self.name, self.ctx, self.out, self.wanted = plan, name, ctx, out, wanted
         self.folder = ctx.cache.path(KIND, plan.key[:16])
+        author = patchset.series_key(plan.patches)
+        confined.check(ctx, author)
         ctx.check_space()
         self._unpack()
         self.tree = Tree(self.folder, plan.patches)
         self.obj = self.tree.path / "obj"
-        self.job = make.Job(name, self.tree.path, self.obj, self.folder, ctx)
+        self.job = make.Job(name, self.tree.path, self.obj, self.folder, ctx, author)
         sparse = bool(checks.sparse_version())
-        self.bench = checks.Bench(self.tree, "obj-checks", ctx, ["W=1"], sparse=sparse)
-        self.allmod = checks.Bench(self.tree, "obj-allmod", ctx, ["W=1"], sparse=False)
+        self.bench = checks.Bench(self.tree, "obj-checks", ctx, author, ["W=1"], sparse=sparse)
+        self.allmod = checks.Bench(self.tree, "obj-allmod", ctx, author, ["W=1"], sparse=False)
         self._at = -1
         self._outcome: make.Compiled | None = None
 
@@ -227,7 +230,9 @@ class _Walker:
         todo = [check for check in self.wanted.checks if number and not facts.look(check)]
         if "checkpatch" in todo:
             self._say(number, "checkpatch")
-            facts = replace(facts, looked=(*facts.looked, checks.checkpatch(self.tree.path, patch)), stored=False)
+            facts = replace(
+                facts, looked=(*facts.looked, checks.checkpatch(self.tree.path, patch, self.ctx)), stored=False
+            )
             todo.remove("checkpatch")
         if applied.how in {"strict", "fuzz"} and (todo or not facts.built):
             facts = self._build_and_look(facts, previous, todo)
@@ -245,7 +250,7 @@ class _Walker:
     def _holds(self, look: Looked, number: int, patch: patchset.Patch) -> bool:
         """Whether what is stored is what would come out now: programs get installed, mails are reworded."""
         if look.skipped in {checks.NO_SPARSE, checks.NO_SPATCH}:
-            return not shutil.which("sparse" if look.skipped == checks.NO_SPARSE else "spatch")
+            return not fence.which("sparse" if look.skipped == checks.NO_SPARSE else "spatch")
         path = self.out / "patches" / f"{number:04d}.mail"
         return look.check != "checkpatch" or (path.exists() and path.read_bytes() == (patch.mail or patch.data))
 
@@ -380,7 +385,11 @@ class _Walker:
         values = self._configure()
         if isinstance(values, UserError):
             return PatchBuild((LostObject("", "", 0, values.message),), duration_s=time.monotonic() - began)
-        outcome = self._outcome = self.job.run(keep_going=True)
+        try:
+            outcome = self._outcome = self.job.run(keep_going=True)
+        except Escape as error:
+            text = f"the build tried to leave its folders: {error.message}"
+            return PatchBuild((LostObject("", "", 0, text),), duration_s=time.monotonic() - began)
         if outcome.fault:
             modules = failures.module_failures(outcome.records, self.tree.path)
         else:
@@ -424,9 +433,9 @@ class _Walker:
         if not stamp.exists() or stamp.read_text() != now:
             stamp.unlink(missing_ok=True)
             try:
-                config.configure(self.tree.path, self.obj, self.plan.asked, self.ctx, self.job.env)
-            except UserError as error:
-                return error
+                config.configure(self.tree.path, self.obj, self.plan.asked, self.ctx, self.job.fence)
+            except (UserError, Escape) as error:
+                return UserError(error.message)
             stamp.write_text(now)
             values = values or config.read_config(path)
         return values

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kpatchlab import proc
 from kpatchlab.build.artifact import NOTES
 from kpatchlab.build.changes import Changes, Hunk, PatchChanges
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.fence import tool
 from kpatchlab.files import write_atomic
 from kpatchlab.model import Run, from_json, to_json
 from kpatchlab.store.store import Store
@@ -216,7 +216,9 @@ def read_counters(data: Path, artifact: Path) -> Iterator[tuple[str, int, int]]:
         words = ["gcov", "--json-format", "--stdout", *names]
         with tempfile.TemporaryFile() as handle:
             try:
-                proc.run(words, timeout_s=GCOV_S, check=False, cwd=Path(scratch), stdout_to=handle)
+                tool(artifact / NOTES, write=[Path(scratch)]).run(
+                    words, timeout_s=GCOV_S, check=False, cwd=Path(scratch), stdout_to=handle
+                )
             except HostError:
                 raise HostError(
                     "gcov: not found", hint="it comes with gcc; kpatchlab doctor names the package"

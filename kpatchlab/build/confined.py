@@ -1,0 +1,128 @@
+"""The fence of a build: what make and its compilers see, and which store of compiled objects they have.
+
+Whoever wrote the code decides. A base is the user's choice and trusted: it fills the lab's own store. A series is a
+stranger's: it reads what bases compiled and writes to a store of its own, so that no later kernel gets its objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kpatchlab import fence, proc
+from kpatchlab.build.context import BuildContext
+from kpatchlab.cache import META, disk_bytes
+from kpatchlab.fence import Fence, NoFence
+
+TRUSTED = ""
+"""Who wrote the code, where it is the user's choice; for a series it is the key of its patches."""
+STORES = "compiled"
+"""The cache's kind of stores of compiled objects, beside ccache's own of the bases."""
+SHARED = "bases"
+"""The store of that kind that series read. ccache cannot read another's folder, only a remote storage: with ccache
+4.7.5 and 4.11.2, CCACHE_DIR of one as `remote_storage` of another hits never, and nothing says so."""
+SHARED_LABEL = "objects of bases, for series to read"
+STORE_SIZE, SERIES_STORE_SIZE = "20G", "2G"
+SHARED_BYTES = 10 << 30
+TRIM_S = 600.0
+
+
+def build_fence(
+    ctx: BuildContext, author: str, *, write: Sequence[Path], read: Sequence[Path] = (), records: Path | None = None,
+    stats: Path | None = None,
+) -> Fence:  # fmt: skip
+    """Return the fence of make: nothing of the caller's that changes what is built, and always the same identity.
+
+    LANG: ccache counts the locale in, and messages are read by their English words.
+
+    Args:
+        author: `TRUSTED`, or the key of a series.
+        records: where the compiler's wrapper tells of objects that fail; made.
+        stats: takes ccache's log of hits and misses; in a folder of `write`.
+
+    Raises:
+        NoFence: the code is a stranger's, this host cannot confine it, and the user did not say --trust.
+    """
+    check(ctx, author)
+    env = {
+        "KBUILD_BUILD_TIMESTAMP": "2020-01-01",
+        "KBUILD_BUILD_USER": "kpatchlab",
+        "KBUILD_BUILD_HOST": "kpatchlab",
+        "KBUILD_BUILD_VERSION": "1",
+        "KPATCHLAB_CC": "gcc",
+        "PYTHONDONTWRITEBYTECODE": "1",  # the tree's own scripts, in the user's own tree
+    }
+    if records:
+        records.mkdir(parents=True, exist_ok=True)
+        write, env["KPATCHLAB_FAILURES"] = (*write, records), str(records)
+    made = Fence(tuple(write), tuple(read), env, unconfined=trusts(ctx, author))
+    if not fence.which("ccache"):
+        return made
+    made = _with_store(made, ctx, author)
+    return made.adding({"CCACHE_STATSLOG": str(stats)}) if stats else made
+
+
+def trusts(ctx: BuildContext, author: str) -> bool:
+    """Whether code of this author runs also where nothing confines it."""
+    return author == TRUSTED or ctx.trust
+
+
+def check(ctx: BuildContext, author: str) -> None:
+    """Pass where code of this author can be run.
+
+    Raises:
+        NoFence: it cannot.
+    """
+    lack = fence.lacking()
+    if lack and not trusts(ctx, author):
+        hint = f"{lack.remedy}; or --trust, to build it with all that you may do yourself"
+        raise NoFence(f"a series is not built outside a sandbox: {lack.reason}", hint=hint)
+
+
+def unconfined() -> str:
+    """Return why a build now runs without a sandbox, "" where it runs in one."""
+    lack = fence.lacking()
+    return lack.reason if lack else ""
+
+
+def tidy(ctx: BuildContext) -> None:
+    """Keep the store that series read within its size; ccache bounds only its own."""
+    folder = ctx.cache.path(STORES, SHARED)
+    if not (folder / META).exists():
+        return
+    if disk_bytes(folder) > SHARED_BYTES:
+        words: list[str | Path] = [
+            "ccache",
+            "--trim-dir",
+            folder / "objects",
+            "--trim-max-size",
+            str(SHARED_BYTES * 3 // 4),
+        ]
+        proc.run(words, timeout_s=TRIM_S, check=False, nice=19)
+    ctx.note(folder, SHARED_LABEL)
+
+
+def _with_store(made: Fence, ctx: BuildContext, author: str) -> Fence:
+    shared = _store(ctx, SHARED, SHARED_LABEL)
+    common = {"KPATCHLAB_CC": "ccache gcc", "CCACHE_NOHASHDIR": "1"}  # objects are shared between trees
+    if author == TRUSTED:
+        own = ctx.cache.root / "ccache"
+        own.mkdir(parents=True, exist_ok=True)
+        # RESHARE: what it has already goes to the shared store as well, when it is used
+        more = {"CCACHE_REMOTE_STORAGE": f"file:{shared}", "CCACHE_RESHARE": "1", "CCACHE_MAXSIZE": STORE_SIZE}
+        return made.adding({"CCACHE_DIR": str(own), **common, **more}, stores=[own, shared])
+    own = _store(ctx, author[:32], "objects of a series")
+    more = {"CCACHE_REMOTE_STORAGE": f"file:{shared}|read-only=true", "CCACHE_MAXSIZE": SERIES_STORE_SIZE}
+    return made.adding({"CCACHE_DIR": str(own), **common, **more}, write=[own], read=[shared])
+
+
+def _store(ctx: BuildContext, name: str, label: str) -> Path:
+    """Return a store's folder, which `clean` knows; made where there is none."""
+    folder = ctx.cache.path(STORES, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / META).exists():
+        ctx.note(folder, label)
+    ctx.cache.touch(STORES, name)
+    objects = folder / "objects"  # what is around it is not writable for a build
+    objects.mkdir(exist_ok=True)
+    return objects
