@@ -4,6 +4,9 @@ A log is read line by line, once; memory is bounded by `MAX_SPLATS` times `MAX_L
 stamps (`printk.time=1`), only stamped lines are the kernel's, and what user space writes to the console between
 them is left out. Where it has caller tags too (CONFIG_PRINTK_CALLER), reports of two CPUs that run into each
 other are told apart by them.
+
+A report begins with a line of `patterns.HEADERS`. A dump of a stack below any other line is a report too, of kind
+"dump": the kernel prints one only where something is wrong, or where somebody asked for it (`patterns.INNOCENT`).
 """
 
 from __future__ import annotations
@@ -11,11 +14,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from kpatchlab.evidence import naming
 from kpatchlab.evidence import patterns as p
 from kpatchlab.model import Splat
-from kpatchlab.textclean import iter_lines, one_line, printable
+from kpatchlab.textclean import iter_lines, printable
 
 LINE_BYTES = 4096
 MAX_LINES = 600
@@ -24,42 +29,49 @@ MAX_SPLATS = 100
 MAX_SAME = 3
 """How often one fingerprint is kept: a WARN in a hot path fills any log."""
 MAX_OPEN = 32
+MAX_CALLERS = 1024
+"""Callers whose last line is kept, for the dump that may come below it."""
+MAX_LEAD = 40
+"""Lines that are kept from a dump's title to the dump itself: a hex dump can stand between."""
+DUMP_LINES = 100
+"""Lines of a log between the first line of a dump and its "Call Trace"."""
 LINGER_LINES = 60
 """A panic this many lines after a report can still be its consequence."""
 TOLERANCE = {"lockdep": 12, "kasan": 12, "oom": LINGER_LINES, "workqueue": 20}
 """Lines in the midst of a report that are not known to belong to one, by kind; else 8."""
+BESIDE = 8
+"""The same between a report's first lines, before any stack."""
 AFTER_END = 4
 """The same after `---[ end trace`: an oops repeats its registers there."""
-FINGERPRINT_FRAMES = 4
 
 _STAMP = re.compile(rb"(?:<\d{1,3}>)?\[ {0,11}\d{1,12}\.\d{6}\](?:\[ *([TC]\d+)\])? ?")
+_STAMP_AT = re.compile(rb"\[ {0,11}\d{1,12}\.\d{6}\](?:\[ *([TC]\d+)\])? ")
 _LEVEL = re.compile(rb"<\d{1,3}>")
 _ODD = re.compile(rb"[^\t\x20-\x7e]")
 _CUT = re.compile(rb"\[\.\.\. \d+ bytes cut \.\.\.\]")
-# The first characters of every header but one; most lines are let go here.
-_HINT = re.compile(
-    r"[\[(]? ?(?:Kernel|kernel|BUG|UBSAN|kmemleak|unref|Unable|Oops|PANIC|general|Internal|WARNING|INFO|rcu:"
-    r"|NMI|watch|Watch|Memory|Out|refcount|list_|unregister|divide|invalid|stack|int3|double|align|control"
-    r"|bounds|overflow|csd: |sysfs: |kmem_cache_d)|.{1,20} invoked oom"
-)
-_ADDRESS = re.compile(r"(?<![0-9a-z])(?:0x)?[0-9a-f]{16}(?![0-9a-z])")
-_VOLATILE = re.compile(r"\b0x[0-9a-fA-F]+|\b[0-9a-f]{12,16}\b|\b\d{2,}\b|(?<=CPU )\d+|(?<=CPU#)\d+")
+
+Pair = tuple[str, str]
+"""A whole line, and its message without stamp."""
 
 
 @dataclass(slots=True)
 class _Block:
-    """A report under construction; `lines` holds pairs of the whole line and the message without its stamp."""
+    """A report under construction."""
 
     start: int
     kind: str = ""
     title: str = ""
     function: str = ""
-    lines: list[tuple[str, str]] = field(default_factory=list)
-    pending: list[tuple[str, str]] = field(default_factory=list)
+    header: p.Header | None = None
+    lines: list[Pair] = field(default_factory=list)
+    pending: list[Pair] = field(default_factory=list)
     cut: int = 0
     traced: bool = False
     proven: bool = False
     ended: bool = False
+    dumped: bool = False
+    stacked: bool = False
+    counted: bool = False
     panic_at: int = -1
     fatal: bool = False
 
@@ -76,104 +88,160 @@ class _Block:
         """Take a header: the first, or one that says more; False where it begins another report."""
         if self.kind == header.kind == "oom" and p.KILLED.match(message):
             return True
+        counted = p.DIED in message
         if self.kind:
-            if self.traced or self.ended or self.pending or header.kind not in p.CONTINUED.get(self.kind, ()):
+            if not self._goes_on(header, counted=counted):
                 return False
+            self.counted |= counted
             if self.kind != "warning":
                 return True
-        match = header.pattern.match(message)
-        groups = match.groupdict("") if match else {}
-        function = _plain(groups.pop("function", ""))
-        if header.kind == "kcsan":
-            groups["what"] = re.sub(r"\+0x\w+(?:/0x\w+)?", "", groups["what"])
-        else:
-            # A cache's name is kept, sizes in it and all, but no address that its owner put there (smbd_response_%p).
-            groups = {key: _ADDRESS.sub("N", value) for key, value in groups.items()}
-            groups = {key: value if key == "cache" else _VOLATILE.sub("N", value) for key, value in groups.items()}
-        self.kind, self.title = header.kind, one_line(header.title.format(**groups), 160).rstrip(" .!:")
-        self.function = "" if p.DULL.fullmatch(function) else function
+        self.counted = counted
+        self.kind, self.header = header.kind, header
+        self.title, self.function = naming.first_line(header, message)
+        return True
+
+    def _goes_on(self, header: p.Header, *, counted: bool) -> bool:
+        """Whether a header is a later line of this report's beginning."""
+        if self.traced or self.ended or self.panic_at >= 0 or len(self.pending) > BESIDE:
+            return False
+        if header.kind not in p.CONTINUED.get(self.kind, ()):
+            return False
+        if self.kind == header.kind:  # die() counts its calls, once for each
+            return counted and not self.counted
         return True
 
     def take(self, text: str, message: str) -> bool:
         """Take or hold back a line that is no header; False where the report has long ended."""
-        if self.panic_at >= 0 and p.PANIC_PROOF.match(message):
+        if self.panic_at >= 0 and not self.fatal and p.PANIC_PROOF.match(message):
             self.fatal = True
         frame = "+0x" in message and p.ANY_FRAME.search(message)
+        known: bool | None = bool(frame) or None
         tolerance = AFTER_END if self.ended else TOLERANCE.get(self.kind, 8)
         if not self.kind:
             belongs = True  # between "cut here" and the header stands the message of WARN(), free text
-        elif p.RULE.match(message) and self.kind in p.RULED and p.RULE.match(self.lines[0][1]) and not self.ended:
+        elif self._is_last_rule(message):
             belongs = self.ended = True
         elif len(self.pending) > tolerance:
             belongs = False
         else:
-            belongs = bool(frame or p.BELONGS.match(message))
-            if not belongs and not self.ended and not self.pending:
+            belongs = known = bool(frame or p.BELONGS.match(message))
+            if not belongs and not self.ended and (not self.pending or self.kind == "lockdep"):
                 belongs = message[:1] in {" ", "\t"}
         if not belongs:
             self.pending.append((text, message))
             return len(self.pending) <= LINGER_LINES
         self.add(text, message)
-        self.traced |= bool(frame and (p.FRAME.match(message) or p.PROGRAM_COUNTER.match(message)))
-        self.proven |= bool(frame or p.BELONGS.match(message))
-        self.ended |= bool(p.END.match(message))
+        if frame and not self.traced:
+            self.traced = bool(p.FRAME.match(message) or p.DUMP_COUNTER.match(message))
+        if not self.proven:
+            self.proven = bool(p.BELONGS.match(message)) if known is None else known
+        if message.startswith("---[") and p.END.match(message):
+            self.ended = True
         return bool(self.kind) or len(self.lines) <= 20
+
+    def _is_last_rule(self, message: str) -> bool:
+        """Whether a line of `=` ends a report that began with one."""
+        ruled = message[:2] in {"==", " ="} and self.kind in p.RULED and not self.ended
+        return ruled and bool(p.RULE.match(message) and p.RULE.match(self.lines[0][1]))
 
     def panic(self, text: str, message: str) -> None:
         """Take the panic that follows from this report."""
         self.panic_at = len(self.lines)
         self.add(text, message)
 
-    def splat(self, *, died: bool) -> Splat | None:
-        """Return the finished report, None where it is not one."""
+    def is_over(self, *, at_trace: bool) -> bool:
+        """Whether a dump behind foreign lines is another report's; `at_trace`: its "Call Trace" comes, not its head."""
+        if not self.kind or not self.pending or self.panic_at >= 0 or self.kind in p.MANY_DUMPS:
+            return False
+        alone = self.header is not None and p.Trait.ALONE in self.header.trait
+        return self.ended or alone or (self.stacked if at_trace else self.dumped)
+
+    def is_report(self, *, died: bool, last: bool) -> bool:
+        """Finish, and say whether it is a report; `last`: the log ends in it."""
         if self.panic_at >= 0 and not self.fatal:
-            if died or (self.panic_at > 0 and self.kind != "panic"):
+            reason = self.lines[self.panic_at][1][len(p.PANIC) :]
+            last_word = last and not self.pending and p.PANIC_FOLLOWS.match(reason)
+            if died or last_word or (self.panic_at > 0 and self.kind != "panic"):
                 self.fatal = True
             else:
                 del self.lines[self.panic_at :]
-        if not self.kind or not self.lines:
-            return None
-        if self.kind in p.PROVEN_BY_TRACE and not self.proven and not self.fatal and not _stands_alone(self.title):
-            return None
+        return bool(self.kind and self.lines) and self._is_proven(last=last)
+
+    def splat(self) -> Splat:
+        """Return the finished report."""
         messages = [message for _, message in self.lines]
-        functions = _functions(self.kind, messages)
-        if self.function:
-            functions = [self.function, *(name for name in functions if name != self.function)]
-        title = _title(self, functions, messages)
-        basis = functions[:FINGERPRINT_FRAMES] if functions and self.kind != "oom" else [title]
-        digest = hashlib.sha256("\n".join([self.kind, *basis]).encode()).hexdigest()[:12]
+        if self.kind == "dump":
+            self.title = naming.before_dump(messages[0], next(filter(p.WHO.match, messages), ""))
+        own = messages[: self.panic_at] if self.panic_at > 0 and self.kind != "panic" else messages
+        if not any(p.FRAME.match(text) for text in own[1:]):  # a WARN up to 5.x panics before its own dump
+            own = messages
+        named = naming.name(self.kind, self.title, self.header, self.function, own)
+        digest = hashlib.sha256("\n".join([self.kind, *named.basis]).encode()).hexdigest()[:12]
         text = "\n".join(line for line, _ in self.lines)
         if self.cut:
             text += f"\n[... {self.cut} lines cut ...]"
-        return Splat(self.kind, title, digest, text, fatal=self.fatal)
+        return Splat(self.kind, named.title, digest, text, fatal=self.fatal)
+
+    def _is_proven(self, *, last: bool) -> bool:
+        """Whether the kernel itself printed this: somebody may have written the first line to /dev/kmsg."""
+        trait = self.header.trait if self.header else p.Trait.NONE
+        if p.Trait.TORN in trait:
+            return self.traced or (last and not self.pending)
+        if self.kind == "dump":
+            return self.traced
+        if self.kind not in p.PROVEN_BY_TRACE or self.proven or self.fatal or p.Trait.ALONE in trait:
+            return True
+        exact = self.counted or any(p.ANY_FRAME.search(message) for _, message in self.lines)
+        return last and self.kind != "panic" and (exact or not self.pending)
 
 
-def find_splats(log: bytes | str, *, died: bool = False) -> list[Splat]:
+def find_splats(log: bytes | str, *, died: bool = False, whole: bool = True) -> list[Splat]:
     """Return the kernel's reports in the order in which they begin.
 
     Args:
         log: a console's bytes; anything at all may be between the kernel's lines.
         died: the guest is known to have stopped (pvpanic, QEMU's end): a panic's message is then believed
             without the dump that should follow it, which a dying console can swallow.
+        whole: nothing comes behind it: a first line at its end is believed without a dump. False while a guest
+            still prints.
     """
     data = log.encode("utf-8", "surrogateescape") if isinstance(log, str) else log
     stamped = _is_stamped(data)
-    finder = _Finder(died=died)
+    finder = _Finder(died=died, whole=whole)
+    aside = _Aside()
     for number, raw in enumerate(iter_lines(data, LINE_BYTES)):
         if _CUT.match(raw):
             finder.cut(raw.decode("ascii", "replace"))
             continue
         match = _STAMP.match(raw) or (b"[" in raw and _last_stamp(raw)) or None
         if match:
-            text, message = raw[match.start() :], raw[match.end() :]
-            caller = (match[1] or b"").decode()
-        elif stamped:
-            continue
-        else:
+            if aside.lines:
+                aside.end()
+            begin, end = match.span()
+            text = _text(raw[begin:])
+            if raw.find(b"[", end) >= 0 and (inner := _STAMP_AT.search(raw, end)):
+                for text, size, caller in _messages(raw, match, inner):
+                    finder.feed(number, caller, text, text[size:])
+                continue
+            finder.feed(number, match[1].decode() if match[1] else "", text, text[end - begin :])
+        elif not stamped:
             level = _LEVEL.match(raw)
-            text, message, caller = raw, raw[level.end() :] if level else raw, ""
-        finder.feed(number, caller, _text(text), _text(message))
-    return finder.finish()
+            text = _text(raw)
+            finder.feed(number, "", text, text[level.end() :] if level else text)
+        elif aside.lines or p.ASIDE.match(raw):
+            aside.take(number, raw)
+    aside.end()
+    return finder.finish(aside.found)
+
+
+def _messages(raw: bytes, stamp: re.Match[bytes], inner: re.Match[bytes] | None) -> Iterator[tuple[str, int, str]]:
+    """Yield the messages of a line into which other CPUs broke: whole, the length of the stamp, the caller."""
+    while True:
+        end = inner.start() if inner else len(raw)
+        yield _text(raw[stamp.start() : end]), stamp.end() - stamp.start(), (stamp[1] or b"").decode()
+        if not inner:
+            return
+        stamp, inner = inner, _STAMP_AT.search(raw, inner.end())
 
 
 def _is_stamped(log: bytes) -> bool:
@@ -192,44 +260,153 @@ def _text(raw: bytes) -> str:
     return printable(raw).replace("\n", " ").rstrip() if _ODD.search(raw) else raw.decode("ascii").rstrip()
 
 
+class _Aside:
+    """Lines without stamps in a log that has them: user space's, unless they are a whole report, registers and all.
+
+    The kernel prints such lines once somebody has turned `/sys/module/printk/parameters/time` off.
+    """
+
+    def __init__(self) -> None:
+        self.found: list[tuple[int, Splat]] = []
+        self.lines: list[bytes] = []
+        self._start = 0
+
+    def take(self, number: int, raw: bytes) -> None:
+        """Take the next line of what may be a report."""
+        self._start = self._start if self.lines else number
+        if len(self.lines) < MAX_LINES:
+            self.lines.append(raw)
+
+    def end(self) -> None:
+        """Take up what the lines so far are, if they are a report."""
+        finder = _Finder(died=False, whole=False)
+        for number, raw in enumerate(self.lines):
+            finder.feed(number, "", text := _text(raw), text)
+        self.lines = []
+        if len(self.found) < MAX_SPLATS:
+            self.found += [(self._start, splat) for splat in finder.finish([]) if p.is_whole(splat.text)]
+
+
 class _Finder:
     """The open reports, one for each caller tag ("" where the log has none), and the finished ones."""
 
-    def __init__(self, *, died: bool) -> None:
+    def __init__(self, *, died: bool, whole: bool) -> None:
         self._died = died
+        self._whole = whole
         self._open: dict[str, _Block] = {}
         self._done: list[tuple[int, Splat]] = []
         self._seen: Counter[str] = Counter()
-        self._rule: tuple[int, str, str, str] | None = None  # a "=====" line: the first of some reports
+        self._rule: tuple[int, str, Pair] | None = None  # a "=====" line: the first of some reports
+        self._half: tuple[str, Pair] | None = None  # a first line that a line feed in a task's name cut
+        self._before: dict[str, list[Pair]] = {}  # the last line of who has no report, and the data below it
+
+        self._asked: dict[str, int] = {}  # where the last dump began that somebody asked for
 
     def feed(self, number: int, caller: str, text: str, message: str) -> None:
         """Take the next line of the kernel's."""
+        word = message[:3]
+        if word[:1] == " ":
+            word = message.lstrip(" ")[:3]
+        if (word in p.FIRST or p.DIED in message or p.OOM in message or self._half) and self._begins(
+            number, caller, text, message
+        ):
+            return
         block = self._open.get(caller)
-        header = None
-        if _HINT.match(message):
-            header = next((h for h in p.HEADERS if h.pattern.match(message)), None)
-        if header and header.kind == "panic":
-            self._panic(header, number, caller, text, message)
-        elif header:
-            if block is None or not block.name(header, message):
-                block = self._begin(number, caller)
-                block.name(header, message)
-            block.add(text, message)
-            block.traced |= bool(p.FRAME.match(message))
-        elif p.CUT_HERE.match(message):
-            if block is None or not block.kind or block.traced or block.ended or block.panic_at >= 0 or block.pending:
-                block = self._begin(number, caller)
-            block.add(text, message)
-        elif block and not block.take(text, message):
+        if block:
+            if block.take(text, message):
+                return
             self._close(caller)
-        self._rule = (number, caller, text, message) if p.RULE.match(message) else None
+        self._remember(caller, text, message)
+
+    def _remember(self, caller: str, text: str, message: str) -> None:
+        if (message[:1] in p.DATA_FIRST and p.DATA.match(message)) or " mems_allowed=" in message[:60]:
+            lead = self._before.get(caller)
+            if lead and len(lead) < MAX_LEAD:
+                lead.append((text, message))
+            return
+        if len(self._before) > MAX_CALLERS:
+            self._before.clear()
+        self._before[caller] = [(text, message)]
+
+    def _begins(self, number: int, caller: str, text: str, message: str) -> bool:
+        """Take a line that may begin a report; False where it does not."""
+        bare = message.lstrip(" ")
+        half, self._half = self._half, None
+        if p.RULE.match(message):
+            self._rule = (number, caller, (text, message))
+            return False
+        if p.WHO.match(bare) or p.TRACE.match(bare):
+            return self._dump(number, caller, text, message)
+        if p.CUT_HERE.match(bare):
+            block = self._open.get(caller)
+            if (
+                block is None
+                or not block.kind
+                or block.traced
+                or block.ended
+                or block.panic_at >= 0
+                or block.pending[BESIDE:]
+            ):
+                block = self._begin(number, caller)
+            block.add(text, message)
+            return True
+        first: list[Pair] = [(text, message)]
+        if half and half[0] == caller:
+            first.insert(0, half[1])
+            bare = f"{half[1][1]} {bare}"
+        header = next((h for h in p.HEADERS if h.pattern.match(bare)), None)
+        if header is None:
+            if p.HALF.match(bare):
+                self._half = caller, (text, bare)
+            return False
+        if header.kind == "panic":
+            self._panic(header, number, caller, text, bare)
+            return True
+        block = self._open.get(caller)
+        if block is None or not block.name(header, bare):
+            block = self._begin(number, caller)
+            block.name(header, bare)
+        for pair in first:
+            block.add(*pair)
+        block.traced |= bool(p.FRAME.match(message))
+        return True
+
+    def _dump(self, number: int, caller: str, text: str, message: str) -> bool:
+        """Take the first line of a dump, or of its stack; False where it is the open report's, or was asked for."""
+        block = self._open.get(caller)
+        at_trace = bool(p.TRACE.match(message))
+        if block and not block.is_over(at_trace=at_trace):
+            block.dumped |= not at_trace
+            block.stacked |= at_trace
+            return False
+        if block:
+            titles = [n for n, (_, line) in enumerate(block.pending) if not p.DATA.match(line)]
+            lead = block.pending[titles[-1] :][:MAX_LEAD] if titles else []
+            before = [*block.pending[-BESIDE:], *lead]
+            self._close(caller)
+        else:
+            lead = before = self._before.pop(caller, [])
+        if at_trace and number - self._asked.pop(caller, -DUMP_LINES) < DUMP_LINES:
+            return False
+        if any(p.INNOCENT.match(line) for _, line in before):
+            self._asked[caller] = number
+            return False
+        if not lead or p.BELONGS.match(lead[0][1]):
+            return False  # the first lines of a report are lost: a dump without a name is nothing
+        block = self._begin(number, caller)
+        block.kind, block.dumped = "dump", True
+        for pair in (*lead, (text, message)):
+            block.add(*pair)
+        return True
 
     def _panic(self, header: p.Header, number: int, caller: str, text: str, message: str) -> None:
         block = self._open.get(caller)
-        reason = message[len("Kernel panic - not syncing: ") :]
-        if block and block.kind and block.kind != "panic" and block.panic_at < 0 and p.PANIC_FOLLOWS.match(reason):
-            block.panic(text, message)
-            return
+        reason = message[len(p.PANIC) :]
+        if block and block.kind and block.kind != "panic" and block.panic_at < 0:
+            at_once = not block.pending and not block.ended
+            if at_once or p.PANIC_FOLLOWS.match(reason):
+                block.panic(text, message)
+                return
         block = self._begin(number, caller)
         block.name(header, message)
         block.panic(text, message)
@@ -242,16 +419,17 @@ class _Finder:
             self._close(next(iter(self._open)))
         block = self._open[caller] = _Block(number)
         if self._rule and self._rule[:2] == (number - 1, caller):
-            block.add(*self._rule[2:])
+            block.add(*self._rule[2])
         return block
 
-    def _close(self, caller: str) -> None:
+    def _close(self, caller: str, *, last: bool = False) -> None:
         block = self._open.pop(caller, None)
-        splat = block.splat(died=self._died) if block else None
-        if block and splat:
+        if block is None or not block.is_report(died=self._died, last=last):
+            return
+        if len(self._done) < MAX_SPLATS or block.fatal:
+            splat = block.splat()
             self._seen[splat.fingerprint] += 1
-            few = len(self._done) < MAX_SPLATS and self._seen[splat.fingerprint] <= MAX_SAME
-            if few or splat.fatal:
+            if self._seen[splat.fingerprint] <= MAX_SAME or splat.fatal:
                 self._done.append((block.start, splat))
 
     def cut(self, mark: str) -> None:
@@ -261,57 +439,12 @@ class _Finder:
                 block.add(mark, "")
                 block.proven |= block.kind != "panic"  # what would prove it may be in the hole
             self._close(caller)
+        self._before.clear()
 
-    def finish(self) -> list[Splat]:
+    def finish(self, aside: list[tuple[int, Splat]]) -> list[Splat]:
         """Return all reports, by where they begin; one that the log shows twice (`dmesg`) counts once."""
         for caller in list(self._open):
-            self._close(caller)
+            self._close(caller, last=self._whole)
+        self._done += [(start, splat) for start, splat in aside if splat.fingerprint not in self._seen]
         ordered = [splat for _, splat in sorted(self._done, key=lambda pair: pair[0])]
         return list({(splat.kind, splat.text): splat for splat in ordered}.values())
-
-
-def _plain(function: str) -> str:
-    """Drop what the compiler appends: .constprop.0, .isra.0, .part.0, .cold."""
-    return function.split(".", 1)[0]
-
-
-def _functions(kind: str, messages: list[str]) -> list[str]:
-    """Return the functions of the report's own stack, innermost first, without dull and unsure ones."""
-    begin = 0
-    if kind in p.RIP_FIRST:
-        begin = next((n for n, text in enumerate(messages) if p.PROGRAM_COUNTER.match(text)), 0)
-        counter = p.PROGRAM_COUNTER.match(messages[begin])
-        names = [_plain(counter["name"])] if counter else []
-    else:
-        names = []
-    traces = (n for n, text in enumerate(messages) if n >= begin and text.lstrip().lower().startswith("call trace:"))
-    if not (names and kind == "hard-lockup"):  # behind an NMI's registers, the trace goes on without a new title
-        begin = next(traces, begin)
-    for message in messages[begin:]:
-        if names and p.OTHER_TRACE.match(message):
-            break
-        frame = p.FRAME.match(message)
-        if frame and not frame["unsure"] and names[-1:] != [_plain(frame["name"])]:
-            names.append(_plain(frame["name"]))
-    return [name for name in names if not p.DULL.fullmatch(name)] or names
-
-
-def _title(block: _Block, functions: list[str], messages: list[str]) -> str:
-    if block.kind == "oom":
-        killed = next((match for text in messages if (match := p.KILLED.match(text))), None)
-        return f"{block.title}: killed {killed[1]}" if killed else block.title
-    if block.kind == "workqueue":
-        busy = next((match for text in messages if (match := p.IN_FLIGHT.match(text))), None)
-        return f"{block.title}: {busy[1]}" if busy else block.title
-    if block.kind == "kcsan":
-        return block.title
-    if block.kind == "hard-lockup" and any(p.USER_COUNTER.match(text) for text in messages):
-        counter = next((text for text in messages if p.PROGRAM_COUNTER.match(text)), "")
-        if not counter:
-            return f"{block.title} in user space"
-    return f"{block.title} in {functions[0]}" if functions else block.title
-
-
-def _stands_alone(title: str) -> bool:
-    """Whether a report of a kind that usually has a dump comes without one."""
-    return title.startswith("unregister_netdevice")

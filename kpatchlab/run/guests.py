@@ -201,7 +201,8 @@ def _watching(cancel: Cancel, guests: Sequence[JobGuest]) -> Iterator[None]:
                 if guest.vm is None or guest.broken or guest.vm.console.total == seen.get(guest.role):
                     continue
                 seen[guest.role] = guest.vm.console.total
-                bad = [splat for splat in find_splats(guest.vm.console.data()) if splat.kind in BROKEN]
+                found = find_splats(guest.vm.console.data(), whole=False)
+                bad = [splat for splat in found if splat.kind in BROKEN]
                 excused = starved.made_by_host(guest.vm, bad)
                 guest.broken = next((splat for splat in bad if splat not in excused), None)
                 if guest.broken:
