@@ -171,8 +171,9 @@ HEADERS: tuple[Header, ...] = _headers(
 )
 
 FIRST = frozenset(
-    "BUG|UBS|kme|unr|Una|Oop|PAN|tra|gen|seg|Int|ker|Ker|WAR|INF|rcu|NMI|wat|Wat|Mem|Out|ref|lis|csd|sys|CPU|VFS|Ins"
-    "|Bad|SEr|Unh|Ali|All|Fre|[ B|[ I|---|===|8<-|Cal".split("|")
+    {"BUG", "UBS", "kme", "unr", "Una", "Oop", "PAN", "tra", "gen", "seg", "Int", "ker", "Ker", "WAR", "INF", "rcu"}
+    | {"NMI", "wat", "Wat", "Mem", "Out", "ref", "lis", "csd", "sys", "CPU", "VFS", "Ins", "Bad", "SEr", "Unh", "Ali"}
+    | {"All", "Fre", "[ B", "[ I", "---", "===", "8<-", "Cal"}
 )
 """The first characters of a line worth a look: those of `HEADERS`, `WHO`, `TRACE`, `CUT_HERE` and `RULE`. Two kinds of
 first lines begin with what they like: those with `DIED` and with `OOM` in them."""
@@ -253,7 +254,8 @@ BELONGS = re.compile(
     r'|>[0-9a-f]{12,}:|index -?\d|load of|shift exponent|rcu: |\(detected by|Sending NMI|NMI backtrace|"echo 0 >'
     r"|task:|workqueue |pwq |pool \d|in-flight:|pending:|in_atomic\(\)|preempt_count:"
     r'|backtrace(?: \(crc [0-9a-f]+\))?:|comm "|hex dump|Slab 0x|Object|Redzone|Padding|Allocated in|Freed in|FIX '
-    r"|hlock_id:|class_idx:|csd: |Register r|Process .* \(pid: |Backtrace:|[0-9a-f]{4}: +[0-9a-f]{8}|last function: |handlers:"
+    r"|hlock_id:|class_idx:|csd: |Register r|Process .* \(pid: |Backtrace:|[0-9a-f]{4}: +[0-9a-f]{8}|handlers:"
+    r"|last function: "
     r"|RCU nest depth|no locks held|INFO: (?:lockdep is turned off|Slab|Object|Freed|Allocated)|irq event stamp"
     r"|(?:hard|soft)irqs last|Preemption disabled at|Mem-Info:|oom-kill:|oom_reaper:|Out of memory: Killed"
     r")"
