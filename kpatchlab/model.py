@@ -56,7 +56,8 @@ class Splat:
 
     Attributes:
         kind: "panic", "oops", "bug", "warning", "kasan", "ubsan", "kcsan", "kmemleak", "lockdep",
-            "hung-task", "rcu-stall", "soft-lockup", "hard-lockup", "workqueue", "oom", "refcount", "list".
+            "hung-task", "rcu-stall", "soft-lockup", "hard-lockup", "workqueue", "oom", "refcount", "list";
+            "dump": the dump of a stack below any other line.
         title: one line, without addresses, PIDs, CPUs and time stamps: equal for equal faults.
         fingerprint: 12 hex digits over kind and the top frames' function names.
         text: the raw lines, cut out of the log.
@@ -85,6 +86,7 @@ class CaseKind(enum.StrEnum):
     PREPARATION = "preparation"  # nor has that of a guest that did not come to where its scenario starts
     REACH = "reach"  # a function ran as often as a rule of the scenario says
     LEAKS = "leaks"  # a kernel with debugging lost no memory
+    TAINT = "taint"  # the kernel's log explains every fault that its taint tells of
 
     @property
     def is_log(self) -> bool:
@@ -161,6 +163,11 @@ def reach_case(function: str, role: str, outcome: Outcome, message: str, *, appl
 def leaks_case(role: str, outcome: Outcome, message: str = "", details: str = "") -> Case:
     """Return the case of the memory that a guest's kernel lost."""
     return Case(f"leaks: {role}", outcome, message, details, kind=CaseKind.LEAKS, role=role)
+
+
+def taint_case(role: str, outcome: Outcome, message: str = "") -> Case:
+    """Return the case of the faults that a guest's kernel keeps as taint."""
+    return Case(f"taint: {role}", outcome, message, kind=CaseKind.TAINT, role=role)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,7 @@ FAULT = (
     "---[ end trace 0000000000000000 ]---",
 )
 NULL_POINTER = "BUG: kernel NULL pointer dereference, address: 0000000000000010"
+USER = "Unable to handle kernel access to user memory"
 FOREIGN = "usb 1-6: New USB device found"
 
 
@@ -536,11 +537,11 @@ def test_frames_in_parentheses_count():
     ("first", "title"),
     [
         (
-            "Unable to handle kernel access to user memory without uaccess routines at virtual address 0000000000000018",
+            f"{USER} without uaccess routines at virtual address 0000000000000018",
             "BUG: kernel NULL pointer dereference",
         ),
         (
-            "Unable to handle kernel access to user memory outside uaccess routines at virtual address 00007fff12345678",
+            f"{USER} outside uaccess routines at virtual address 00007fff12345678",
             "BUG: access to user memory without uaccess routines",
         ),
         (

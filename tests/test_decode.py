@@ -102,6 +102,18 @@ def test_return_address_and_program_counter(built):
     assert counter.endswith("(init/main.c:10)")
 
 
+def test_a_frame_at_the_start_of_a_function_is_the_one_before(built):
+    """Its call does not return, so the compiler ended the function with it."""
+    order = [name for name, _ in sizes(built / "obj" / "vmlinux")]
+    size = dict(sizes(built / "obj" / "vmlinux"))["kernel_init"]
+    before = order[order.index("kernel_init") - 1]
+    _, (trace, pointer) = decode(
+        built, f"[    1.000000]  kernel_init+0x0/{size:#x}", f"[    1.000000] hint: kernel_init+0x0/{size:#x}"
+    )
+    assert f"({before} at init/main.c:" in trace
+    assert pointer.endswith("(init/main.c:8)")
+
+
 def test_twins_are_told_apart_by_size_and_inlined_callers_shown(built):
     small, large = [size for name, size in sizes(built / "obj" / "vmlinux") if name == "twin"]
     _, lines = decode(built, f" twin+0x5/{small:#x}", f"[    1.000000]  twin+0x9/{large:#x}")

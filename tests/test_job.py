@@ -277,6 +277,80 @@ def test_a_leak_fails_the_job_of_a_kernel_with_debugging(bench):
     assert [c.name for c in bench({"sh": shell}).cases] == ["job", "data", "log: guest"]
 
 
+WARNING = b"""[    5.000001] WARNING: CPU: 0 PID: 77 at net/x.c:7 other_function+0x1/0x2
+[    5.000002] CPU: 0 PID: 77 Comm: cat Not tainted 6.1.0 #1
+[    5.000003] RIP: 0010:other_function+0x1/0x2
+[    5.000004] Call Trace:
+[    5.000005]  caller+0x1/0x2
+[    5.000006] ---[ end trace 0000000000000000 ]---
+"""
+
+
+def tainted(*bits, says=b""):
+    """Answer as a guest whose kernel has these bits, one reading after the other, and prints something on the way."""
+    readings = iter(bits)
+
+    def shell(guest, argv):
+        return b"%d\n" % next(readings) if "tainted" in argv[-1] else b""
+
+    def run(guest, _):
+        guest.console.bytes += says
+        return GOOD
+
+    return {"sh": shell, "run.sh": run}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (0, 1 << 9, "bit 9 (W) is set: the kernel issued a warning; no report in the log explains it"),
+        (1 << 12, 1 << 12 | 1 << 7, "bit 7 (D) is set: the kernel has died"),
+        (0, 1 << 5 | 1 << 14, "bit 14 (L) is set: a soft lockup"),
+        (0, 1 << 4, "bit 4 (M) is set"),
+        (1 << 9, 1 << 9, "bit 9 (W) is set since before the job"),
+    ],
+)
+def test_a_taint_that_no_report_explains_fails(bench, before, after, words):
+    """The kernel warned, and its message was not seen: dropped, hidden, or in a format that is not known."""
+    result = bench(tainted(before, after))
+    assert result.outcome is Outcome.FAIL
+    found = case(result, "taint: guest")
+    assert (found.kind, found.outcome, found.role) == (CaseKind.TAINT, Outcome.FAIL, "guest")
+    assert words in found.message
+    assert result.because == (found.id,)
+    assert case(result, "log: guest").outcome is Outcome.PASS
+
+
+def test_a_taint_that_a_report_explains_passes(bench):
+    result = bench(tainted(0, 1 << 9, says=WARNING))
+    assert case(result, "taint: guest").outcome is Outcome.PASS
+    assert result.outcome is Outcome.CRASH
+    assert case(bench(tainted(0, 1 << 7, says=OOPS)), "taint: guest").outcome is Outcome.PASS
+    both = case(bench(tainted(0, 1 << 7 | 1 << 9, says=OOPS)), "taint: guest")
+    assert "bit 9" in both.message
+    assert "bit 7" not in both.message
+
+
+def test_a_report_from_before_the_job_explains_only_what_was_set_then(bench):
+    assert case(bench(tainted(1 << 9, 1 << 9), before=WARNING), "taint: guest").outcome is Outcome.PASS
+    refcount = b"[    4.000000] refcount_t: underflow; use-after-free.\n" + WARNING
+    assert case(bench(tainted(0, 1 << 9), before=refcount), "taint: guest").outcome is Outcome.FAIL
+
+
+def test_what_somebody_loaded_is_no_fault(bench):
+    """A module out of the tree, without a signature, forced, from staging; a live patch; a test in the kernel."""
+    loaded = sum(1 << bit for bit in (0, 1, 2, 3, 6, 8, 10, 11, 12, 13, 15, 16, 17, 18))
+    result = bench(tainted(0, loaded))
+    assert case(result, "taint: guest").outcome is Outcome.PASS
+    assert result.outcome is Outcome.PASS
+
+
+def test_a_guest_that_died_has_no_reading(bench):
+    answers = tainted(0) | {"run.sh": GuestLost("panic", "the kernel panicked")}
+    result = bench(answers)
+    assert "taint: guest" not in {c.name for c in result.cases}
+
+
 def test_scenario_is_told_to_break_what_it_sends(bench):
     bench(more={"broken": True})
     assert script_calls(bench.guest)[0]["env"]["LAB_BREAK"] == "1"

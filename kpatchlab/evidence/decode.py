@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kpatchlab.errors import HostError
-from kpatchlab.evidence.patterns import ANY_FRAME, PROGRAM_COUNTER
+from kpatchlab.evidence.patterns import ANY_FRAME, FRAME, PROGRAM_COUNTER
 from kpatchlab.fence import tool
 from kpatchlab.model import Splat
 
@@ -115,7 +115,7 @@ class Decoder:
                 continue
             stamp = _STAMPED.match(row)
             indent = " " * (stamp.end() if stamp else 0)
-            out.append(f"{row} ({lines[0][1]})")
+            out.append(f"{row} ({_before(row, lines[-1][0])}{lines[0][1]})")
             out += [f"{indent}    (inlined by) {function} ({where})" for function, where in lines[1:]]
         return "\n".join(out)
 
@@ -130,7 +130,8 @@ class Decoder:
         if not place:
             return None
         message = row[len(_STAMPED.match(row)[0]) :]  # type: ignore[index] # the pattern matches the empty string
-        exact = offset == 0 or PROGRAM_COUNTER.match(message) or message.startswith("WARNING:")
+        returned = FRAME.match(message) if offset == 0 else not message.startswith("WARNING:")
+        exact = not returned or PROGRAM_COUNTER.match(message) or place[1] == 0
         return module, place if exact else (place[0], place[1] - 1)
 
     def _object(self, module: str) -> _Object | None:
@@ -179,6 +180,12 @@ class Decoder:
 
     def _short(self, where: str) -> str:
         return _normal(where).removeprefix(self._prefix + "/")
+
+
+def _before(row: str, function: str) -> str:
+    """Name the function to which a return address at another one's start belongs: its last call does not return."""
+    match = ANY_FRAME.search(row)
+    return f"{function} at " if match and int(match["offset"], 16) == 0 and match["name"] != function else ""
 
 
 def _normal(where: str) -> str:

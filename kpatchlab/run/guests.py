@@ -40,6 +40,7 @@ class JobGuest:
     Attributes:
         before: the console from before this job: boot and preparation.
         broken: the splat that ended the guest.
+        tainted: the kernel's taint when the job began and when it ended, see `taint`.
         slowness: see `debug.slowness`.
     """
 
@@ -50,6 +51,7 @@ class JobGuest:
     vm: Guest | None = None
     before: bytes = b""
     broken: Splat | None = None
+    tainted: tuple[int | None, int | None] = (None, None)
     slowness: float = 1.0
 
     def environment(self, inputs: JobInputs, scale: float = 1.0) -> dict[str, str]:

@@ -21,7 +21,7 @@ from kpatchlab.evidence import ktap
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import CaseKind, JobResult, Outcome, job_case
 from kpatchlab.plan.needs import lacking_packages, refusal
-from kpatchlab.run import judge, saved, stacks, starved
+from kpatchlab.run import judge, saved, stacks, starved, taint
 from kpatchlab.run.guests import JobGuest, guests_of, occupied
 from kpatchlab.run.inputs import Here, JobInputs, resolve
 from kpatchlab.run.reach import Counters
@@ -130,6 +130,7 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
             ]
             for guest, counter in zip(guests, counters, strict=True):
                 assert guest.vm is not None
+                guest.tainted = taint.read(guest.vm), None
                 if inputs.kernels[guest.kernel].debug:
                     debug.forget_leaks(guest.vm)
                 if inputs.kernels[guest.kernel].covered:
@@ -149,6 +150,9 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
                 if inputs.kernels[guest.kernel].covered and (data := coverage.fetch(guest.vm)):
                     (inputs.folder / coverage.DATA.format(role=guest.role)).write_bytes(data)
             judge.leaks(inputs, guests, record)
+            for guest in guests:
+                assert guest.vm is not None
+                guest.tainted = guest.tainted[0], taint.read(guest.vm)
             _settle(guests, settled)
     except saved.PrepareFailed as failed:
         record.never_up.append(judge.never_up(inputs, failed))

@@ -15,7 +15,7 @@ from kpatchlab.errors import GuestLost
 from kpatchlab.evidence.decode import Decoder
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.model import Case, CaseId, GuestLog, Metric, Outcome, ReachCount, Splat, log_case
-from kpatchlab.run import starved
+from kpatchlab.run import starved, taint
 from kpatchlab.run.guests import BROKEN, JobGuest, console_name
 from kpatchlab.run.inputs import JobInputs
 from kpatchlab.run.saved import PrepareFailed
@@ -105,7 +105,7 @@ def nothing(splats: Sequence[Splat]) -> Sequence[Splat]:  # noqa: ARG001
 
 
 def guest_log(inputs: JobInputs, guest: JobGuest, record: Record) -> GuestLog:
-    """Look for splats in one guest's console, and make the case of the clean log."""
+    """Look for splats in one guest's console, and make the cases of the clean log and of the kernel's taint."""
     assert guest.vm is not None
     console = guest.vm.console
     data = console.data()
@@ -114,7 +114,11 @@ def guest_log(inputs: JobInputs, guest: JobGuest, record: Record) -> GuestLog:
     cut = f"{missing} bytes of the log are not kept" if missing > 0 else ""
     log, vm = guest.before + b"\n" + data, guest.vm
     made = partial(starved.made_by_host, vm)
-    clean_log(inputs, record, guest.role, guest.kernel, log, died=died, cut=cut, made_by_host=made)
+    splats = clean_log(inputs, record, guest.role, guest.kernel, log, died=died, cut=cut, made_by_host=made)
+    earlier = find_splats(guest.before, whole=False) if guest.before and guest.tainted[1] else []
+    if case := taint.judged(guest.role, *guest.tainted, earlier, splats):
+        record.cases.append(case)
+        record.fail([case])
     return _log(guest.role, guest.kernel, data, console.total)
 
 
@@ -142,8 +146,8 @@ def clean_log(
     cut: str = "",
     preparing: bool = False,
     made_by_host: Callable[[Sequence[Splat]], Sequence[Splat]],
-) -> None:
-    """Make the case of a clean log.
+) -> list[Splat]:
+    """Make the case of a clean log, and return every splat in it, those of the host's making as well.
 
     Args:
         cut: what of it is missing, where a splat may have stood.
@@ -174,6 +178,7 @@ def clean_log(
     if case.outcome is record.outcome is Outcome.CRASH:
         record.because += (case.id,)
     record.splats += splats
+    return found_in_log
 
 
 def decoder_of(inputs: JobInputs, kernel: str) -> Decoder:
