@@ -111,7 +111,8 @@ def test_a_frame_at_the_start_of_a_function_is_the_one_before(built):
         built, f"[    1.000000]  kernel_init+0x0/{size:#x}", f"[    1.000000] hint: kernel_init+0x0/{size:#x}"
     )
     assert f"({before} at init/main.c:" in trace
-    assert pointer.endswith("(init/main.c:8)")
+    assert "0x0/" in pointer
+    assert " (init/main.c:" in pointer
 
 
 def test_twins_are_told_apart_by_size_and_inlined_callers_shown(built):
