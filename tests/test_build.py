@@ -75,11 +75,50 @@ def test_what_is_kept_of_a_kernel_is_not_written_over_by_the_next_one_in_the_sam
     assert {path.name: path.read_bytes() for path in first.rglob("*") if path.is_file()} == kept
 
 
-def test_a_tree_configured_in_place_is_refused(bench):
-    bench.write(".config", "")
-    with pytest.raises(UserError, match="was configured in place") as caught:
-        build(bench)
-    assert "mrproper" in caught.value.hint
+@pytest.mark.parametrize("known_to_git", [True, False])
+def test_a_tree_that_was_built_where_it_lies_is_taken_without_what_was_built(bench, known_to_git):
+    if known_to_git:
+        bench.write(".gitignore", ".*\n!.gitignore\n*.o\ninclude/config\ninclude/generated\n")
+        bench.repository()
+    plain = build(bench)
+    for name in (".config", "include/config/auto.conf", "include/generated/autoconf.h", "core/net.o", ".core.o.cmd"):
+        bench.write(name, "built in place\n")
+    before = bench.snapshot()
+    again = build(bench)
+    assert (again.outcome, again.key) == (Outcome.PASS, plain.key)
+    bench.sub("core/net.c", "int core_send(int flags)\n{", "int core_more = 2;\nint core_send(int flags)\n{")
+    before |= {path: kept for path, kept in bench.snapshot().items() if path.endswith("core/net.c")}
+    edited = build(bench)
+    assert edited.outcome is Outcome.PASS
+    assert edited.key != plain.key
+    assert bench.snapshot() == before
+    assert not list(bench.ctx.cache.root.glob("trees/*/tree/core/net.o"))
+
+
+def test_what_is_deleted_or_moved_in_the_tree_is_so_in_its_copy(bench):
+    build(bench)
+    (copy,) = bench.ctx.cache.root.glob("trees/*/tree")
+    bench.write("core/extra/one.h", "/* one */\n")
+    build(bench)
+    assert (copy / "core/extra/one.h").exists()
+    (bench.tree / "core/extra/one.h").unlink()
+    (bench.tree / "core/extra").rmdir()
+    bench.write("core/extra", "now a file\n")
+    assert build(bench).outcome is Outcome.PASS
+    assert (copy / "core/extra").read_text() == "now a file\n"
+
+
+def test_a_base_in_a_folder_and_the_same_with_a_series_share_their_objects(bench):
+    bench.repository()
+    build(bench)
+    bench.lines.clear()
+    bench.sub("drivers/delta.c", "core_send(0)", "core_send(1)")
+    (bench.root / "one").mkdir()
+    (bench.root / "one/1.patch").write_text(bench.git("diff") + "\n")
+    bench.git("checkout", "-q", ".")
+    result = build(bench, bench.recipe(series=[{"type": "patches", "path": str(bench.root / "one")}]))
+    assert result.outcome is Outcome.PASS
+    assert result.objects_compiled == 1
 
 
 def test_an_edit_compiles_only_what_it_touches(bench):

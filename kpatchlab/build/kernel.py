@@ -8,7 +8,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from kpatchlab import proc
 from kpatchlab.build import artifact, changes, config, confined, failures, make, patchset, source
 from kpatchlab.build.context import BuildContext, BuildProgress
+from kpatchlab.build.copies import copy_of
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.fence import Escape
@@ -28,7 +29,7 @@ VERSION = 1
 """Part of every key: raise it when the same inputs are to give another artifact."""
 COVERAGE_VERSION = 1
 """The same, for kernels that are built for gcov."""
-IN_PLACE_VERSION = 1
+IN_PLACE_VERSION = 2
 """The same, for kernels of trees that are built from where they lie: before it their System.map was the next one's."""
 TAIL_LINES = 60
 WORK_TREES = "bisect"
@@ -87,7 +88,7 @@ class _KernelSpec:
 
     @property
     def in_place(self) -> bool:
-        """Whether the user's own tree is built from where it is; a series goes onto a copy."""
+        """Whether objects of earlier builds lie in the tree: a search's, or the lab's copy of the user's own."""
         return isinstance(self.source, source.Dir) and not self.patches
 
 
@@ -225,12 +226,12 @@ def _fetch(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> Build
 def _build(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> BuildResult:
     """Make the artifact from source; `work` may hold what an earlier, killed try left."""
     confined.check(ctx, plan.author)
-    tree, obj = _tree(plan, name, work, ctx)
-    ctx.progress(BuildProgress(name, "config"))
-    covered = _covered(plan, work, ctx)
     try:
-        job = make.Job(name, tree, obj, work, ctx, plan.author, covered)
-        return _confined(plan, name, job, work, ctx)
+        with _tree(plan, name, work, ctx) as (tree, obj):
+            ctx.progress(BuildProgress(name, "config"))
+            covered = _covered(plan, work, ctx)
+            job = make.Job(name, tree, obj, work, ctx, plan.author, covered)
+            return _confined(plan, name, job, work, ctx)
     except Escape as escaped:
         fault = failures.BuildError("", 0, f"the build tried to leave its folders: {escaped.message}")
         raise _blocked(_result(plan, name), fault, ()) from None
@@ -250,15 +251,16 @@ def _confined(plan: _KernelSpec, name: str, job: make.Job, work: Path, ctx: Buil
     if not (plan.in_place or (work / "unpacked-tree").exists()):
         raise HostError(f"{work} was deleted while {name} was built in it", hint="run it again")
     result = _made(plan, name, job, outcome, work, ctx)
-    if plan.in_place and not obj.is_relative_to(tree):
-        ctx.note(obj, f"objects of {tree}")
     if outcome.fault:
         result = replace(result, module_failures=tuple(failures.module_failures(outcome.records, tree)))
         raise _blocked(result, outcome.fault, outcome.log.splitlines())
     if not result.release:
         raise _blocked(result, failures.BuildError("", 0, "make wrote no release that is a name"), ())
     if plan.in_place and plan.source.ask() != plan.source.key:
-        raise UserError(f"{tree} changed while it was being built", hint="run it again: only what changed is compiled")
+        raise UserError(
+            f"{plan.source.describe()} changed while it was being built",
+            hint="run it again: only what changed is compiled",
+        )
     ctx.progress(BuildProgress(name, "package", outcome.total, outcome.total))
     try:
         missing = _install(job, outcome.records, result.release, work, ctx)
@@ -338,13 +340,20 @@ def keep_kernel(
         ctx.cache.get("kernel", plan.key, produce, label=_label(plan))
 
 
-def _tree(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> tuple[Path, Path]:
-    """Return the tree, series applied, and its object directory."""
-    if plan.in_place:
+@contextlib.contextmanager
+def _tree(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> Iterator[tuple[Path, Path]]:
+    """Yield the tree, series applied, and its object directory."""
+    if not plan.in_place:
+        yield _unpacked(plan, name, work, ctx)
+    elif own := plan.tree_in_place():
+        yield own, _objects_in(own, plan.asked, plan.compiler)
+    else:
         assert isinstance(plan.source, source.Dir)
-        tree = plan.source.path()
-        plan.source.check_clean()
-        return tree, _objects_in_place(tree, plan.asked, plan.compiler, ctx)
+        with copy_of(plan.source, ctx) as tree:
+            yield tree, _objects_in(tree, plan.asked, plan.compiler)
+
+
+def _unpacked(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> tuple[Path, Path]:
     tree = work / "tree"
     if not (work / "unpacked-tree").exists():
         shutil.rmtree(tree, ignore_errors=True)
@@ -362,17 +371,15 @@ def _tree(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> tuple[
     return tree, tree / "obj"
 
 
-def _objects_in_place(tree: Path, asked: dict[str, config.Asked], compiler: str, ctx: BuildContext) -> Path:
-    # One object directory per tree and configuration, kept: an edit costs what it touches.
-    objects = content_key(str(tree), config.key(asked), compiler)[:16]
-    # In a tree of the lab's own they lie below it: paths are relative then, and ccache has them from other trees.
-    own = tree.is_relative_to(ctx.cache.root / WORK_TREES)
-    return tree / f"{OBJECTS}{objects}" if own else ctx.cache.root / "objects" / objects
+def _objects_in(tree: Path, asked: dict[str, config.Asked], compiler: str) -> Path:
+    # One object directory per tree and configuration, kept: an edit costs what it touches. It lies below the tree:
+    # paths are relative then, and ccache has them from other trees.
+    return tree / f"{OBJECTS}{content_key(str(tree), config.key(asked), compiler)[:16]}"
 
 
 def lies_built(recipe: KernelRecipe, tree: Path, ctx: BuildContext) -> bool:
     """Whether a kernel of a recipe's configuration was built in a tree, from where it lies, so that its objects are."""
-    obj = _objects_in_place(tree, config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch), ctx)
+    obj = _objects_in(tree, config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch))
     return (obj / "vmlinux").exists()
 
 

@@ -9,6 +9,7 @@ import functools
 import os
 import re
 import shutil
+import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,7 +18,7 @@ from kpatchlab import proc
 from kpatchlab.build import git
 from kpatchlab.build.built import Unbuilt
 from kpatchlab.build.context import BuildContext
-from kpatchlab.cache import content_key, file_digest, tree_digest
+from kpatchlab.cache import content_key, file_digest
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.host.debian import Apt
 from kpatchlab.lab import recipes
@@ -25,6 +26,12 @@ from kpatchlab.model import Outcome
 from kpatchlab.urls import authorized, shown
 
 UNPACK_S = 1800.0
+BUILT = (
+    "/.config*", "/include/config/", "/include/generated/", "/arch/*/include/generated/", "/scripts/kconfig/*conf",
+    "*.o", "*.ko", "*.a", "*.mod", "*.mod.c", ".*.cmd", ".*.d", "/vmlinux*", "/System.map", "/Module.symvers",
+    "/modules.*", "modules.order", "/.git",
+)  # fmt: skip
+"""What a build in the tree leaves, for trees that come without .gitignore files."""
 
 
 Key = dict[str, str]
@@ -135,13 +142,16 @@ class Git(Source[recipes.GitSource]):
 
 
 class Dir(Source[recipes.DirSource]):
-    """`{type: dir, path:}`: the user's own tree, uncommitted changes included; nothing in it is ever written."""
+    """`{type: dir, path:}`: the user's own tree, uncommitted changes included; nothing in it is ever written.
+
+    It may have been configured and built where it lies.
+    """
 
     def ask(self) -> Key:
         """Return HEAD and the digest of what differs from it; the digest of all files where git does not know it."""
         path = self.path()
         if not (path / ".git").exists():
-            return {"digest": tree_digest(path)}
+            return {"digest": content_key([(name, self._state(path / name)) for name in self.files()])}
         repository = git.open_local(path)
         head = repository.commit("HEAD")
         names = self._changed(repository, head)
@@ -153,23 +163,35 @@ class Dir(Source[recipes.DirSource]):
         return f"{self.path()} ({_shown(self.key)})" + (" with uncommitted changes" if "dirty" in self.key else "")
 
     def unpack(self, into: Path) -> None:
-        """Copy the tree, without what git ignores: for a series on top of it."""
+        """Copy the tree, without what was built in it: for a series on top of it."""
         path = self.path()
-        if not (path / ".git").exists():
-            shutil.copytree(path, into, symlinks=True, dirs_exist_ok=True)
-            return
-        repository = git.open_local(path)
-        words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
-        listing = into.parent / "files.list"
-        with listing.open("wb") as handle:  # in a file: 90,000 names are more than proc keeps
-            command = ["git", "-C", str(repository.path), *words]
-            proc.run(command, timeout_s=git.QUICK_S, stdout_to=handle, env=git.environment())
-        for raw in listing.read_bytes().split(b"\0"):
-            name = os.fsdecode(raw)
-            if name and os.path.lexists(path / name) and not (path / name).is_dir():
+        for name in self.files():
+            if os.path.lexists(path / name) and not ((path / name).is_dir() and not (path / name).is_symlink()):
                 (into / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path / name, into / name, follow_symlinks=False)
-        listing.unlink()
+
+    def files(self) -> list[str]:
+        """Return what is of the tree, whether or not something was built in it, sorted.
+
+        That is what git tracks, and what is new and not ignored. Where git does not know the tree, it is what the
+        tree's own .gitignore files and `BUILT` leave: what `make mrproper` leaves.
+        """
+        path = self.path()
+        with tempfile.TemporaryDirectory(prefix="kpatchlab-dir-") as scratch:
+            where = ["-C", str(path)]
+            words = ["ls-files", "-z", "--others", "--exclude-standard"]
+            if (path / ".git").exists():
+                where = ["-C", str(git.open_local(path).path)]
+                words += ["--cached"]
+            else:
+                proc.run(["git", "init", "-q", "--bare", scratch], timeout_s=git.QUICK_S, env=git.environment())
+                where += [f"--git-dir={scratch}", f"--work-tree={path}"]
+                words += [f"--exclude={pattern}" for pattern in BUILT]
+            with (Path(scratch) / "list").open("w+b") as handle:  # 90,000 names are more than proc keeps
+                command = ["git", *where, *words]
+                proc.run(command, timeout_s=git.QUICK_S, stdout_to=handle, env=git.environment())
+                handle.seek(0)
+                return sorted({os.fsdecode(raw) for raw in handle.read().split(b"\0") if raw})
 
     def path(self) -> Path:
         """Return the tree's absolute path.
@@ -181,20 +203,6 @@ class Dir(Source[recipes.DirSource]):
         if not (path / "Makefile").exists() or not (path / "Kconfig").exists():
             raise UserError(f"{path}: not a kernel tree", hint="source.path names the directory with the top Makefile")
         return path
-
-    def check_clean(self) -> None:
-        """Refuse a tree that was configured in place: kbuild cannot build it with its objects elsewhere.
-
-        Raises:
-            UserError: names what is in the way (the Makefile's own test, `outputmakefile`).
-        """
-        path = self.path()
-        for name in (".config", "include/config", "include/generated"):
-            if (path / name).exists():
-                raise UserError(
-                    f"{path} was configured in place ({name} is there); the lab builds beside it and cannot",
-                    hint=f"make -C {path} mrproper (keep .config elsewhere first), or name a revision: type: git",
-                )
 
     @staticmethod
     def _changed(repository: git.Repository, head: str) -> list[str]:
