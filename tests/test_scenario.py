@@ -199,7 +199,7 @@ def test_payload_tells_where_a_template_is_wrong(root: Path) -> None:
 
 def test_payload_tells_which_file_cannot_be_read(root: Path) -> None:
     (root / "scenarios" / "duo" / "gone").symlink_to("nowhere")
-    with pytest.raises(UserError, match="gone cannot be read: No such file"):
+    with pytest.raises(UserError, match="gone: No such file"):
         scenario_files(scenario(root), {})
 
 

@@ -150,7 +150,7 @@ def test_a_nest_of_aliases_is_refused_quickly(tmp_path: Path) -> None:
     assert time.monotonic() - begin < 5
 
 
-@pytest.mark.parametrize("levels", [100, 4000, 1_000_000])
+@pytest.mark.parametrize("levels", [100, 4000, 200_000])
 def test_deep_nesting_is_an_error_and_no_crash(tmp_path: Path, levels: int) -> None:
     (line,) = errors(tmp_path, "words: " + "[" * levels + "]" * levels)
     assert "nested too deeply" in line
@@ -163,7 +163,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, what: str) -> None:
         load(tmp_path / what, Top)
     assert caught.value.message == "1 error in 1 file"
     assert caught.value.details == (
-        {"missing": "missing: no such file", "folder": "folder: cannot be read: Is a directory"}[what],
+        {"missing": "missing: no such file", "folder": "folder: cannot be read: a directory, not a regular file"}[what],
     )
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 import yaml
 
 from kpatchlab.errors import UserError
+from kpatchlab.files import read_input
 from kpatchlab.lab.choice import select
 from kpatchlab.lab.file import FILE, Jobs, LabFile, Limits, Machine, Matrix
 from kpatchlab.lab.nightly import Nightly
@@ -24,7 +25,7 @@ from kpatchlab.lab.recipes import GitSource, KernelRecipe, RootRecipe, SeriesMod
 from kpatchlab.lab.scenario import FILE as SCENARIO_FILE
 from kpatchlab.lab.scenario import Scenario, load_scenario
 from kpatchlab.lab.systems import System, load_systems
-from kpatchlab.lab.yamlfile import Document, Loc, Problems, read, suggest
+from kpatchlab.lab.yamlfile import MAX_BYTES, Document, Loc, Problems, read, suggest
 
 RESULTS = "results"
 """Folder in a lab's directory, which all labs of that directory share."""
@@ -32,9 +33,9 @@ RESULTS = "results"
 
 def root_of(path: Path) -> Path:
     """Return the directory of a lab file's lab: what its `root` says, else the file's own."""
-    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-        text = path.read_text("utf-8")
-        if match := re.search(r"^root\s*:.*$", text, re.MULTILINE):
+    with contextlib.suppress(UserError, ValueError, yaml.YAMLError):
+        text = read_input(path, MAX_BYTES).decode("utf-8")
+        if match := re.search(r"^root[ \t]*:.{0,2000}$", text, re.MULTILINE):
             said = yaml.safe_load(match[0])["root"]
             return (
                 Path(os.path.normpath(path.parent / Path(said).expanduser())) if isinstance(said, str) else path.parent
@@ -249,7 +250,7 @@ class _Loader:
             recipe = document.parse(RootRecipe) if document else None
             if document and recipe:
                 recipes[path.stem] = recipe
-                if recipe.files and not (path.parent / recipe.files).is_dir():
+                if recipe.files and not os.path.isdir(path.parent / recipe.files):
                     document.add(["files"], f"there is no directory rootfs/{recipe.files}")
             else:
                 recipes[path.stem] = RootRecipe()  # so that nobody is told that it does not exist
@@ -285,7 +286,7 @@ class _Loader:
 
     def _recipe(self, name: str, document: Document, kernel: str) -> KernelRecipe | None:
         path = self.root / "kernels" / f"{name}.yaml"
-        if not path.is_file():
+        if not os.path.exists(path):
             near = suggest(name, [other.stem for other in path.parent.glob("*.yaml")])
             document.add(["kernels", kernel], f"there is no recipe kernels/{name}.yaml{near}")
             return None
@@ -299,7 +300,7 @@ class _Loader:
         """Note every path of a recipe that leads nowhere."""
         for index, fragment in enumerate(recipe.config):
             path = locate(fragment, self.root)
-            if not path.is_file():
+            if not os.path.isfile(path):
                 there = [
                     str(other.relative_to(self.root / "kernels")) for other in self.root.glob("kernels/**/*.config")
                 ]
@@ -307,7 +308,7 @@ class _Loader:
         parts: list[tuple[Loc, SourceModel | SeriesModel]] = [([*loc, "source", "path"], recipe.source)]
         parts += [([*loc, "series", index, "path"], item) for index, item in enumerate(recipe.series)]
         for where, item in parts:
-            if item.on_host and not (path := locate(item.on_host, self.root)).exists():
+            if item.on_host and not os.path.exists(path := locate(item.on_host, self.root)):
                 document.add(where, f"there is no {self._show(path)}")
 
     def _show(self, path: Path) -> str:
@@ -334,7 +335,7 @@ class _Loader:
 
 
 def _known(document: Document, loc: Loc, word: str, names: Collection[str], kind: str) -> None:
-    if word not in names:
+    if word not in names and not document.problems.full(document.path):
         more = suggest(word, names) or f"; there are {', '.join(names) or 'none'}"
         document.add(loc, f"there is no {kind} '{word}'{more}")
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from kpatchlab.errors import UserError
+from kpatchlab.files import read_input
+from kpatchlab.lab.bounded import Task, path_of, work_off
 from kpatchlab.lab.recipes import NAME_PATTERN, Name, Needed, Symbol, Text
 from kpatchlab.lab.yamlfile import Document, FileModel, Loc, Problems, read, suggest
 
@@ -24,6 +28,12 @@ GuestFile = tuple[str, bytes, int]
 """A file that is put into a guest: absolute path, bytes, mode."""
 RESERVED = frozenset({"role", "server", "client", "dev", "lib", "attach", "tmp", "scale", "break", "mode", "emulated"})
 """Parameters that cannot be: their LAB_... variables have a meaning already."""
+
+MAX_COMBINATIONS = 1000
+"""Combinations of one scenario's parameters, those that are left out included."""
+MAX_FILE_BYTES = 64 << 20
+"""Of one file that goes into a guest."""
+MAX_FILES = 10_000
 
 _PARAMETER = r"^[a-z][a-z0-9_]*$"
 _LEFT_BEHIND = re.compile(r"(^|/)(__pycache__|\.[^/]*)(/|$)|(~|\.pyc|\.swp|\.orig|\.rej)$")
@@ -38,9 +48,9 @@ def _parameter(name: str) -> str:
 
 
 def _values(values: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := next((value for value, count in Counter(values).items() if count > 1), None):
+        raise ValueError(f"'{twice}' is there twice")
     for value in values:
-        if values.count(value) > 1:
-            raise ValueError(f"'{value}' is there twice")
         if not value.isprintable():
             raise ValueError(f"{value!r} has characters that cannot be printed")
     return values
@@ -164,6 +174,13 @@ class ScenarioFile(FileModel):
     )
 
     @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        count = math.prod(map(len, self.parameters.values()))
+        if count > MAX_COMBINATIONS:
+            raise ValueError(f"the parameters have {count:,} combinations, more than {MAX_COMBINATIONS:,}")
+        return self
+
+    @model_validator(mode="after")
     def _cold_has_cmdline(self) -> Self:
         if self.cmdline and not self.cold:
             raise ValueError("cmdline needs cold: true, since a forked guest has booted already")
@@ -209,7 +226,7 @@ def _check_roles(scenario: Scenario, document: Document) -> None:
             _check_script(scenario, document, ["roles", name, key], script)
         for index, word in enumerate(role.prepare):
             path = lib / "prepare" / f"{word}.sh"
-            if not path.is_file():
+            if not os.path.isfile(path):
                 there = suggest(word, [other.stem for other in path.parent.glob("*.sh")])
                 document.add(["roles", name, "prepare", index], f"there is no scenarios/lib/prepare/{word}.sh{there}")
     for index, reach in enumerate(scenario.reach):
@@ -218,7 +235,7 @@ def _check_roles(scenario: Scenario, document: Document) -> None:
 
 
 def _check_script(scenario: Scenario, document: Document, loc: list[str | int], script: str) -> None:
-    path = next((p for p in (scenario.folder / script, scenario.folder / f"{script}.j2") if p.is_file()), None)
+    path = next((p for p in (scenario.folder / script, scenario.folder / f"{script}.j2") if os.path.exists(p)), None)
     if path is None:
         names = [name.removesuffix(".j2") for name, _ in own_files(scenario.folder)]
         document.add(loc, f"there is no file '{script}' in scenarios/{scenario.name}{suggest(script, names)}")
@@ -271,12 +288,15 @@ def scenario_files(scenario: Scenario, params: Mapping[str, str]) -> list[GuestF
         UserError: a file cannot be read, or a template is wrong.
     """
     files: list[GuestFile] = []
-    for name, path in own_files(scenario.folder):
-        if name.endswith(".j2"):
-            try:
-                text = render_template(scenario, name, params)
-            except TemplateProblem as error:
-                raise UserError(str(error), hint=f"templates see: {', '.join(['params', *params])}") from None
+    own = own_files(scenario.folder)
+    templates = [name for name, _ in own if name.endswith(".j2")]
+    try:
+        rendered = dict(zip(templates, render_templates(scenario, [(name, params) for name in templates]), strict=True))
+    except TemplateProblem as error:
+        raise UserError(str(error), hint=f"templates see: {', '.join(['params', *params])}") from None
+    for name, path in own:
+        if name in rendered:
+            text = rendered[name]
             files.append((f"{GUEST_FOLDER}/{name.removesuffix('.j2')}", text.encode(), _mode(path)))
         elif name != FILE:
             files.append((f"{GUEST_FOLDER}/{name}", _bytes(path), _mode(path)))
@@ -294,10 +314,7 @@ def library_files(lab_root: Path) -> list[GuestFile]:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    return read_input(path, MAX_FILE_BYTES, "a scenario puts all files of its folder into its guests")
 
 
 def _mode(path: Path) -> int:
@@ -305,7 +322,11 @@ def _mode(path: Path) -> int:
 
 
 def own_files(folder: Path) -> list[tuple[str, Path]]:
-    """Return (relative name, path) of the files below `folder` that belong to it, by name."""
+    """Return (relative name, path) of the files below `folder` that belong to it, by name.
+
+    Raises:
+        UserError: there are more than any scenario needs.
+    """
     found = []
     for top, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not _LEFT_BEHIND.search(name)]
@@ -313,6 +334,8 @@ def own_files(folder: Path) -> list[tuple[str, Path]]:
             path = Path(top, name)
             if not _LEFT_BEHIND.search(name):
                 found.append((str(path.relative_to(folder)), path))
+            if len(found) > MAX_FILES:
+                raise UserError(f"{folder} has more than {MAX_FILES:,} files", hint="all of them go into its guests")
     return sorted(found)
 
 
@@ -324,42 +347,18 @@ class TemplateProblem(Exception):
         self.path, self.line, self.reason = path, line, reason
 
 
-def render_template(scenario: Scenario, name: str, params: Mapping[str, str]) -> str:
-    """Return the template `name` of a scenario's folder, rendered.
+def render_templates(scenario: Scenario, wanted: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:
+    """Return templates of a scenario's folder, rendered: the name of each with its parameters; see `bounded`.
 
     Raises:
-        TemplateProblem: it has a syntax error or uses a name that there is not.
+        TemplateProblem: the first that has a syntax error, uses a name that there is not, or takes too much.
     """
-    import jinja2  # 0.1 s that most scenarios do without
-
-    loader = jinja2.FileSystemLoader([scenario.folder, scenario.folder.parent / "lib"])
-    environment = jinja2.Environment(
-        loader=loader,
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - scripts and configuration files, not HTML
-    )
-    try:
-        return environment.get_template(name).render(params=params, **params)
-    except jinja2.TemplateSyntaxError as error:
-        raise TemplateProblem(Path(error.filename or name), error.lineno, error.message or "syntax error") from None
-    except jinja2.TemplateNotFound as error:
-        path, line = _template_frame(error, scenario.folder / name)
-        raise TemplateProblem(path, line, f"there is no template '{error.name}'") from None
-    except Exception as error:  # noqa: BLE001 - whatever an expression of the template's raises
-        path, line = _template_frame(error, scenario.folder / name)
-        raise TemplateProblem(path, line, str(error)) from None
-
-
-def _template_frame(error: Exception, fallback: Path) -> tuple[Path, int]:
-    """Return the innermost template and line that an error passed through; jinja2 puts them into its traceback."""
-    path, line, step = fallback, 0, error.__traceback__
-    while step:
-        name = step.tb_frame.f_code.co_filename
-        if "__jinja_template__" in step.tb_frame.f_globals or name.startswith(str(fallback.parent)):
-            path, line = Path(name), step.tb_lineno
-        step = step.tb_next
-    return path, line
+    folders = (str(scenario.folder), str(scenario.folder.parent / "lib"))
+    answers = work_off([Task("render", name, folders, params) for name, params in wanted]) if wanted else []
+    for answer, (name, _) in zip(answers, wanted, strict=True):
+        if answer.error:
+            raise TemplateProblem(path_of(answer, scenario.folder / name), answer.line, answer.error)
+    return [answer.text for answer in answers]
 
 
 _SCHEMA = "kpatchlab/schemas/scenario.schema.json"

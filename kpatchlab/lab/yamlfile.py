@@ -9,7 +9,9 @@ make 4.2, 3.1, 8 and True of them.) Only an empty value, `~` and `null` are told
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +21,29 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
 
 from kpatchlab.errors import UserError
+from kpatchlab.files import read_input
 
 try:
     from yaml import CSafeLoader as _Loader
 except ImportError:  # PyYAML built without libyaml: some ten times slower, otherwise the same
     from yaml import SafeLoader as _Loader
 
-MAX_NODES = 100_000
+MAX_BYTES = 512 << 10
+"""Of one file; the largest that come with the lab have some KiB."""
+
+MAX_NODES = 50_000
 """Values in one file, aliases spelled out: a bound on what a nest of aliases can expand to."""
+
+MAX_ITEMS = 2000
+"""Of one list or mapping."""
+
+MAX_PROBLEMS = 100
+"""Errors of one file that are told; how many more there are is the last line."""
+
+MESSAGE_CHARS = 1000
+
+_SHOWN = 200
+"""Characters of a value or a key that a message quotes."""
 
 MAX_DEPTH = 50
 """Lists and mappings inside one another."""
@@ -47,7 +64,9 @@ M = TypeVar("M", bound=BaseModel)
 
 def suggest(word: str, names: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" with the name nearest to `word`, or "" where none is near."""
-    lower = {name.lower(): name for name in names}
+    if len(word) > _SHOWN:
+        return ""  # finding what is near takes as long as both have characters, multiplied
+    lower = {name.lower(): name for name in itertools.islice(names, MAX_ITEMS)}
     near = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
     return f"; did you mean '{lower[near[0]]}'?" if near else ""
 
@@ -87,6 +106,7 @@ class Problems:
 
     root: Path
     found: set[Problem] = field(default_factory=set)
+    _counts: Counter[str] = field(default_factory=Counter)
 
     def shown(self, path: Path) -> str:
         """Return `path` as messages show it."""
@@ -94,11 +114,30 @@ class Problems:
 
     def add(self, path: Path, line: int, message: str) -> None:
         """Note one error."""
-        self.found.add(Problem(self.shown(path), line, message))
+        problem = Problem(self.shown(path), line, _short(message, MESSAGE_CHARS))
+        if problem not in self.found:
+            self._counts[problem.file] += 1
+            if not self.full(path):
+                self.found.add(problem)
+
+    def full(self, path: Path) -> bool:
+        """Whether a file has more errors than are told."""
+        return self._counts[self.shown(path)] > MAX_PROBLEMS
+
+    def add_more(self, path: Path, count: int) -> None:
+        """Note how many more errors a file has, that are not told."""
+        self._counts[self.shown(path)] += count
 
     def lines(self) -> tuple[str, ...]:
-        """Return one line per error, by file and line."""
-        return tuple(str(problem) for problem in sorted(self.found))
+        """Return one line per error, by file and line; of a file with very many the first ones, and how many more."""
+        more = {file: count - MAX_PROBLEMS for file, count in self._counts.items() if count > MAX_PROBLEMS}
+        found = sorted(self.found)
+        lines = []
+        for number, problem in enumerate(found):
+            lines.append(str(problem))
+            if problem.file in more and (number + 1 == len(found) or found[number + 1].file != problem.file):
+                lines.append(f"{problem.file}: and {more[problem.file]} more")
+        return tuple(lines)
 
     def raise_if_any(self) -> None:
         """Raise what was found.
@@ -107,8 +146,8 @@ class Problems:
             UserError: with one line of `details` per error.
         """
         if self.found:
-            files = len({problem.file for problem in self.found})
-            raise UserError(f"{_count(len(self.found), 'error')} in {_count(files, 'file')}", details=self.lines())
+            files, errors = len({problem.file for problem in self.found}), sum(self._counts.values())
+            raise UserError(f"{_count(errors, 'error')} in {_count(files, 'file')}", details=self.lines())
 
 
 def _count(number: int, noun: str) -> str:
@@ -126,10 +165,14 @@ class Document:
 
     def add(self, loc: Loc, message: str) -> None:
         """Note an error about the value at `loc`."""
+        if self.problems.full(self.path):
+            self.problems.add_more(self.path, 1)
+            return
         line, words = self._find(loc)
         where = ""
         for word in words:
-            where += f"[{word}]" if isinstance(word, int) else f".{word}" if where else word
+            short = f"[{word}]" if isinstance(word, int) else _short(word)
+            where += short if isinstance(word, int) or not where else f".{short}"
         self.problems.add(self.path, line, f"{where}: {message}" if where else message)
 
     def _find(self, loc: Loc) -> tuple[int, list[str | int]]:
@@ -157,9 +200,11 @@ class Document:
         try:
             return model.model_validate(self.data, context=context)
         except ValidationError as error:
-            for item in error.errors(include_url=False):
+            found = error.errors(include_url=False)
+            for item in found[:MAX_PROBLEMS]:
                 loc, message = _explain(dict(item), context["models"], self.data)
                 self.add(loc, message)
+            self.problems.add_more(self.path, max(0, len(found) - MAX_PROBLEMS))
         return None
 
 
@@ -221,12 +266,10 @@ def read(path: Path, problems: Problems) -> Document | None:
 
 def _text(path: Path, problems: Problems) -> str | None:
     try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        problems.add(path, 0, "no such file")
-        return None
-    except OSError as error:
-        problems.add(path, 0, f"cannot be read: {error.strerror}")
+        raw = read_input(path, MAX_BYTES)
+    except UserError as error:
+        why = error.message.removeprefix(f"{path}: ")
+        problems.add(path, 0, "no such file" if not path.exists() else f"cannot be read: {why}")
         return None
     try:
         return raw.decode("utf-8-sig").replace("\r\n", "\n")
@@ -287,6 +330,9 @@ class _Builder:
             return None
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
+        if len(node.value) > MAX_ITEMS and len({_key(item) for item in node.value}) > MAX_ITEMS:
+            self.bad(node, f"more than {MAX_ITEMS} entries")
+            return None
         if node.tag not in {_TAG + "map", _TAG + "seq"}:
             self.bad(node, f"the tag {_tag_name(node.tag)} is not supported")
             return None
@@ -313,6 +359,7 @@ class _Builder:
         own: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         lines: dict[str, int] = {}
+        again: dict[str, tuple[int, int]] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self.bad(key, "a key must be text, not a list or a mapping")
@@ -323,12 +370,26 @@ class _Builder:
                     else:
                         self.bad(source, "'<<' takes a mapping, or a list of mappings")
             elif key.value in lines:
-                message = f"the key '{key.value}' is there twice (first on line {lines[key.value]})"
-                self.problems.add(self.path, key.start_mark.line + 1, message)  # the first one counts, and is checked
+                line, count = again.get(key.value, (key.start_mark.line + 1, 1))
+                again[key.value] = (line, count + 1)  # the first one counts, and is checked
             else:
                 lines[key.value] = key.start_mark.line + 1
                 own[key.value] = self.build(value)
+        for word, (line, count) in again.items():
+            often = "twice" if count == 2 else f"{count} times"
+            self.problems.add(
+                self.path, line, f"the key '{_short(word)}' is there {often} (first on line {lines[word]})"
+            )
         return merged | own
+
+
+def _key(item: Any) -> Any:
+    """Return what tells an entry of a list or a mapping from another: those of a key that is there twice count once."""
+    return item[0].value if isinstance(item, tuple) and isinstance(item[0], yaml.ScalarNode) else id(item)
+
+
+def _short(text: str, limit: int = _SHOWN) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _tag_name(tag: str) -> str:
@@ -377,7 +438,7 @@ def _explain(item: dict[str, Any], models: dict[int, type[FileModel]], data: Any
         noun = next((word for word in reversed(loc) if isinstance(word, str)), "")
         article = "an" if noun[:1] in set("aeiou") else "a"
         more = suggest(context["tag"], tags) or f"; there are {', '.join(tags)}"
-        return [*loc, "type"], f"'{context['tag']}' is not {article} {noun} type{more}"
+        return [*loc, "type"], f"'{_short(context['tag'])}' is not {article} {noun} type{more}"
     if kind == "union_tag_not_found":
         if not isinstance(value, dict):
             return loc, _MESSAGES["model_type"].format(kind=_kind(value))
@@ -387,7 +448,7 @@ def _explain(item: dict[str, Any], models: dict[int, type[FileModel]], data: Any
         more = suggest(str(value), names) if isinstance(value, str) else ""
         return loc, f"{_quoted(value)} is not one of {', '.join(names)}{more}"
     if kind == "value_error":
-        return loc, str(context["error"])
+        return loc, _short(str(context["error"]))
     if kind in _MESSAGES:
         return loc, _MESSAGES[kind].format(**context, value=_quoted(value), kind=_kind(value))
     return loc, str(item["msg"])
@@ -402,7 +463,7 @@ def _owner(data: Any, loc: Loc, models: dict[int, type[FileModel]]) -> type[File
 
 
 def _quoted(value: Any) -> str:
-    return f"'{value}'" if isinstance(value, (str, int, float)) else _kind(value)
+    return f"'{_short(str(value))}'" if isinstance(value, (str, int, float)) else _kind(value)
 
 
 def _kind(value: Any) -> str:

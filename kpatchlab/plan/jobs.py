@@ -146,6 +146,10 @@ def column_name(placement: Mapping[str, str]) -> str:
     return ",".join(f"{role}={kernel}" for role, kernel in sorted(placement.items()))
 
 
+MAX_JOBS = 100_000
+"""Of one plan: of some seconds each, a host has them for days."""
+
+
 def make_plan(
     lab: Lab, *, choice: Sequence[str] = (), kernels: Sequence[str] | None = None, repeat: int | None = None
 ) -> Plan:
@@ -168,8 +172,12 @@ def make_plan(
     taken: dict[str, JobSpec] = {}
     for scenario in scenarios:
         placements = _placements(lab, scenario, names, base)
-        for params in expand(scenario):
-            for count in range(1, (lab.repeat if repeat is None else repeat) + 1):
+        every = expand(scenario)
+        often = lab.repeat if repeat is None else repeat
+        if len(jobs) + len(every) * len(placements) * often > MAX_JOBS:
+            raise UserError(f"more than {MAX_JOBS:,} jobs", hint="fewer parameters, columns or repeats")
+        for params in every:
+            for count in range(1, often + 1):
                 jobs += (_job(lab, scenario, params, placement, repeat=count, taken=taken) for placement in placements)
     if not jobs:
         raise UserError("the matrix leaves nothing to run", hint="matrix.columns says which placements are run")
