@@ -11,6 +11,7 @@ from build_fixtures import Bench
 from pydantic import TypeAdapter
 
 from kpatchlab.build import source
+from kpatchlab.build.patchset import read_series
 from kpatchlab.build.source import SOURCES, source_of
 from kpatchlab.cache import file_digest, tree_digest
 from kpatchlab.errors import HostError, UserError
@@ -72,6 +73,26 @@ def test_git_url_without_network_answers_from_the_mirror(bench):
     unpack(bench, given)
     bench.tree.rename(bench.root / "gone")
     assert key(bench, given) == {"commit": commit}
+
+
+def test_a_base_is_named_by_the_first_commit_of_a_range_at_an_address(bench):
+    """As mission.yaml names its series: nothing but the range and its parent is fetched."""
+    old = bench.repository()
+    ids = []
+    for number in range(4):
+        bench.write("core/new.c", f"int x{number};\n")
+        bench.git("add", "-A")
+        bench.git("commit", "-q", "-m", f"patch {number}")
+        ids.append(bench.git("rev-parse", "HEAD"))
+    url = bench.tree.as_uri()
+    assert key(bench, spec(type="git", url=url, revision=f"{ids[1]}^")) == {"commit": ids[0]}
+    assert key(bench, spec(type="git", url=url, revision=f"{ids[3]}~3")) == {"commit": ids[0]}
+    (mirror,) = (bench.ctx.cache.root / "git").glob("*.git")
+    assert (mirror / "shallow").exists()
+    series = recipes.GitSeries(type="git", url=url, range=f"{ids[1]}^..{ids[3]}")
+    assert [patch.subject for patch in read_series([series], bench.ctx)] == ["patch 1", "patch 2", "patch 3"]
+    with pytest.raises(UserError, match="has no"):
+        key(bench, spec(type="git", url=url, revision=f"{old}~5"))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ from kpatchlab.urls import account, credentials_line, shown
 
 QUICK_S = 60.0
 NETWORK_S = 3600.0
+RANGE_DEPTHS = (128, 2048, None)
+"""How much history is fetched for a range, until its base is in it: all of Linux is gigabytes."""
+_ABOVE = re.compile(r"([0-9a-f]{40}(?:[0-9a-f]{24})?)((?:\^|~\d{1,4})+)")
 _FULL_ID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
@@ -167,20 +170,53 @@ def resolve_url(repository: Repository, revision: str, *, offline: bool = True) 
     )
 
 
-def fetch(repository: Repository, commit: str, name: str, ctx: BuildContext, *, history: bool = False) -> None:
-    """Bring `commit` into the lab's mirror, alone or (`history`) with all that is behind it, and keep it by a ref.
+def resolve_fetched(repository: Repository, revision: str, ctx: BuildContext) -> str:
+    """Return what `resolve_url` does, also for an ancestor of a full id: `ID^`, `ID~3`; fetches as much as that needs.
+
+    Raises:
+        UserError, HostError: as `resolve_url` and `fetch`.
+    """
+    match = _ABOVE.fullmatch(revision)
+    if not match:
+        return resolve_url(repository, revision)
+    if not repository.commit(revision):
+        steps = sum(int(word[1:] or 1) if word[0] == "~" else 1 for word in re.findall(r"\^|~\d*", match[2]))
+        fetch(repository, match[1], match[1], ctx, depth=steps + 1)
+    if found := repository.commit(revision):
+        return found
+    raise UserError(f"{shown(repository.url)} has no {revision}", hint="so far does the history not go back")
+
+
+def fetch_range(repository: Repository, base: str, tip: str, ctx: BuildContext) -> None:
+    """Bring the commits from `base` to `tip` into the lab's mirror, and not much more of what is behind them.
+
+    Raises:
+        HostError: as `fetch`.
+    """
+    for depth in RANGE_DEPTHS:
+        words = ("merge-base", "--is-ancestor", base, tip)
+        if repository.commit(base) and repository.commit(tip) and repository.git(*words, check=False).status == 0:
+            return
+        fetch(repository, tip, tip, ctx, depth=depth)
+
+
+def fetch(repository: Repository, commit: str, name: str, ctx: BuildContext, *, depth: int | None = 1) -> None:
+    """Bring `commit` into the lab's mirror and keep it by a ref.
+
+    Args:
+        depth: how many commits of its history come with it, itself counted; None: all.
 
     Raises:
         HostError: the server cannot be reached, or does not hand out single commits.
     """
     shallow = (repository.path / "shallow").exists()
-    if repository.commit(commit) and not (history and shallow):
+    if repository.commit(commit) and (depth == 1 or not shallow):
         return
-    depth = (["--unshallow"] if shallow else []) if history else ["--depth=1"]
+    words = [f"--depth={depth}"] if depth else ["--unshallow"] if shallow else []
     ref = f"+{commit}:refs/kpatchlab/{name}"
     with ctx.cache.lock(f"git-{repository.path.name}"), _asked(repository.url) as (options, url):
-        words = (*options, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", *depth, url, ref)
-        result = repository.git(*words, timeout_s=NETWORK_S, check=False, cancel=ctx.cancel)
+        command = (*options, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", *words, url, ref)
+        result = repository.git(*command, timeout_s=NETWORK_S, check=False, cancel=ctx.cancel)
     ctx.check_cancel()
     if result.status != 0:
         raise _unreachable(repository, result)

@@ -381,8 +381,9 @@ def _git(item: recipes.GitSeries, ctx: BuildContext) -> list[Patch]:
     """`{type: git, path: or url:, range: base..tip}`: the commits of a range, as git format-patch prints them."""
     if item.url:
         repository = git.open_url(item.url, ctx)
-        base, tip = (git.resolve_url(repository, name) for name in re.split(r"\.\.+", item.range, maxsplit=1))
-        git.fetch(repository, tip, tip, ctx, history=True)
+        ends = re.split(r"\.\.+", item.range, maxsplit=1)
+        base, tip = (git.resolve_fetched(repository, name, ctx) for name in ends)
+        git.fetch_range(repository, base, tip, ctx)
         revisions = f"{base}..{tip}"
     else:
         repository = git.open_local(ctx.path(item.path))

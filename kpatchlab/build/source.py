@@ -112,7 +112,7 @@ class Git(Source[recipes.GitSource]):
         """Return the commit id."""
         repository, revision = self._repository(), self.spec.revision
         if self.spec.url:
-            return {"commit": git.resolve_url(repository, revision)}
+            return {"commit": git.resolve_fetched(repository, revision, self.ctx)}
         commit = repository.commit(revision)
         if not commit:
             raise UserError(
@@ -132,7 +132,8 @@ class Git(Source[recipes.GitSource]):
         """Return the repository, with that one commit in it."""
         repository = self._repository()
         if self.spec.url:
-            git.fetch(repository, self.key["commit"], self.spec.revision.removeprefix("refs/heads/"), self.ctx)
+            name = re.sub(r"[~^].*", "", self.spec.revision.removeprefix("refs/heads/"))
+            git.fetch(repository, self.key["commit"], name, self.ctx)
         return repository
 
     def _repository(self) -> git.Repository:

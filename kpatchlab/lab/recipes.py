@@ -130,7 +130,9 @@ class GitSource(_PathOrUrl, SourceModel):
     """One revision of a git repository."""
 
     type: Literal["git"] = Field(description="one revision of a git repository")
-    revision: Needed = Field(description="tag, branch or commit")
+    revision: Needed = Field(
+        description="tag, branch or commit; with a url, `ID^` and `ID~N` of a full commit id as well"
+    )
 
 
 class DirSource(SourceModel):
