@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from kpatchlab.build import diffs
 from kpatchlab.build.changes import AddedLine, Changes, Named, Replay, read, write
 from kpatchlab.build.functions import Function, functions_in
 from kpatchlab.build.patchset import Patch, split_mbox
@@ -226,3 +227,13 @@ def test_what_is_written_is_read_back(tmp_path, repo):
     changes = repo.changes()
     write(changes, tmp_path)
     assert read(tmp_path) == changes != Changes()
+
+
+def test_a_message_that_quotes_a_diffs_header_changes_no_file(tmp_path):
+    """What a quoted header names is no file of the patch, as git says."""
+    repo = Repo(tmp_path)
+    text = "Change it\n\nThe mail had\n--- a/never.c\n+++ b/never.c\nand\n  diff --git a/other.c b/other.c\nin it."
+    repo.commit(text, {"net/a.c": SOURCE.replace("flags", "words")})
+    mail = repo.git("format-patch", "--stdout", "-1").encode()
+    assert diffs.files_of(mail) == ["net/a.c"]
+    assert repo.git("apply", "--reverse", "--numstat", data=mail).split()[2:] == ["net/a.c"]

@@ -331,6 +331,18 @@ nvme/003 (tr=tcp) (keep alive (twice))
     ]
 
 
+@pytest.mark.parametrize(
+    ("outcomes", "whole"),
+    [("pass skip", "pass"), ("skip skip", "skip"), ("pass fail skip", "fail"), ("pass infra", "infra")],
+)
+def test_a_suite_of_which_nothing_ran_is_no_pass(tmp_path, outcomes, whole):
+    inner = {"pass": "", "skip": "<skipped/>", "fail": "<failure/>", "infra": '<error type="infra"/>'}
+    cases = "".join(f'<testcase name="{n}">{inner[word]}</testcase>' for n, word in enumerate(outcomes.split()))
+    path = write(tmp_path / "r.xml", f"<testsuites>{cases}</testsuites>")
+    (job,) = import_file(Store(tmp_path / "store"), "junit", path, column="x", lane="y").jobs
+    assert (str(job.outcome), str(job.cases[0].outcome)) == (whole, whole)
+
+
 def test_a_folder_is_refused_where_a_file_is_meant(tmp_path):
     with pytest.raises(UserError, match="is a folder"):
         import_file(Store(tmp_path / "store"), "ltp", tmp_path, column="x", lane="y")

@@ -43,6 +43,8 @@ def cases(parsed: Parsed) -> list[tuple[str, str]]:
         ("ok 1 a # skipped no device", "a", "skip", "no device"),
         ("ok 1 a #SKIP no device", "a", "skip", "no device"),
         ("ok 1 parses #error lines # SKIP not here", "parses #error lines", "skip", "not here"),
+        ("ok 1 a # time=1ms # SKIP no device", "a", "skip", "no device"),
+        ("ok 1 a # SKIP # time=1ms", "a", "skip", "# time=1ms"),
         ("ok 1 a # XPASS", "a", "pass", "XPASS"),
         # kselftest.h puts the directive before the name
         ("ok 1 # SKIP name", "name", "skip", ""),

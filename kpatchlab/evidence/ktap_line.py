@@ -204,8 +204,8 @@ def _read_result(match: re.Match[str], body: str) -> Result:
         name = name[: found.start()]
     elif old := _BRACKET.match(name):
         directive, name = Directive(old[2]) if old[2] else None, old[1]
-    elif comment := _COMMENT.search(name):  # figures such as `# time=3ms`: not part of the name
-        message, name = comment[1].strip(), name[: comment.start()]
+    if comment := _COMMENT.search(name):  # figures such as `# time=3ms`: not part of the name
+        message, name = message or comment[1].strip(), name[: comment.start()]
     name = " ".join(name.replace("\\#", "#").split())
     return Result(
         ok, number, name, directive, message, number is not None or not match[3] or dash, "\ufffd" not in body

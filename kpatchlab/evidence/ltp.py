@@ -76,7 +76,7 @@ def _kirk(data: bytes, name: str) -> Iterator[Case]:
 
 def _kirk_case(result: dict[str, Any], test: dict[str, Any]) -> Case:
     """Read one test; the status word, the exit status and the counts have to agree for a pass."""
-    word, log = str(result.get("status", "")), test["log"] if isinstance(test.get("log"), str) else ""
+    word, log = str(result.get("status") or test.get("result")), test["log"] if isinstance(test.get("log"), str) else ""
     statuses = test.get("retval")
     codes = (
         [int(str(code)) for code in statuses if re.fullmatch(r"-?\d{1,9}", str(code))]

@@ -95,8 +95,11 @@ def _read(form: str, path: Path) -> list[Suite]:
 
 
 def _job(number: int, suite: Suite, column: str) -> JobResult:
-    outcome = worst([Outcome.PASS, *(case.outcome for case in suite.cases if case.outcome is not Outcome.SKIP)])
-    first = next((f"{case.name}: {case.message}" for case in suite.cases if case.outcome.is_bad), "")
+    outcomes = [case.outcome for case in suite.cases if case.outcome is not Outcome.SKIP]
+    outcome = worst(outcomes) if outcomes else Outcome.SKIP
+    first = next(
+        (f"{case.name}: {case.message}" for case in suite.cases if case.outcome is outcome is not Outcome.PASS), ""
+    )
     job = job_case(outcome, first)
     clean = re.sub(r"[\[\]]", "_", suite.name)
     return JobResult(
