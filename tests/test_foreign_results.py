@@ -86,6 +86,13 @@ def test_a_suite_that_counts_failures_which_it_does_not_hold_is_no_pass():
     assert suites[0].seconds == 3600
 
 
+def test_a_suite_that_failed_itself():
+    text = b'<testsuite name="s" errors="1"><error message="setup"/><testcase name="a"/></testsuite>'
+    assert told(junit.read(text, "f")) == [
+        ("s", "report: the suite failed: setup", "fail", "the suite failed: setup"), ("s", "a", "pass", ""),
+    ]  # fmt: skip
+
+
 def test_deep_and_odd_xml_is_read_or_refused_in_one_line():
     deep = b"<testsuite>" * 50_000 + b'<testcase name="a"/>' + b"</testsuite>" * 50_000
     assert [name for _, name, _, _ in told(junit.read(deep, "f"))] == ["a"]

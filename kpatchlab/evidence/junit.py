@@ -46,7 +46,7 @@ def read(data: bytes, name: str) -> list[Suite]:
 
     A case directly below the root counts, too. What a writer's `status` or `result` attribute does not say to have
     run is a skip, and what says to have failed is a failure, with or without an element that says why. A suite that
-    counts more failures than it holds has a case of its own that fails.
+    failed itself, or counts more failures than it holds, has a case of its own that fails.
 
     Raises:
         UserError: it is no JUnit file.
@@ -92,6 +92,13 @@ def _walk(root: ET.Element, default: str) -> Iterator[_Place]:
             place.cases.setdefault(title, []).append(case)
             if case.outcome not in {Outcome.PASS, Outcome.SKIP}:
                 _count(place, 1)
+            continue
+        if _tag(element) in {"failure", "error"}:
+            said = (
+                element.get("message") or (element.text or "").strip() or element.get("type") or "it does not say why"
+            )
+            place.cases.setdefault(_named(place.element) or default, []).append(problem(f"the suite failed: {said}"))
+            _count(place, 1)
             continue
         if element is not root and _tag(element) in _SUITES:
             place = _Place(element, place)

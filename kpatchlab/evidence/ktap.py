@@ -220,15 +220,19 @@ class _Reader:
         if deeper := self._inner(indent, inner, depth - 1):
             return deeper
         item = ktap_line.read(inner) if inner else None
-        if any(level.indent == indent for level in self._levels):
+        fits = isinstance(item, Plan | Version | BailOut) or (
+            isinstance(item, Result) and self._is_result(item, indent)
+        )
+        if not fits and self._is_open(indent):
             fits = item is not None or inner[:1] == "#"
-        else:
-            fits = isinstance(item, Plan | Version | BailOut) or (isinstance(item, Result) and item.number is not None)
         return (indent, inner, item) if fits else None
 
+    def _is_open(self, indent: int) -> bool:
+        return any(level.indent == indent for level in self._levels)
+
     def _is_result(self, item: Result, indent: int) -> bool:
-        """Tell a result from prose that begins with "ok": without a number, only `ok` alone or `ok - name`."""
-        return item.number is not None or (item.sure and any(level.indent == indent for level in self._levels))
+        """Tell a result from prose that begins with "ok": without a number, only `ok - name`, or `ok` in a report."""
+        return item.number is not None or (item.sure and (bool(item.name) or self._is_open(indent)))
 
     def _take(self, indent: int, item: Item | None, body: str) -> None:
         self.began |= isinstance(item, Result | Plan | Version | BailOut)

@@ -14,7 +14,8 @@ _ODD = re.compile(rb"[^\t\x20-\x7e]")
 _TAB = 8
 _PRINTK = re.compile(
     r"(?=\S)"
-    r"(?:[A-Z][a-z]{2} [ \d]\d [\d:]{8} \S+ kernel: )?"  # syslog
+    r"(?:[A-Z][a-z]{2} [ \d]\d [\d:]{8}(?:\.\d+)? \S+ kernel: )?"  # syslog
+    r"(?:\d{4}-\d\d-\d\dT[\d:]{8}[.,]\d+(?:Z|[+-]\d\d:?\d\d)? )?"  # dmesg --time-format iso, and who records consoles
     r"(?:<\d{1,3}>|kern *: ?[a-z]+ *: )?"  # the level, raw or by dmesg -x
     r"(?:\[(?: *\d+\.\d{6}|[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d [\d:]{8} \d{4})\](?:\[ *[TC]\d+\])? ?)?"  # time, caller
 )
