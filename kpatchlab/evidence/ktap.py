@@ -189,13 +189,10 @@ class _Reader:
             self._metric(body)
             return
         item = ktap_line.read(body)
-        if isinstance(item, Result | Plan | Version):
+        if isinstance(item, Plan | Version) or (isinstance(item, Result) and item.sure):
             self._set_base(indent, item)
-        indent, body, item = self._inner(max(indent - self._base, 0), body, MAX_DEPTH) or (
-            max(indent - self._base, 0),
-            body,
-            item,
-        )
+        indent = max(indent - self._base, 0)
+        indent, body, item = self._inner(indent, body, MAX_DEPTH) or (indent, body, item)
         if isinstance(item, Result) and not self._is_result(item, indent):
             item = None
         self._take(indent, item, body)
