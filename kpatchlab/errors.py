@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+
 from kpatchlab.urls import hide
 
 
@@ -38,16 +40,39 @@ class LabWarning(UserWarning):
     """Something that was wrong and is mended, which the user should know all the same; one line."""
 
 
+class GuestRefused(HostError):
+    """A guest that answers does not do what the lab asks of it: it can neither write a file nor count, for example.
+
+    In a job that is what its kernel is seen to do, and not the host's fault.
+    """
+
+
+class Loss(enum.StrEnum):
+    """What ended a guest, as the host saw it."""
+
+    PANIC = "panic"
+    HANG = "hang"
+    SILENCE = "silence"  # no answer of the agent, or none that can be read
+    OFF = "off"  # the guest switched itself off
+    CRASH = "crash"  # QEMU failed by itself: a fault of QEMU, which a guest can provoke
+    STARVED = "starved"  # the host kept the processor from it
+    EXIT = "exit"  # the host or the lab ended it: a signal from outside, or the lab cannot read the guest
+
+    @property
+    def is_kernels(self) -> bool:
+        """Whether a kernel that works is not lost in this way."""
+        return self in {Loss.PANIC, Loss.HANG, Loss.SILENCE}
+
+
 class GuestLost(Exception):
     """A guest stopped answering while something was asked of it.
 
     Attributes:
-        reason: "panic", "hang", "exit" (QEMU ended, or the lab cannot read it), "silence" (no agent in time), "starved"
-            (the host kept the processor from it).
+        reason: what ended it.
         detail: one line for people.
     """
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: Loss, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail

@@ -74,6 +74,12 @@ if mode == "refuses":
 kind, ident, _ = receive()
 if mode == "crashes":
     os.kill(os.getpid(), signal.SIGSEGV)
+elif mode == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+elif mode == "killed-inside":  # as whoever runs QEMU as a child tells of it
+    sys.exit(128 + signal.SIGKILL)
+elif mode == "stopped":  # what QEMU makes of a SIGTERM
+    event("SHUTDOWN", reason="host-signal")
 elif mode == "switches-off":
     event("SHUTDOWN", reason="guest-shutdown")
 elif mode == "resets":

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from kpatchlab.errors import GuestLost
+from kpatchlab.errors import GuestLost, Loss
 from kpatchlab.guest import pulse
 from kpatchlab.guest.vm import Identity, SavedGuest, boot, link, resume
 from tests.guest_support import children, real_boot
@@ -119,7 +119,7 @@ def test_oops_does_not_end_the_guest(guest):
 
 
 def test_reboot_and_poweroff_are_ends(saved, tmp_path):
-    for letter, reason in (("b", "panic"), ("o", "exit")):
+    for letter, reason in (("b", Loss.PANIC), ("o", Loss.OFF)):
         with resume(saved, console_path=tmp_path / letter) as guest:
             assert loss(guest, f"echo {letter} > /proc/sysrq-trigger; sleep 60")[0] == reason
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab.errors import GuestLost, HostError
+from kpatchlab.errors import GuestLost, HostError, Loss
 from kpatchlab.guest import guest as guest_module
 from kpatchlab.guest import pulse
 from kpatchlab.guest.vm import boot, link
@@ -67,11 +67,16 @@ def test_end_that_is_malformed_is_no_answer(tmp_path):
 
 
 def test_crash_of_qemu(tmp_path):
-    assert lost_by(tmp_path, "crashes")[:2] == ("exit", "QEMU ended with status -11")
+    assert lost_by(tmp_path, "crashes")[:2] == (Loss.CRASH, "QEMU ended with status -11")
+
+
+@pytest.mark.parametrize("mode", ["killed", "stopped", "killed-inside"])
+def test_an_end_that_only_the_host_can_bring_is_the_hosts(tmp_path, mode):
+    assert lost_by(tmp_path, mode)[0] is Loss.EXIT
 
 
 def test_guest_that_switches_itself_off(tmp_path):
-    assert lost_by(tmp_path, "switches-off")[:2] == ("exit", "the guest switched itself off")
+    assert lost_by(tmp_path, "switches-off")[:2] == (Loss.OFF, "the guest switched itself off")
 
 
 def test_reset_without_a_trace_counts_as_a_panic(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kpatchlab.build.built import Programs
-from kpatchlab.errors import GuestLost
+from kpatchlab.errors import GuestLost, GuestRefused, Loss
 from kpatchlab.guest.vm import Exit, Identity, SavedGuest
 from kpatchlab.lab.scenario import ScenarioFile
 from kpatchlab.model import BuildResult, CaseKind, ModuleFailure, Outcome
@@ -161,6 +161,10 @@ def bench(tmp_path, monkeypatch):
     return play
 
 
+def guests_how():
+    return saved.Preparation(Identity("guest"), (), (), (), ())
+
+
 def case(result, name):
     return next(c for c in result.cases if c.name == name)
 
@@ -204,9 +208,11 @@ def test_a_failed_check_fails_the_job(bench):
         (ended(b"", status=0), Outcome.FAIL, ""),
         (ended(GOOD, status=-1, signal=15, timed_out=True), Outcome.TIMEOUT, "longer than 10 s"),
         (ended(GOOD, total=1 << 27), Outcome.FAIL, "134217728 bytes"),
-        (GuestLost("panic", "the kernel panicked"), Outcome.CRASH, "panic"),
-        (GuestLost("hang", "no heartbeat for 3 s"), Outcome.CRASH, "hang"),
-        (GuestLost("exit", "QEMU was killed"), Outcome.INFRA, "QEMU"),
+        (GuestLost(Loss.PANIC, "the kernel panicked"), Outcome.CRASH, "panic"),
+        (GuestLost(Loss.HANG, "no heartbeat for 3 s"), Outcome.CRASH, "hang"),
+        (GuestLost(Loss.OFF, "the guest switched itself off"), Outcome.FAIL, "switched itself off"),
+        (GuestLost(Loss.CRASH, "QEMU ended with status 1"), Outcome.INFRA, "QEMU"),
+        (GuestLost(Loss.EXIT, "QEMU was killed"), Outcome.INFRA, "QEMU"),
     ],
 )
 def test_how_a_script_ends_decides(bench, answer, outcome, words):
@@ -476,7 +482,7 @@ def test_a_watchdog_that_the_host_set_off_is_no_verdict(bench, kept_s, outcome):
 
 def test_a_starved_preparation_is_the_hosts(bench, monkeypatch):
     def fail(*_):
-        raise saved.PrepareFailed("starved: 12 s of 1200 s", LOCKUP, GuestLost("starved", "12 s of 1200 s"))
+        raise saved.PrepareFailed("starved: 12 s of 1200 s", LOCKUP, GuestLost(Loss.STARVED, "12 s of 1200 s"))
 
     monkeypatch.setattr(job_guests, "_bring_up", fail)
     result = bench()
@@ -532,7 +538,7 @@ def test_what_was_found_before_the_guest_died_is_kept(bench):
         guest.on_output("stdout", b"KTAP version 1\n1..3\nok 1 - first\nnot ok 2 - second\n")
         guest.on_output("stdout", b"# Subtest: more\n  1..2\n  ok 1 - third\n")
         guest.console.bytes += OOPS
-        return GuestLost("panic", "Fatal exception")
+        return GuestLost(Loss.PANIC, "Fatal exception")
 
     result = bench({"run.sh": dies})
     assert result.outcome is Outcome.CRASH
@@ -544,11 +550,57 @@ def test_what_was_found_before_the_guest_died_is_kept(bench):
 def test_checks_that_fail_for_a_guest_that_the_lab_lost_are_no_kernels_fault(bench):
     def fails_alone(guest, _):
         guest.on_output("stdout", b"KTAP version 1\n1..3\nok 1 - first\nnot ok 2 - timed out\n")
-        return GuestLost("exit", "QEMU was killed")
+        return GuestLost(Loss.EXIT, "QEMU was killed")
 
     result = bench({"run.sh": fails_alone})
     assert result.outcome is Outcome.INFRA
     assert [(c.name, c.outcome) for c in result.cases[1:3]] == [("first", Outcome.PASS), ("timed out", Outcome.INFRA)]
+
+
+@pytest.mark.parametrize("how", [Loss.OFF, Loss.CRASH])
+def test_a_check_that_failed_is_not_taken_back_by_the_guests_end(bench, how):
+    def ends(guest, _):
+        guest.on_output("stdout", b"KTAP version 1\n1..3\nok 1 - first\nnot ok 2 - second\n")
+        return GuestLost(how, "gone")
+
+    result = bench({"run.sh": ends})
+    assert (result.outcome, result.message) == (Outcome.FAIL, "second: not ok")
+    assert [(c.name, c.outcome) for c in result.cases[1:3]] == [("first", Outcome.PASS), ("second", Outcome.FAIL)]
+    assert [case.name for case in result.because] == ["second"]
+
+
+def test_a_check_that_fails_after_qemu_failed_elsewhere_is_no_kernels_fault(bench):
+    def ends(guest, _):
+        guest.on_output("stdout", b"KTAP version 1\n1..3\nok 1 - first\n")
+        guest.lost = GuestLost(Loss.CRASH, "QEMU ended with status 1")
+        guest.on_output("stdout", b"not ok 2 - second\n")
+        return guest.lost
+
+    result = bench({"run.sh": ends})
+    assert result.outcome is Outcome.INFRA
+    assert [(c.name, c.outcome) for c in result.cases[1:3]] == [("first", Outcome.PASS), ("second", Outcome.INFRA)]
+
+
+def test_counters_that_do_not_start_are_seen_of_the_kernel(bench):
+    refuses = {"reach": lambda _, argv: ended(status=1, stderr=b"no tracefs") if argv[1] == "start" else b""}
+    result = bench(refuses, reach=[{"function": "tcp_sendmsg", "min": 1}])
+    assert (result.outcome, result.message) == (Outcome.FAIL, "guest: counting did not start: no tracefs")
+    assert not result.reported
+
+
+@pytest.mark.parametrize("when", ["resumed", "prepared"])
+def test_a_guest_that_takes_no_files_is_seen_of_the_kernel(bench, monkeypatch, when):
+    def refuse(*_):
+        raise GuestRefused("guest: put: cannot write /lab/x: No space left on device")
+
+    if when == "resumed":
+        monkeypatch.setattr(FakeGuest, "put_many", refuse)
+    else:
+        monkeypatch.setattr(job_guests, "_bring_up", lambda *_: saved.prepare(FakeGuest({}), guests_how()))
+        monkeypatch.setattr(FakeGuest, "identify", refuse)
+    result = bench()
+    assert result.outcome is Outcome.FAIL
+    assert "No space left" in result.message
 
 
 @pytest.mark.parametrize("oops", [b"", OOPS])
@@ -576,7 +628,7 @@ def test_a_log_of_which_some_is_missing_is_not_called_clean(bench, oops):
         (b"KTAP version 1\n1..2\nnot ok 1 - data\n", False),
         (ended(GOOD, status=-1, signal=9), False),
         (ended(GOOD, status=-1, timed_out=True), False),
-        (GuestLost("panic", "x"), False),
+        (GuestLost(Loss.PANIC, "x"), False),
     ],
 )
 def test_a_job_says_whether_it_reported_all(bench, answer, reported):
@@ -602,8 +654,8 @@ def dies_of(oops, lost):
         ({"run.sh": ended(b"KTAP version 1\n1..2\nnot ok 1 - a\n", timed_out=True)}, {}, []),
         ({"reach": b"tcp_sendmsg 0\n"}, {"reach": [{"function": "tcp_sendmsg"}]}, ["reach: tcp_sendmsg (guest)"]),
         ({"sh": b"unreferenced object 0xf (size 8):\n"}, {"kernel": {"debug": True}}, ["leaks: guest"]),
-        ({"run.sh": dies_of(OOPS, GuestLost("panic", "x"))}, {}, ["log: guest"]),
-        ({"run.sh": dies_of(b"", GuestLost("exit", "QEMU was killed"))}, {}, []),
+        ({"run.sh": dies_of(OOPS, GuestLost(Loss.PANIC, "x"))}, {}, ["log: guest"]),
+        ({"run.sh": dies_of(b"", GuestLost(Loss.EXIT, "QEMU was killed"))}, {}, []),
     ],
 )
 def test_a_job_names_the_cases_that_made_it_fail(bench, answers, more, names):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kpatchlab.errors import HostError
+from kpatchlab.errors import GuestRefused
 from kpatchlab.lab.scenario import Reach
 from kpatchlab.model import Outcome
 from kpatchlab.run.reach import Counters
@@ -29,8 +29,8 @@ def guest(start, read=b""):
         (ended(timed_out=True), "it took longer than 600 s"),
     ],
 )
-def test_counters_that_do_not_start_are_the_labs_fault(start, why):
-    with pytest.raises(HostError, match=f"^client: counting did not start: {why}$"):
+def test_counters_that_do_not_start_are_told(start, why):
+    with pytest.raises(GuestRefused, match=f"^client: counting did not start: {why}$"):
         counters().start(guest(start))
 
 

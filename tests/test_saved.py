@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from kpatchlab.cache import Cache
-from kpatchlab.errors import GuestLost
+from kpatchlab.errors import GuestLost, Loss
 from kpatchlab.guest.vm import Exit, Identity, MachineShape, Qemu, SavedGuest
 from kpatchlab.run import guests, saved
 from kpatchlab.run.boot import BootSpec
@@ -200,7 +200,7 @@ def test_key_has_what_the_prepared_guest_depends_on(change, same):
         ("modprobe", exited(1, stderr=b"x\nFATAL: no siw\n"), "modprobe failed (status 1): FATAL: no siw"),
         ("modprobe", exited(1), "modprobe failed (status 1): no output"),
         ("/lab/lib/prepare/siw.sh", exited(-1, timed_out=True), "prepare/siw.sh failed (ran out of time): no output"),
-        ("modprobe", GuestLost("panic", "it died"), "panic: it died"),
+        ("modprobe", GuestLost(Loss.PANIC, "it died"), "panic: it died"),
     ],
 )
 def test_a_failed_preparation_says_how_far_it_came(bench, word, answer, message):
@@ -216,7 +216,7 @@ def test_a_failed_preparation_says_how_far_it_came(bench, word, answer, message)
 
 
 def test_a_kernel_that_does_not_boot_keeps_its_console(bench):
-    bench.start("boot", GuestLost("silence", "no agent within 120 s"))
+    bench.start("boot", GuestLost(Loss.SILENCE, "no agent within 120 s"))
     with pytest.raises(PrepareFailed) as caught:
         saved.booted(bench.spec, bench.cache, "with")
     assert caught.value.lost.reason == "silence"

@@ -298,7 +298,7 @@ class Prober:
         try:
             guest = boot(spec.resolve(cache), console_path=console)
         except GuestLost as lost:
-            if self._settings.cancel.is_set() or lost.reason not in {"panic", "hang", "silence"}:
+            if self._settings.cancel.is_set() or not lost.reason.is_kernels:
                 return Judged(Mark.INFRA, str(lost))
             splats = find_splats(console.read_bytes() if console.exists() else b"", died=True)
             return Judged(Mark.BAD, f"does not boot: {lost}", "\n".join(s.text for s in splats), ("boot",))

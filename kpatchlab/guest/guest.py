@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from kpatchlab.errors import GuestLost, HostError
+from kpatchlab.errors import GuestLost, GuestRefused, HostError, Loss
 from kpatchlab.guest import wire
 from kpatchlab.guest.console import Console
 from kpatchlab.guest.shapes import Exit, Identity, SavedGuest
@@ -135,7 +135,7 @@ class Guest:
 
         Raises:
             whatever `on_output` raises, once the command has ended.
-            GuestLost: the guest panicked, hung or ended before the command did; "starved" where the host kept the
+            GuestLost: the guest panicked, hung or ended before the command did; STARVED where the host kept the
                 processor from it, see `FAR`.
         """
         return self._run(
@@ -154,7 +154,7 @@ class Guest:
 
         Raises:
             GuestLost: as in `run`.
-            HostError: the guest cannot write it.
+            GuestRefused: the guest cannot write it.
         """
         self.put_many([(path, data, mode)])
 
@@ -167,7 +167,7 @@ class Guest:
 
         Raises:
             GuestLost: as in `run`.
-            HostError: the guest cannot read it.
+            GuestRefused: the guest cannot read it.
         """
         return self._builtin(["get", path, str(limit_bytes)], keep_bytes=2 * limit_bytes + 2).stdout
 
@@ -176,7 +176,7 @@ class Guest:
 
         Raises:
             GuestLost: as in `run`.
-            HostError: the guest refuses a part of it.
+            GuestRefused: the guest refuses a part of it.
         """
         who = identity
         words = [who.device, who.hostname, who.mac, who.address, who.machine_id, who.seed.hex(), str(time.time_ns())]
@@ -186,7 +186,7 @@ class Guest:
         """Wait for an answer of the agent.
 
         Raises:
-            GuestLost: as in `run`; with reason "silence" when no answer came in time.
+            GuestLost: as in `run`; with reason SILENCE when no answer came in time.
         """
         ident, answered = next(self._numbers), threading.Event()
         with self._lock:
@@ -195,7 +195,7 @@ class Guest:
         in_time = self.wait_for(answered, timeout_s)
         self.check()
         if not in_time:
-            raise GuestLost("silence", f"the agent did not answer within {timeout_s:.0f} s")
+            raise GuestLost(Loss.SILENCE, f"the agent did not answer within {timeout_s:.0f} s")
 
     def save(self, directory: os.PathLike[str]) -> SavedGuest:
         """Write the guest to `directory`; only a guest of the lab's own QEMU can."""
@@ -207,7 +207,7 @@ class Guest:
             if self._closing:
                 return
             self._closing = True
-            self._lose("exit", "the lab closed the guest")
+            self._lose(Loss.EXIT, "the lab closed the guest")
             self._stop()
             if self._thread.ident:
                 self._thread.join()
@@ -222,7 +222,7 @@ class Guest:
     ) -> None:
         self.close()
 
-    def give_up(self, reason: str, detail: str) -> None:
+    def give_up(self, reason: Loss, detail: str) -> None:
         """Lose the guest for a reason that the lab found outside of it; who waits for it gets GuestLost."""
         self._lose(reason, detail)
 
@@ -230,14 +230,14 @@ class Guest:
         """Wait for an event until the host gave the guest so many seconds; False where it did not come by then.
 
         Raises:
-            GuestLost: "starved", where that took too long by the wall clock, see `FAR`.
+            GuestLost: STARVED, where that took too long by the wall clock, see `FAR`.
         """
         began, before = time.monotonic(), self.got_s()
         far_s = max(FAR * limit_s, FAR_LEAST_S)
         while not event.is_set() and (left := limit_s - (self.got_s() - before)) > 0:
             if (wall := time.monotonic() - began) > far_s:
                 why = f"the host gave the guest {limit_s - left:.0f} s of {wall:.0f} s"
-                self._lose("starved", f"{why}, and it needed more")
+                self._lose(Loss.STARVED, f"{why}, and it needed more")
                 self.check()
             event.wait(min(max(left, 0.01), 1.0))
         return event.is_set()
@@ -263,7 +263,7 @@ class Guest:
     def _on_closed(self, source: End) -> None:
         """React to an end of file on one of what `_watch` was given."""
         if source is self._ctl:
-            self._lose("exit", "the agent has gone")
+            self._lose(Loss.EXIT, "the agent has gone")
 
     # --- commands
 
@@ -271,7 +271,7 @@ class Guest:
         done = self._run(words, FILES_TIMEOUT_S, stdin=stdin, keep_bytes=keep_bytes, flags=wire.EXEC_BUILTIN)
         if done.status != 0:
             why = "it took too long" if done.timed_out else done.stderr.decode("utf-8", "replace").strip()
-            raise HostError(f"guest: {words[0]}: {why}")
+            raise GuestRefused(f"guest: {words[0]}: {why}")
         return done
 
     def _run(
@@ -340,7 +340,7 @@ class Guest:
         except OSError:
             self._gone.wait(REASON_S)  # the reader sees the same end of file, and knows why
             if not self.lost:
-                self._lose("exit", "the agent's channel is closed")
+                self._lose(Loss.EXIT, "the agent's channel is closed")
         self.check()
 
     def check(self, command: Command | None = None) -> None:
@@ -350,7 +350,7 @@ class Guest:
         if self.lost and not (command and command.how):
             raise GuestLost(self.lost.reason, self.lost.detail)
 
-    def _lose(self, reason: str, detail: str) -> None:
+    def _lose(self, reason: Loss, detail: str) -> None:
         """Mark the guest as lost, once, and wake up all who wait for it."""
         with self._lock:
             if self.lost is None:
@@ -377,7 +377,7 @@ class Guest:
             self._read_all()
         except Exception as error:  # noqa: BLE001 - nobody may wait for a thread that is no more
             # What a guest can do wrong is told apart before: this is the lab's own fault, and not the kernel's silence.
-            self._lose("exit", f"the lab cannot read the guest: {error!r}")
+            self._lose(Loss.EXIT, f"the lab cannot read the guest: {error!r}")
 
     def _read_all(self) -> None:
         with self._selector:
@@ -401,7 +401,7 @@ class Guest:
             for kind, ident, payload in self._frames.feed(data):
                 self._on_frame(kind, ident, payload)
         except wire.ProtocolError as error:
-            self._lose("silence", f"the agent's channel is garbled: {error}")
+            self._lose(Loss.SILENCE, f"the agent's channel is garbled: {error}")
 
     def _on_hello(self, payload: bytes) -> None:
         version, _, self.release = payload.decode("utf-8", "replace").partition(" ")

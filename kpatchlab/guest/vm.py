@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kpatchlab import proc
-from kpatchlab.errors import GuestLost, HostError
+from kpatchlab.errors import GuestLost, HostError, Loss
 from kpatchlab.guest import qemu
 from kpatchlab.guest.console import LIMIT_BYTES, Console
 from kpatchlab.guest.guest import End, Guest
@@ -44,6 +45,14 @@ def link() -> tuple[int, int]:
     """Return a virtual cable: two file descriptors, one for each guest, which `boot` and `resume` take over."""
     one, other = socket.socketpair()
     return one.detach(), other.detach()
+
+
+def _from_outside(status: int) -> bool:
+    """Whether a child's end is one that only somebody else on this host brings about: a signal, told as a shell does.
+
+    QEMU takes the others that people send (INT, TERM, HUP) and says so, see `SHUTDOWN` of its QMP.
+    """
+    return (-status if status < 0 else status - 128) in {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
 def _pipe() -> tuple[io.FileIO, io.FileIO]:
@@ -76,7 +85,7 @@ class QemuGuest(Guest):
         self.boot = spec
         self._ends = ours
         self._qmp_socket = pairs["qmp"][0]
-        self._pending: tuple[str, str] | None = None  # why it will be lost, once its trace is on record
+        self._pending: tuple[Loss, str] | None = None  # why it will be lost, once its trace is on record
         self._pending_since = 0.0
         self._asked_nmi = False
         self._reset = ""
@@ -222,13 +231,13 @@ class QemuGuest(Guest):
         for event in self._qmp.feed(data):
             name, reason = event["event"], event.get("data", {}).get("reason", "")
             if name == "GUEST_PANICKED":
-                self._expect_loss("panic", "the kernel panicked")
+                self._expect_loss(Loss.PANIC, "the kernel panicked")
             elif name == "WATCHDOG":
-                self._expect_loss("hang", "the watchdog fired")
+                self._expect_loss(Loss.HANG, "the watchdog fired")
             elif name == "SHUTDOWN":
                 self._reset = str(reason)
 
-    def _expect_loss(self, reason: str, detail: str) -> None:
+    def _expect_loss(self, reason: Loss, detail: str) -> None:
         if not self._pending:
             self._pending = (reason, detail)
             self._pending_since = time.monotonic()
@@ -248,7 +257,7 @@ class QemuGuest(Guest):
         if silence:
             self._asked_nmi = True
             self._qmp.send("inject-nmi")
-            self._expect_loss("hang", silence)
+            self._expect_loss(Loss.HANG, silence)
 
     def _on_closed(self, source: End) -> None:
         """QEMU is ending: wait until the console is read to its end as well, then say why."""
@@ -263,20 +272,21 @@ class QemuGuest(Guest):
                 self._on_qmp(data)
         self._lose(*(self._pending or self._why_ended(status)))
 
-    def _why_ended(self, status: int) -> tuple[str, str]:
+    def _why_ended(self, status: int) -> tuple[Loss, str]:
         if panic := _PANIC.search(self.console.data()):
-            return "panic", panic[1].decode("utf-8", "replace")
+            return Loss.PANIC, panic[1].decode("utf-8", "replace")
         if self._reset == "guest-reset":
-            return "panic", "the guest was reset with no panic on record: a triple fault, or a reboot"
+            return Loss.PANIC, "the guest was reset with no panic on record: a triple fault, or a reboot"
         if self._reset == "guest-shutdown":
             fatal = _FATAL.search(self.console.data())
-            return "exit", fatal[0].decode("utf-8", "replace") if fatal else "the guest switched itself off"
+            return Loss.OFF, fatal[0].decode("utf-8", "replace") if fatal else "the guest switched itself off"
         said = self._complaints()
-        return "exit", f"QEMU ended with status {status}" + (f": {said[-1][:300]}" if said else "")
+        detail = f"QEMU ended with status {status}" + (f": {said[-1][:300]}" if said else "")
+        return (Loss.EXIT if self._reset.startswith("host-") or _from_outside(status) else Loss.CRASH), detail
 
-    def _lose(self, reason: str, detail: str) -> None:
+    def _lose(self, reason: Loss, detail: str) -> None:
         panic = _PANIC.search(self.console.data())
-        if reason == "panic" and panic:
+        if reason is Loss.PANIC and panic:
             detail = panic[1].decode("utf-8", "replace")
         super()._lose(reason, detail)
         self._qmp.close(GuestLost(reason, detail))
@@ -285,16 +295,16 @@ class QemuGuest(Guest):
         """Wait for the agent's first word, until the host gave the guest `deadline_s` seconds.
 
         Raises:
-            GuestLost: the guest was lost before; with reason "silence" when the deadline came.
+            GuestLost: the guest was lost before; with reason SILENCE when the deadline came.
             HostError: QEMU ended before the guest printed anything.
         """
         up = self.wait_for(self._up, deadline_s)
-        if self.lost and self.lost.reason == "exit" and not self.console.total:
+        if self.lost and self.lost.reason in {Loss.EXIT, Loss.CRASH} and not self.console.total:
             raise HostError(self.lost.detail, hint="kpatchlab doctor looks at QEMU")
         self.check()
         if not up:
             last = self.console.text().strip().splitlines() or ["nothing was printed"]
-            raise GuestLost("silence", f"no agent within {deadline_s:.0f} s; last on the console: {last[-1][:200]}")
+            raise GuestLost(Loss.SILENCE, f"no agent within {deadline_s:.0f} s; last on the console: {last[-1][:200]}")
 
 
 def boot(
@@ -312,7 +322,7 @@ def boot(
         deadline_s: seconds that the host gives the guest until the agent must have answered.
 
     Raises:
-        GuestLost: it did not come up: "panic", "exit" or "silence".
+        GuestLost: it did not come up.
         HostError: QEMU cannot be started.
     """
     console = Console(console_path, console_limit_bytes)
@@ -350,13 +360,13 @@ def resume(
     spec, console = saved.boot, Console(console_path, console_limit_bytes)
     guest = QemuGuest(spec, console, link_fd, partial(qemu.command_line, spec, incoming=True))
     try:
-        guest.take_in(saved)
-        guest.ping(deadline_s)
-    except GuestLost as lost:
-        guest.close()
-        if lost.reason == "exit":
+        try:
+            guest.take_in(saved)
+        except GuestLost as lost:
+            if lost.reason.is_kernels or lost.reason is Loss.OFF:
+                raise
             raise HostError(f"a saved guest does not resume: {lost.detail}", hint="kpatchlab clean") from lost
-        raise
+        guest.ping(deadline_s)
     except BaseException:
         guest.close()
         raise

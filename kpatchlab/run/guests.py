@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kpatchlab.cache import Cache, content_key, file_digest
-from kpatchlab.errors import GuestLost
+from kpatchlab.errors import GuestLost, Loss
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.initrd import agent_source, build_agent
 from kpatchlab.guest.vm import Guest, Identity, SavedGuest, boot, link, resume
@@ -210,7 +210,7 @@ def _watching(cancel: Cancel, guests: Sequence[JobGuest]) -> Iterator[None]:
                 if guest.broken:
                     ends_at = min(ends_at, time.monotonic() + AFTER_OOPS_S)
                 elif excused:
-                    guest.vm.give_up("starved", starved.told(guest.vm, excused))
+                    guest.vm.give_up(Loss.STARVED, starved.told(guest.vm, excused))
             if cancel.is_set() or time.monotonic() > ends_at:
                 for guest in guests:  # one that is still coming up is closed at a later round
                     if guest.vm is not None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kpatchlab.errors import GuestLost, UserError
+from kpatchlab.errors import GuestLost, GuestRefused, UserError
 from kpatchlab.evidence import ktap
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import CaseKind, JobResult, Outcome, job_case
@@ -157,7 +157,7 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
     except saved.PrepareFailed as failed:
         record.never_up.append(judge.never_up(inputs, failed))
         record.withheld_s = failed.withheld_s
-        died = failed.lost is not None and failed.lost.reason in {"panic", "hang"}
+        died = judge.has_died(failed.lost)
         record.worsen(
             judge.blame(inputs, failed.lost) if failed.lost else Outcome.FAIL, f"preparation: {failed.message}"
         )
@@ -168,6 +168,9 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
     except GuestLost as lost:
         record.reported = False
         judge.loss(inputs, guests, record, lost)
+    except GuestRefused as refused:
+        record.reported = False
+        record.worsen(Outcome.FAIL, refused.message)
     record.fail([case for case in record.cases if case.kind is CaseKind.REACH])
 
 
@@ -256,17 +259,19 @@ def _keep_output(folder: Path, name: str, done: Exit) -> None:
 def _run(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -> None:
     guest = next(s for s in guests if inputs.scenario.roles[s.role].run)
     script = inputs.scenario.roles[guest.role].run
-    came = bytearray()
+    came, alone = bytearray(), bytearray()
 
     def keep(stream: str, data: bytes) -> None:
-        if stream == "stdout" and len(came) < LOST_BYTES:
-            came.extend(data)
+        if stream == "stdout" and len(came) + len(alone) < LOST_BYTES:
+            lacks_one = any(each.vm is not None and each.vm.lost is not None for each in guests)
+            (alone if lacks_one or alone else came).extend(data)
 
     try:
         done, how = _script(inputs, guests, record, guest, script, keep)
     except GuestLost:  # what was found before is known all the same
-        record.stdout = bytes(came)
+        record.stdout = bytes(came + alone)
         (inputs.folder / f"{guest.role}-run.out").write_bytes(record.stdout)
+        record.seen = len(record.cases) + len(ktap.parse(bytes(came), exit_status=None).cases)
         record.cases += ktap.parse(record.stdout, exit_status=None).cases
         raise
     record.stdout, record.stderr = done.stdout, done.stderr

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from kpatchlab.errors import GuestLost
+from kpatchlab.errors import GuestLost, Loss
 from kpatchlab.evidence.decode import Decoder
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.model import Case, CaseId, GuestLog, Metric, Outcome, ReachCount, Splat, log_case
@@ -29,7 +29,11 @@ _DROPPED = re.compile(rb"^(?:\[[^\]]*\] ?)*\*\* (\d+) printk messages dropped \*
 
 @dataclass(slots=True)
 class Record:
-    """What a job has found so far."""
+    """What a job has found so far.
+
+    Attributes:
+        seen: how many of the cases came while every guest was there.
+    """
 
     cases: list[Case] = field(default_factory=list)
     splats: list[Splat] = field(default_factory=list)
@@ -47,6 +51,7 @@ class Record:
     because: tuple[CaseId, ...] = ()
     never_up: list[GuestLog] = field(default_factory=list)
     withheld_s: float = 0.0
+    seen: int = 0
 
     def worsen(self, outcome: Outcome, message: str, because: Sequence[Case] = ()) -> None:
         """Let the worst outcome stand, with what came to it first: a message, and the cases that it is about."""
@@ -62,10 +67,9 @@ class Record:
 
 
 def loss(inputs: JobInputs, guests: Sequence[JobGuest], record: Record, lost: GuestLost) -> None:
-    """Say whose fault a lost guest is: the kernel's, unless QEMU itself ended or the user cancelled."""
+    """Say whose fault a lost guest is, and keep what was seen of the kernel before."""
     for guest in guests:
-        died = guest.vm is not None and guest.vm.lost is not None and guest.vm.lost.reason in {"panic", "hang"}
-        if guest.vm is not None and died and not guest.broken:
+        if guest.vm is not None and has_died(guest.vm.lost) and not guest.broken:
             found = find_splats(guest.vm.console.data(), died=True)
             guest.broken = next((splat for splat in found if splat.kind in BROKEN), None)
     if broken := next((guest for guest in guests if guest.broken), None):
@@ -74,17 +78,35 @@ def loss(inputs: JobInputs, guests: Sequence[JobGuest], record: Record, lost: Gu
         return
     roles = " and ".join(guest.role for guest in guests if guest.vm is not None and guest.vm.lost is not None)
     why = f"{roles or 'guest'} lost: {lost}"
-    record.worsen(whose := blame(inputs, lost), why)
-    if whose is Outcome.INFRA:  # a peer that is gone fails checks in the guest that is left
-        record.cases[:] = [
-            replace(case, outcome=whose, message=why) if case.outcome.is_bad else case for case in record.cases
+    whose = blame(inputs, lost)
+    if whose is Outcome.INFRA:
+        seen = record.seen if lost.reason is Loss.CRASH and not inputs.here.cancel.is_set() else 0
+        # A peer that is gone fails checks in the guest that is left.
+        record.cases[seen:] = [
+            replace(case, outcome=whose, message=why) if case.outcome.is_bad else case for case in record.cases[seen:]
         ]
+        if any(case.outcome.is_bad for case in record.cases):
+            record.fail(record.cases)  # a guest that ends QEMU does not take back what it has shown
+            return
+    else:
+        record.fail(record.cases)
+    record.worsen(whose, why)
+
+
+def has_died(lost: GuestLost | None) -> bool:
+    """Whether a guest is known to have stopped: what its console shows of a panic is then believed."""
+    return lost is not None and lost.reason in {Loss.PANIC, Loss.HANG}
 
 
 def blame(inputs: JobInputs, lost: GuestLost) -> Outcome:
-    """Return CRASH for a guest that its kernel ended, INFRA for one that the host (starved it) or the user did."""
-    kernels = lost.reason in {"panic", "hang", "silence"} and not inputs.here.cancel.is_set()
-    return Outcome.CRASH if kernels else Outcome.INFRA
+    """Return whose a lost guest is.
+
+    CRASH: its kernel ended it. FAIL: it switched itself off, and what was to come did not. INFRA: the host (it starved it), QEMU
+    or the user did.
+    """
+    if inputs.here.cancel.is_set() or lost.reason in {Loss.EXIT, Loss.CRASH, Loss.STARVED}:
+        return Outcome.INFRA
+    return Outcome.FAIL if lost.reason is Loss.OFF else Outcome.CRASH
 
 
 def leaks(inputs: JobInputs, guests: Sequence[JobGuest], record: Record) -> None:
@@ -109,7 +131,7 @@ def guest_log(inputs: JobInputs, guest: JobGuest, record: Record) -> GuestLog:
     assert guest.vm is not None
     console = guest.vm.console
     data = console.data()
-    died = guest.vm.lost is not None and guest.vm.lost.reason in {"panic", "hang"}
+    died = has_died(guest.vm.lost)
     missing = console.total - len(data)
     cut = f"{missing} bytes of the log are not kept" if missing > 0 else ""
     log, vm = guest.before + b"\n" + data, guest.vm

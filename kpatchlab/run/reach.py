@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
-from kpatchlab.errors import HostError
+from kpatchlab.errors import GuestRefused
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Guest
 from kpatchlab.lab.scenario import GUEST_LIB, Reach
@@ -55,7 +55,7 @@ class Counters:
         """Set the counters to nought and let them run.
 
         Raises:
-            HostError: what the rules ask for is not counted: nothing could be said of the kernel.
+            GuestRefused: what the rules ask for is not counted.
         """
         if not self._asked:
             return
@@ -64,7 +64,7 @@ class Counters:
         if self._names and (done.timed_out or done.status != 0) and not find_splats(guest.console.data()):
             said = done.stderr.decode("utf-8", "replace").strip().splitlines() or [f"status {done.status}"]
             why = f"it took longer than {DEADLINE_S:.0f} s" if done.timed_out else said[-1]
-            raise HostError(f"{self._role}: counting did not start: {why[:300]}")
+            raise GuestRefused(f"{self._role}: counting did not start: {why[:300]}")
 
     def read(self, guest: Guest) -> tuple[list[ReachCount], list[ReachCount], list[Case]]:
         """Return the counts for the rules, those for the series, and a case for each rule.

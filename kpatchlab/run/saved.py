@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kpatchlab.cache import SAVED, Cache, content_key
-from kpatchlab.errors import GuestLost
+from kpatchlab.errors import GuestLost, GuestRefused, Loss
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, resume
 from kpatchlab.lab.scenario import GUEST_LIB
@@ -48,7 +48,7 @@ class PrepareFailed(Exception):
     @property
     def starved(self) -> bool:
         """Whether it was the host that kept the processor from the guest."""
-        return self.lost is not None and self.lost.reason == "starved"
+        return self.lost is not None and self.lost.reason is Loss.STARVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def _save(guest: Guest, work: Path) -> None:
         GuestLost: it has one.
     """
     if made := starved.made_by_host(guest, find_splats(guest.console.data())):
-        raise GuestLost("starved", starved.told(guest, made))
+        raise GuestLost(Loss.STARVED, starved.told(guest, made))
     guest.save(work)
 
 
@@ -144,8 +144,11 @@ def prepare(guest: Guest, how: Preparation, deadline_s: float = PREPARE_DEADLINE
         PrepareFailed: one of them fails.
         GuestLost: the guest died of it.
     """
-    guest.identify(how.identity)
-    guest.put_many([*how.files, *FOLDERS])
+    try:
+        guest.identify(how.identity)
+        guest.put_many([*how.files, *FOLDERS])
+    except GuestRefused as refused:
+        raise PrepareFailed(refused.message, guest.console.data()) from refused
     if how.modules:
         _step(guest, "modprobe", ["modprobe", "-a", *how.modules], how, deadline_s)
     for name in how.scripts:
