@@ -50,6 +50,7 @@ class FakeConsole:
         self.bytes = b"[    0.000000] Linux version 6.1.0\n"
         self.last = 0.0
         self.more = 0
+        self.unwritten = ""
 
     def data(self):
         return self.bytes

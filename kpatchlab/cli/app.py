@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import click
 
 from kpatchlab import __version__
+from kpatchlab.cli import streams
 from kpatchlab.errors import UserError
 
 COMPLETE_VAR = "_KPATCHLAB_COMPLETE"
@@ -167,7 +168,7 @@ class Verbs(Verb, click.Group):
             done = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            drop_output()
+            streams.drop_output()
             return 0
         return done
 
@@ -176,7 +177,7 @@ class Verbs(Verb, click.Group):
         try:
             return super().make_context(*args, **more)
         except BrokenPipeError:
-            drop_output()
+            streams.drop_output()
             raise click.exceptions.Exit(0) from None
 
 
@@ -197,8 +198,3 @@ def cli() -> None:
 def _sentence(verb: click.Command) -> str:
     """Return the first paragraph of a verb's help."""
     return " ".join((verb.help or "").split("\n\n")[0].split())
-
-
-def drop_output() -> None:
-    """Let what is still in the buffer go nowhere, else it is tried again when the interpreter ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -51,6 +51,7 @@ def history(
             return
     if not store.root.is_dir():
         raise UserError(f"no runs in {store.root}", hint="kpatchlab run makes one")
+    store.catch_up()
     with store.database() as connection:
         asked = History(connection)
         entries = {entry.id: entry for entry in asked.entries()}

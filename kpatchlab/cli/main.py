@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 import click
 
+from kpatchlab.cli import streams
 from kpatchlab.cli.app import ABORT, COMPLETE_VAR, as_called, cli, program
 from kpatchlab.cli.bisect import bisect, bisect_step
 from kpatchlab.cli.check import check, new
@@ -66,6 +67,7 @@ _python_shows = warnings.showwarning
 
 def main(argv: list[str] | None = None) -> None:
     """Run the program and exit; see `EXITS` for the status."""
+    streams.occupy()
     for verb in VERBS:
         cli.add_command(verb)
     warnings.showwarning = _show_warning
@@ -77,8 +79,8 @@ def main(argv: list[str] | None = None) -> None:
 @contextlib.contextmanager
 def _clean_streams() -> Iterator[None]:
     """Make safe whatever any verb writes to standard output and error; see `textclean`."""
-    streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
-    for name, stream in streams.items():
+    given = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    for name, stream in given.items():
         if stream is not None:
             # click wraps a stream of its own around the bytes of one that it holds for misconfigured.
             with contextlib.suppress(AttributeError):
@@ -87,7 +89,7 @@ def _clean_streams() -> Iterator[None]:
     try:
         yield
     finally:
-        for name, stream in streams.items():
+        for name, stream in given.items():
             setattr(sys, name, stream)
 
 
@@ -96,27 +98,49 @@ def _is_ascii(stream: TextIO) -> bool:
 
 
 def _status(argv: list[str] | None) -> int:
-    """Run the program; returns its status."""
+    """Run the program to the last byte of its output; returns its status."""
     words = argv or sys.argv
     debug = "--debug" in words
     step = "bisect-step" in words  # what goes wrong there, in Python as well, must not make a commit a bad one
     try:
-        status: Any = cli.main(argv, prog_name=program(), standalone_mode=False, complete_var=COMPLETE_VAR)
-    except click.exceptions.Abort:
-        status = 130
+        status = _verb(argv, debug=debug and not step)
+        streams.finish()
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         status = ABORT if step else error.exit_code
     except LabError as error:
         if debug and not step:
             raise
-        show_error(error)
+        with contextlib.suppress(OSError):
+            show_error(error)
         status = ABORT if step else error.exit_code
     except Exception:
         if not step:
             raise
         traceback.print_exc()
         status = ABORT
+    with contextlib.suppress(LabError):  # nothing is left in a buffer, where it would be tried again at the very end
+        streams.finish()
+    return status
+
+
+def _verb(argv: list[str] | None, *, debug: bool) -> int:
+    """Run a verb; returns its status.
+
+    Raises:
+        LabError: it ended by one; a disk or a stream that takes no more is one as well, unless `debug`.
+    """
+    try:
+        status: Any = cli.main(argv, prog_name=program(), standalone_mode=False, complete_var=COMPLETE_VAR)
+    except click.exceptions.Abort:
+        return 130
+    except SystemExit as end:
+        status = end.code
     except KeyboardInterrupt:
-        status = 130
+        return 130
+    except OSError as error:
+        if debug or (known := streams.as_host_error(error)) is None:
+            raise
+        raise known from error
     return status if isinstance(status, int) else 0

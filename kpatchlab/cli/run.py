@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 from kpatchlab import terminal
-from kpatchlab.cli import complete
-from kpatchlab.cli.app import Options, Verb, drop_output
+from kpatchlab.cli import complete, streams
+from kpatchlab.cli.app import Options, Verb
 from kpatchlab.cli.choosing import CHOICE_HELP, choosing, kernels_of, variant_option
 from kpatchlab.cli.common import as_json, dump, load_lab, pass_options, table
 from kpatchlab.cli.running import interruptible, kernel_option, make, progress_for, session_of, start, verbose
-from kpatchlab.errors import UserError
+from kpatchlab.errors import HostError, UserError
 
 if TYPE_CHECKING:
     from kpatchlab.model import Run
@@ -108,6 +108,7 @@ def run(
     if settings.cancel.is_set():
         click.echo(f"stopped; to go on: {options.again(f'run --resume {begun.folder.id}')}", err=True)
         sys.exit(130)
+    _tell_lost(view)
     sys.exit(_proven(view.run) if begun.how.broken else view.comparison.exit_code)
 
 
@@ -124,7 +125,18 @@ def show(view: View, *, as_json: bool) -> None:
             click.echo(f"\nresults: {_near(view.folder)}/index.html, junit.xml, run.json")
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read along has gone; the run's result stands
-        drop_output()
+        streams.drop_output()
+
+
+def _tell_lost(view: View) -> None:
+    """Say in one line what a run lacks that ends with 3 for jobs which the host has lost."""
+    from kpatchlab.model import Outcome
+    from kpatchlab.textclean import one_line
+
+    lost = [job for job in view.run.jobs if job.outcome is Outcome.INFRA]
+    if lost and view.comparison.exit_code == HostError.exit_code:
+        count = f"{len(lost)} of {len(view.run.jobs)} jobs"
+        click.echo(f"kpatchlab: {count} were lost on this host, the first: {one_line(lost[0].message, 300)}", err=True)
 
 
 def _proven(result: Run) -> int:

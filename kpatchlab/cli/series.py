@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kpatchlab.cli import complete
-from kpatchlab.cli.app import Options, Verb, drop_output
+from kpatchlab.cli import complete, streams
+from kpatchlab.cli.app import Options, Verb
 from kpatchlab.cli.common import load_lab, pass_options, write_output
 from kpatchlab.cli.running import interruptible, make, progress_for, start, verbose
 from kpatchlab.errors import UserError
@@ -198,4 +198,4 @@ def print_table(table: Table, form: str, output: Path | None) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
     except BrokenPipeError:
-        drop_output()
+        streams.drop_output()

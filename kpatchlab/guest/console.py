@@ -22,6 +22,7 @@ class Console:
     Attributes:
         total: bytes printed so far.
         last: monotonic time of the last byte, in seconds.
+        unwritten: why the file is not whole, or "".
     """
 
     def __init__(self, path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -33,7 +34,7 @@ class Console:
         self._on_disk = 0
         self._half = limit_bytes // 2
         self._late = False  # the file is left to `flush`
-        self._warned = False
+        self.unwritten = ""
         path.write_bytes(b"")
 
     def add(self, data: bytes) -> None:
@@ -67,6 +68,6 @@ class Console:
                 try:
                     self.path.write_bytes(self._kept.data())
                 except OSError as error:
-                    if not self._warned:
+                    if not self.unwritten:
                         warnings.warn(f"{self.path} is not whole: {error.strerror}", LabWarning, stacklevel=2)
-                    self._warned = True
+                    self.unwritten = str(error.strerror)

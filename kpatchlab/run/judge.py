@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from kpatchlab.errors import GuestLost, Loss
+from kpatchlab.errors import GuestLost, HostError, Loss
 from kpatchlab.evidence.decode import Decoder
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.model import Case, CaseId, GuestLog, Metric, Outcome, ReachCount, Splat, log_case
@@ -101,8 +101,8 @@ def has_died(lost: GuestLost | None) -> bool:
 def blame(inputs: JobInputs, lost: GuestLost) -> Outcome:
     """Return whose a lost guest is.
 
-    CRASH: its kernel ended it. FAIL: it switched itself off, and what was to come did not. INFRA: the host (it starved it), QEMU
-    or the user did.
+    CRASH: its kernel ended it. FAIL: it switched itself off, and what was to come did not. INFRA: QEMU, the user or the
+    host did, which may have starved it.
     """
     if inputs.here.cancel.is_set() or lost.reason in {Loss.EXIT, Loss.CRASH, Loss.STARVED}:
         return Outcome.INFRA
@@ -127,9 +127,15 @@ def nothing(splats: Sequence[Splat]) -> Sequence[Splat]:  # noqa: ARG001
 
 
 def guest_log(inputs: JobInputs, guest: JobGuest, record: Record) -> GuestLog:
-    """Look for splats in one guest's console, and make the cases of the clean log and of the kernel's taint."""
+    """Look for splats in one guest's console, and make the cases of the clean log and of the kernel's taint.
+
+    Raises:
+        HostError: the console could not be stored: there is nothing to show for what would be said of it.
+    """
     assert guest.vm is not None
     console = guest.vm.console
+    if console.unwritten:
+        raise HostError(f"cannot write {console.path.name}: {console.unwritten}", hint="is the disk full?")
     data = console.data()
     died = has_died(guest.vm.lost)
     missing = console.total - len(data)

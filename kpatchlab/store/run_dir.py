@@ -220,8 +220,14 @@ def hold(folder: Path) -> IO[str]:
 
     Raises:
         UserError: another one has it.
+        HostError: the folder cannot be written.
     """
-    handle = (folder / _LOCK).open("a")
+    try:
+        handle = (folder / _LOCK).open("a")
+    except OSError as error:
+        raise HostError(
+            f"cannot write to {folder}: {error.strerror}", hint="is the disk full, or the folder read-only?"
+        ) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

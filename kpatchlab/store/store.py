@@ -169,6 +169,7 @@ class Store:
 
     def list(self) -> list[RunRow]:
         """Return all runs, newest first, from the index; what it lacks is read from the folders."""
+        self.catch_up()
         known = self.ids()
         with self.database() as index:
             rows = {row.id: row for row in map(read_row, index.execute("SELECT * FROM runs"))}
@@ -205,11 +206,27 @@ class Store:
 
     def enter(self, run: Run, comparison: Comparison, origin: Origin | None = None) -> None:
         """Put a run into the index and, where it has an origin, into the history; point results/last at it."""
-        with self.database() as index, database.transaction(index):
-            insert_row(index, summary(run, comparison))
-            if origin:
-                record(index, run, comparison, origin)
+        path = self.root / INDEX
+        while True:
+            with self.database() as index, database.transaction(index):
+                used = _file(path)
+                insert_row(index, summary(run, comparison))
+                if origin:
+                    record(index, run, comparison, origin)
+            if _file(path) == used:
+                break
+            # Another lab found the database damaged and has put it aside meanwhile, this run's rows with it.
         self._point_last(run.id)
+
+    def catch_up(self) -> None:
+        """Enter finished runs that the history lacks: a lab was killed when it had stored one and not entered it."""
+        with self.database() as index:
+            entered = {row[0] for row in index.execute("SELECT run FROM entries")}
+        for name in self.ids():
+            if name not in entered:
+                with contextlib.suppress(LabError):  # one that is damaged is named by who reads it
+                    if load_header(self.root / name).complete and load_plan(self.root / name).place:
+                        self.re_enter(name)
 
     def re_enter(self, name: str) -> None:
         """Put a run into index and history again, from its folder.
@@ -290,6 +307,15 @@ class Store:
         with contextlib.suppress(OSError):  # a file system without links does without
             beside.symlink_to(name)
             os.replace(beside, self.root / LAST)
+
+
+def _file(path: Path) -> tuple[int, int]:
+    """Return which file is at a path, (0, 0) for none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _summary_of(folder: Path) -> RunRow:
