@@ -32,6 +32,29 @@ def test_the_console_keeps_its_memory_and_the_last_line_is_for_programs():
     assert float(match[1]) < 150
 
 
+def test_reports_are_compared_with_the_titles_that_a_collection_wants(tmp_path):
+    """Two reports, of which one is named otherwise than wanted, one that is not found, and one false alarm."""
+    warning = "[    1.000000] WARNING: CPU: 0 PID: 9 at a.c:1 {0}+0x1/0x2\n[    1.000001] RIP: 0010:{0}+0x1/0x2\n"
+    files = {
+        "0": "TITLE: WARNING in victim\nTYPE: WARNING\n\n" + warning.format("victim"),
+        "1": "TITLE: WARNING in victim\n\n" + warning.format("other") + "\nREPORT:\n" + warning.format("victim"),
+        "2": "TITLE: WARNING in victim\nCORRUPTED: Y\n\n[    1.000000] nothing\n",
+        "3": "\n\n[    1.000000] nothing\n",
+        "4": "\n\n" + warning.format("victim"),
+        "5": "TITLE: SYZFAIL: no executor\n\n[    1.000000] nothing\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    last = bench("splats", tmp_path).stdout.splitlines()[-1]
+    assert last.startswith("found=2/3 false=1/2 kind_right=2/2 same=1/2 machinery=0 other=1 none=0 ")
+    done = bench("splats", tmp_path / "nowhere", check=False)
+    assert done.status == 2
+    assert "no report tests of syzkaller" in done.stderr
+    clone = BENCH.parent
+    timed = bench("splats", tmp_path, "--against", clone, "--mib", "1", "--rounds", "1").stdout.splitlines()[-1]
+    assert 0.2 < float(timed.rpartition("ratio=")[2]) < 5
+
+
 def test_a_kernel_that_is_not_there_is_told_in_one_line():
     done = bench("overhead", "--kernel", "nonesuch", check=False)
     assert done.status == 2

@@ -305,6 +305,26 @@ def test_a_line_that_is_a_whole_report(line, title):
         assert names(line, *stack, FOREIGN) == [("bug", "ref_tracker: leaked reference in sk_alloc")]
 
 
+def test_a_warning_behind_the_line_that_says_why_is_the_same_report():
+    warning = ("------------[ cut here ]------------", "WARNING: CPU: 0 PID: 9 at fs/dcache.c:1 umount_check+0x1/0x2")
+    dump = (
+        WHO,
+        "RIP: 0010:umount_check+0x1/0x2",
+        "Call Trace:",
+        " d_walk+0x1/0x2",
+        "---[ end trace 0000000000000000 ]---",
+    )
+    line = "BUG: Dentry 00000000a628c021{i=1,n=x}  still in use (1) [unmount of tmpfs]"
+    assert names(line, *warning, *dump) == [("bug", "BUG: Dentry still in use in umount_check")]
+    other = names("BUG: Bad rss-counter state mm:00 type:MM_ANONPAGES val:2", *warning, *dump)
+    assert [kind for kind, _ in other] == ["bug", "warning"]
+
+
+def test_a_guest_that_died_behind_cut_here():
+    assert names(FOREIGN, "------------[ cut here ]------------", died=True) == [("bug", "cut off")]
+    assert names(FOREIGN, "------------[ cut here ]------------") == []
+
+
 @pytest.mark.parametrize(
     "first",
     [

@@ -15,6 +15,7 @@ class Trait(enum.Flag):
     """What else a first line says of its report."""
 
     ALONE = enum.auto()  # it can be the whole report: no dump has to prove it
+    LEADS = enum.auto()  # the WARN() or BUG() right behind it is the same report
     DIRECT = enum.auto()  # its own stack begins on the next line, and what says "Call Trace" later is another
     HOLDER = enum.auto()  # the lines of held locks name the function
     TORN = enum.auto()  # the beginning of one: a report only where the log ends in the midst of the line
@@ -73,11 +74,11 @@ HEADERS: tuple[Header, ...] = _headers(
     ("kmemleak", r"kmemleak: \d+ new suspected memory leaks", "kmemleak: new suspected memory leaks"),
     ("kmemleak", r"(?:kmemleak: )?unreferenced object(?: 0x|$)", "kmemleak: unreferenced object"),
     # Faults. 6.11 (commit f9aa1fb9f8c0) put "Oops: " before what used to stand alone.
-    ("oops", r"BUG: (?:unable to handle )?kernel NULL pointer", "BUG: kernel NULL pointer dereference"),
+    ("oops", r"BUG: (?:[Uu]nable to handle )?[Kk]ernel NULL pointer", "BUG: kernel NULL pointer dereference"),
     ("oops", r"Unable to handle kernel NULL pointer", "BUG: kernel NULL pointer dereference"),
     ("oops", rf"Unable to handle kernel .* at virtual address (?:{_NULL})", "BUG: kernel NULL pointer dereference"),
     ("oops", r"Unable to handle kernel access to user memory", "BUG: access to user memory without uaccess routines"),
-    ("oops", r"(?:BUG: u|U)nable to handle (?:page fault|kernel)", "BUG: unable to handle page fault"),
+    ("oops", r"(?:BUG: )?[Uu]nable to handle (?:page fault|kernel)", "BUG: unable to handle page fault"),
     ("oops", r"BUG: (?:\w+ )?stack guard page was hit", "BUG: stack guard page was hit"),
     ("oops", r"BUG: unable to handle (?P<what>[a-z -]+)", "BUG: unable to handle {what}"),
     ("oops", r"Insufficient stack space to handle exception|Kernel stack overflow", "kernel stack overflow"),
@@ -143,8 +144,13 @@ HEADERS: tuple[Header, ...] = _headers(
     # Messages that stand alone.
     ("bug", r"BUG: Bad rss-counter state", "BUG: Bad rss-counter state", Trait.ALONE),
     ("bug", r"BUG: non-zero pgtables_bytes on freeing mm", "BUG: non-zero pgtables_bytes on freeing mm", Trait.ALONE),
-    ("bug", r"BUG: Dentry .* still in use", "BUG: Dentry still in use", Trait.ALONE),
-    ("bug", r"VFS: (?P<what>Busy inodes after unmount|Close: file count is (?:0|zero))", "VFS: {what}", Trait.ALONE),
+    ("bug", r"BUG: Dentry .* still in use", "BUG: Dentry still in use", Trait.ALONE | Trait.LEADS),
+    (
+        "bug",
+        r"VFS: (?P<what>Busy inodes after unmount|Close: file count is (?:0|zero))",
+        "VFS: {what}",
+        Trait.ALONE | Trait.LEADS,
+    ),
     (
         "bug",
         r"ref_tracker: (?:.*@.* has \d+/\d+ users at|leaked reference)",
@@ -196,6 +202,9 @@ CONTINUED = {
     "refcount": {"warning"},
 }
 """Kind -> kinds of first lines that, before any stack, are the same report's second or third line."""
+
+LED = frozenset({"warning", "bug"})
+"""Kinds of first lines that belong to one with `Trait.LEADS`."""
 
 RULED = frozenset({"kasan", "kcsan", "ubsan", "bug"})
 """Kinds that end in a line of `=` if they begin with one."""

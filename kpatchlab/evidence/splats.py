@@ -100,10 +100,17 @@ class _Block:
         self.title, self.function = naming.first_line(header, message)
         return True
 
+    def is_beginning(self) -> bool:
+        """Whether one of its first lines can come yet."""
+        over = self.traced or self.ended or self.panic_at >= 0
+        return bool(self.kind) and not over and len(self.pending) <= BESIDE
+
     def _goes_on(self, header: p.Header, *, counted: bool) -> bool:
         """Whether a header is a later line of this report's beginning."""
-        if self.traced or self.ended or self.panic_at >= 0 or len(self.pending) > BESIDE:
+        if not self.is_beginning():
             return False
+        if self.header and p.Trait.LEADS in self.header.trait and not self.pending:
+            return header.kind in p.LED
         if header.kind not in p.CONTINUED.get(self.kind, ()):
             return False
         if self.kind == header.kind:  # die() counts its calls, once for each
@@ -165,6 +172,9 @@ class _Block:
                 self.fatal = True
             else:
                 del self.lines[self.panic_at :]
+        if not self.kind and died and last:  # it died behind "cut here"
+            self.kind, self.title = "bug", "cut off"
+            return True
         return bool(self.kind and self.lines) and self._is_proven(last=last)
 
     def splat(self) -> Splat:
@@ -297,9 +307,8 @@ class _Finder:
         self._done: list[tuple[int, Splat]] = []
         self._seen: Counter[str] = Counter()
         self._rule: tuple[int, str, Pair] | None = None  # a "=====" line: the first of some reports
-        self._half: tuple[str, Pair] | None = None  # a first line that a line feed in a task's name cut
+        self._half: tuple[int, str, Pair] | None = None  # a first line that a line feed in a task's name cut
         self._before: dict[str, list[Pair]] = {}  # the last line of who has no report, and the data below it
-
         self._asked: dict[str, int] = {}  # where the last dump began that somebody asked for
 
     def feed(self, number: int, caller: str, text: str, message: str) -> None:
@@ -331,7 +340,6 @@ class _Finder:
     def _begins(self, number: int, caller: str, text: str, message: str) -> bool:
         """Take a line that may begin a report; False where it does not."""
         bare = message.lstrip(" ")
-        half, self._half = self._half, None
         if p.RULE.match(message):
             self._rule = (number, caller, (text, message))
             return False
@@ -339,25 +347,18 @@ class _Finder:
             return self._dump(number, caller, text, message)
         if p.CUT_HERE.match(bare):
             block = self._open.get(caller)
-            if (
-                block is None
-                or not block.kind
-                or block.traced
-                or block.ended
-                or block.panic_at >= 0
-                or block.pending[BESIDE:]
-            ):
+            if block is None or not block.is_beginning():
                 block = self._begin(number, caller)
             block.add(text, message)
             return True
         first: list[Pair] = [(text, message)]
-        if half and half[0] == caller:
-            first.insert(0, half[1])
-            bare = f"{half[1][1]} {bare}"
+        if half := self._rest_of(number, caller):
+            first.insert(0, half)
+            bare = f"{half[1]} {bare}"
         header = next((h for h in p.HEADERS if h.pattern.match(bare)), None)
         if header is None:
             if p.HALF.match(bare):
-                self._half = caller, (text, bare)
+                self._half = number, caller, (text, bare)
             return False
         if header.kind == "panic":
             self._panic(header, number, caller, text, bare)
@@ -370,6 +371,15 @@ class _Finder:
             block.add(*pair)
         block.traced |= bool(p.FRAME.match(message))
         return True
+
+    def _rest_of(self, number: int, caller: str) -> Pair | None:
+        """Return the first part of a line that a line feed cut, where this is what follows it."""
+        if self._half is None:
+            return None
+        begun, who, first = self._half
+        if who == caller or number > begun + BESIDE:
+            self._half = None
+        return first if who == caller else None
 
     def _dump(self, number: int, caller: str, text: str, message: str) -> bool:
         """Take the first line of a dump, or of its stack; False where it is the open report's, or was asked for."""
@@ -389,6 +399,8 @@ class _Finder:
         if at_trace and number - self._asked.pop(caller, -DUMP_LINES) < DUMP_LINES:
             return False
         if any(p.INNOCENT.match(line) for _, line in before):
+            if len(self._asked) > MAX_CALLERS:
+                self._asked.clear()
             self._asked[caller] = number
             return False
         if not lead or p.BELONGS.match(lead[0][1]):

@@ -8,6 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from kpatchlab.errors import UserError
+from kpatchlab.evidence.machinery import is_machinery
 from kpatchlab.lab.recipes import locate
 from kpatchlab.lab.yamlfile import suggest
 from kpatchlab.model import Case, Outcome, leaks_case
@@ -109,6 +110,5 @@ def leaks(guest: Guest, role: str) -> Case | None:
 
 def _maker(text: str) -> str:
     """Return the first function of a report's first trace that is not the allocator's own."""
-    allocators = r"(__)?(kmalloc|kmem_cache|slab|kmemleak|kvmalloc|vmalloc|kzalloc|krealloc|alloc_)"
     names = re.findall(r"([A-Za-z_][\w.]*)\+0x", text.partition("backtrace")[2])
-    return next((name for name in names if not re.match(allocators, name)), "an unknown function")
+    return next((name for name in names if not is_machinery(name)), "an unknown function")
