@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+from kpatchlab.model import Outcome, Splat
 from tests.labdir import SOLO, write
 
 
@@ -178,3 +179,50 @@ def test_a_series_with_a_gap_is_named_and_refused(posted):
     status, out, err = try_(posted)
     assert status == 2, out + err
     assert "patch 2 of 3 of v1 is missing" in err
+
+
+def test_a_second_version_is_held_against_the_first_one(posted):
+    posted.grow("comment", "fault")
+    old = posted.post(1, "-v1").decode()
+    mailbox(posted, old)
+    status, out, err = try_(posted, "--no-patches")
+    assert status == 1, out + err
+    assert "since" not in out
+    (first,) = runs(posted)
+    posted.grow("printk")
+    new = posted.post(1, "-v2").decode().replace("printk 3", "fault 2")
+    mailbox(posted, new)
+    status, out, err = try_(posted, "--no-patches")
+    assert status == 0, out + err
+    assert f"since v1 (run {first.name}): 2 fixed" in out
+    assert "  fixed: data intact: byte 4096 differs (solo on with)" in out
+    second = runs(posted)[-1]
+    assert "since v1" in (second / "mail.txt").read_text()
+
+
+def test_what_is_known_of_a_series_is_told_once_and_is_no_failure(posted):
+    posted.grow("comment", "fault")
+    posted.post(1)
+    known = "known:\n" + "".join(
+        f'  - {{case: "solo: {case}", series: "fault*", version: v1, message: "*byte 4096*", reason: another tree}}\n'
+        for case in ("job", "data intact")
+    )
+    write(posted.root / "known.yaml", known)
+    status, out, err = try_(posted, "--no-patches")
+    assert status == 0, out + err
+    assert "2 known" in out
+    assert "known: data intact: byte 4096 differs (solo on with): another tree" in out
+    write(posted.root / "known.yaml", known.replace("byte 4096", "byte 1"))
+    status, out, err = try_(posted, "--no-patches")
+    assert status == 1, out + err
+
+
+def test_a_known_check_hides_no_new_splat(posted):
+    posted.grow("comment", "fault")
+    posted.post(1)
+    splat = Splat("warning", "WARNING in core_send", "0123456789abcdef", "WARNING: core/net.c:3\n")
+    posted.job = lambda text: splat if b"LAB_FAULT" in text else Outcome.PASS
+    write(posted.root / "known.yaml", 'known:\n  - {case: "solo: *", reason: whatever}\n')
+    status, out, err = try_(posted, "--no-patches")
+    assert status == 1, out + err
+    assert "known" not in out

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kpatchlab.plan.jobs import ImageStep, KernelStep, Plan
     from kpatchlab.report.view import View
     from kpatchlab.series.judge import Table
+    from kpatchlab.series.since import Since
     from kpatchlab.series.trial import Trial
     from kpatchlab.store.store import Store
 
@@ -84,8 +85,8 @@ def try_(
     if dry_run:
         _forecast(found, plan)
         return
-    view, own = _run(options, found, plan)
-    status = view.comparison.exit_code
+    view, own, told = _run(options, found, plan)
+    status = 0 if told.all_known and view.comparison.exit_code == 1 else view.comparison.exit_code
     if not no_patches:
         status = max(status, _patches(own, found, view)[0].exit_code)
     sys.exit(status)
@@ -145,9 +146,9 @@ def _answer_b4(options: Options, wanted: _Wanted, *, of_patch: bool) -> None:
                 table, folder = walked(options, found.lab, trial.WITH, "")
                 checks = review.of_patch(table.rows[-1], f"{folder}/index.html")
             else:
-                view, own = _run(options, found, _plan(options, found, wanted))
+                view, own, told = _run(options, found, _plan(options, found, wanted))
                 table, folder = _patches(own, found, view)
-                checks = [review.of_scenarios(view.comparison, f"{view.folder}/index.html")]
+                checks = [review.of_scenarios(view.comparison, told, f"{view.folder}/index.html")]
                 checks += review.of_patches(table, f"{folder}/index.html")
         except LabError as error:
             checks = [review.untested(error.message)]
@@ -183,7 +184,7 @@ def _say(found: Trial) -> None:
     authors = list(dict.fromkeys(patch.author for patch in found.patches if patch.author))
     by = f", by {_some(authors)}" if authors else ""
     rows = {
-        "series": f"{one_line(found.title)}: {count} patch{'' if count == 1 else 'es'}{by}",
+        "series": f"{one_line(found.title)} ({found.version}): {count} patch{'' if count == 1 else 'es'}{by}",
         "changes": _some(found.files),
         "systems": _some(found.systems) or "none that the lab knows",
         "subsystems": _some([section.title for section in found.sections]) or "none in MAINTAINERS",
@@ -250,8 +251,11 @@ def _keep(options: Options, found: Trial) -> None:
     write(found, posted(found.model, dataclasses.replace(BuildContext.of(found.lab, Cache()), stdin=options.stdin)))
 
 
-def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options]:
-    """Run the plan; returns what came of it, and the options of the lab's own file. Ends the program if stopped."""
+def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options, Since]:
+    """Run the plan; returns what came of it, the options of its own lab file, and what is new since the version before.
+
+    Ends the program where it was stopped.
+    """
     from kpatchlab.plan.forecast import history
     from kpatchlab.plan.jobs import estimate
     from kpatchlab.report import FORMATS
@@ -279,10 +283,27 @@ def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options]:
     if settings.cancel.is_set():
         click.echo(f"stopped; to go on: {own.again(f'run --resume {begun.folder.id}')}", err=True)
         sys.exit(130)
+    told = _since(found, view, session.store)
+    more = "".join(f"{line}\n" for line in ["", *told.lines()]) if told.lines() else ""
     for name in ("mail", "markdown"):
-        (view.folder / FORMATS[name].file).write_bytes(FORMATS[name].render(view))
+        (view.folder / FORMATS[name].file).write_bytes(FORMATS[name].render(view) + more.encode("utf-8", "replace"))
+    click.echo(more, nl=False)
     click.echo(f"the reply: {view.folder}/{FORMATS['mail'].file}; to run it again: {own.again('run')}")
-    return view, own
+    return view, own, told
+
+
+def _since(found: Trial, view: View, store: Store) -> Since:
+    """Say what became of the version before, and remember this one."""
+    import datetime as dt
+
+    from kpatchlab.lab.known import load_known
+    from kpatchlab.series import since
+    from kpatchlab.series.trial import FOLDER
+
+    known = load_known(found.lab.root, dt.datetime.now(dt.UTC).date())
+    before = since.earlier(found.lab.results / FOLDER, found.title, found.version)
+    since.remember(found.folder, since.Tried(found.title, found.version, view.run.id))
+    return since.since(view.comparison, before, store, known, found.title, found.version)
 
 
 def _patches(own: Options, found: Trial, view: View) -> tuple[Table, Path]:

@@ -28,7 +28,10 @@ class KnownIssue(FileModel):
     case: str = Field(default="", description="`SCENARIO: CASE` of the check, or a glob; give this or `splat`")
     splat: str = Field(default="", description="fingerprint of the splat, or a glob; give this or `case`")
     column: str = Field(default="*", description="columns that the issue is about, a glob")
+    message: str = Field(default="*", description="what the check has to say for it to be this issue, a glob")
     lane: str = Field(default="*", description="lanes of the nights that the issue is about, a glob")
+    series: str = Field(default="*", description="title of the series that it is about, for `try`; a glob")
+    version: str = Field(default="*", description="versions of that series, as in `v2`; a glob")
     reason: Needed = Field(description="what is wrong, in a few words")
     link: str = Field(default="", pattern=r"^(https?://\S+)?$", description="URL where people work on it")
     expires: Day | None = Field(default=None, description="last day on which the issue counts as known: YYYY-MM-DD")
@@ -53,22 +56,29 @@ class Known:
     issues: tuple[KnownIssue, ...] = ()
     expired: tuple[KnownIssue, ...] = field(default=())
 
-    def of_case(self, text: str, column: str, lane: str) -> KnownIssue | None:
-        """Return the issue that a check (`SCENARIO: CASE`) falls under."""
-        return next((i for i in self.issues if i.case and _fits(i, i.case, text, column, lane)), None)
+    def of_case(
+        self, text: str, column: str, lane: str, series: str = "", version: str = "", message: str = ""
+    ) -> KnownIssue | None:
+        """Return the issue that a check (`SCENARIO: CASE`) falls under; `series`, `version`: of a trial."""
+        found = (i for i in self.issues if i.case and _fits(i, i.case, text, column, lane, series, version))
+        return next((i for i in found if _matches(message, i.message)), None)
 
-    def of_splat(self, fingerprint: str, column: str, lane: str) -> KnownIssue | None:
-        """Return the issue that a splat falls under."""
-        return next((i for i in self.issues if i.splat and _fits(i, i.splat, fingerprint, column, lane)), None)
+    def of_splat(
+        self, fingerprint: str, column: str, lane: str, series: str = "", version: str = ""
+    ) -> KnownIssue | None:
+        """Return the issue that a splat falls under; `series`, `version`: of a trial."""
+        found = (i for i in self.issues if i.splat and _fits(i, i.splat, fingerprint, column, lane, series, version))
+        return next(found, None)
 
 
-def _fits(issue: KnownIssue, pattern: str, text: str, column: str, lane: str) -> bool:
+def _fits(issue: KnownIssue, pattern: str, text: str, column: str, lane: str, series: str, version: str) -> bool:
+    places = ((column, issue.column), (lane, issue.lane), (series, issue.series), (version, issue.version))
+    return _matches(text, pattern) and all(fnmatch.fnmatchcase(value, wanted) for value, wanted in places)
+
+
+def _matches(text: str, pattern: str) -> bool:
     # In a check's name, [ begins parameters, not a set of characters.
-    return (
-        fnmatch.fnmatchcase(text, pattern.replace("[", "[[]"))
-        and fnmatch.fnmatchcase(column, issue.column)
-        and fnmatch.fnmatchcase(lane, issue.lane)
-    )
+    return fnmatch.fnmatchcase(text, pattern.replace("[", "[[]"))
 
 
 def load_known(root: Path, today: dt.date, problems: Problems | None = None) -> Known:

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from kpatchlab.model import Verdict
 from kpatchlab.series.judge import CheckState, SeriesRow, Table
+from kpatchlab.series.since import Since
 from kpatchlab.textclean import one_line, printable
 from kpatchlab.verdict.values import Comparison
 
@@ -52,9 +53,9 @@ class Check:
     details: str = ""
 
 
-def of_scenarios(comparison: Comparison, url: str = "") -> Check:
-    """Return what the scenarios say of the whole series."""
-    code = comparison.exit_code
+def of_scenarios(comparison: Comparison, told: Since, url: str = "") -> Check:
+    """Return what the scenarios say of the whole series; what is known is no failure."""
+    code = 0 if told.all_known and comparison.exit_code == 1 else comparison.exit_code
     status = Status.FAIL if code == 1 else Status.WARN if code else Status.PASS
     worse = [
         f"{group.name}: {row.case}"
@@ -63,7 +64,9 @@ def of_scenarios(comparison: Comparison, url: str = "") -> Check:
         if any(cell.verdict is Verdict.REGRESSED and not cell.follows for cell in row.cells.values())
     ]
     lost = [f"not tested: {name}" for name in comparison.lost]
-    return Check(f"{TOOL} {SCENARIOS}", status, one_line(comparison.headline), url, _lines([*worse, *lost]))
+    return Check(
+        f"{TOOL} {SCENARIOS}", status, one_line(comparison.headline), url, _lines([*told.lines(), *worse, *lost])
+    )
 
 
 def of_patches(table: Table, url: str = "") -> list[Check]:

@@ -53,6 +53,7 @@ class Trial:
 
     Attributes:
         title: what people call the series.
+        version: "v2"; "v1" where the mails say none.
         model: where it is from, with its version named.
         patches: as posted; `base.tried.patches` has them as they apply.
         files: what they change.
@@ -62,6 +63,7 @@ class Trial:
     """
 
     title: str
+    version: str
     model: recipes.SeriesModel
     patches: tuple[Patch, ...]
     base: Base
@@ -119,7 +121,7 @@ def make_trial(
         UserError: no patches, no such base, or a series that does not apply anywhere.
     """
     repository = git.open_local(tree)
-    model, title, clues = _chosen(model, ctx, version)
+    model, title, label, clues = _chosen(model, ctx, version)
     patches = tuple(patchset.read_series([model], ctx))
     if isinstance(model, recipes.GitSeries) and not asked:
         asked = repository.git("merge-base", *re.split(r"\.\.+", model.range, maxsplit=1)).stdout.strip()
@@ -129,7 +131,7 @@ def make_trial(
     folder = lab.results / FOLDER / key[:12]
     title = title or patches[0].subject or patches[0].name
     return Trial(
-        title, model, patches, base, files,
+        title, label, model, patches, base, files,
         systems=tuple(name for name, row in lab.systems.items() if _about(row.files, files)),
         sections=concerned(parse(_blob(repository, base.commit, MAINTAINERS)), files),
         lab=_lab(lab, tree, base, title, model, config, folder),
@@ -137,19 +139,18 @@ def make_trial(
     )  # fmt: skip
 
 
-def _chosen(model: recipes.SeriesModel, ctx: BuildContext, version: str) -> tuple[recipes.SeriesModel, str, Clues]:
-    """Return the series with its version named, what people call it, and what its mails say of their base."""
+def _chosen(model: recipes.SeriesModel, ctx: BuildContext, version: str) -> tuple[recipes.SeriesModel, str, str, Clues]:
+    """Return the series with its version named, its title and version, and what its mails say of their base."""
     found = patchset.posted_of(model, ctx)
     if found is None:
-        return model, "", Clues()
+        return model, "", "v1", Clues()
     one = found.choose(version) if version else found.newest()
     mails = [*([one.cover] if one.cover else []), *one.patches]
     text = b"\n".join(part for mail in mails for part in (mail.text, mail.diff))
     dates = [when for mail in mails if (when := _seconds(mail.date)) is not None]
     if len(found.versions) > 1:
         model = model.model_copy(update={"version": one.label.removeprefix("v")})
-    title = f"{one.title} ({one.label})" if one.number > (1, 0) else one.title
-    return model, title, Clues.of(text.decode("utf-8", "replace"), max(dates, default=None))
+    return model, one.title, one.label, Clues.of(text.decode("utf-8", "replace"), max(dates, default=None))
 
 
 def _seconds(date: str) -> float | None:
