@@ -21,6 +21,7 @@ from kpatchlab.bisect import commits
 from kpatchlab.bisect.commits import CommitRange
 from kpatchlab.build import git, patchset, source
 from kpatchlab.build.context import BuildContext
+from kpatchlab.build.gitview import ATTRIBUTES
 from kpatchlab.build.kernel import OBJECTS, WORK_TREES
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
@@ -236,7 +237,16 @@ def _absolute(repository: git.Repository, name: str) -> Path:
 
 
 def _borrow(space: Workspace, origin: git.Repository) -> None:
-    """Make the work tree's own repository, which reads the objects of another one."""
+    """Make the work tree's own repository, which reads the objects of another one.
+
+    Raises:
+        UserError: the other one names its objects by SHA-256, which git cannot mix.
+    """
+    if origin.view and origin.view.sha256:
+        raise UserError(
+            f"{origin.path} keeps its objects by SHA-256, which no search can read",
+            hint="search in a clone that keeps them by SHA-1, as kernel.org's do",
+        )
     home = space.path / ".git"
     if not (home / "HEAD").exists():
         shutil.rmtree(space.path, ignore_errors=True)
@@ -253,9 +263,10 @@ def _borrow(space: Workspace, origin: git.Repository) -> None:
 
 
 def _exclude(home: Path) -> None:
-    """Have git look past the objects that are built in the work tree."""
+    """Have git look past the objects that are built in the work tree, and past what the tree's own files ask for."""
     (home / "info").mkdir(exist_ok=True)
     (home / "info/exclude").write_text(f"/{OBJECTS}*/\n")
+    (home / "info/attributes").write_text(ATTRIBUTES)
 
 
 def _imported(space: Workspace, origin: source.Source[Any]) -> str:
@@ -267,8 +278,8 @@ def _imported(space: Workspace, origin: source.Source[Any]) -> str:
     origin.unpack(space.path)
     origin.ctx.check_cancel()
     space.git("init", "--quiet")
-    space.git("add", "--all", "--force")
     _exclude(space.path / ".git")
+    space.git("add", "--all", "--force")
     space.git("commit", "--quiet", "--message", origin.describe())
     base = space.git("rev-parse", "HEAD")
     space.git("update-ref", _BASE, base)

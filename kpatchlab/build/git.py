@@ -6,55 +6,50 @@ What is fetched from a URL goes to a bare repository of the lab's own, `CACHE/gi
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.build.context import BuildContext
+from kpatchlab.build.gitview import ATTRIBUTES, View, environment, network_environment, plain_environment, view_of
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.urls import account, credentials_line, shown
+
+__all__ = [
+    "Repository",
+    "check_word",
+    "environment",
+    "fetch",
+    "fetch_range",
+    "make_bare",
+    "open_local",
+    "open_url",
+    "plain_environment",
+    "resolve_fetched",
+    "resolve_url",
+]
 
 QUICK_S = 60.0
 NETWORK_S = 3600.0
 RANGE_DEPTHS = (128, 2048, None)
 """How much history is fetched for a range, until its base is in it: all of Linux is gigabytes."""
 _ABOVE = re.compile(r"([0-9a-f]{40}(?:[0-9a-f]{24})?)((?:\^|~\d{1,4})+)")
+_SHA256_DIGITS = 64
 _FULL_ID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-
-
-def environment(**more: str) -> dict[str, str]:
-    """Return the environment for git: no prompts, no pager, and not the caller's GIT_DIR and friends."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name.startswith("GIT_SSL")
-    }
-    return {**kept, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C.UTF-8", **more}
-
-
-def plain_environment(**more: str) -> dict[str, str]:
-    """Return the environment for git without a repository: mails and patches read alike, whatever a user's settings.
-
-    No file of configuration or attributes is read, and a `.git` in a tree that it works on is none to it.
-    """
-    settings = {"core.attributesFile": "/dev/null", "core.excludesFile": "/dev/null"}
-    numbered = {"GIT_CONFIG_COUNT": str(len(settings))}
-    for number, (name, value) in enumerate(settings.items()):
-        numbered |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
-    nothing = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "GIT_ATTR_NOSYSTEM": "1"}
-    return environment(**numbered, **nothing, GIT_DIR="/dev/null", **more)
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """One repository: the user's own, read only, or the lab's mirror of `url`."""
+    """One repository: the user's own, read only; the lab's mirror of `url`; or a work tree that the lab made."""
 
     path: Path
     url: str = ""
+    view: View | None = field(default=None, repr=False)
 
     def git(
         self,
@@ -63,35 +58,86 @@ class Repository:
         check: bool = True,
         env: Mapping[str, str] | None = None,
         cancel: proc.Cancel | None = None,
+        network: bool = False,
     ) -> proc.Result:
-        """Run one git command on it; `env` is added to the environment."""
+        """Run one git command on it; `env` is added to the environment; `network`: with the user's settings."""
+        command, whole = self._command(words, env or {}, network=network)
+        return proc.run(command, timeout_s=timeout_s, check=check, env=whole, cancel=cancel)
+
+    def read(
+        self,
+        *words: str,
+        timeout_s: float = QUICK_S,
+        env: Mapping[str, str] | None = None,
+        input_bytes: bytes | None = None,
+    ) -> bytes:
+        """Return all that a git command prints, however much it is.
+
+        Raises:
+            UserError: it fails; says so where the repository is a partial clone.
+        """
+        command, whole = self._command(words, env or {})
+        with tempfile.TemporaryFile() as handle:
+            try:
+                proc.run(command, timeout_s=timeout_s, env=whole, stdout_to=handle, input_bytes=input_bytes)
+            except proc.CommandFailed as error:
+                raise self._failure(error) from None
+            handle.seek(0)
+            return handle.read()
+
+    def _command(
+        self, words: tuple[str, ...], env: Mapping[str, str], *, network: bool = False
+    ) -> tuple[list[str], dict[str, str]]:
+        if self.view:
+            # Not where the lab was started: within the work tree, git would list that folder alone.
+            where = ["-C", str(self.view.top or self.view.home)]
+            return ["git", *where, *words], environment(**{**self.view.environment(), **env})
         where = ["--git-dir", str(self.path)] if self.url else ["-C", str(self.path)]
-        return proc.run(
-            ["git", *where, *words], timeout_s=timeout_s, check=check, env=environment(**(env or {})), cancel=cancel
-        )
+        return ["git", *where, *words], {**network_environment(), **env} if network else environment(**env)
+
+    def _failure(self, error: proc.CommandFailed) -> Exception:
+        if self.view and self.view.partial:
+            return UserError(
+                f"{self.path} is a partial clone, and some of what is needed is on its server only",
+                hint=f"the lab fetches nothing into it; git -C {self.path} fetch --refetch --no-filter brings all",
+            )
+        return error
+
+    def work_tree(self) -> dict[str, str]:
+        """Return the environment in which commands see the user's files as well, by a copy of the index."""
+        assert self.view
+        return self.view.work_tree()
 
     def commit(self, revision: str) -> str:
         """Return the commit id that `revision` names, or "" where the repository does not have it."""
         result = self.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", check=False)
-        if result.status != 0 and "dubious ownership" in result.stderr:
-            raise UserError(
-                f"git refuses {self.path}: it belongs to another user",
-                hint=f"git config --global --add safe.directory {self.path}",
-            )
         return result.stdout.strip() if result.status == 0 else ""
 
     def export(self, commit: str, into: Path, ctx: BuildContext) -> None:
         """Write the files of a commit to `into`, through an index of its own that is then deleted."""
         index = into.parent / f"{into.name}.index"
         env = {"GIT_INDEX_FILE": str(index)}
-        plain = ("-c", "core.autocrlf=false", "-c", "checkout.workers=0")
         try:
             self.git("read-tree", commit, env=env, timeout_s=NETWORK_S, cancel=ctx.cancel)
             env["GIT_WORK_TREE"] = str(into)  # also for a bare repository
-            self.git(*plain, "checkout-index", "--all", "--force", env=env, timeout_s=NETWORK_S, cancel=ctx.cancel)
+            words = ("-c", "checkout.workers=0", "checkout-index", "--all", "--force")
+            self.git(*words, env=env, timeout_s=NETWORK_S, cancel=ctx.cancel)
+        except proc.CommandFailed as error:
+            ctx.check_cancel()
+            raise self._failure(error) from None
         finally:
             index.unlink(missing_ok=True)
         ctx.check_cancel()
+
+
+def check_word(word: str, what: str) -> None:
+    """Refuse a word that git would take for an option.
+
+    Raises:
+        UserError: it begins with a dash.
+    """
+    if word.startswith("-"):
+        raise UserError(f"{word!r} is no {what}: it begins with a dash", hint="git would take it for an option")
 
 
 @contextlib.contextmanager
@@ -117,26 +163,30 @@ def open_local(path: Path) -> Repository:
     """Return the user's repository at `path` (a work tree, or a bare one).
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or git refuses it.
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such directory", hint="source.path names a git repository")
-    repository = Repository(path)
-    result = repository.git("rev-parse", "--git-dir", check=False)
-    if result.status != 0:
-        raise UserError(f"{path}: not a git repository", hint="for a plain tree: source: {type: dir, path: ...}")
-    return repository
+    return Repository(path, view=view_of(path))
 
 
 def open_url(url: str, ctx: BuildContext) -> Repository:
     """Return the lab's own bare repository for `url`, made empty where there is none yet."""
+    check_word(url, "URL")
     name = re.sub(r"[^A-Za-z0-9.]+", "-", shown(url).rstrip("/").removesuffix(".git"))[-40:].strip("-")
     path = ctx.cache.root / "git" / f"{name}-{content_key(url)[:8]}.git"
     repository = Repository(path, url)
     if not (path / "HEAD").exists():
         with ctx.cache.lock(f"git-{path.name}"):
-            proc.run(["git", "init", "--quiet", "--bare", str(path)], timeout_s=QUICK_S, env=environment())
+            make_bare(path)
     return repository
+
+
+def make_bare(path: Path) -> None:
+    """Make an empty bare repository of the lab's own."""
+    proc.run(["git", "init", "--quiet", "--bare", "--", str(path)], timeout_s=QUICK_S, env=environment())
+    (path / "info").mkdir(exist_ok=True)
+    (path / "info/attributes").write_text(ATTRIBUTES)
 
 
 def resolve_url(repository: Repository, revision: str, *, offline: bool = True) -> str:
@@ -149,12 +199,13 @@ def resolve_url(repository: Repository, revision: str, *, offline: bool = True) 
         UserError: the server has no such ref.
         HostError: the server cannot be reached.
     """
+    check_word(revision, "revision")
     if _FULL_ID.fullmatch(revision):
         return revision
     pattern = revision.removeprefix("refs/heads/").removeprefix("refs/tags/")
     with _asked(repository.url) as (options, url):
-        words = (*options, "ls-remote", url, pattern, f"{pattern}^{{}}")
-        result = repository.git(*words, timeout_s=QUICK_S, check=False)
+        words = (*options, "ls-remote", "--", url, pattern, f"{pattern}^{{}}")
+        result = repository.git(*words, timeout_s=QUICK_S, check=False, network=True)
     if result.status != 0 or result.timed_out:
         if offline and (known := repository.commit(f"refs/kpatchlab/{pattern}")):
             return known  # no network: what was fetched last time
@@ -209,14 +260,19 @@ def fetch(repository: Repository, commit: str, name: str, ctx: BuildContext, *, 
     Raises:
         HostError: the server cannot be reached, or does not hand out single commits.
     """
+    if len(commit) == _SHA256_DIGITS:
+        raise UserError(
+            f"{shown(repository.url)} keeps its objects by SHA-256, and the lab's mirrors do by SHA-1",
+            hint="clone it, and name the clone by its path",
+        )
     shallow = (repository.path / "shallow").exists()
     if repository.commit(commit) and (depth == 1 or not shallow):
         return
     words = [f"--depth={depth}"] if depth else ["--unshallow"] if shallow else []
     ref = f"+{commit}:refs/kpatchlab/{name}"
     with ctx.cache.lock(f"git-{repository.path.name}"), _asked(repository.url) as (options, url):
-        command = (*options, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", *words, url, ref)
-        result = repository.git(*command, timeout_s=NETWORK_S, check=False, cancel=ctx.cancel)
+        command = (*options, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", *words, "--", url, ref)
+        result = repository.git(*command, timeout_s=NETWORK_S, check=False, cancel=ctx.cancel, network=True)
     ctx.check_cancel()
     if result.status != 0:
         raise _unreachable(repository, result)

@@ -378,28 +378,53 @@ def _quilt(item: recipes.QuiltSeries, ctx: BuildContext) -> list[Patch]:
 
 
 def _git(item: recipes.GitSeries, ctx: BuildContext) -> list[Patch]:
-    """`{type: git, path: or url:, range: base..tip}`: the commits of a range, as git format-patch prints them."""
+    """`{type: git, path: or url:, range: base..tip}`: the commits of a range, but merges, in order.
+
+    Diffs and messages are asked for apart: a message that quotes a diff is no patch.
+    """
+    ends = re.split(r"\.\.+", item.range, maxsplit=1)
+    for name in ends:
+        git.check_word(name, "revision")
     if item.url:
         repository = git.open_url(item.url, ctx)
-        ends = re.split(r"\.\.+", item.range, maxsplit=1)
         base, tip = (git.resolve_fetched(repository, name, ctx) for name in ends)
         git.fetch_range(repository, base, tip, ctx)
         revisions = f"{base}..{tip}"
     else:
         repository = git.open_local(ctx.path(item.path))
-        for name in filter(None, re.split(r"\.\.+", item.range, maxsplit=1)):
+        for name in filter(None, ends):
             if not repository.commit(name):
                 raise UserError(
                     f"{repository.path} has no revision {name!r}", hint="git fetch it there, then try again"
                 )
         revisions = item.range
-    with tempfile.TemporaryFile() as handle:
-        words = ["git", "-C", str(repository.path), "format-patch", "--stdout", "--binary", "--full-index"]
-        words += ["--no-signature", "--no-color", "--no-ext-diff", "--src-prefix=a/", "--dst-prefix=b/", revisions]
-        proc.run(words, timeout_s=APPLY_S, env=git.environment(), stdout_to=handle)
-        handle.seek(0)
-        data = handle.read()
-    return split_mbox(data, item.range) if data else []
+    words = ("rev-list", "--reverse", "--no-merges", "--end-of-options", revisions)
+    commits = repository.read(*words, timeout_s=APPLY_S).split()
+    if len(commits) > mails.MAX_PATCHES:
+        raise UserError(f"{item.range}: {len(commits)} commits, and at most {mails.MAX_PATCHES} make a series")
+    return _of_commits(repository, commits, item.range)
+
+
+def _of_commits(repository: git.Repository, commits: Sequence[bytes], name: str) -> list[Patch]:
+    """Return commits as patches; one that changes nothing is none."""
+    listing = b"\n".join(commits) + b"\n"
+    marked = ("--stdin", "--format=%x00%x01%H%x00%an <%ae>%x00%aD%x00%s%x00%B%x00")
+    words = ["diff-tree", "--root", "--patch", "--binary", "--full-index", "--find-renames", "--diff-algorithm=myers"]
+    words += ["--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "-O/dev/null"]
+    found: list[Patch] = []
+    data = repository.read(*words, *marked, timeout_s=APPLY_S, input_bytes=listing)
+    rows = [part.split(b"\0", 5) for part in data.split(b"\0\1")[1:]]
+    rows = [row for row in rows if diffs.has_diff(row[5])]
+    for number, (_, author, date, subject, message, diff) in enumerate(rows, 1):
+        person, title = (one_line(text.decode("utf-8", "replace"), 500) for text in (author, subject))
+        body = message.partition(b"\n\n")[2]
+        head = (
+            f"From: {person}\nDate: {date.decode('ascii', 'replace')}\nSubject: [PATCH {number}/{len(rows)}] {title}\n"
+        )
+        patch = diffs.diff_of(diff)
+        place = f"{name} [{number}/{len(rows)}]" if len(rows) > 1 else name
+        found.append(Patch(place, title, patch, mail=head.encode() + b"\n" + body + b"---\n" + patch, author=person))
+    return found
 
 
 def _wanted(item: recipes.MessageIdSeries) -> str:

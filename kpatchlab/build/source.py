@@ -178,21 +178,17 @@ class Dir(Source[recipes.DirSource]):
         tree's own .gitignore files and `BUILT` leave: what `make mrproper` leaves.
         """
         path = self.path()
-        with tempfile.TemporaryDirectory(prefix="kpatchlab-dir-") as scratch:
-            where = ["-C", str(path)]
-            words = ["ls-files", "-z", "--others", "--exclude-standard"]
-            if (path / ".git").exists():
-                where = ["-C", str(git.open_local(path).path)]
-                words += ["--cached"]
-            else:
-                proc.run(["git", "init", "-q", "--bare", scratch], timeout_s=git.QUICK_S, env=git.environment())
-                where += [f"--git-dir={scratch}", f"--work-tree={path}"]
-                words += [f"--exclude={pattern}" for pattern in BUILT]
-            with (Path(scratch) / "list").open("w+b") as handle:  # 90,000 names are more than proc keeps
-                command = ["git", *where, *words]
-                proc.run(command, timeout_s=git.QUICK_S, stdout_to=handle, env=git.environment())
-                handle.seek(0)
-                return sorted({os.fsdecode(raw) for raw in handle.read().split(b"\0") if raw})
+        words = ("ls-files", "-z", "--others", "--exclude-standard")
+        if (path / ".git").exists():
+            repository = git.open_local(path)
+            data = repository.read(*words, "--cached", env=repository.work_tree())
+        else:
+            with tempfile.TemporaryDirectory(prefix="kpatchlab-dir-") as scratch:
+                git.make_bare(Path(scratch))
+                excluded = (f"--exclude={pattern}" for pattern in BUILT)
+                env = {"GIT_DIR": scratch, "GIT_WORK_TREE": str(path)}
+                data = git.Repository(path).read(*words, *excluded, env=env)
+        return sorted({os.fsdecode(raw) for raw in data.split(b"\0") if raw})
 
     def path(self) -> Path:
         """Return the tree's absolute path.
@@ -210,11 +206,14 @@ class Dir(Source[recipes.DirSource]):
         """Return every path that differs from HEAD, and untracked ones; sorted."""
         found: set[str] = set()
         commands = (
-            ("diff", "--no-ext-diff", "--name-only", "-z", head, "--") if head else ("ls-files", "-z"),
+            ("diff", "--no-ext-diff", "--no-renames", "--ignore-submodules", "--name-only", "-z", head, "--")
+            if head
+            else ("ls-files", "-z"),
             ("ls-files", "-z", "--others", "--exclude-standard"),
         )
         for words in commands:
-            found |= {name for name in repository.git(*words).stdout.split("\0") if name}
+            names = repository.read(*words, env=repository.work_tree()).split(b"\0")
+            found |= {os.fsdecode(name) for name in names if name}
         return sorted(found)
 
     @staticmethod

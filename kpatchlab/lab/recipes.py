@@ -24,6 +24,9 @@ Text = Annotated[str, WithJsonSchema({"type": ["string", "number", "boolean"]})]
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=64)]
 """A name that is safe in file names and in the names of jobs and columns."""
 
+NoOption = Annotated[str, Field(pattern=r"^([^-]|$)")]
+"""Text that no program takes for an option: without a dash in front."""
+
 Needed = Annotated[str, Field(min_length=1)]
 """Text that must not be empty."""
 
@@ -94,7 +97,7 @@ class _PathOrUrl(_Part):
     """What comes either from this host or from another."""
 
     path: str = Field(default="", description="a path on this host; give either this or url")
-    url: str = Field(default="", description="a URL to fetch it from; give either this or path")
+    url: NoOption = Field(default="", description="a URL to fetch it from; give either this or path")
 
     @property
     def on_host(self) -> str:
@@ -131,6 +134,7 @@ class GitSource(_PathOrUrl, SourceModel):
 
     type: Literal["git"] = Field(description="one revision of a git repository")
     revision: Needed = Field(
+        pattern=r"^[^-]",
         description="tag, branch or commit; with a url, `ID^` and `ID~N` of a full commit id as well"
     )
 
@@ -199,7 +203,7 @@ class GitSeries(_PathOrUrl, SeriesModel):
     """The commits of a range in a git repository, as patches."""
 
     type: Literal["git"] = Field(description="the commits of a range in a git repository")
-    range: Needed = Field(pattern=r"^[^ ]+\.\.[^ .][^ ]*$", description="base..tip, as in `v6.3-rc2..my-branch`")
+    range: Needed = Field(pattern=r"^[^ -][^ ]*\.\.[^ .-][^ ]*$", description="base..tip, as in `v6.3-rc2..my-branch`")
 
     @property
     def where(self) -> str:
@@ -211,7 +215,9 @@ class MessageIdSeries(SeriesModel):
     """A series on a public mailing list, fetched whole by b4 from any message of its thread."""
 
     type: Literal["message-id"] = Field(description="a series on a mailing list, fetched by b4")
-    id: Needed = Field(description="message id of the cover letter or of a patch, without angle brackets")
+    id: Needed = Field(
+        pattern=r"^[^-]", description="message id of the cover letter or of a patch, without angle brackets"
+    )
     version: SeriesVersion = Field(default="", description="which version of the series, as in `2`; the newest without")
 
     @property

@@ -142,7 +142,7 @@ class Tree:
             with (Path(scratch) / "diff").open("w+b") as handle:
                 proc.run(
                     [*words, "--src-prefix=", "--dst-prefix=", "a", "b"],
-                    timeout_s=APPLY_S, check=False, cwd=Path(scratch), env=git.environment(), stdout_to=handle,
+                    timeout_s=APPLY_S, check=False, cwd=Path(scratch), env=git.plain_environment(), stdout_to=handle,
                 )  # fmt: skip
                 handle.seek(0)
                 return replace(patch, data=handle.read(), strip=1)

@@ -155,7 +155,9 @@ def _merges(recipe: KernelRecipe, ctx: BuildContext) -> Iterator[str]:
     for item in recipe.series:
         if isinstance(item, GitSeries) and item.path:
             repository = git.open_local(ctx.path(item.path))
-            count = int(repository.git("rev-list", "--merges", "--count", item.range).stdout.strip() or "0")
+            count = int(
+                repository.git("rev-list", "--merges", "--count", "--end-of-options", item.range).stdout.strip() or "0"
+            )
             if count:
                 yield (
                     f"{item.range} has {count} merge{'s' if count > 1 else ''}: a merge is no patch, so what was "
