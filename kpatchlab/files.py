@@ -141,3 +141,23 @@ def put_plain(path: Path, data: bytes, mode: int = 0o644) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb") as handle:
         handle.write(data)
     path.chmod(mode)
+
+
+def through_link(top: Path, name: str) -> bool:
+    """Whether a folder in which the file `name` would be below `top` is a symbolic link."""
+    folders = Path(name).parts[:-1]
+    return any((top / Path(*folders[: depth + 1])).is_symlink() for depth in range(len(folders)))
+
+
+def read_within(top: Path, name: str, limit_bytes: int = MAX_INPUT_BYTES) -> bytes | None:
+    """Return what is in a file of a tree that others wrote; None where it has no such regular file of its own.
+
+    A link counts as what it leads to inside of the tree; what leads out of it, devices and fifos are none.
+    """
+    try:
+        real = os.path.realpath(top / name)
+        if not real.startswith(f"{os.path.realpath(top)}/"):
+            return None
+        return read_input(Path(real), limit_bytes)
+    except (OSError, ValueError, UserError):
+        return None

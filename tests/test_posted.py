@@ -434,6 +434,30 @@ def test_an_attached_patch(series):
     assert patchset.changed_files([patch]) == ["core/eq.c"]
 
 
+def stuffed(mail):
+    """Return a mail as a program that flows text writes it: a blank more where a line begins with one (RFC 3676)."""
+    head, _, body = mail.partition("\n\n")
+    kind = "MIME-Version: 1.0\nContent-Type: text/plain; charset=utf-8; format=flowed\n"
+    return f"{head}\n{kind}\n" + re.sub("^ ", "  ", body, flags=re.MULTILINE)
+
+
+def test_a_flowed_mail_is_taken_as_git_am_takes_it(series):
+    assert applied(series, patchset.split_mbox("".join(map(stuffed, formatted(series))).encode(), "s.mbox")) == ""
+
+
+def test_a_flowed_mail_that_git_am_refuses_is_told(series):
+    """A program that says flowed and does not stuff: git takes a blank from each line of context."""
+    first = coded(formatted(series)[0].replace("1/3]", "1/1]"), "8bit", flowed="; format=flowed")
+    series.git("checkout", "-qf", "main~3")
+    (series.root / "s.mbox").write_bytes(first)
+    with pytest.raises(subprocess.CalledProcessError):
+        series.git("am", "-q", str(series.root / "s.mbox"))
+    series.git("am", "--abort")
+    with pytest.raises(UserError, match="does not apply") as caught:
+        patchset.apply_series(patchset.split_mbox(first, "s.mbox"), series.tree, series.ctx)
+    assert "format=flowed" in caught.value.hint
+
+
 def test_git_am_makes_the_same_tree(series):
     """`git am` is the judge of what a mailbox holds."""
     text = "".join(formatted(series, "--cover-letter")[1:]).encode()

@@ -275,7 +275,7 @@ def _imported(space: Workspace, origin: source.Source[Any]) -> str:
         return base
     shutil.rmtree(space.path, ignore_errors=True)
     space.path.mkdir(parents=True)
-    origin.unpack(space.path)
+    origin.write_tree(space.path)
     origin.ctx.check_cancel()
     space.git("init", "--quiet")
     _exclude(space.path / ".git")

@@ -17,6 +17,7 @@ from pathlib import Path
 from kpatchlab.build import diffs, patchset
 from kpatchlab.build.functions import SUFFIXES, Function, functions_in
 from kpatchlab.cache import content_key
+from kpatchlab.files import read_within, through_link
 from kpatchlab.model import from_json, to_json
 
 VERSION = 1
@@ -104,17 +105,10 @@ def reader(tree: Path) -> Callable[[str], bytes | None]:
     """
 
     def content(name: str) -> bytes | None:
-        if diffs.unfit(name):
+        if diffs.unfit(name) or through_link(tree, name):
             return None
         path = tree / name
-        try:
-            if any(parent.is_symlink() for parent in path.parents if parent != tree and parent.is_relative_to(tree)):
-                return None
-            if path.is_symlink():
-                return os.fsencode(os.readlink(path))
-            return path.read_bytes() if path.is_file() else None
-        except OSError:  # a name that is too long, or that nobody may read
-            return None
+        return os.fsencode(os.readlink(path)) if path.is_symlink() else read_within(tree, name)
 
     return content
 

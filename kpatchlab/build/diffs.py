@@ -7,6 +7,7 @@ corrupt is left out here: `git apply` refuses it, with its own words.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ _EXTENDED = re.compile(
 _ESCAPED = re.compile(rb'\\([0-7]{3}|[abfnrtv"\\])')
 _ESCAPES = dict(zip(b"abfnrtv", b"\a\b\f\n\r\t\v", strict=True))
 _STAMP = re.compile(r"[ \t]+\d{2,4}-\d\d?-\d\d? .*$|[ \t]+\w{3} \w{3} +\d.*$")
-_MAX_NAME = 9000
+_MAX_NAME = 4096
+_MAX_BLANKS = 50
 _MAX_PATH = 3800
 """Bytes; Linux takes 4095, and the tree is in a folder of its own."""
 _MAX_PART = 255
@@ -239,12 +241,12 @@ def _both(text: str, strip: int) -> str:
         first, _, rest = text.partition(' "')
         second = _unquoted(f'"{rest}')[0]
         return _stripped(first, strip) if _stripped(first, strip) == _stripped(second, strip) else ""
-    place = text.find(" ")
-    while place >= 0:
+    # Prefixes are of one length as a rule, so the blank between the two names is in the middle.
+    blanks = [match.start() for match in itertools.islice(re.finditer(" ", text), _MAX_BLANKS)]
+    for place in [len(text) // 2, *blanks]:
         name = _stripped(text[:place], strip)
-        if name and text.endswith(name) and name == _stripped(text[place + 1 :], strip):
+        if text[place : place + 1] == " " and name and name == _stripped(text[place + 1 :], strip):
             return name
-        place = text.find(" ", place + 1)
     return ""
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kpatchlab.files import read_within
+
 _TOKEN = re.compile(r"\s*(&&|\|\||!=|<=|>=|[()=<>!]|\"[^\"]*\"|'[^']*'|[A-Za-z0-9_$.-]+)")
 _LEVEL = {"n": 0, "m": 1, "y": 2}
 _PROMPTED = re.compile(r'(?:bool|tristate|string|int|hex|prompt)\s+["\'].*?["\'](?:\s+if\s+(.*))?$')
@@ -83,10 +85,10 @@ class Kconfig:
         return "; or ".join(dict.fromkeys(reasons)) or f"its dependencies are met ({definitions[0].place})"
 
     def _read(self, name: str, outer: list[str], *, in_choice: bool) -> None:
-        try:
-            text = (self._tree / name).read_text(encoding="utf-8", errors="replace")
-        except OSError:
+        data = read_within(self._tree, name)
+        if data is None:
             return
+        text = data.decode("utf-8", "replace")
         blocks: list[tuple[str, list[str]]] = []  # (keyword, its conditions), innermost last
         current: Definition | None = None
         conditions: list[str] | None = None  # where a `depends on` goes

@@ -20,7 +20,7 @@ from kpatchlab.build.copies import copy_of
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.fence import Escape
-from kpatchlab.files import copied, link_or_copy
+from kpatchlab.files import copied, link_or_copy, read_within
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.maintainers import NAME as MAINTAINERS
 from kpatchlab.model import BuildResult, ConfigMiss, ModuleFailure, Outcome, from_json
@@ -359,7 +359,7 @@ def _unpacked(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> tu
         shutil.rmtree(tree, ignore_errors=True)
         (work / "configured").unlink(missing_ok=True)
         tree.mkdir(parents=True)
-        plan.source.unpack(tree)
+        plan.source.write_tree(tree)
         ctx.check_cancel()
         ctx.progress(BuildProgress(name, "series"))
         try:
@@ -433,7 +433,7 @@ def series_changes(recipe: KernelRecipe, ctx: BuildContext) -> changes.Changes:
         try:
             tree = scratch / "tree"
             tree.mkdir()
-            plan.source.unpack(tree)
+            plan.source.write_tree(tree)
             return _apply(plan, tree, ctx)
         finally:
             ctx.discard(scratch)
@@ -467,9 +467,8 @@ def _install(
         shutil.copyfile(job.obj / kept, work / target)
     artifact.keep_lists(folder, work)
     artifact.pack_modules(root, work / "modules.erofs", work / "config")
-    listed = job.tree / MAINTAINERS
-    if listed.is_file() and not listed.is_symlink():  # the tree itself is not kept
-        shutil.copyfile(listed, work / MAINTAINERS)
+    if (sections := read_within(job.tree, MAINTAINERS)) is not None:  # the tree itself is not kept
+        (work / MAINTAINERS).write_bytes(sections)
     return missing
 
 

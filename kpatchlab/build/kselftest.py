@@ -107,7 +107,7 @@ def _unpack(origin: source.Source[Any], patches: Sequence[patchset.Patch], work:
     """Write to `work`/tree what selftests need of the tree, with the headers that its kernel gives to programs."""
     whole, tree = work / "whole", work / "tree"
     whole.mkdir()
-    origin.unpack(whole)
+    origin.write_tree(whole)
     patchset.apply_series(patches, whole, ctx)
     ctx.check_cancel()
     arch = config.source_arch(ctx.arch)

@@ -34,7 +34,7 @@ class Patch:
     """One patch: `name` says where it is from (file, or n/m of a mailbox), `strip` is the N of `patch -pN`.
 
     `mail` is the whole of it, text and diff, decoded, for checks that read both; b"" where there is a diff alone.
-    `author` is "Name <address>", "" where it is not known.
+    `author` is "Name <address>", "" where it is not known. `flowed`: its mail says format=flowed.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Patch:
     strip: int = 1
     mail: bytes = b""
     author: str = ""
+    flowed: bool = False
 
     def __str__(self) -> str:
         """Return name and subject, for messages."""
@@ -192,6 +193,8 @@ def failure(patch: Patch, number: int, total: int, stderr: str, *, already: bool
             details.append(line.removeprefix("error: "))
     place = details[0].splitlines()[0] if details else (stderr.strip().splitlines() or ["git apply says nothing"])[-1]
     hint = "the tree is not the one that the series was made for; name its base as source.revision"
+    if patch.flowed:
+        hint = "its mail is format=flowed: the mail program has changed blanks; git send-email leaves a patch alone"
     if already:
         hint = "it is in the tree already: take it out of the series, or start from an older revision"
     message = f"patch {number} of {total} does not apply: {patch}: {place}"
@@ -242,7 +245,7 @@ def patches_of(version: posted.Version, name: str) -> list[Patch]:
 
 
 def _patch(mail: mails.Mail, name: str, strip: int = 1) -> Patch:
-    return Patch(name, mail.tags.title, mail.diff, strip, mail.whole(), mail.author)
+    return Patch(name, mail.tags.title, mail.diff, strip, mail.whole(), mail.author, mail.flowed)
 
 
 def posted_of(item: recipes.SeriesModel, ctx: BuildContext) -> posted.Posted | None:

@@ -9,6 +9,7 @@ import functools
 import os
 import re
 import shutil
+import stat
 import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -20,9 +21,11 @@ from kpatchlab.build.built import Unbuilt
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key, file_digest
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.files import KINDS
 from kpatchlab.host.debian import Apt
 from kpatchlab.lab import recipes
 from kpatchlab.model import Outcome
+from kpatchlab.textclean import one_line
 from kpatchlab.urls import authorized, shown
 
 UNPACK_S = 1800.0
@@ -72,6 +75,15 @@ class Source(ABC, Generic[S]):
     def unpack(self, into: Path) -> None:
         """Write the tree, or a finished kernel's files, to `into`, an empty directory that the build owns."""
 
+    def write_tree(self, into: Path) -> None:
+        """Write the tree to `into`, and look at what came: nobody is trusted to pack files and folders alone.
+
+        Raises:
+            UserError: there is a device, a fifo or a socket in it, or the folder in which the lab builds.
+        """
+        self.unpack(into)
+        _check(into, self.describe())
+
     def by_hand(self) -> str:
         """Return a command that brings the same, "" for none; asked of finished kernels alone."""
         return ""
@@ -99,10 +111,47 @@ def _where(spec: recipes.GitSource | recipes.TarballSource, ctx: BuildContext) -
 
 
 def _untar(archive: Path, into: Path, ctx: BuildContext) -> None:
-    """Unpack an archive of any compression, without its top directory."""
-    words = ("tar", "--extract", "--file", archive, "--directory", into, "--strip-components=1", "--no-same-owner")
-    proc.run([str(word) for word in words], timeout_s=UNPACK_S, cancel=ctx.cancel, check=not ctx.cancel.is_set())
+    """Unpack an archive of any compression, without its top directory, owners, set-uid bits, and git's own folders.
+
+    Raises:
+        UserError: there is a device in it, which only root could make.
+    """
+    words = ["tar", "--extract", "--file", str(archive), "--directory", str(into), "--strip-components=1"]
+    words += ["--no-same-owner", "--no-same-permissions", "--exclude=.git"]
+    done = proc.run(words, timeout_s=UNPACK_S, cancel=ctx.cancel, check=False)
     ctx.check_cancel()
+    if "Cannot mknod" in done.stderr:
+        raise UserError(f"{archive.name}: there is a device in it", hint="it is no kernel's source")
+    if done.status != 0 or done.timed_out:
+        raise proc.CommandFailed(done)
+
+
+def _check(tree: Path, what: str) -> None:
+    """Refuse a tree that has anything but files, folders and links, or something where the lab builds."""
+    if os.path.lexists(tree / "obj"):
+        raise UserError(f"{what}: it has a file or folder named obj", hint="the lab builds there; take it away")
+    for folder, folders, files in os.walk(tree):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
+                path.chmod(stat.S_IMODE(mode) & 0o777)
+            elif (kind := KINDS.get(stat.S_IFMT(mode))) and not stat.S_ISDIR(mode):
+                raise UserError(
+                    f"{what}: {one_line(str(path.relative_to(tree)), 100)} is {kind}", hint="it is no kernel's source"
+                )
+
+
+def _copy(source: str | Path, target: str | Path) -> None:
+    """Copy a file or a link.
+
+    Raises:
+        UserError: it is a device, a fifo or a socket: reading it might never end.
+    """
+    kind = stat.S_IFMT(os.lstat(source).st_mode)
+    if kind not in {stat.S_IFREG, stat.S_IFLNK}:
+        raise UserError(f"{source} is {KINDS.get(kind, 'no file')}", hint="take it out of the tree")
+    shutil.copy2(source, target, follow_symlinks=False)
 
 
 class Git(Source[recipes.GitSource]):
@@ -167,9 +216,11 @@ class Dir(Source[recipes.DirSource]):
         """Copy the tree, without what was built in it: for a series on top of it."""
         path = self.path()
         for name in self.files():
+            if name.split("/")[0] == "obj":  # where the lab builds
+                continue
             if os.path.lexists(path / name) and not ((path / name).is_dir() and not (path / name).is_symlink()):
                 (into / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path / name, into / name, follow_symlinks=False)
+                _copy(path / name, into / name)
 
     def files(self) -> list[str]:
         """Return what is of the tree, whether or not something was built in it, sorted.

@@ -134,8 +134,7 @@ class GitSource(_PathOrUrl, SourceModel):
 
     type: Literal["git"] = Field(description="one revision of a git repository")
     revision: Needed = Field(
-        pattern=r"^[^-]",
-        description="tag, branch or commit; with a url, `ID^` and `ID~N` of a full commit id as well"
+        pattern=r"^[^-]", description="tag, branch or commit; with a url, `ID^` and `ID~N` of a full commit id as well"
     )
 
 

@@ -299,19 +299,20 @@ def _source(tree: Path, name: str) -> str:
 
 def _old_text(bench: Bench, earlier: Before, objects: Sequence[str]) -> Said:
     """Compile the text that sources had before the patch, with everything else as it is now."""
-    now: dict[Path, tuple[State, os.stat_result]] = {}
+    now: dict[str, tuple[State, os.stat_result]] = {}
     for name in objects:
         file = _source(bench.tree.path, name)
-        path = bench.tree.path / file
-        now[path] = bench.tree.state(file), path.stat()
-        put(path, earlier.texts[file])
+        now[file] = bench.tree.state(file), (bench.tree.path / file).stat()
+        put(bench.tree.path, file, earlier.texts[file])
     bench.forget(objects)
     try:
         return bench.say(objects)
     finally:
-        for path, (state, stat) in now.items():
-            put(path, state)
-            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the other object directories have seen it
+        for file, (state, stat) in now.items():
+            put(bench.tree.path, file, state)
+            os.utime(
+                bench.tree.path / file, ns=(stat.st_atime_ns, stat.st_mtime_ns)
+            )  # the other object directories have seen it
         bench.forget(objects)
 
 

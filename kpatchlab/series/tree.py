@@ -17,20 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from kpatchlab import proc
-from kpatchlab.build import git
+from kpatchlab.build import diffs, git
 from kpatchlab.build.patchset import APPLY_S, DoesNotApplyError, Patch, apply_patch
 from kpatchlab.cache import content_key
+from kpatchlab.errors import UserError
+from kpatchlab.files import through_link
 from kpatchlab.series.values import Applied
+from kpatchlab.textclean import one_line
 
 MAX_FUZZ = 2
 """What patch(1) lets pass by default."""
 KCONFIG = r"(^|/)Kconfig[^/]*$"
-_NAMES = re.compile(
-    rb"^(?:diff --git (?P<old>\S+) (?P<new>\S+)|(?:---|\+\+\+) (?!/dev/null)(?P<path>[^\t\n]+)"
-    rb"|(?:rename|copy) (?:from|to) (?P<moved>[^\n]+))",
-    re.MULTILINE,
-)
-_MOVE = re.compile(r"^rename from ([^\n]+)\nrename to ([^\n]+)$", re.MULTILINE)
 _OFFSET = re.compile(r"^Hunk #\d+ succeeded at \d+ \(offset ", re.MULTILINE)
 
 State = tuple[str, bytes] | None
@@ -43,25 +40,14 @@ def files_of(patch: Patch) -> list[str]:
     >>> files_of(Patch("p", "", b"diff --git a/x b/y\nsimilarity index 100%\nrename from x\nrename to y\n"))
     ['x', 'y']
     """
-    names: set[str] = set()
-    for match in _NAMES.finditer(patch.data):
-        if match["moved"]:
-            names.add(os.fsdecode(match["moved"]).strip('"'))
-            continue
-        for path in (match["old"], match["new"], match["path"]):
-            if path and b"/" in path:
-                names.add(os.fsdecode(path).strip('"').split("/", patch.strip)[-1])
-    return sorted(name for name in names if _harmless(name))
+    names = {name for part in diffs.parts(patch.data, patch.strip) for name in (part.old, part.new) if name}
+    return sorted(name for name in names if not diffs.unfit(name))
 
 
 def renames_of(patch: Patch) -> dict[str, str]:
     """Return new name -> old name of what a patch moves."""
-    return {match[2]: match[1] for match in _MOVE.finditer(patch.data.decode("utf-8", "surrogateescape"))}
-
-
-def _harmless(name: str) -> bool:
-    """Whether a path stays inside the tree; git refuses the others when it applies them."""
-    return not name.startswith("/") and ".." not in name.split("/") and name != "dev/null"
+    parts = [part for part in diffs.parts(patch.data, patch.strip) if part.old and part.new and not part.copied]
+    return {part.new: part.old for part in parts if part.old != part.new}
 
 
 class Tree:
@@ -87,20 +73,22 @@ class Tree:
         self._files = sorted({name for patch in patches for name in files_of(patch)})
         for name in self._files:
             self._keep(name)
-            _put(self._stage / name, self._original(name))
+        for name in self._files:
+            _put(self._stage, name, self._original(name))
 
     def _keep(self, name: str) -> None:
         """Keep a file as it is in the tree without patches, before anything is written over it."""
-        if os.path.lexists(self._kept / name) or (self._missing / name).is_file():
+        kept = os.path.lexists(self._kept / name) and not through_link(self._kept, name)
+        if kept or (self._missing / name).is_file():
             return
-        state = _read(self.path / name)
+        state = _read(self.path, name)
         if state is None:
-            _put(self._missing / name, ("-", b""))
+            _put(self._missing, name, ("-", b""))
         else:
-            _put(self._kept / name, state)
+            _put(self._kept, name, state)
 
     def _original(self, name: str) -> State:
-        return _read(self._kept / name)
+        return _read(self._kept, name)
 
     def apply(self) -> Applied:
         """Apply the next patch, beside the tree; strictly if that goes, else with fuzz.
@@ -114,7 +102,7 @@ class Tree:
         try:
             return self._apply(patch, 0)
         except DoesNotApplyError as strict:
-            before = {name: _read(self._stage / name) for name in files_of(patch)}
+            before = {name: _read(self._stage, name) for name in files_of(patch)}
             for fuzz in range(1, MAX_FUZZ + 1):
                 try:
                     done = self._apply(patch, fuzz)
@@ -137,7 +125,7 @@ class Tree:
             for side in ("a", "b"):
                 Path(scratch, side).mkdir()
                 for name, state in before.items():
-                    _put(Path(scratch, side, name), state if side == "a" else _read(self._stage / name))
+                    _put(Path(scratch, side), name, state if side == "a" else _read(self._stage, name))
             words = ["git", "diff", "--no-index", "--binary", "--no-color", "--no-ext-diff", "--no-renames"]
             with (Path(scratch) / "diff").open("w+b") as handle:
                 proc.run(
@@ -149,12 +137,13 @@ class Tree:
 
     def settle(self) -> list[str]:
         """Write what differs to the tree, other series' leavings included; returns the files written."""
-        written = []
-        for name in sorted({*self._files, *_names(self._kept), *_names(self._missing)}):
-            wanted = _read(self._stage / name) if name in set(self._files) else self._original(name)
-            if _read(self.path / name) != wanted:
-                _put(self.path / name, wanted)
-                written.append(name)
+        mine = set(self._files)
+        names = sorted({*mine, *_names(self._kept), *_names(self._missing)})
+        wanted = {name: _read(self._stage, name) if name in mine else self._original(name) for name in names}
+        written = [name for name in names if _read(self.path, name) != wanted[name]]
+        # What goes comes first: a link may become a folder, and a folder a link.
+        for name in sorted(written, key=lambda name: wanted[name] is not None):
+            _put(self.path, name, wanted[name])
         return written
 
     def digest(self, pattern: str) -> str:
@@ -169,18 +158,22 @@ class Tree:
 
     def state(self, name: str) -> State:
         """Return a file as it is now in the tree."""
-        return _read(self.path / name)
+        return _read(self.path, name)
 
 
 def _names(folder: Path) -> Iterable[str]:
-    for place, _, files in os.walk(folder):
-        for file in files:
+    for place, folders, files in os.walk(folder):
+        for file in [*files, *(name for name in folders if os.path.islink(os.path.join(place, name)))]:
             if file.startswith(".") and file.endswith(".new"):  # left by a kill
                 continue
             yield os.path.relpath(os.path.join(place, file), folder)
 
 
-def _read(path: Path) -> State:
+def _read(top: Path, name: str) -> State:
+    """Return a file below `top`; one behind a symbolic link is not there, as for `git apply`."""
+    path = top / name
+    if through_link(top, name):
+        return None
     if path.is_symlink():
         return "link", os.readlink(os.fsencode(path))
     if not path.is_file():
@@ -188,13 +181,21 @@ def _read(path: Path) -> State:
     return "x" if os.access(path, os.X_OK) else "-", path.read_bytes()
 
 
-def _put(path: Path, state: State) -> None:
-    """Make a file what `state` says, in one step."""
+def _put(top: Path, name: str, state: State) -> None:
+    """Make a file below `top` what `state` says, in one step.
+
+    Raises:
+        UserError: it would be behind a symbolic link, or where a folder with other files is.
+    """
+    path = top / name
     if state is None:
-        path.unlink(missing_ok=True)
+        if not through_link(top, name):
+            path.unlink(missing_ok=True)
         return
+    if through_link(top, name):
+        raise UserError(f"{one_line(name)}: a folder on its way is a symbolic link", hint="git refuses it as well")
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
+    beside = path.with_name(".kpatchlab.new")
     beside.unlink(missing_ok=True)
     kind, data = state
     if kind == "link":
@@ -202,9 +203,15 @@ def _put(path: Path, state: State) -> None:
     else:
         beside.write_bytes(data)
         beside.chmod(0o755 if kind == "x" else 0o644)
+    if path.is_dir() and not path.is_symlink():
+        try:
+            path.rmdir()
+        except OSError:
+            beside.unlink()
+            raise UserError(f"{one_line(name)}: a folder with other files is there") from None
     os.replace(beside, path)
 
 
-def put(path: Path, state: State) -> None:
+def put(top: Path, name: str, state: State) -> None:
     """Write a file of the tree for a moment; the next `settle` puts it right."""
-    _put(path, state)
+    _put(top, name, state)

@@ -200,7 +200,7 @@ class _Walker:
         self.ctx.progress(BuildProgress(self.name, "source"))
         shutil.rmtree(self.folder, ignore_errors=True)
         tree.mkdir(parents=True)
-        self.plan.origin.unpack(tree)
+        self.plan.origin.write_tree(tree)
         self.ctx.check_cancel()
         (self.folder / "unpacked").touch()
         self.ctx.note(self.folder, f"tree for series of {self.plan.base}")
