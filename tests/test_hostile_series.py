@@ -308,16 +308,27 @@ def test_a_tree_with_something_where_the_lab_builds_is_refused(bench):
         tarball(bench, ("obj/vmlinux", tarfile.REGTYPE, b"x")).write_tree(into)
 
 
-@pytest.mark.parametrize("git", [True, False])
-def test_a_directory_with_a_fifo_or_device_is_told(bench, git):
-    if not git:
-        subprocess.run(["rm", "-rf", bench.tree / ".git"], check=True)
+def test_a_directory_with_a_fifo_for_a_file_is_told(bench):
     (bench.tree / "core/net.c").unlink()
     os.mkfifo(bench.tree / "core/net.c")
     into = bench.root / "tree"
     into.mkdir()
     with pytest.raises(UserError, match=r"core/net\.c is a fifo"):
         source_of(recipes.DirSource(type="dir", path=str(bench.tree)), bench.ctx).write_tree(into)
+
+
+@pytest.mark.parametrize("git", [True, False])
+def test_odd_files_beside_a_directorys_own_and_what_was_built_in_obj_stay_there(bench, git):
+    if not git:
+        subprocess.run(["rm", "-rf", bench.tree / ".git"], check=True)
+    os.mkfifo(bench.tree / "core/fifo")
+    bench.write("obj/vmlinux.c", "built\n")
+    into = bench.root / "tree"
+    into.mkdir()
+    source_of(recipes.DirSource(type="dir", path=str(bench.tree)), bench.ctx).write_tree(into)
+    assert not (into / "core/fifo").exists()
+    assert not (into / "obj").exists()
+    assert (into / "core/net.c").exists()
 
 
 # ------------------------------------------------------------------------------- which files a patch changes

@@ -83,7 +83,7 @@ def test_default_machine_is_always_there_and_can_be_redefined(path: Path) -> Non
         ("kernels:\n  a:\n    source: {type: dir, path: .}\n    sereis: []", "lab.yaml:4: kernels.a.sereis: there is no such key; did you mean 'series'?"),
         ("kernels:\n  a:\n    source: {type: dir, path: .}\n    series: [{type: mobx, path: x}]", "lab.yaml:4: kernels.a.series[0].type: 'mobx' is not a series type; did you mean 'mbox'?"),
         ("kernels:\n  a:\n    source: {type: dir, path: .}\n    series:\n    - {type: mbox, path: gone.mbox}", "lab.yaml:5: kernels.a.series[0].path: there is no kernels/gone.mbox"),
-        ("kernels:\n  a:\n    source: {type: dir, path: .}\n    series:\n    - {type: git, path: ., range: v6.1}", "lab.yaml:5: kernels.a.series[0].range: 'v6.1' is not of the form ^[^ ]+\\.\\.[^ .][^ ]*$"),
+        ("kernels:\n  a:\n    source: {type: dir, path: .}\n    series:\n    - {type: git, path: ., range: v6.1}", "lab.yaml:5: kernels.a.series[0].range: 'v6.1' is not of the form ^[^ -][^ ]*\\.\\.[^ .-][^ ]*$"),
         ("kernels:\n  a:\n    source: {type: dir, path: .}\n    config: [config/gest.config]", "lab.yaml:4: kernels.a.config[0]: there is no file kernels/config/gest.config; did you mean 'config/guest.config'?"),
         ("kernels:\n  a:\n    source: {type: dir, path: .}\n    config_set:\n      CONFIG_KASAN: y", "lab.yaml:5: kernels.a.config_set.CONFIG_KASAN: 'CONFIG_KASAN': write KASAN, without CONFIG_"),
         ("kernels:\n  a:\n    source: {type: dir, path: .}\n    config_set:\n      KASAN: yes", "lab.yaml:5: kernels.a.config_set.KASAN: 'yes' is not a value of a configuration symbol; write y"),

@@ -342,9 +342,9 @@ class _Finder:
     def _lines(self, *words: str, data: str = "") -> list[str]:
         """Return what git says, a line each; what it had said so far where it takes too long."""
         with tempfile.TemporaryFile() as handle:
-            command = ["git", "-C", str(self.tree.path), *words]
+            command, env = self.tree.command(words, {})
             result = proc.run(
-                command, timeout_s=WALK_S, check=False, env=git.environment(), stdout_to=handle,
+                command, timeout_s=WALK_S, check=False, env=env, stdout_to=handle,
                 input_bytes=data.encode() if data else None,
             )  # fmt: skip
             handle.seek(0)
@@ -438,7 +438,7 @@ def _index(tree: git.Repository, commit: str, wanted: Mapping[str, str | None]) 
 
 
 def _read(tree: git.Repository, *words: str, data: bytes = b"") -> bytes:
-    return _output(["git", "-C", str(tree.path), *words], None, data)
+    return tree.read(*words, timeout_s=WALK_S, input_bytes=data)
 
 
 def _output(command: Sequence[str], git_dir: Path | None, data: bytes = b"") -> bytes:

@@ -9,7 +9,7 @@ import contextlib
 import re
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class Repository:
         network: bool = False,
     ) -> proc.Result:
         """Run one git command on it; `env` is added to the environment; `network`: with the user's settings."""
-        command, whole = self._command(words, env or {}, network=network)
+        command, whole = self.command(words, env or {}, network=network)
         return proc.run(command, timeout_s=timeout_s, check=check, env=whole, cancel=cancel)
 
     def read(
@@ -76,7 +76,7 @@ class Repository:
         Raises:
             UserError: it fails; says so where the repository is a partial clone.
         """
-        command, whole = self._command(words, env or {})
+        command, whole = self.command(words, env or {})
         with tempfile.TemporaryFile() as handle:
             try:
                 proc.run(command, timeout_s=timeout_s, env=whole, stdout_to=handle, input_bytes=input_bytes)
@@ -85,9 +85,10 @@ class Repository:
             handle.seek(0)
             return handle.read()
 
-    def _command(
-        self, words: tuple[str, ...], env: Mapping[str, str], *, network: bool = False
+    def command(
+        self, words: Sequence[str], env: Mapping[str, str], *, network: bool = False
     ) -> tuple[list[str], dict[str, str]]:
+        """Return a git command on it, and its environment, for a caller who runs it by himself."""
         if self.view:
             # Not where the lab was started: within the work tree, git would list that folder alone.
             where = ["-C", str(self.view.top or self.view.home)]
