@@ -10,6 +10,7 @@ from node import CANCEL, EX, IVVALBLK, NL, NOQUEUE, PR, VALBLK, VALUE_BYTES, con
 
 import datafile
 import ktap
+from atonce import LIMIT_S, at_once
 
 SPACE, SECOND = "lab", "second"
 TURNS = 8
@@ -94,12 +95,17 @@ def read_many(space, reader, seed):
 def noqueue(here, there):
     """A lock that is held is denied at once to one that will not wait, and granted once it is free."""
     theirs = granted(there.do(SPACE, [request("noqueue", EX, VALBLK)]))
-    statuses(here.do(SPACE, [request("noqueue", PR, NOQUEUE | VALBLK)]), -errno.EAGAIN)
+    denied(here, [request("noqueue", PR, NOQUEUE | VALBLK)])
     granted(there.do(SPACE, [convert(theirs[0], NL, VALBLK, value(70))]))
     got = here.do(SPACE, [request("noqueue", PR, NOQUEUE | VALBLK)])
     held(got, [70])
-    statuses(there.do(SPACE, [convert(theirs[0], EX, NOQUEUE)]), -errno.EAGAIN)
+    denied(there, [convert(theirs[0], EX, NOQUEUE)])
     finish(here, got[0][0], there, theirs[0])
+
+
+def denied(owner, steps):
+    """Ask for what another node holds, by one that will not wait: EAGAIN as soon as that node has answered."""
+    statuses(at_once("a request with NOQUEUE", owner.do, SPACE, steps, limit_s=3 * LIMIT_S), -errno.EAGAIN)
 
 
 def finish(here, mine, there, theirs):
@@ -123,7 +129,7 @@ def conversion(here, there):
     """Shared locks are held by both; one becomes exclusive when the other gives way, not before."""
     mine = granted(here.do(SPACE, [request("conversion", PR, VALBLK)]))[0]
     theirs = granted(there.do(SPACE, [request("conversion", PR, VALBLK)]))[0]
-    statuses(here.do(SPACE, [convert(mine, EX, NOQUEUE | VALBLK)]), -errno.EAGAIN)
+    denied(here, [convert(mine, EX, NOQUEUE | VALBLK)])
     tags = here.begin(SPACE, [convert(mine, EX, VALBLK)])
     statuses(here.outcome(SPACE, tags, QUICK_S), None)
     statuses(there.do(SPACE, [convert(theirs, EX, VALBLK)]), -errno.EDEADLK)

@@ -21,6 +21,7 @@ import bpf
 import datafile
 import ktap
 import outcome
+from atonce import LIMIT_S, at_once
 
 AF_KCM, ATTACH, CLONE = 41, 0x89E0, 0x89E2
 SO_RCVBUFFORCE = 33
@@ -186,14 +187,12 @@ def copy_in_last_place():
     right = b"".join(parts[:-1]) + bytes(datafile.content(size, 216)[:copied]) + parts[-1]
     with contextlib.ExitStack() as stack:
         near, far = pair(stack)
-        datafile.patient(near, 2 * SCALE)
+        datafile.patient(near, 2 * LIMIT_S)
         for number in range(count - 1):
             splice_more(near, number * datafile.PAGE, size, True)
         near.sendall(bad[:copied], socket.MSG_MORE)
-        try:
-            splice_more(near, (count - 1) * datafile.PAGE, size, False)
-        except BlockingIOError:
-            raise AssertionError(f"splice waits for room in a socket that holds {len(right) - size} bytes") from None
+        what = f"splice into a socket that holds {len(right) - size} bytes"
+        at_once(what, splice_more, near, (count - 1) * datafile.PAGE, size, False)
         same(take(far), right, len(right))
 
 

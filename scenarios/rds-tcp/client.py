@@ -13,6 +13,7 @@ from messages import CHUNK, DEADLINE_S, HEADER, LARGEST, datafile
 
 import ktap
 import outcome
+from atonce import at_once
 
 SOL_RDS = 276
 ZCOPY_COOKIE, ZCOPY_COMPLETION = 12, 13
@@ -150,7 +151,8 @@ def completed(sock, cookie, done):
     end = time.monotonic() + DEADLINE_S
     while not done:
         try:
-            done += cookies(sock.recvmsg(1, 256, socket.MSG_DONTWAIT)[1])
+            how = 1, 256, socket.MSG_DONTWAIT
+            done += cookies(at_once("recvmsg with MSG_DONTWAIT", sock.recvmsg, *how)[1])
         except BlockingIOError:
             if time.monotonic() > end:
                 raise AssertionError(f"no completion within {DEADLINE_S:g} s") from None

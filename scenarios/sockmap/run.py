@@ -12,6 +12,7 @@ sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import bpf
 import datafile
 import ktap
+from atonce import at_once
 
 FILE = os.path.join(os.environ.get("LAB_TMP", "/tmp"), "data")
 DEADLINE_S = 12 * float(os.environ.get("LAB_SCALE", "1"))
@@ -182,7 +183,8 @@ def corked(how):
 def peek(sock):
     """How many bytes wait in a socket."""
     try:
-        return len(sock.recv(65536, socket.MSG_DONTWAIT | socket.MSG_PEEK))
+        how = 65536, socket.MSG_DONTWAIT | socket.MSG_PEEK
+        return len(at_once("recv with MSG_DONTWAIT", sock.recv, *how))
     except BlockingIOError:
         return 0
 

@@ -14,6 +14,7 @@ sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import datafile
 import ktap
 import splicecalls
+from atonce import at_once, refused
 from splicecalls import GIFT, MORE, NONBLOCK, Pipe
 
 SCALE = float(os.environ.get("LAB_SCALE", "1"))
@@ -168,11 +169,13 @@ def full(kind, how):
         while sent < size:
             try:
                 if how == "sendfile":
-                    sent += splicecalls.sendfile(near.fileno(), file.fileno(), sent, size - sent)
+                    rest = near.fileno(), file.fileno(), sent, size - sent
+                    sent += at_once("sendfile into a socket that may not block", splicecalls.sendfile, *rest)
                     continue
                 if not in_pipe:
                     in_pipe = splicecalls.splice(file.fileno(), pipe.writer, PIPE, offset=sent)
-                moved = splicecalls.splice(pipe.reader, near.fileno(), in_pipe)
+                rest = pipe.reader, near.fileno(), in_pipe
+                moved = at_once("splice into a socket that may not block", splicecalls.splice, *rest)
                 in_pipe, sent = in_pipe - moved, sent + moved
             except BlockingIOError:
                 refused += 1
@@ -190,13 +193,9 @@ def empty_pipe(kind):
     near, far = near_end(kind, DEADLINE_S)
     reader, writer = os.pipe()
     with near, far:
-        try:
-            splicecalls.splice(reader, near.fileno(), 1, NONBLOCK)
-            raise AssertionError("splice of nothing succeeded")
-        except BlockingIOError:
-            pass
+        refused("splice from an empty pipe", splicecalls.splice, reader, near.fileno(), 1, NONBLOCK)
         os.close(writer)
-        if moved := splicecalls.splice(reader, near.fileno(), 1):
+        if moved := at_once("splice from a closed pipe", splicecalls.splice, reader, near.fileno(), 1):
             raise AssertionError(f"splice from a closed pipe moved {moved} bytes")
 
 
@@ -258,7 +257,8 @@ def odd_pieces(kind):
             while done < size or in_pipe:
                 if in_pipe < PIPE // 2 and done < size:
                     try:
-                        filled = splicecalls.splice(file.fileno(), pipe.writer, PIPE, NONBLOCK, offset=done)
+                        how = splicecalls.splice, file.fileno(), pipe.writer, PIPE, NONBLOCK, done
+                        filled = at_once("splice into a pipe that may not block", *how)
                     except BlockingIOError:
                         filled = 0  # parts of pages can fill a pipe before it has half its bytes
                     in_pipe, done = in_pipe + filled, done + filled
@@ -300,7 +300,7 @@ def partly_filled(kind):
 
     def send():
         with open(FILE, "rb", buffering=0) as file, Pipe(1 << 20) as pipe:
-            done = 0
+            done = gone = 0
             for number, size in enumerate(sizes):
                 end = done + size
                 if number % 3 == 0:
@@ -312,12 +312,13 @@ def partly_filled(kind):
                 done = end
                 if number % 4 == 3:  # some stay behind for the next time
                     pipe.drain(near, size, MORE)
+                    gone += size
             os.set_blocking(pipe.reader, False)
-            try:
-                while True:
-                    splicecalls.splice(pipe.reader, near.fileno(), PIPE)
-            except BlockingIOError:
-                pass
+            while gone < total:
+                gone += splicecalls.splice(pipe.reader, near.fileno(), PIPE)
+            refused(
+                "splice from an empty pipe that may not block", splicecalls.splice, pipe.reader, near.fileno(), PIPE
+            )
 
     with near, far:
         got, _ = datafile.while_reading(far, total, "recv", send)
@@ -412,7 +413,7 @@ def closed(kind):
         try:
             for _ in range(50):  # TCP learns it from the answer to what it sends first
                 os.write(pipe.writer, b"x" * 100)
-                pipe.drain(near, 100)
+                at_once("splice to a closed stream", pipe.drain, near, 100)
                 time.sleep(0.01)
         except OSError as error:
             if error.errno not in {errno.EPIPE, errno.ECONNRESET}:
