@@ -13,6 +13,8 @@ import struct
 import threading
 import time
 
+import sources
+
 PAGE = 4096
 SIZES = (1, 4095, 4096, 4097, 65535, 65536, 65537, (1 << 20) + 13)
 """Around one page, around one pipe (16 pages), and more than a socket's buffer."""
@@ -20,6 +22,7 @@ SIZES = (1, 4095, 4096, 4097, 65535, 65536, 65537, (1 << 20) + 13)
 _PERIOD = 1048573  # a prime below 1 MiB: no two pages of a file are equal, apart from their stamps as well
 _STAMP = struct.Struct("<QQ")
 _noise = b""
+_SLOTS = 16  # pages of a pipe
 
 
 def content(size, seed):
@@ -56,10 +59,13 @@ def sent(size, seed):
 
 def make(path, size, seed):
     """Write a file with `sent(size, seed)`."""
+    data = sent(size, seed)
+    sources.written(path)
     with open(path, "wb", buffering=0) as file:
-        view = memoryview(sent(size, seed))
+        view = memoryview(data)
         while view:
             view = view[file.write(view) :]
+        sources.file(file.fileno(), data)
 
 
 def same(got, expected):
@@ -111,6 +117,7 @@ def patient(sock, seconds):
 def send(sock, path, offset, count, how):
     """Send `count` bytes of a file from `offset` on; `how`: "sendfile", "splice" (through a pipe), "write"."""
     with open(path, "rb", buffering=0) as file:
+        sources.file(file.fileno())
         SENDERS[how](sock.fileno(), file.fileno(), offset, count)
 
 
@@ -129,12 +136,27 @@ def _splice(sock, file, offset, count):
             filled = os.splice(file, writer, count, offset_src=offset)
             if not filled:
                 raise AssertionError(f"splice met the end of the file, {count} bytes too early")
+            watched = _watch_pipe(writer, offset, filled)
             offset, count = offset + filled, count - filled
             while filled:
                 filled -= os.splice(reader, sock, filled, flags=os.SPLICE_F_MORE if count else 0)
+            if watched and (left := os.read(reader, PAGE)) != watched:
+                raise AssertionError(f"the pipe's next page has changed: {difference(left, watched)}")
     finally:
         os.close(reader)
         os.close(writer)
+
+
+def _watch_pipe(writer, offset, filled):
+    """Write a page behind those of a file that are in a pipe, where one has room; returns it, or b"".
+
+    It must neither be sent nor changed, nor added to the file's last page.
+    """
+    if offset % PAGE + filled > (_SLOTS - 1) * PAGE:
+        return b""
+    page = _STAMP.pack(offset, filled) * (PAGE // _STAMP.size)
+    os.write(writer, page)
+    return page
 
 
 def _write(sock, file, offset, count):

@@ -1,7 +1,8 @@
 """Streams between two ends: a request of one line, then the data, then (one way) its sum.
 
 A request is "put SIZE OFFSET SEED HOW" (the asking end sends, the other receives HOW and answers with the length and
-SHA-256 of what came) or "get SIZE OFFSET SEED HOW" (the other end answers "ready", then sends HOW).
+SHA-256 of what came) or "get SIZE OFFSET SEED HOW" (the other end answers "ready", then sends HOW; told that all has
+come, it answers with what sending has changed in its file, or an empty line).
 """
 
 import os
@@ -10,6 +11,7 @@ import threading
 import time
 
 import datafile
+import sources
 
 _FOLDER = os.environ.get("LAB_TMP", "/tmp")
 
@@ -59,6 +61,8 @@ def answer(sock, request, senders=None):
     verb, size, offset, seed, how = request.split(maxsplit=4)
     if verb == "get":
         _send(sock, int(size), int(offset), int(seed), how, senders, first=b"ready\n")
+        line(sock)  # until then pages of the file may be under way
+        sock.sendall(f"{_changed()}\n".encode())
     else:
         got = datafile.receive(sock, int(size), how)
         sock.sendall(f"{len(got)} {datafile.digest(got)}\n".encode())
@@ -90,9 +94,21 @@ def get(sock, size, offset, seed, sender, receiver):
     seconds = time.monotonic() - began
     try:
         datafile.same(got, _expected(size, offset, seed))
+        sock.sendall(b"got it\n")
+        if changed := line(sock):
+            raise AssertionError(f"at the other end, {changed}")
     except AssertionError as error:
         raise AssertionError(f"{size} bytes: {error}") from None
     return seconds
+
+
+def _changed():
+    """What sending has changed at this end, in words, or ""."""
+    try:
+        sources.whole()
+    except AssertionError as error:
+        return str(error)
+    return ""
 
 
 def _expected(size, offset, seed):

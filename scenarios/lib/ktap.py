@@ -7,10 +7,12 @@ ktap.check("the file arrives whole", send_it)     # not ok when it raises
 ktap.metric("rate", 12.5, "MiB/s", "higher")
 """
 
+import contextlib
 import os
 import traceback
 
 _number = 0
+_at_end = []
 
 
 class Skip(Exception):
@@ -56,10 +58,32 @@ def metric(name, value, unit, direction):
     _print(f"metric {name} {value:.4g} {unit} {direction}")
 
 
+def at_end(function):
+    """Have a function called at the end of each check, which holds when that does not raise either."""
+    _at_end.append(function)
+
+
+def call(function, *arguments, **named):
+    """Call a check's function, and then all that `at_end` got; returns what the first returns."""
+    try:
+        value = function(*arguments, **named)
+    except BaseException:
+        with contextlib.suppress(AssertionError):  # the check has failed already; nothing is left for the next one
+            _ended()
+        raise
+    _ended()
+    return value
+
+
+def _ended():
+    for function in _at_end:
+        function()
+
+
 def check(name, function, *arguments, **named):
     """Call the function: ok when it returns (its value is passed on), not ok when it raises."""
     try:
-        value = function(*arguments, **named)
+        value = call(function, *arguments, **named)
     except Skip as reason:
         skip(name, reason)
     except AssertionError as error:

@@ -12,7 +12,7 @@ import ktap
 def record(name, function, *arguments):
     """Call the function and report `NAME: answer=what it returns`, or `NAME: answer=ENAME` where it raises OSError."""
     try:
-        outcome = function(*arguments)
+        outcome = ktap.call(function, *arguments)
     except ktap.Skip as reason:
         ktap.skip(name, reason)
     except AssertionError as error:

@@ -14,6 +14,8 @@ import struct
 import traceback
 
 import datafile
+import ktap
+import sources
 
 NONBLOCK, MORE, GIFT = 2, 4, 8
 """Flags SPLICE_F_* of splice, tee and vmsplice."""
@@ -62,8 +64,14 @@ def address(memory):
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
-def vmsplice(pipe, memory, flags=0):
-    """Put memory (a writable memoryview) into a pipe, or fill it from the pipe's reading end; returns how much."""
+def vmsplice(pipe, memory, flags=0, *, stays=True):
+    """Put memory (a writable memoryview) into a pipe, or fill it from the pipe's reading end; returns how much.
+
+    `stays`: what is put there is not written to until the check's end, and has to be the same then.
+    """
+    given = fcntl.fcntl(pipe, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+    if given and stays and not flags & GIFT:
+        sources.memory(memory)
     return _call("vmsplice", pipe, ctypes.byref(_Vector(address(memory), len(memory))), 1, flags)
 
 
@@ -154,7 +162,7 @@ def in_child(function, *arguments, deadline_s):
 
 def _outcome(function, arguments):
     try:
-        return f"ok {function(*arguments) or ''}"
+        return f"ok {ktap.call(function, *arguments) or ''}"
     except AssertionError as error:
         return f"no {error}"
     except Exception as error:

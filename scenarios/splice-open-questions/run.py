@@ -17,6 +17,7 @@ import sys
 sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import datafile
 import ktap
+import sources
 import splicecalls
 from splicecalls import GIFT, MORE, NONBLOCK, Pipe
 
@@ -163,6 +164,7 @@ def file_changed(place, change, folder):
     flight = Flight(place)
     file = os.open(path, os.O_RDONLY)
     os.fsync(file)  # a dirty page is no candidate for O_DIRECT
+    sources.written(path)
     done = 0
     while done < SIZE:
         done += splicecalls.splice(file, flight.pipe.writer, SIZE - done, offset=done)
@@ -225,7 +227,7 @@ def memory_changed(place, change, flags):
     flight = Flight(place)
     done = 0
     while done < SIZE:
-        done += splicecalls.vmsplice(flight.pipe.writer, area[done:], flags)
+        done += splicecalls.vmsplice(flight.pipe.writer, area[done:], flags, stays=False)
     flight.leave()
     region = change(area)
     return describe(flight.land(), region)

@@ -10,6 +10,7 @@ import sys
 sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import datafile
 import exchange
+from atonce import at_once
 
 PORT = 7000
 DEADLINE_S = 60 * float(os.environ.get("LAB_SCALE", "1"))
@@ -126,7 +127,8 @@ class _ZeroCopy:
         poll.register(self._sock, 0)  # the error queue is always asked for
         if not poll.poll(1000 * DEADLINE_S):
             raise AssertionError(f"MSG_ZEROCOPY sends {sorted(self._open)[:5]}... were never acknowledged")
-        _, notes, _, _ = self._sock.recvmsg(0, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+        how = 0, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT
+        _, notes, _, _ = at_once("recvmsg with MSG_DONTWAIT", self._sock.recvmsg, *how)
         for _, _, note in notes:
             number, origin, _, _, first, last = self._NOTE.unpack_from(note)
             acknowledged = set(range(first, last + 1))
