@@ -211,3 +211,27 @@ def test_infra_says_what_it_stood_for():
 
 def test_memory_is_read_from_the_kernel():
     assert 100 < available_mib() < 1 << 26
+
+
+def test_a_job_that_idles_holds_memory_and_no_slot(host, held):
+    begun = []
+
+    def call(task, here):
+        begun.append(task.spec.id)
+        here.idle()
+        held.wait(20)
+
+    cache = SimpleNamespace(scratch=lambda name: None, using=lambda folder: contextlib.nullcontext())
+    local = LocalExecutor(SimpleNamespace(cache=cache), 1, call)
+    weight = Weight(1, 1, 1000)
+    futures = [submit(local, weight, name=f"{number}@with#1") for number in range(4)]
+    for _ in range(200):
+        if len(begun) == 3:
+            break
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert begun == ["0@with#1", "1@with#1", "2@with#1"]  # three times 1000 MiB is all that there is
+    held.set()
+    wait(futures)
+    assert len(begun) == 4
+    assert local._free == local._room

@@ -94,6 +94,14 @@ class FakeGuest:
     def close(self):
         self.closed = True
 
+    def check(self):
+        if self.lost:
+            raise self.lost
+
+    def settle(self):
+        self.check()
+        self.ran.append((("settle",), {}))
+
 
 def ended(stdout=b"", status=0, signal=0, stderr=b"", total=None, timed_out=False):
     return Exit(status, signal, stdout, stderr, len(stdout) if total is None else total, len(stderr), 0.1, timed_out)
@@ -149,7 +157,6 @@ def bench(tmp_path, monkeypatch):
         monkeypatch.setattr(saved, "booted", lambda *_, **__: stored)
         monkeypatch.setattr(saved, "prepared", lambda *_: stored)
         monkeypatch.setattr(job_guests, "resume", lambda *_, **__: guest)
-        monkeypatch.setattr(job, "SETTLE_S", 0)
         text = {"description": "d", "roles": {"guest": {"run": "run.sh"}}, **scenario}
         folder = tmp_path / "scratch" / str(len(guests))
         folder.mkdir(parents=True)
@@ -189,6 +196,30 @@ def test_an_oops_after_ok_is_a_crash(bench):
     assert case(result, "data").outcome is Outcome.PASS
     assert case(result, "log: guest").outcome is Outcome.CRASH
     assert len(result.splats) == 1
+
+
+def test_a_splat_that_comes_seconds_later_belongs_to_the_job(bench):
+    def later(guest, _):
+        threading.Timer(0.3, lambda: setattr(guest.console, "bytes", OOPS)).start()
+        return GOOD
+
+    assert bench({"run.sh": later}).outcome is Outcome.PASS  # as without settling: the test is none if it comes sooner
+    result = bench({"run.sh": later}, more={"settle_s": 0.6})
+    assert result.outcome is Outcome.CRASH
+    assert case(result, "log: guest").outcome is Outcome.CRASH
+    assert result.duration_s < 0.3  # what it idles is not what it takes
+    assert bench.guest.ran[-1] == (("settle",), {})
+
+
+def test_a_guest_that_dies_while_it_idles_is_the_jobs(bench):
+    def later(guest, _):
+        threading.Timer(0.2, lambda: setattr(guest, "lost", GuestLost("panic", "the kernel panicked"))).start()
+        return GOOD
+
+    result = bench({"run.sh": later}, more={"settle_s": 0.6})
+    assert result.outcome is Outcome.CRASH
+    assert result.reported  # every check was
+    assert case(result, "data").outcome is Outcome.PASS
 
 
 def test_a_splat_from_before_the_fork_is_not_lost(bench):

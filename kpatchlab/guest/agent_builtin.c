@@ -6,17 +6,20 @@
 #include "agent.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/random.h>
 #include <net/if.h>
 #include <net/if_arp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -180,6 +183,36 @@ static int identify(char **a)
 	return *a[2] || *a[3] ? set_link(a[0], a[2], a[3]) : 0;
 }
 
+/* Send SIGKILL to all processes but this one and process 1; returns to how many. Kernel threads have no program. */
+static int kill_others(void)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *entry;
+	char link[64], program[2];
+	int killed = 0;
+
+	while (proc && (entry = readdir(proc))) {
+		int pid = atoi(entry->d_name);
+		if (pid < 2 || pid == getpid())
+			continue;
+		snprintf(link, sizeof link, "/proc/%d/exe", pid);
+		if (readlink(link, program, sizeof program) > 0 && !kill(pid, SIGKILL))
+			killed++;
+	}
+	if (proc)
+		closedir(proc);
+	return killed;
+}
+
+/* settle: end all other processes, half a second at most, and wait for a grace period of RCU. */
+static int settle(void)
+{
+	for (int tries = 25; tries && kill_others(); tries--)
+		usleep(20000);
+	syscall(SYS_membarrier, 1 /* MEMBARRIER_CMD_GLOBAL: synchronize_rcu() */, 0, 0);
+	return 0;
+}
+
 int builtin(int argc, char **argv)
 {
 	if (!strcmp(argv[0], "get") && argc == 3)
@@ -191,6 +224,8 @@ int builtin(int argc, char **argv)
 		return fail("refused on a host:", argv[0]);
 	if (!strcmp(argv[0], "identify") && argc == 8)
 		return identify(argv + 1);
+	if (!strcmp(argv[0], "settle") && argc == 1)
+		return settle();
 	if (!strcmp(argv[0], "sysrq") && argc == 2)
 		return write_text("/proc/sysrq-trigger", argv[1]) ? fail("cannot write", "sysrq-trigger") : 0;
 	if (!strcmp(argv[0], "poweroff"))

@@ -182,6 +182,15 @@ class Guest:
         words = [who.device, who.hostname, who.mac, who.address, who.machine_id, who.seed.hex(), str(time.time_ns())]
         self._builtin(["identify", *words])
 
+    def settle(self) -> None:
+        """End all processes but the agent, and wait for a grace period of RCU; one that cannot be ended is left.
+
+        Raises:
+            GuestLost: as in `run`.
+            HostError: the guest's agent is not what it was.
+        """
+        self._builtin(["settle"])
+
     def ping(self, timeout_s: float) -> None:
         """Wait for an answer of the agent.
 

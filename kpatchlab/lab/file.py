@@ -135,6 +135,12 @@ class LabFile(FileModel):
     )
     matrix: Matrix = Field(default=Matrix(), description="which placements of kernels to run")
     repeat: int = Field(default=1, ge=1, le=1000, description="how often to run each job")
+    settle_s: float = Field(
+        default=6.0,
+        ge=0,
+        description="seconds that the guests of a job idle before their logs are read: a splat of delayed work comes "
+        "late; other jobs run beside them",
+    )
     limits: Limits = Field(default=Limits(), description="how much of the host the lab may take")
     variants: dict[Name, tuple[Needed, ...]] = Field(
         default={"debug": ("config/debug.config",)},

@@ -84,6 +84,7 @@ class Lab:
     matrix: Matrix
     repeat: int
     limits: Limits
+    settle_s: float
     variants: Mapping[str, tuple[str, ...]]
     mirror: str
     qemu: Literal["auto", "host", "debian"]
@@ -222,6 +223,7 @@ class _Loader:
             matrix=file.matrix,
             repeat=file.repeat,
             limits=file.limits,
+            settle_s=file.settle_s,
             variants=file.variants,
             mirror=file.mirror,
             qemu=file.qemu,

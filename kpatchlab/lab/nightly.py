@@ -58,6 +58,7 @@ class Nightly(FileModel):
     variants: tuple[Name, ...] = Field(default=(), description="variants to run as well, such as `debug`")
     scenarios: tuple[Needed, ...] = Field(default=(), description="choice of scenarios; none: the lab's own")
     again: int = Field(default=3, ge=0, le=20, description="how often to run again what was good and is bad")
+    settle_s: float = Field(default=30.0, ge=0, description="as `settle_s` of the lab, in a night")
     bisect_minutes: float = Field(default=120, gt=0, description="time that `--bisect` may take in a night")
     site: str = Field(
         default="results/site", description="folder of the static site that each night writes; empty: none"

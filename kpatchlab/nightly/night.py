@@ -169,7 +169,7 @@ class Night:
             return self._session(lane).carry_out(run, settings, progress).run
 
     def _session(self, lane: Lane) -> Session:
-        return Session(lane.lab, self.store, self.host)
+        return Session(dataclasses.replace(lane.lab, settle_s=self.lab.nightly.settle_s), self.store, self.host)
 
     def _run(self, night: OpenNight, lane: Lane, planned: LanePlan, made: Plan) -> OpenRun:
         """Return a lane's run: the one that it began with, or a new one."""

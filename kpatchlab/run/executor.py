@@ -109,7 +109,7 @@ class _Queued:
 
     rank: tuple[int, int]
     task: JobTask = field(compare=False)
-    weight: Weight = field(compare=False)
+    weight: Weight = field(compare=False)  # while its guests only idle: what they still take
     cancel: Cancel = field(compare=False)
     started: Callable[[], None] = field(compare=False)
     future: Future[Returned] = field(compare=False, default_factory=Future)
@@ -199,13 +199,22 @@ class LocalExecutor:
         self._start()
         tell()
 
+    def _idle(self, queued: _Queued) -> None:
+        """Let others take the processors of a job whose guests only idle; the memory stays theirs."""
+        memory = Weight(0, 0, queued.weight.memory_mib)
+        with self._lock:
+            self._free += queued.weight - memory
+            queued.weight = memory
+        self._start()
+
     def _result(self, queued: _Queued) -> Returned:
         folder = None
         try:
             folder = self._host.cache.scratch("job")
             queued.started()
             with self._host.cache.using(folder):
-                return Returned(self._call(queued.task, Here(self._host, folder, queued.cancel)), folder)
+                here = Here(self._host, folder, queued.cancel, partial(self._idle, queued))
+                return Returned(self._call(queued.task, here), folder)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this one job's and the lab's, not a kernel's
             return Returned(infra(queued.task.spec, error), folder)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +25,13 @@ class Here:
     Attributes:
         folder: the job's own, for its consoles, outputs and attachments; empty.
         cancel: set to end the job early; its result then says INFRA.
+        idle: called when the job's guests only idle from now on, and take no more than their memory.
     """
 
     host: Host
     folder: Path
     cancel: Cancel
+    idle: Callable[[], None] = lambda: None
 
     @property
     def cache(self) -> Cache:

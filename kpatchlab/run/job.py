@@ -21,7 +21,7 @@ from kpatchlab.evidence import ktap
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import CaseKind, JobResult, Outcome, job_case
 from kpatchlab.plan.needs import lacking_packages, refusal
-from kpatchlab.run import judge, saved, stacks, starved, taint
+from kpatchlab.run import judge, saved, settle, stacks, starved, taint
 from kpatchlab.run.guests import JobGuest, guests_of, occupied
 from kpatchlab.run.inputs import Here, JobInputs, resolve
 from kpatchlab.run.reach import Counters
@@ -31,11 +31,6 @@ from kpatchlab.variants import coverage, debug
 ATTACH_BYTES = 32 << 20
 LOST_BYTES = 4 << 20
 """How much of a script's output is read that its guest did not live to end."""
-SETTLE_S = 0.08
-"""How long a guest is left after its last script has ended; one that prints then is let finish, see `_settle`."""
-SETTLE_QUIET_S, SETTLE_MAX_S = 0.15, 3.0
-"""A guest that prints is done when its console was quiet for so long, or after the second at the latest. A serial
-console under TCG moves some 20 to 50 KiB a second (measured), so a splat takes a while."""
 
 
 def preflight(inputs: JobInputs) -> tuple[Outcome, str] | None:
@@ -87,7 +82,7 @@ def run_job(task: JobTask, here: Here) -> JobResult:
     logs = [judge.guest_log(inputs, guest, record) for guest in guests if guest.vm is not None]
     there = {log.role for log in logs}
     logs += [log for log in record.never_up if log.role not in there]
-    whole = time.monotonic() - began
+    whole = time.monotonic() - began - record.idle_s
     record.cases.insert(0, job_case(record.outcome, record.message, record.details, whole))
     return JobResult(
         job=inputs.spec.id,
@@ -139,7 +134,6 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
             if _steps(inputs, guests, record, "setup"):
                 _run(inputs, guests, record)
                 _steps(inputs, guests, record, "finish")
-            settled = time.monotonic() + SETTLE_S  # the guests can print while what they left is fetched
             for guest, counter in zip(guests, counters, strict=True):
                 assert guest.vm is not None
                 reached, patched, cases = counter.read(guest.vm)
@@ -149,11 +143,7 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
                 _attachments(inputs, guest, record)
                 if inputs.kernels[guest.kernel].covered and (data := coverage.fetch(guest.vm)):
                     (inputs.folder / coverage.DATA.format(role=guest.role)).write_bytes(data)
-            judge.leaks(inputs, guests, record)
-            for guest in guests:
-                assert guest.vm is not None
-                guest.tainted = guest.tainted[0], taint.read(guest.vm)
-            _settle(guests, settled)
+            _settle(inputs, guests, record)
     except saved.PrepareFailed as failed:
         record.never_up.append(judge.never_up(inputs, failed))
         record.withheld_s = failed.withheld_s
@@ -174,15 +164,17 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
     record.fail([case for case in record.cases if case.kind is CaseKind.REACH])
 
 
-def _settle(guests: Sequence[JobGuest], until: float) -> None:
-    """Wait until a monotonic time, and on while a guest still prints: a late splat belongs to the job."""
-    began = time.monotonic()
-    time.sleep(max(0.0, until - began))
-    consoles = [guest.vm.console for guest in guests if guest.vm is not None]
-    while any(time.monotonic() - console.last < SETTLE_QUIET_S for console in consoles):
-        if time.monotonic() - began > SETTLE_MAX_S:
-            return
-        time.sleep(0.02)
+def _settle(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -> None:
+    """Let what the job left come to its end; a guest that dies of it is the job's, whose checks are all told."""
+    try:
+        settle.end_processes(guests)
+        judge.leaks(inputs, guests, record)
+        record.idle_s = settle.idle(inputs, guests)
+        for guest in guests:
+            assert guest.vm is not None
+            guest.tainted = guest.tainted[0], taint.read(guest.vm)
+    except GuestLost as lost:
+        judge.loss(inputs, guests, record, lost)
 
 
 def _script(

@@ -45,6 +45,7 @@ class Record:
     message: str = ""
     details: str = ""
     guest_s: float = 0.0
+    idle_s: float = 0.0
     stdout: bytes = b""
     stderr: bytes = b""
     reported: bool = False

@@ -47,6 +47,7 @@ def measured_lab(lab: Lab, mode: str) -> Lab:
         scenarios={name: scenario.model_copy(update={"reach": ()}) for name, scenario in lab.scenarios.items()},
         matrix=lab.matrix.model_copy(update={"columns": ("kernels",)}),
         limits=lab.limits.model_copy(update={"guests": 1}),
+        settle_s=0.0,
     )
 
 

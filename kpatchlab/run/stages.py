@@ -297,6 +297,7 @@ def gather(lab: Lab, job: JobSpec, stages: Stages, settings: Settings) -> JobTas
         console_bytes=int(lab.limits.console_mib * (1 << 20)),
         guest=settings.guest,
         broken=settings.broken,
+        settle_s=lab.settle_s,
     )
 
 

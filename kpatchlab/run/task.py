@@ -46,6 +46,7 @@ class JobTask:
         console_bytes: how much of each guest's console is kept.
         guest: "fork" for saved guests, "vng" for virtme-ng on the host's own root.
         broken: the scenario is told to send something wrong, which it then has to see.
+        settle_s: how long its guests idle before they are judged.
     """
 
     spec: JobSpec
@@ -58,6 +59,7 @@ class JobTask:
     console_bytes: int = 4 << 20
     guest: str = "fork"
     broken: bool = False
+    settle_s: float = 0.0
 
     def to_json(self) -> bytes:
         """Return it as JSON."""
