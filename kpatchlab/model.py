@@ -87,6 +87,8 @@ class CaseKind(enum.StrEnum):
     REACH = "reach"  # a function ran as often as a rule of the scenario says
     LEAKS = "leaks"  # a kernel with debugging lost no memory
     TAINT = "taint"  # the kernel's log explains every fault that its taint tells of
+    TIME = "time"  # a job takes no multiple of what it takes on the base; known to a comparison alone, as the next one
+    LEFT = "left"  # what a job leaves behind does not grow with its work
 
     @property
     def is_log(self) -> bool:
@@ -259,6 +261,21 @@ class ReachCount:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """What a job left behind in one guest.
+
+    Attributes:
+        what: "pages" (that nothing accounts for), "vmalloc pages", "slab NAME" (objects), "sockets PROTOCOL",
+            "socket pages PROTOCOL", "module NAME" (references), "threads", "mounts", "network devices", "open files".
+        turns: how much more of it there was after each turn of the scenario's run, which most jobs have one of.
+    """
+
+    role: str
+    what: str
+    turns: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ChangedFunction:
     """A function that a patch changes, `file` being its path in the tree with the whole series applied.
 
@@ -309,6 +326,8 @@ class JobResult:
         because: the cases that made `outcome` what it is; none where a script did not end or the lab lost the job.
         beside: builds that the lab did on this host meanwhile, by name.
         withheld_s: seconds in which the host kept the processor from its guests; the most that one of them lost.
+        turns: how often it did its work in one guest; its cases and figures are the first one's.
+        left: what it left behind.
     """
 
     job: str
@@ -338,6 +357,8 @@ class JobResult:
     because: tuple[CaseId, ...] = ()
     beside: tuple[str, ...] = ()
     withheld_s: float = 0.0
+    turns: int = 1
+    left: tuple[Left, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """A job's judgement, on guests that only answer what a test says."""
 
 import io
+import itertools
 import tarfile
 import threading
 import time
@@ -16,7 +17,7 @@ from kpatchlab.lab.scenario import ScenarioFile
 from kpatchlab.model import BuildResult, CaseKind, ModuleFailure, Outcome
 from kpatchlab.plan.jobs import JobSpec, RoleSpec
 from kpatchlab.run import guests as job_guests
-from kpatchlab.run import job, payload, saved
+from kpatchlab.run import job, leftovers, payload, saved
 from kpatchlab.run.inputs import Here
 from kpatchlab.run.task import JobTask, KernelUnderTest
 from tests.fake_stages import FakeHost
@@ -67,7 +68,7 @@ class FakeGuest:
         self.answers = answers
         self.console = FakeConsole()
         self.lost = None
-        self.ran = []
+        self.ran, self.looks = [], []
         self.closed = False
         self.kept_s = 0.0  # what the host kept from it
 
@@ -102,6 +103,11 @@ class FakeGuest:
         self.check()
         self.ran.append((("settle",), {}))
 
+    def look(self, paths, *, drop_caches):
+        self.check()
+        self.looks.append(drop_caches)
+        return self.answers.get("look", lambda guest: {})(self)
+
 
 def ended(stdout=b"", status=0, signal=0, stderr=b"", total=None, timed_out=False):
     return Exit(status, signal, stdout, stderr, len(stdout) if total is None else total, len(stderr), 0.1, timed_out)
@@ -130,10 +136,10 @@ class Host(FakeHost):
 
         self.cache.get(kind, key, make)
 
-    def task(self, scenario, build=BUILT, foreign=(), more=None, **kernel):
+    def task(self, scenario, build=BUILT, foreign=(), more=None, turns=1, **kernel):
         """Return a job of one role of a scenario, on a kernel that is as said."""
         spec = JobSpec("probe@with#1", "probe", {}, {"guest": "with"}, "with", 1,
-                       (RoleSpec("guest", "with", 512, 1),), "base", "default", 10.0, foreign)  # fmt: skip
+                       (RoleSpec("guest", "with", 512, 1),), "base", "default", 10.0, foreign, turns)  # fmt: skip
         under_test = KernelUnderTest(build=build, initrd="key-initrd", **kernel)
         return JobTask(
             spec=spec, scenario=ScenarioFile.model_validate(scenario), kernels={"with": under_test}, root="key-root",
@@ -150,7 +156,7 @@ def bench(tmp_path, monkeypatch):
     (stored.path / "symbols").write_text("tcp_sendmsg\nsplice_to_socket\n")
     guests = []
 
-    def play(answers=None, build=None, before=b"", more=None, foreign=(), kernel=None, **scenario):
+    def play(answers=None, build=None, before=b"", more=None, foreign=(), kernel=None, turns=1, **scenario):
         (stored.path / "console.log").write_bytes(before)
         guest = FakeGuest({"run.sh": GOOD, **(answers or {})})
         guests.append(guest)
@@ -160,7 +166,7 @@ def bench(tmp_path, monkeypatch):
         text = {"description": "d", "roles": {"guest": {"run": "run.sh"}}, **scenario}
         folder = tmp_path / "scratch" / str(len(guests))
         folder.mkdir(parents=True)
-        task = host.task(text, build or BUILT, foreign, more, **(kernel or {}))
+        task = host.task(text, build or BUILT, foreign, more, turns, **(kernel or {}))
         result = job.run_job(task, Here(host, folder, threading.Event()))
         play.guest = guest
         return result
@@ -701,3 +707,27 @@ def test_what_follows_from_a_failed_step_is_not_what_made_the_job_fail(bench):
     result = bench({"setup.sh": ended(status=1)}, reach=[{"function": "tcp_sendmsg"}], roles=roles)
     assert case(result, "reach: tcp_sendmsg (guest)").outcome is Outcome.FAIL
     assert (result.outcome, result.because) == (Outcome.FAIL, ())
+
+
+def test_what_a_job_leaves_is_read_before_and_after(bench):
+    seen = iter([{"/proc/loadavg": "0 0 0 1/70 1"}, {"/proc/loadavg": "0 0 0 1/75 1"}])
+    result = bench({"look": lambda _: next(seen)})
+    assert [(left.role, left.what, left.turns) for left in result.left] == [("guest", "threads", (5.0,))]
+    assert bench.guest.looks == [False, True]  # what was read before stays in the page cache
+
+
+def test_a_job_of_several_turns_is_judged_by_its_first(bench, monkeypatch):
+    monkeypatch.setattr(leftovers, "CALM_S", 0)
+    counts = itertools.count(70, 3)
+    ran = itertools.count()
+
+    def script(guest, _):
+        return GOOD if not next(ran) else b"KTAP version 1\n1..1\nnot ok 1 - data\n"
+
+    answers = {"look": lambda _: {"/proc/loadavg": f"0 0 0 1/{next(counts)} 1"}, "run.sh": script}
+    result = bench(answers, turns=4)
+    assert result.outcome is Outcome.PASS
+    assert result.turns == 4
+    assert next(ran) == 4
+    assert [left.turns for left in result.left] == [(3.0, 3.0, 3.0, 3.0)]
+    assert result.guest_s == pytest.approx(0.1)  # of one turn

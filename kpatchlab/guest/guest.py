@@ -191,6 +191,20 @@ class Guest:
         """
         self._builtin(["settle"])
 
+    def look(self, paths: Sequence[str], *, drop_caches: bool) -> dict[str, str]:
+        """Return the text of these files of a guest, of those that there are.
+
+        Raises:
+            GuestLost: as in `run`.
+            HostError: the guest cannot read them.
+        """
+        words = (
+            self._builtin(["look", "drop" if drop_caches else "keep", *paths])
+            .stdout.decode("utf-8", "replace")
+            .split("\0")
+        )
+        return dict(zip(words[1::2], words[2::2], strict=True))
+
     def ping(self, timeout_s: float) -> None:
         """Wait for an answer of the agent.
 

@@ -82,6 +82,7 @@ class JobSpec:
         machine: name of the machine in lab.yaml.
         timeout_s: seconds for each script, under emulation.
         foreign: tests of others that its guests get, by their folders below /lab.
+        turns: how often it does its work in one guest, to see whether what it leaves behind grows.
     """
 
     id: str
@@ -95,6 +96,7 @@ class JobSpec:
     machine: str
     timeout_s: float
     foreign: tuple[str, ...] = ()
+    turns: int = 1
 
     @property
     def memory_mib(self) -> int:

@@ -1,16 +1,19 @@
 """Jobs that are run once more: bad beside a build, or on a host that kept the processor, is no verdict yet.
 
-The second run is a repeat of the job: bad twice is bad, bad and then good is flaky, and both consoles are kept.
+The second run is a repeat of the job: bad twice is bad, bad and then good is flaky, and both consoles are kept. Nor is
+it one that a job takes a multiple of what it takes on the base, or leaves more behind: then the base's job is repeated
+beside it, see `verdict.witnesses`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from kpatchlab.model import JobResult, Outcome
 from kpatchlab.plan.jobs import JobSpec
 from kpatchlab.run.starved import HALF
+from kpatchlab.verdict import witnesses
 
 _BAD = frozenset({Outcome.FAIL, Outcome.CRASH, Outcome.TIMEOUT, Outcome.INFRA})
 
@@ -26,20 +29,39 @@ def disturbed(result: JobResult) -> str:
     return ""
 
 
-def once_more(planned: Sequence[JobSpec], done: Mapping[str, JobResult]) -> list[tuple[JobSpec, str]]:
-    """Return the jobs to repeat, with the reason: for each that was disturbed a repeat of a number of its own.
+def once_more(planned: Sequence[JobSpec], done: Mapping[str, JobResult], base: str) -> list[tuple[JobSpec, str]]:
+    """Return the jobs to repeat, with the reason: for each such job a repeat of a number of its own.
 
     Args:
         planned: the jobs of the plan, without such repeats.
         done: job id -> result.
+        base: the column that the others are compared with.
     """
     last: dict[tuple[object, str], int] = {}
     for job in planned:
         last[job.group, job.column] = max(job.repeat, last.get((job.group, job.column), 0))
-    found = []
+    found = [(job, why, 1) for job in planned if (result := done.get(job.id)) and (why := disturbed(result))]
+    repeats = []
+    for job, why, turns in [*found, *_doubtful(planned, done, base)]:
+        last[job.group, job.column] += 1
+        number = last[job.group, job.column]
+        name = f"{job.id.rpartition('#')[0]}#{number}"
+        repeats.append((replace(job, id=name, repeat=number, turns=turns), why))
+    return repeats
+
+
+def _doubtful(
+    planned: Sequence[JobSpec], done: Mapping[str, JobResult], base: str
+) -> Iterator[tuple[JobSpec, str, int]]:
+    """Yield one job of each column that only a second run can tell from the base, and of the base: why, how many turns."""
+    specs = {(job.group, job.column): job for job in planned}
+    results: dict[object, dict[str, list[JobResult]]] = {}
     for job in planned:
-        if (result := done.get(job.id)) and (why := disturbed(result)):
-            last[job.group, job.column] += 1
-            number = last[job.group, job.column]
-            found.append((replace(job, id=f"{job.id.rpartition('#')[0]}#{number}", repeat=number), why))
-    return found
+        if job.id in done:
+            results.setdefault(job.group, {}).setdefault(job.column, []).append(done[job.id])
+    for group, jobs in results.items():
+        doubts = witnesses.doubts(jobs, base)
+        for column, doubt in doubts.items():
+            yield specs[group, column], doubt.why, doubt.turns
+        if doubts:
+            yield specs[group, base], "to compare with it", max(doubt.turns for doubt in doubts.values())

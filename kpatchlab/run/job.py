@@ -21,7 +21,7 @@ from kpatchlab.evidence import ktap
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import CaseKind, JobResult, Outcome, job_case
 from kpatchlab.plan.needs import lacking_packages, refusal
-from kpatchlab.run import judge, saved, settle, stacks, starved, taint
+from kpatchlab.run import judge, leftovers, saved, settle, stacks, starved, taint
 from kpatchlab.run.guests import JobGuest, guests_of, occupied
 from kpatchlab.run.inputs import Here, JobInputs, resolve
 from kpatchlab.run.reach import Counters
@@ -110,6 +110,8 @@ def run_job(task: JobTask, here: Here) -> JobResult:
         mode=inputs.mode,
         because=record.because,
         withheld_s=max([record.withheld_s, *(guest.vm.withheld_s() for guest in guests if guest.vm is not None)]),
+        turns=inputs.spec.turns,
+        left=tuple(left for role, looks in record.looks.items() for left in leftovers.left(role, looks)),
     )
 
 
@@ -131,8 +133,10 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
                 if inputs.kernels[guest.kernel].covered:
                     coverage.reset(guest.vm)
                 counter.start(guest.vm)
+            _look(guests, record)
             if _steps(inputs, guests, record, "setup"):
                 _run(inputs, guests, record)
+                _more_turns(inputs, guests, record)
                 _steps(inputs, guests, record, "finish")
             for guest, counter in zip(guests, counters, strict=True):
                 assert guest.vm is not None
@@ -173,6 +177,8 @@ def _settle(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record)
         for guest in guests:
             assert guest.vm is not None
             guest.tainted = guest.tainted[0], taint.read(guest.vm)
+        if inputs.spec.turns == 1:
+            _look(guests, record)
     except GuestLost as lost:
         judge.loss(inputs, guests, record, lost)
 
@@ -283,6 +289,28 @@ def _run(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) ->
     for problem in problems:
         record.worsen(Outcome.FAIL, problem)
     record.reported = not (problems or done.timed_out or done.signal)
+
+
+def _look(guests: Sequence[JobGuest], record: judge.Record) -> None:
+    """See what there is in each guest, once before the scenario and after that."""
+    for guest in guests:
+        assert guest.vm is not None
+        looks = record.looks.setdefault(guest.role, [])
+        looks.append(leftovers.look(guest.vm, drop_caches=bool(looks)))
+
+
+def _more_turns(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -> None:
+    """Do the same work again, and look after each turn; what it says of itself is the first one's."""
+    if inputs.spec.turns == 1 or not record.reported:
+        return
+    guest = next(s for s in guests if inputs.scenario.roles[s.role].run)
+    took, stood = record.guest_s, record.details
+    for turn in range(inputs.spec.turns):
+        if turn and _script(inputs, guests, record, guest, inputs.scenario.roles[guest.role].run)[1]:
+            break
+        time.sleep(leftovers.CALM_S)
+        _look(guests, record)
+    record.guest_s, record.details = took, stood
 
 
 def _attachments(inputs: JobInputs, guest: JobGuest, record: judge.Record) -> None:

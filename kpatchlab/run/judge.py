@@ -18,6 +18,7 @@ from kpatchlab.model import Case, CaseId, GuestLog, Metric, Outcome, ReachCount,
 from kpatchlab.run import starved, taint
 from kpatchlab.run.guests import BROKEN, JobGuest, console_name
 from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run.leftovers import Amounts
 from kpatchlab.run.saved import PrepareFailed
 from kpatchlab.variants import debug
 
@@ -53,6 +54,7 @@ class Record:
     never_up: list[GuestLog] = field(default_factory=list)
     withheld_s: float = 0.0
     seen: int = 0
+    looks: dict[str, list[Amounts]] = field(default_factory=dict)
 
     def worsen(self, outcome: Outcome, message: str, because: Sequence[Case] = ()) -> None:
         """Let the worst outcome stand, with what came to it first: a message, and the cases that it is about."""

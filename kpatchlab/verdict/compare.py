@@ -34,6 +34,7 @@ from kpatchlab.model import (
     Verdict,
     job_case,
 )
+from kpatchlab.verdict import witnesses
 from kpatchlab.verdict.values import BADNESS, BuildCheck, Cell, Comparison, Group, GroupKey, Row
 
 
@@ -92,7 +93,26 @@ def _group(key: GroupKey, jobs: dict[str, list[JobResult]], base: str, columns: 
     if len(columns) > 1 and base in columns:
         rows = [_row_verdicts(row, base) for row in rows]
         rows = _mark_followers(_splat_verdicts(rows, ordered, base), base)
+        rows += [_row_verdicts(row, base) for row in _beside(rows, ordered, base)]
     return Group(key[0], dict(key[1]), tuple(rows), ordered)
+
+
+def _beside(rows: Sequence[Row], jobs: dict[str, tuple[JobResult, ...]], base: str) -> list[Row]:
+    """Return the rows that no job has a check for; the time of one with a check that got worse is that check's."""
+    worse = {c for row in rows for c, cell in row.cells.items() if cell.verdict is Verdict.REGRESSED}
+    made = []
+    for id_, found in witnesses.cases(jobs, base).items():
+        cells = {
+            column: Cell(
+                (case.outcome,),
+                case.outcome,
+                message=case.message,
+                follows=id_.kind is CaseKind.TIME and column in worse,
+            )
+            for column, case in found.items()
+        }
+        made.append(Row(id_, id_.name, cells))
+    return made
 
 
 def _names(ids: Iterable[CaseId]) -> dict[CaseId, str]:
