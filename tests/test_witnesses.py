@@ -1,4 +1,4 @@
-"""What a comparison alone can tell: a job that takes a multiple of the base's time, and a loss that grows with the work."""
+"""What a comparison alone can tell: a multiple of the base's time, and a loss that grows with the work."""
 
 import dataclasses
 
