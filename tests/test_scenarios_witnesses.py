@@ -298,7 +298,7 @@ def test_the_other_end_says_what_it_has_changed(lib, monkeypatch):
 
     def spoiling(sock, path, offset, count, how):
         plain(sock, path, offset, count, how)
-        _scribble(lib, path, 9)
+        _scribble(lib, path, 1)  # not among the bytes that are under way
 
     for send, wrong in ((plain, ""), (spoiling, "at the other end, sending has changed the file")):
         monkeypatch.setattr(datafile, "send", send)
@@ -312,3 +312,54 @@ def test_the_other_end_says_what_it_has_changed(lib, monkeypatch):
             else:
                 exchange.get(near, 5000, 3, 1, "sendfile", "recv")
             server.join()
+
+
+# --- numbers that the kernel returns
+
+
+def test_a_call_that_says_it_moved_more_than_it_was_asked_for_is_told(lib, monkeypatch):
+    import socket
+
+    datafile = lib("datafile")
+    path = lib.folder / "data"
+    datafile.make(path, 5000, 1)
+    near, far = socket.socketpair()
+    with near, far:
+        monkeypatch.setattr(os, "sendfile", lambda *_: 5004)
+        with pytest.raises(AssertionError, match="sendfile of 5000 bytes says that it moved 5004"):
+            datafile.send(near, path, 0, 5000, "sendfile")
+        plain = os.splice
+        monkeypatch.setattr(os, "splice", lambda *a, **more: plain(*a, **more) - (a[1] == near.fileno()))
+        with pytest.raises(AssertionError, match="splice took 4999 bytes, and 4096 are left, not 4097"):
+            datafile.send(near, path, 0, 5000, "splice")
+
+
+def test_bytes_behind_those_that_were_sent_are_told(lib):
+    import socket
+
+    near, far = socket.socketpair()
+    with near, far, pytest.raises(AssertionError, match="2 bytes wait behind the 3 that were sent"):
+        lib("datafile").while_reading(far, 3, "recv", lambda: near.sendall(b"12345"))
+
+
+@pytest.mark.parametrize("wrong", [0, 4])
+def test_what_tcp_counts_is_compared(lib, monkeypatch, wrong):
+    import socket
+    import threading
+
+    exchange = lib("exchange")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    counts = exchange._tcp_counts
+    extra = iter([0, wrong])
+    monkeypatch.setattr(exchange, "_tcp_counts", lambda sock: (counts(sock)[0] + next(extra), 0))
+    with near, far:
+        server = threading.Thread(target=lambda: exchange.answer(far, exchange.line(far)))
+        server.start()
+        if wrong:
+            with pytest.raises(AssertionError, match=r"TCP counts \d+ bytes as acknowledged, \d+ were sent"):
+                exchange.put(near, 70_001, 3, 1, "sendfile", "recv")
+        else:
+            exchange.put(near, 70_001, 3, 1, "sendfile", "recv")
+        server.join()

@@ -6,10 +6,12 @@ place of another, a stale page or a page of zeroes is named in the report and no
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import socket
 import struct
+import termios
 import threading
 import time
 
@@ -126,6 +128,7 @@ def _sendfile(sock, file, offset, count):
         done = os.sendfile(sock, file, offset, count)
         if not done:
             raise AssertionError(f"sendfile met the end of the file, {count} bytes too early")
+        counted("sendfile", done, count)
         offset, count = offset + done, count - done
 
 
@@ -136,15 +139,31 @@ def _splice(sock, file, offset, count):
             filled = os.splice(file, writer, count, offset_src=offset)
             if not filled:
                 raise AssertionError(f"splice met the end of the file, {count} bytes too early")
+            counted("splice into a pipe", filled, count)
             watched = _watch_pipe(writer, offset, filled)
             offset, count = offset + filled, count - filled
             while filled:
-                filled -= os.splice(reader, sock, filled, flags=os.SPLICE_F_MORE if count else 0)
+                moved = os.splice(reader, sock, filled, flags=os.SPLICE_F_MORE if count else 0)
+                counted("splice out of a pipe", moved, filled)
+                filled -= moved
+                if (left := waiting(reader)) != filled + len(watched):
+                    raise AssertionError(f"splice took {moved} bytes, and {left} are left, not {filled + len(watched)}")
             if watched and (left := os.read(reader, PAGE)) != watched:
                 raise AssertionError(f"the pipe's next page has changed: {difference(left, watched)}")
     finally:
         os.close(reader)
         os.close(writer)
+
+
+def counted(call, done, asked):
+    """Hold what a call says that it moved against what it was asked for."""
+    if not 0 <= done <= asked:
+        raise AssertionError(f"{call} of {asked} bytes says that it moved {done}")
+
+
+def waiting(descriptor):
+    """How many bytes wait to be read from a pipe or a stream (FIONREAD)."""
+    return struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))[0]
 
 
 def _watch_pipe(writer, offset, filled):
@@ -251,6 +270,8 @@ def while_reading(sock, count, how, send_it):
     seconds = time.monotonic() - began
     if failure:
         raise explain(failure[0])
+    if len(got[0]) == count and (left := waiting(sock)):
+        raise AssertionError(f"{left} bytes wait behind the {count} that were sent")
     return got[0], seconds
 
 

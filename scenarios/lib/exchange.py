@@ -7,6 +7,7 @@ come, it answers with what sending has changed in its file, or an empty line).
 
 import os
 import socket
+import struct
 import threading
 import time
 
@@ -74,7 +75,9 @@ def put(sock, size, offset, seed, sender, receiver, senders=None):
     Returns:
         Seconds of sending, and seconds until the answer, the making of the file among them.
     """
-    sock.sendall(f"put {size} {offset} {seed} {receiver}\n".encode())
+    request = f"put {size} {offset} {seed} {receiver}\n".encode()
+    before = _tcp_counts(sock)
+    sock.sendall(request)
     began = time.monotonic()
     sending = _send(sock, size, offset, seed, sender, senders)
     length, sum_there = line(sock).split()
@@ -82,7 +85,24 @@ def put(sock, size, offset, seed, sender, receiver, senders=None):
     right = datafile.digest(_expected(size, offset, seed))
     if sum_there != right:
         raise AssertionError(f"{size} bytes: the other end got {length} bytes with sum {sum_there}, not {right}")
+    _compare_counts(before, _tcp_counts(sock), len(request) + size)
     return sending, answered
+
+
+_TCP_INFO = struct.Struct("@120xQQ")  # of struct tcp_info: tcpi_bytes_acked, tcpi_bytes_received
+
+
+def _tcp_counts(sock):
+    """How many bytes TCP counts as sent and acknowledged, and how many as received; None for other sockets."""
+    if sock.family not in {socket.AF_INET, socket.AF_INET6} or sock.type != socket.SOCK_STREAM:
+        return None
+    return _TCP_INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
+
+
+def _compare_counts(before, now, sent):
+    """Once the other end has answered, all that was sent is acknowledged."""
+    if before and now[0] - before[0] != sent:
+        raise AssertionError(f"TCP counts {now[0] - before[0]} bytes as acknowledged, {sent} were sent")
 
 
 def get(sock, size, offset, seed, sender, receiver):

@@ -40,6 +40,8 @@ LARGE_MTU, SMALL_MTU = 9000, 1500
 
 _ACCESS = enums.IBV_ACCESS_LOCAL_WRITE | enums.IBV_ACCESS_REMOTE_WRITE | enums.IBV_ACCESS_REMOTE_READ
 _RECEIVED = enums.IBV_WC_RECV
+_COUNTED = {WRITE: "a write", READ: "a read"}
+"""Work whose completions say how many bytes it was; soft-iWARP sets it for writes as well."""
 
 
 def use_mtu(size):
@@ -75,6 +77,7 @@ class Link:
         self.area = MR(domain, AREA, _ACCESS)
         self._text = MR(domain, 2 * LINE, enums.IBV_ACCESS_LOCAL_WRITE)
         self._received, self._sent = [], 0
+        self._number, self._posted = 0, {}
         self._far_area = self._far_key = 0
 
     def close(self):
@@ -93,10 +96,13 @@ class Link:
     def post(self, opcode, pieces, there=0, flags=SIGNALLED):
         """Hand in a piece of work on parts of the area, (offset, length) each; `there`: offset in the other's area."""
         parts = [SGE(self.area.buf + at, length, self.area.lkey) for at, length in pieces]
+        if opcode in _COUNTED:
+            self._posted[self._number + 1] = opcode, sum(length for _, length in pieces)
         self._post(opcode, parts, there, flags)
 
     def _post(self, opcode, parts, there, flags):
-        work = SendWR(opcode=opcode, num_sge=len(parts), sg=parts, send_flags=flags)
+        self._number += 1
+        work = SendWR(wr_id=self._number, opcode=opcode, num_sge=len(parts), sg=parts, send_flags=flags)
         if opcode != SEND:
             work.set_wr_rdma(self._far_key, self._far_area + there)
         self._pair.post_send(work)
@@ -143,10 +149,17 @@ class Link:
                     self._received.append(one.byte_len)
                 else:
                     self._sent += 1
+                    self._compare(one)
             if not count:
                 if time.monotonic() > end:
                     raise Late(f"{what} for {deadline_s:g} s")
                 time.sleep(0.0005)
+
+    def _compare(self, completion):
+        """Hold the bytes that a completion counts against those of its work."""
+        opcode, size = self._posted.pop(completion.wr_id, (None, 0))
+        if opcode is not None and completion.byte_len != size:
+            raise AssertionError(f"the completion of {_COUNTED[opcode]} of {size} bytes says {completion.byte_len}")
 
     def fill(self, at, size, seed):
         """Put what is sent into the area."""
