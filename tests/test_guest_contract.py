@@ -215,6 +215,29 @@ def test_guest_is_given_a_name_and_an_address(guest):
             guest.identify(wrong)
 
 
+def test_what_a_job_left_running_is_ended(guest):
+    if isinstance(guest, FakeGuest):  # these are the host's
+        with pytest.raises(HostError, match="refused on a host: settle"):
+            guest.settle()
+        return
+    sh(guest, "setsid sleep 1000 <&- >&- 2>&- &")
+    assert sh(guest, "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 1[0]00'").stdout == b"1\n"
+    guest.settle()
+    assert sh(guest, "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 1[0]00'").stdout == b"0\n"
+
+
+def test_several_files_are_read_in_one_go(guest):
+    if isinstance(guest, FakeGuest):
+        with pytest.raises(HostError, match="refused on a host: look"):
+            guest.look(["/proc/meminfo"], drop_caches=False)
+        return
+    for drop in (False, True):
+        found = guest.look(["/proc/meminfo", "/no/such", "/proc/loadavg"], drop_caches=drop)
+        assert list(found) == ["/proc/meminfo", "/proc/loadavg"]
+        assert found["/proc/meminfo"].startswith("MemTotal:")
+    assert b"drop_caches" not in guest.console.data()
+
+
 def test_impossible_commands_are_refused_here(guest):
     with pytest.raises(ValueError, match="NUL"):
         guest.run(["a\0b"], timeout_s=1)
