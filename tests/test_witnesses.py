@@ -1,7 +1,5 @@
 """What a comparison alone can tell: a multiple of the base's time, and a loss that grows with the work."""
 
-import dataclasses
-
 import pytest
 from test_compare import run_of
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from kpatchlab.model import JobResult, Outcome
-from kpatchlab.plan.jobs import JobSpec
+from kpatchlab.plan.jobs import Group, JobSpec
 from kpatchlab.run.starved import HALF
 from kpatchlab.verdict import witnesses
 
@@ -55,7 +55,7 @@ def _doubtful(
 ) -> Iterator[tuple[JobSpec, str, int]]:
     """Yield one job of each column that only a second run can tell from the base, and of the base: why, how many turns."""
     specs = {(job.group, job.column): job for job in planned}
-    results: dict[object, dict[str, list[JobResult]]] = {}
+    results: dict[Group, dict[str, list[JobResult]]] = {}
     for job in planned:
         if job.id in done:
             results.setdefault(job.group, {}).setdefault(job.column, []).append(done[job.id])
