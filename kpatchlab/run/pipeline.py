@@ -182,7 +182,7 @@ class _Execution:
         return self._once_more()
 
     def _once_more(self) -> list[JobSpec]:
-        """Return the jobs that are repeated since once does not tell, see `again`; one that shall fail is none of them."""
+        """Return the jobs that are repeated since once does not tell, see `again`; none that shall fail."""
         first = [job for job in self.planned if job.id not in self.repeated]
         found = [] if self.settings.broken else once_more(first, self.done, self.plan.base)
         fresh = [(job, why) for job, why in found if job.id not in self.repeated]
