@@ -328,6 +328,7 @@ class JobResult:
         withheld_s: seconds in which the host kept the processor from its guests; the most that one of them lost.
         turns: how often it did its work in one guest; its cases and figures are the first one's.
         left: what it left behind.
+        sent_bytes, sent_calls: what its script says of its work, in one turn; 0: nothing.
     """
 
     job: str
@@ -359,6 +360,8 @@ class JobResult:
     withheld_s: float = 0.0
     turns: int = 1
     left: tuple[Left, ...] = ()
+    sent_bytes: int = 0
+    sent_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)

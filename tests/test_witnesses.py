@@ -1,5 +1,7 @@
 """What a comparison alone can tell: a multiple of the base's time, and a loss that grows with the work."""
 
+import dataclasses
+
 import pytest
 from test_compare import run_of
 
@@ -84,6 +86,18 @@ def test_what_is_left_is_told_where_it_grows_with_each_turn():
             "each turn leaves 4797 more than on the base: +5000, +4803, +4800, +4801",
         )
     ]
+
+
+def test_a_loss_is_told_by_what_was_sent():
+    here = job("b", left=pages(5000, 5120, 5120, 5120), turns=4)
+    sent = dataclasses.replace(here, sent_bytes=20 << 20, sent_calls=512)
+    ((_, _, message),) = told(job("a", turns=4), sent)
+    assert message.startswith("each turn leaves 5120 more than on the base (256.0 a MiB, 10 a call): ")
+
+
+def test_what_a_script_says_of_its_work_is_read():
+    assert leftovers.work(b"ok 1 - a\n# sent 12 bytes in 3 calls\n") == (12, 3)
+    assert leftovers.work(b"ok 1 - a # sent 12 bytes in 3 calls\n") == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def once_more(planned: Sequence[JobSpec], done: Mapping[str, JobResult], base: s
 def _doubtful(
     planned: Sequence[JobSpec], done: Mapping[str, JobResult], base: str
 ) -> Iterator[tuple[JobSpec, str, int]]:
-    """Yield a job of each column that only a second run can tell from the base, and of the base: why, how many turns."""
+    """Yield a job of each column that only a second run can tell from the base, and of the base; why, and turns."""
     specs = {(job.group, job.column): job for job in planned}
     results: dict[Group, dict[str, list[JobResult]]] = {}
     for job in planned:

@@ -83,6 +83,7 @@ def run_job(task: JobTask, here: Here) -> JobResult:
     there = {log.role for log in logs}
     logs += [log for log in record.never_up if log.role not in there]
     whole = time.monotonic() - began - record.idle_s
+    sent_bytes, sent_calls = leftovers.work(record.stdout)
     record.cases.insert(0, job_case(record.outcome, record.message, record.details, whole))
     return JobResult(
         job=inputs.spec.id,
@@ -111,6 +112,8 @@ def run_job(task: JobTask, here: Here) -> JobResult:
         because=record.because,
         withheld_s=max([record.withheld_s, *(guest.vm.withheld_s() for guest in guests if guest.vm is not None)]),
         turns=inputs.spec.turns,
+        sent_bytes=sent_bytes,
+        sent_calls=sent_calls,
         left=tuple(left for role, looks in record.looks.items() for left in leftovers.left(role, looks)),
     )
 

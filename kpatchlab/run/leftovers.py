@@ -89,6 +89,12 @@ def left(role: str, looks: Sequence[Amounts]) -> tuple[Left, ...]:
     return tuple(found)
 
 
+def work(stdout: bytes) -> tuple[int, int]:
+    """Return the bytes and the calls that a script says it sent, see `scenarios/lib/datafile.py`."""
+    said = re.findall(rb"^# sent (\d+) bytes in (\d+) calls$", stdout, re.MULTILINE)
+    return (int(said[-1][0]), int(said[-1][1])) if said else (0, 0)
+
+
 def _rows(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
 

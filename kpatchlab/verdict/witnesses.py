@@ -142,6 +142,13 @@ def _turned(jobs: Iterable[JobResult]) -> list[JobResult]:
     return [job for job in jobs if job.turns > 1]
 
 
+def _share(amount: float, job: JobResult) -> str:
+    """Return a loss by what was sent in its turn."""
+    if not job.sent_bytes or not job.sent_calls:
+        return ""
+    return f" ({amount / (job.sent_bytes / (1 << 20)):.1f} a MiB, {amount / job.sent_calls:.2g} a call)"
+
+
 def _left_cases(base: Sequence[JobResult], here: Sequence[JobResult]) -> Iterable[Case]:
     """Return a failed check for each leftover that grew in every further turn, by more than it ever did on the base."""
     held, turned = _turned(base), _turned(here)
@@ -157,5 +164,5 @@ def _left_cases(base: Sequence[JobResult], here: Sequence[JobResult]) -> Iterabl
         if least > limit_of(left.what).each:
             grown = ", ".join(f"{amount:+.0f}" for amount in left.turns)
             name = f"left: {left.what} ({left.role})"
-            told = f"each turn leaves {least:.0f} more than on the base: {grown}"
+            told = f"each turn leaves {least:.0f} more than on the base{_share(least, turned[-1])}: {grown}"
             yield Case(name, Outcome.FAIL, told, kind=CaseKind.LEFT, role=left.role)

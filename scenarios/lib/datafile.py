@@ -5,9 +5,11 @@ more than these two numbers.  Page N of it begins with the seed and N, so that a
 place of another, a stale page or a page of zeroes is named in the report and not only seen in the sum.
 """
 
+import atexit
 import errno
 import fcntl
 import hashlib
+import mmap
 import os
 import socket
 import struct
@@ -24,6 +26,8 @@ SIZES = (1, 4095, 4096, 4097, 65535, 65536, 65537, (1 << 20) + 13)
 _PERIOD = 1048573  # a prime below 1 MiB: no two pages of a file are equal, apart from their stamps as well
 _STAMP = struct.Struct("<QQ")
 _noise = b""
+_WORK = struct.Struct("<QQ")  # bytes, calls
+_work, _owner = mmap.mmap(-1, _WORK.size), os.getpid()  # children add to it as well
 _SLOTS = 16  # pages of a pipe
 
 
@@ -139,7 +143,8 @@ def _splice(sock, file, offset, count):
             filled = os.splice(file, writer, count, offset_src=offset)
             if not filled:
                 raise AssertionError(f"splice met the end of the file, {count} bytes too early")
-            counted("splice into a pipe", filled, count)
+            if not 0 < filled <= count:
+                raise AssertionError(f"splice of {count} bytes into a pipe says that it moved {filled}")
             watched = _watch_pipe(writer, offset, filled)
             offset, count = offset + filled, count - filled
             while filled:
@@ -156,9 +161,19 @@ def _splice(sock, file, offset, count):
 
 
 def counted(call, done, asked):
-    """Hold what a call says that it moved against what it was asked for."""
+    """Hold what a call that sends says it moved against what it was asked for, and add it to what was sent in all."""
     if not 0 <= done <= asked:
         raise AssertionError(f"{call} of {asked} bytes says that it moved {done}")
+    size, calls = _WORK.unpack(_work)
+    _WORK.pack_into(_work, 0, size + done, calls + 1)
+
+
+@atexit.register
+def _tell_work():
+    """Say how much was sent: what is lost by it is told as so much a MiB."""
+    size, calls = _WORK.unpack(_work)
+    if calls and os.getpid() == _owner:
+        os.write(1, f"# sent {size} bytes in {calls} calls\n".encode())
 
 
 def waiting(descriptor):
@@ -181,7 +196,9 @@ def _watch_pipe(writer, offset, filled):
 def _write(sock, file, offset, count):
     view = memoryview(os.pread(file, count, offset))
     while view:
-        view = view[os.write(sock, view) :]
+        done = os.write(sock, view)
+        counted("write", done, len(view))
+        view = view[done:]
 
 
 SENDERS = {"sendfile": _sendfile, "splice": _splice, "write": _write}
