@@ -24,6 +24,7 @@ from kpatchlab.cli.importing import import_results
 from kpatchlab.cli.lists import list_things
 from kpatchlab.cli.measure import measure
 from kpatchlab.cli.nightly import nightly
+from kpatchlab.cli.plants import plants
 from kpatchlab.cli.report import report
 from kpatchlab.cli.run import build, plan, run, shell
 from kpatchlab.cli.series import series
@@ -33,8 +34,8 @@ from kpatchlab.errors import LabError, LabWarning
 from kpatchlab.textclean import CleanStream
 
 VERBS = (
-    *(run, measure, plan, build, list_things, check, report, compare, nightly, history, coverage, try_, series, site),
-    *(serve, import_results, shell, bisect, bisect_step, new, doctor, clean, completion),
+    *(run, measure, plan, build, list_things, check, report, compare, nightly, history, coverage, try_, series),
+    *(plants, site, serve, import_results, shell, bisect, bisect_step, new, doctor, clean, completion),
 )
 
 

@@ -22,6 +22,7 @@ class RunKind(enum.StrEnum):
     MEASURE = "measure"
     COVERAGE = "coverage"
     SERIES = "series"
+    PLANTS = "plants"
     NIGHT = "nightly"
     BISECT = "bisect"
     IMPORT = "import"
