@@ -75,7 +75,7 @@ class Tree:
         at = self.dice.randrange(len(lines) - 1)
         lines.insert(at, f"/* {self.dice.getrandbits(64):x} */\n")
         path.write_text("".join(lines), "utf-8", "surrogateescape")
-        self.git("add", name)
+        self.git("add", "-f", name)
         return self.commit(f"{name}: line {at}")
 
     def grow(self, commits: int) -> None:
