@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from types import SimpleNamespace
 
 import pytest
 from build_fixtures import Bench
 
+from kpatchlab import fence
 from kpatchlab.build import BuildCancelled, kselftest, source
 from kpatchlab.build.built import Programs
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.build.kselftest import without_tests
-from kpatchlab.errors import UserError
+from kpatchlab.errors import HostError, UserError
 from kpatchlab.host import packages
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.model import Outcome
@@ -45,6 +47,15 @@ int main(void)
 {
 \treturn 0;
 }
+"""
+
+
+LIBBPF = """\
+$(OUTPUT)libbpf.a:
+\tar rc $@
+install_headers:
+\tmkdir -p $(DESTDIR)/include/bpf
+\ttouch $(DESTDIR)/include/bpf/bpf.h
 """
 
 
@@ -153,6 +164,13 @@ def test_headers_that_cannot_be_made_block(bench):
     assert built.reason.startswith("make headers: ")
 
 
+def test_a_build_that_had_too_little_time_blames_no_kernel(bench, monkeypatch):
+    monkeypatch.setattr(kselftest, "MAKE_S", 1.0)
+    bench.write(f"{SELFTESTS}/net/Makefile", "TEST_GEN_PROGS := good\ninclude ../lib.mk\n$(OUTPUT)/good: ; sleep 60\n")
+    with pytest.raises(HostError, match="selftests: make did not end in"):
+        build(bench, "net/good")
+
+
 def test_what_the_host_lacks_is_the_reason(bench, monkeypatch):
     monkeypatch.setattr(packages, "missing", lambda stages: [packages.Missing("clang", "c", tuple(stages))])
     built = build(bench, "bpf/test_sockmap")
@@ -163,6 +181,49 @@ def test_sockmap_where_the_tree_has_none(bench, monkeypatch):
     monkeypatch.setattr(kselftest, "check_host", lambda stage: None)
     monkeypatch.setattr(kselftest, "version_of", lambda tool: f"{tool} 1")
     assert build(bench, "bpf/test_sockmap").reason == f"the kernel's tree has no {SELFTESTS}/bpf/test_sockmap"
+
+
+CLANG = """\
+#!/bin/sh
+# Stands in for clang that compiles for BPF, which is none of the machines that the kernel's headers know.
+for word; do
+    shift
+    case $word in -target | bpf | -mcpu=* | -mlittle-endian | -D__TARGET_ARCH_*) ;; *) set -- "$@" "$word" ;; esac
+done
+exec gcc -U__x86_64__ -U__i386__ -U__aarch64__ "$@"
+"""
+BITS = """\
+#include <uapi/asm-generic/bitsperlong.h>
+#if __CHAR_BIT__ * __SIZEOF_LONG__ != __BITS_PER_LONG
+#error Inconsistent word size. Check asm/bitsperlong.h
+#endif
+"""
+
+
+def test_bpf_programs_are_not_compiled_with_the_headers_of_this_hosts_programs(bench, monkeypatch, tmp_path):
+    """As 6.2 to 6.4 have them: to their uapi header, a machine that it does not know has words of 32 bits."""
+    monkeypatch.setattr(kselftest, "check_host", lambda stage: None)
+    monkeypatch.setattr(kselftest, "version_of", lambda tool: f"{tool} 1")
+    monkeypatch.setattr(kselftest, "_libelf", list)
+    clang = tmp_path / "bin/clang"
+    clang.parent.mkdir()
+    clang.write_text(CLANG)
+    clang.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{clang.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(fence, "SYSTEM", (*fence.SYSTEM, str(clang.parent)))
+    uapi, bpf = "tools/include/uapi", f"{SELFTESTS}/bpf"
+    bench.write(f"{uapi}/asm-generic/bitsperlong.h", "#ifndef __BITS_PER_LONG\n#define __BITS_PER_LONG 32\n#endif\n")
+    known = "#ifdef __x86_64__\n#define __BITS_PER_LONG 64\n#endif\n#include <asm-generic/bitsperlong.h>\n"
+    bench.write(f"{uapi}/asm/bitsperlong.h", known)
+    bench.write("tools/include/asm-generic/bitsperlong.h", BITS)
+    bench.write("tools/include/uapi/lab.h", "#include <asm/bitsperlong.h>\n")
+    bench.write("tools/lib/bpf/Makefile", LIBBPF)
+    bench.write(f"{bpf}/test_sockmap.c", "#include <lab.h>\n#include <bpf/bpf.h>\nint main(void) { return 0; }\n")
+    bench.write(f"{bpf}/cgroup_helpers.c", "")
+    bench.write(f"{bpf}/progs/test_sockmap_kern.c", "#include <lab.h>\n#include <bpf/bpf.h>\nint ours;\n")
+    built = build(bench, "bpf/test_sockmap")
+    assert built.outcome is Outcome.PASS, built.reason
+    assert {"test_sockmap", "test_sockmap_kern.bpf.o"} <= set(names(bench, built))
 
 
 IMAGE = {"type": "debian-image", "package": "linux-image-amd64", "suite": "bookworm"}
