@@ -6,8 +6,11 @@ import pytest
 from build_fixtures import FAKE, Bench
 
 from kpatchlab.build import config
-from kpatchlab.build.kconfig import Kconfig, level, unmet_terms
+from kpatchlab.build.kconfig import NO_SUCH, Kconfig, level, unmet_terms
+from kpatchlab.build.unknown import unknown_symbols
 from kpatchlab.errors import UserError
+from kpatchlab.lab.recipes import KernelRecipe
+from kpatchlab.model import BuildResult, ConfigMiss, Outcome
 
 
 @pytest.fixture
@@ -52,6 +55,31 @@ def test_mistakes_in_fragments(bench, text, message):
 )
 def test_reasons(symbol, asked, values, reason):
     assert Kconfig(FAKE, "x86").why(symbol, asked, values) == reason
+
+
+@pytest.mark.parametrize(("also", "told"), [((), True), (("GONE",), False)])
+def test_a_symbol_that_no_kernel_of_the_lab_has_is_told(bench, tmp_path, also, told):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "Makefile").touch()
+    (other / "Kconfig").write_text("".join(f"config {name}\n\tbool\n" for name in ("NET", *also)))
+    fragment = bench.lab / "kernels/config/more.config"
+    fragment.write_text("CONFIG_NET=y\nCONFIG_GONE=y\n# CONFIG_GONE_TOO is not set\n")
+    fake, older = (
+        KernelRecipe(source={"type": "dir", "path": str(path)}, config=["config/more.config"]) for path in (FAKE, other)
+    )
+    image = {"type": "debian-image", "package": "linux-image-amd64", "suite": "bookworm"}
+    kernels = {"new": fake, "old": older, "prebuilt": KernelRecipe(source=image)}
+    line = "kernels/config/more.config:2: no kernel of this lab has CONFIG_GONE"
+    assert unknown_symbols(kernels, {}, bench.ctx) == [line] * told
+    elsewhere = KernelRecipe(
+        source={"type": "git", "url": "https://example.org/l.git", "revision": "v1"}, config=fake.config
+    )
+    kernels["elsewhere"] = elsewhere
+    assert unknown_symbols(kernels, {}, bench.ctx) == [], "of one kernel nobody can tell"
+    miss = ConfigMiss("GONE", "y", "n", "config/more.config:2", NO_SUCH)
+    built = {"elsewhere": BuildResult("elsewhere", Outcome.PASS, config_misses=(miss,))}
+    assert unknown_symbols(kernels, built, bench.ctx) == [line] * told
 
 
 def test_reasons_of_the_other_kconfig_constructs(tmp_path):

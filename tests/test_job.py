@@ -274,6 +274,13 @@ def test_what_a_kernel_or_root_lacks_is_a_skip_with_its_reason(bench, needs, wor
     assert words in result.message
 
 
+def test_of_alternatives_one_is_enough(bench):
+    assert bench(needs={"config": ["NFS_V4_1|NFSD", "UNIX"]}).outcome is Outcome.PASS
+    lacks = bench(needs={"config": ["TLS|NFS_V4_1", "UNIX"]})
+    assert lacks.outcome is Outcome.SKIP
+    assert "lacks CONFIG_TLS or CONFIG_NFS_V4_1" in lacks.message
+
+
 def test_what_is_there_is_no_skip(bench):
     needs = {"config": ["UNIX", "NFSD"], "modules": ["nfsd", "ext4"], "packages": ["python3"]}
     assert bench(needs=needs).outcome is Outcome.PASS
@@ -425,6 +432,22 @@ def test_reach_counts_become_cases(bench):
     assert result.outcome is Outcome.PASS
     assert {r.function: r.count for r in result.reach}["siw_0copy_tx"] == -1
     assert [(c.function, c.role) for c in result.cases if not c.applies] == [("tcp_sendpage", "guest")]
+
+
+@pytest.mark.parametrize(("uses", "outcome"), [(b"nvme-tcp:crypto_ahash_digest\n", Outcome.FAIL), (b"", Outcome.PASS)])
+def test_a_rule_that_the_kernels_own_code_cannot_meet_is_no_failure(bench, uses, outcome):
+    """The function is there, and the module that is under test does not call it any more."""
+
+    def reach(_, argv):
+        return {"uses": uses, "read": b"tcp_sendmsg 1\nshash_ahash_digest 0\n"}.get(argv[1], b"")
+
+    rule = {"function": "shash_ahash_digest", "if_symbol": "nvme-tcp:crypto_ahash_digest"}
+    result = bench({"reach": reach}, reach=[{"function": "tcp_sendmsg"}, rule])
+    assert result.outcome is outcome
+    if not uses:
+        told = case(result, "reach: shash_ahash_digest (guest)")
+        assert (told.outcome, told.applies) == (Outcome.SKIP, False)
+        assert told.message == "condition: only where module nvme-tcp uses crypto_ahash_digest"
 
 
 def test_functions_of_the_series_are_counted_beside_the_rules_and_judge_nothing(bench):

@@ -1,5 +1,6 @@
 """Units of scenarios/lib that can run on the host: reach against a made-up tracefs, KTAP printers, test data."""
 
+import lzma
 import os
 import shutil
 import socket
@@ -51,6 +52,7 @@ def trace(tmp_path):
         "REACH_TRACING": str(tracing),
         "REACH_KALLSYMS": str(tmp_path / "kallsyms"),
         "REACH_STATE": str(tmp_path / "state"),
+        "REACH_MODULES": str(tmp_path / "modules"),
     }
 
     def reach(*words, **more):
@@ -88,6 +90,49 @@ def test_reach_counts_with_the_profiler(trace):
         "siw_tx_hdt 0",
     ]
     assert (trace.tracing / "function_profile_enabled").read_text() == "0\n"
+
+
+def test_reach_says_what_a_module_calls(trace, tmp_path):
+    drivers = tmp_path / "modules/kernel/drivers"
+    drivers.mkdir(parents=True)
+    names = b"\x7fELF\0crypto_ahash_digest\0crc32c_arch\0"
+    (drivers / "nvme-tcp.ko").write_bytes(names)
+    (drivers / "nvmet-tcp.ko.xz").write_bytes(lzma.compress(names))
+    (tmp_path / "modules/modules.dep").write_text(
+        "kernel/drivers/nvme-tcp.ko: kernel/x.ko\nkernel/drivers/nvmet-tcp.ko.xz:\n"
+    )
+    asked = [
+        "nvme-tcp:crypto_ahash_digest",
+        "nvme_tcp:crc32c",
+        "nvmet-tcp:crc32c_arch",
+        "siw:crc32c",
+        "nvmet-tcp:ahash",
+    ]
+    done = trace("uses", *asked)
+    assert (done.returncode, done.stdout.split()) == (0, ["nvme-tcp:crypto_ahash_digest", "nvmet-tcp:crc32c_arch"])
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_nfs_server_starts_also_where_its_grace_period_cannot_be_ended(tmp_path, ends):
+    proc, tools = tmp_path / "nfsd", tmp_path / "bin"
+    tools.mkdir()
+    (proc / "" if ends else proc / "v4_end_grace").mkdir(parents=True)  # a folder cannot be written, as EBUSY
+    for name in ("versions", "portlist", "threads"):
+        (proc / name).write_text(f"{name}\n")
+    for name in ("mount", "pidof", "exportfs", "rpc.mountd", "rpc.nfsd"):
+        (tools / name).write_text(f"#!/bin/sh\n[ {name} != rpc.nfsd ] || cat {proc}/nfsv4gracetime\n")
+        (tools / name).chmod(0o755)
+    text = (LIB / "nfs-server.sh").read_text().replace("/proc/fs/nfsd", str(proc))
+    for path in ("/srv/export", "/run/rpcbind", "/var/lib/nfs", "/etc/exports"):
+        text = text.replace(path, f"{tmp_path}{path}")
+    (tmp_path / "etc").mkdir()
+    env = {"PATH": f"{tools}:{os.environ['PATH']}", "LAB_VERS": "4.2"}
+    done = subprocess.run(["sh", "-c", text], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["10", "versions", "portlist"], (
+        "the server starts with the shortest grace period"
+    )
+    assert ("ends by itself" in done.stderr) is not ends
 
 
 def test_reach_waits_for_a_module_and_counts_nothing_else_meanwhile(trace):

@@ -101,7 +101,7 @@ def _trim(
     modules = [symbol for symbol, value in before.items() if value == "m"]
     after = _localmodconfig(tree, obj, words, fence, ctx)
     scenarios = lab.choose(criterion.scenarios) if criterion.scenarios else ()
-    kept = {symbol for name in scenarios for symbol in lab.scenarios[name].needs.config}
+    kept = {symbol for name in scenarios for symbol in lab.scenarios[name].needs.symbols_of_config()}
     kconfig = Kconfig(tree, configuration.source_arch(ctx.arch))
     gone = [
         symbol

@@ -16,6 +16,8 @@ from kpatchlab.files import read_within
 
 _TOKEN = re.compile(r"\s*(&&|\|\||!=|<=|>=|[()=<>!]|\"[^\"]*\"|'[^']*'|[A-Za-z0-9_$.-]+)")
 _LEVEL = {"n": 0, "m": 1, "y": 2}
+NO_SUCH = "no such symbol in this tree"
+"""The reason of a miss that no setting of other symbols mends."""
 _PROMPTED = re.compile(r'(?:bool|tristate|string|int|hex|prompt)\s+["\'].*?["\'](?:\s+if\s+(.*))?$')
 
 
@@ -63,7 +65,7 @@ class Kconfig:
         """Return why `symbol` is not `asked` in a configuration, in words; `values` has what is not n."""
         definitions = self.symbols.get(symbol)
         if not definitions:
-            return "no such symbol in this tree"
+            return NO_SUCH
         got = values.get(symbol, "n")
         if _LEVEL.get(got, 0) > _LEVEL.get(asked, 2):
             by = self.selectors(symbol, values)

@@ -19,7 +19,11 @@ def check(options: Options, as_json: bool) -> None:
 
     What is no error and yet worth a look is a note on standard error.
     """
+    from kpatchlab.build.context import BuildContext
+    from kpatchlab.build.unknown import unknown_symbols
+    from kpatchlab.cache import Cache
     from kpatchlab.lab import load
+    from kpatchlab.plan.forecast import last_builds
 
     try:
         lab = load.check(options.lab_file())
@@ -32,7 +36,7 @@ def check(options: Options, as_json: bool) -> None:
         dump({"errors": []})
     else:
         click.echo("no errors")
-    for note in load.notes(lab):
+    for note in [*load.notes(lab), *unknown_symbols(lab.kernels, last_builds(lab), BuildContext.of(lab, Cache()))]:
         click.echo(f"note: {note}", err=True)
 
 

@@ -40,7 +40,12 @@ def locate(path: str, lab_root: Path) -> Path:
     return Path(os.path.normpath(lab_root / "kernels" / Path(path).expanduser()))
 
 
-def _symbol(name: str) -> str:
+def check_symbol(name: str) -> str:
+    """Return the name of a configuration symbol as it is.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
     if name.startswith("CONFIG_"):
         raise ValueError(f"'{name}': write {name.removeprefix('CONFIG_')}, without CONFIG_")
     if not re.fullmatch(r"[A-Za-z0-9_]+", name):
@@ -55,7 +60,7 @@ def _symbol_value(value: str) -> str:
     return value
 
 
-Symbol = Annotated[str, AfterValidator(_symbol)]
+Symbol = Annotated[str, AfterValidator(check_symbol)]
 """A kernel configuration symbol, without CONFIG_."""
 
 SymbolValue = Annotated[str, AfterValidator(_symbol_value), WithJsonSchema({"type": ["string", "number"]})]

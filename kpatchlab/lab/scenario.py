@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, model_validator
 from kpatchlab.errors import UserError
 from kpatchlab.files import read_input
 from kpatchlab.lab.bounded import Task, path_of, work_off
-from kpatchlab.lab.recipes import NAME_PATTERN, Name, Needed, Symbol, Text
+from kpatchlab.lab.recipes import NAME_PATTERN, Name, Needed, Text, check_symbol
 from kpatchlab.lab.yamlfile import Document, FileModel, Loc, Problems, read, suggest
 
 FILE = "scenario.yaml"
@@ -36,6 +36,7 @@ MAX_FILE_BYTES = 64 << 20
 MAX_FILES = 10_000
 
 _PARAMETER = r"^[a-z][a-z0-9_]*$"
+_CONDITION = r"^$|^([\w-]+:)?[\w.$]+$"
 _LEFT_BEHIND = re.compile(r"(^|/)(__pycache__|\.[^/]*)(/|$)|(~|\.pyc|\.swp|\.orig|\.rej)$")
 
 
@@ -61,6 +62,17 @@ Collection = Annotated[
     str, Field(pattern=r"^(\$[a-z][a-z0-9_]*|[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*)$")
 ]
 """A collection of the kernel's selftests, or `$name` for the value of a parameter."""
+
+
+def _alternatives(text: str) -> str:
+    for name in text.split(OR):
+        check_symbol(name)
+    return text
+
+
+OR = "|"
+Symbols = Annotated[str, AfterValidator(_alternatives)]
+"""A configuration symbol, or several with `|` between them of which one is enough."""
 Values = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_values)]
 
 
@@ -87,16 +99,18 @@ class Role(FileModel):
 class Needs(FileModel):
     """What kernel and root must have for the scenario to mean anything."""
 
-    config: tuple[Symbol, ...] = Field(
-        default=(), description="configuration symbols that must be y or m; else the job is skipped, with that reason"
+    config: tuple[Symbols, ...] = Field(
+        default=(),
+        description="configuration symbols that must be y or m; else the job is skipped, with that reason. Of `A|B` "
+        "one is enough: symbols come and go",
     )
     modules: tuple[Name, ...] = Field(
         default=(), description="modules to load before anything else; one that did not build makes the job BLOCKED"
     )
     symbols: tuple[Needed, ...] = Field(
         default=(),
-        description="symbols that the kernel's image must have; else the job is skipped. Debian's own kernels cannot "
-        "tell",
+        description="symbols that the kernel's image must have, of `a|b` one; else the job is skipped. Debian's own "
+        "kernels cannot tell",
     )
     packages: tuple[Name, ...] = Field(
         default=(), description="Debian packages that the root must have; else the job is skipped"
@@ -116,6 +130,10 @@ class Needs(FileModel):
         "each guest as /lab/programs/NAME/NAME",
     )
 
+    def symbols_of_config(self) -> frozenset[str]:
+        """Return every configuration symbol that it names, alternatives too."""
+        return frozenset(symbol for wanted in self.config for symbol in wanted.split(OR))
+
 
 class Touches(FileModel):
     """What the scenario is about; for people, and to pick scenarios for a series."""
@@ -131,8 +149,14 @@ class Reach(FileModel):
     function: Needed = Field(description="name of the function")
     min: int = Field(default=1, ge=0, description="it must run at least this often; 0 if `max` is given")
     max: int | None = Field(default=None, ge=0, description="it must run at most this often; 0: not at all")
-    if_symbol: str = Field(default="", description="only on a kernel that has this symbol")
-    unless_symbol: str = Field(default="", description="only on a kernel that lacks this symbol")
+    if_symbol: str = Field(
+        default="",
+        pattern=_CONDITION,
+        description="only on a kernel that has this symbol; `MODULE:SYMBOL`: only where the module has it, or calls it",
+    )
+    unless_symbol: str = Field(
+        default="", pattern=_CONDITION, description="only on a kernel that lacks this symbol; else as `if_symbol`"
+    )
     when: dict[str, Text] = Field(default={}, description="only with these values of parameters")
 
     @model_validator(mode="after")

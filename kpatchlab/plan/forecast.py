@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from kpatchlab.build.roots import root_key
 from kpatchlab.cache import Cache
 from kpatchlab.errors import LabError
 from kpatchlab.lab.load import Lab
+from kpatchlab.model import BuildResult
 from kpatchlab.plan.jobs import Estimate, Plan, estimate
 from kpatchlab.store.store import Store
 
@@ -42,6 +44,16 @@ def history(store: Store, runs: int = 5, among: Sequence[str] = ()) -> dict[str,
         for build in run.builds:
             if not build.cached and build.duration_s > 1:
                 found.setdefault(f"kernel:{build.kernel}", build.duration_s)
+    return found
+
+
+def last_builds(lab: Lab, runs: int = 5) -> dict[str, BuildResult]:
+    """Return what came of each kernel's last build in the last runs of a lab, by name."""
+    store = Store(lab.results)
+    found: dict[str, BuildResult] = {}
+    for name in sorted(store.ids())[-runs:]:
+        with contextlib.suppress(LabError):  # a damaged run
+            found |= {build.kernel: build for build in store.load(name)[0].builds}
     return found
 
 

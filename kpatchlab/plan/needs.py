@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from kpatchlab.lab.scenario import Needs
+from kpatchlab.lab.scenario import OR, Needs
 from kpatchlab.model import BuildResult, Outcome
 
 
@@ -42,9 +42,15 @@ def _same(a: str, b: str) -> bool:
     return a.replace("-", "_") == b.replace("-", "_")
 
 
+def lacking_config(needs: Needs, has: Callable[[str], bool]) -> list[str]:
+    """Return what of the configuration is lacking: CONFIG_A, or "CONFIG_A or CONFIG_B" where one would be enough."""
+    wanted = (alternatives.split(OR) for alternatives in needs.config)
+    return [" or ".join(f"CONFIG_{name}" for name in names) for names in wanted if not any(map(has, names))]
+
+
 def _lacks(kernel: Path, needs: Needs) -> list[str]:
     on = _enabled_in(kernel)
-    lacking = [f"CONFIG_{symbol}" for symbol in needs.config if symbol not in on]
+    lacking = lacking_config(needs, on.__contains__)
     if needs.modules and not lacking and (kernel / "modules.builtin").exists():
         have = _modules_of(kernel)
         lacking = [f"module {m}" for m in needs.modules if m.replace("-", "_") not in have]
@@ -72,4 +78,4 @@ def _lacking_symbols(system_map: Path, symbols: Sequence[str]) -> list[str]:
     if not symbols or not system_map.exists():
         return []
     have = {line.split()[-1] for line in system_map.read_text().splitlines()}
-    return [f"the symbol {name}" for name in symbols if name not in have]
+    return [f"the symbol {' or '.join(names)}" for one in symbols if have.isdisjoint(names := one.split(OR))]

@@ -13,7 +13,7 @@ from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.lab.scenario import Scenario
 from kpatchlab.model import BuildResult
-from kpatchlab.plan.needs import refusal
+from kpatchlab.plan.needs import lacking_config, refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,5 +90,5 @@ def _reason(facts: BuildResult | frozenset[str], scenario: Scenario, cache: Cach
     if isinstance(facts, BuildResult):
         found = refusal(scenario.needs, facts, cache.path("kernel", facts.key))
         return found[1] if found else ""
-    off = [f"CONFIG_{symbol}" for symbol in scenario.needs.config if symbol in facts]
+    off = lacking_config(scenario.needs, lambda symbol: symbol not in facts)
     return f"is asked for without {', '.join(off)}" if off else ""

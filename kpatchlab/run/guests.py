@@ -62,9 +62,20 @@ class JobGuest:
         return dict(self.how.env) | params | ({"LAB_BREAK": "1"} if inputs.task.broken else {}) | own
 
     def has_symbol(self, names: Sequence[str]) -> frozenset[str]:
-        """Return those of `names` that the kernel image has."""
-        if self.forked_from is not None:
-            return saved.symbols_of(self.forked_from, names)
+        """Return those of `names` that the kernel image has; of `MODULE:SYMBOL` those that the module has or calls."""
+        used = [name for name in names if ":" in name]
+        plain = [name for name in names if ":" not in name]
+        return self._used(used) | (
+            saved.symbols_of(self.forked_from, plain) if self.forked_from is not None else self._running(plain)
+        )
+
+    def _used(self, names: Sequence[str]) -> frozenset[str]:
+        if not names or self.vm is None:
+            return frozenset()
+        words = self.vm.run([f"{GUEST_LIB}/reach", "uses", *names], timeout_s=60).stdout
+        return frozenset(names) & frozenset(words.decode("utf-8", "replace").split())
+
+    def _running(self, names: Sequence[str]) -> frozenset[str]:
         if not names or self.vm is None:
             return frozenset()
         words = self.vm.run(["awk", "{print $3}", "/proc/kallsyms"], timeout_s=60, keep_bytes=64 << 20).stdout

@@ -46,9 +46,9 @@ class Counters:
     def _condition(self, rule: Reach) -> str:
         """Return why a rule does not hold for this kernel, or "" where it does."""
         if rule.if_symbol and rule.if_symbol not in self._have:
-            return f"condition: only where the kernel has {rule.if_symbol}"
+            return f"condition: only where {_told(rule.if_symbol, 'has', 'uses')}"
         if rule.unless_symbol and rule.unless_symbol in self._have:
-            return f"condition: only where the kernel lacks {rule.unless_symbol}"
+            return f"condition: only where {_told(rule.unless_symbol, 'lacks', 'does not use')}"
         return ""
 
     def start(self, guest: Guest) -> None:
@@ -88,6 +88,11 @@ class Counters:
         reason = self._condition(rule)
         outcome, message = (Outcome.SKIP, reason) if reason else _judged(rule, count)
         return reach_case(rule.function, self._role, outcome, message, applies=not reason)
+
+
+def _told(symbol: str, kernel: str, module: str) -> str:
+    name, _, used = symbol.rpartition(":")
+    return f"module {name} {module} {used}" if name else f"the kernel {kernel} {symbol}"
 
 
 def _judged(rule: Reach, count: int | None) -> tuple[Outcome, str]:
