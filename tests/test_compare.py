@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from sample_run import SPLAT, B, C, F, I, P, S, T, builds, job, sample
 
-from kpatchlab.model import Case, CaseId, CaseKind, KernelFacts, Outcome, Run, Splat, Verdict, reach_case
+from kpatchlab.model import BuildResult, Case, CaseId, CaseKind, KernelFacts, Outcome, Run, Splat, Verdict, reach_case
 from kpatchlab.report.common import changes
-from kpatchlab.report.sentence import sentence
+from kpatchlab.report.sentence import sentence, word
 from kpatchlab.verdict.compare import compare
 
 OTHER = dataclasses.replace(SPLAT, fingerprint="feedfacecafe", title="KASAN: something else")
@@ -256,7 +256,7 @@ def test_mixed_columns_without_the_base_column(columns, outcome, code):
     assert comparison.basis == "The base column did not run: nothing to compare with."
     assert [c.column for c in changes(comparison)] == ([] if outcome is P else list(columns))
     assert outcome is B or f"“{columns[0]}”" in sentence(comparison)
-    assert comparison.verdicts == {Verdict.SAME: 1}  # the second kernel's build
+    assert comparison.verdicts == {}, "the second kernel's build is no comparison of tests"
 
 
 def test_a_module_broken_on_both_kernels_does_not_fail_a_mixed_column():
@@ -351,6 +351,32 @@ def test_different_bases_are_said():
 
 def test_bases_that_are_not_known_are_not_called_different():
     assert "not known" in compare(dataclasses.replace(sample(), builds=())).basis
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "headline"),
+    [
+        (S, S, "nothing compared"),
+        (P, S, "nothing compared, 1 UNKNOWN"),
+        (I, P, "nothing compared, 1 UNKNOWN"),
+        (P, B, "nothing compared, 1 BLOCKED"),
+    ],
+)
+def test_where_nothing_was_compared_nothing_is_the_same(a, b, headline):
+    """The two kernels build alike, which is no result of a test."""
+    jobs = job("s", "a", {}, outcome=a), job("s", "b", {}, outcome=b)
+    built = tuple(BuildResult(name, P, key=name, base_key="k") for name in "ab")
+    comparison = compare(run_of(*jobs, built=built))
+    assert comparison.headline == headline
+    assert Verdict.SAME not in comparison.verdicts
+    assert word(comparison) in {"NOT TESTED", "INCOMPLETE"}
+    assert "the same" not in sentence(comparison)
+
+
+def test_a_series_that_does_not_build_is_on_top_also_where_nothing_was_compared():
+    jobs = job("s", "a", {"job": P}), job("s", "b", {}, outcome=B)
+    built = BuildResult("a", P, key="a", base_key="k"), BuildResult("b", B, base_key="k", error="no")
+    assert compare(run_of(*jobs, built=built)).headline == "1 REGRESSED, 1 BLOCKED"
 
 
 def test_one_kernel_headline_counts_jobs():

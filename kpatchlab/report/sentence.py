@@ -25,6 +25,8 @@ def word(comparison: Comparison) -> str:
         return "NOT TESTED"
     if comparison.exit_code:
         return "INCOMPLETE"
+    if comparison.compares and not comparison.compared:
+        return "NOT TESTED"
     if measured(comparison):
         speeds = _speeds(comparison)
         return next((str(speed) for speed in _RANK if speeds[speed]), "UNKNOWN")

@@ -52,6 +52,9 @@ def compare(run: Run) -> Comparison:
     total: Counter[Verdict] = Counter(b.verdict for b in builds if b.verdict)
     for counts in by_column.values():
         total.update(counts)
+    if not _compared(groups, base):  # builds, and what is skipped on both sides, are the same and say nothing
+        for counts in (total, *by_column.values()):
+            counts.pop(Verdict.SAME, None)
     return Comparison(
         base=base,
         columns=columns,
@@ -64,7 +67,24 @@ def compare(run: Run) -> Comparison:
         by_column=by_column,
         outcomes=dict(Counter(job.outcome for job in run.jobs)),
         lost=_lost(groups, builds),
+        compared=_compared(groups, base),
     )
+
+
+def _compared(groups: Iterable[Group], base: str) -> bool:
+    """Whether any check ran on the base and on another column."""
+    return any(
+        _ran(cell) and _ran(row.cells[base])
+        for group in groups
+        for row in group.rows
+        if base in row.cells
+        for column, cell in row.cells.items()
+        if column != base
+    )
+
+
+def _ran(cell: Cell) -> bool:
+    return not cell.missing and (cell.outcome is Outcome.PASS or cell.outcome.is_bad)
 
 
 def _count(groups: Iterable[Group], column: str) -> dict[Verdict, int]:

@@ -190,6 +190,7 @@ class Comparison:
             seven checks from running counts once.
         by_column: the same for each column, builds left out.
         outcomes: how many jobs ended how.
+        compared: whether any check ran on the base and on another column; without, nothing counts as SAME.
     """
 
     base: str
@@ -203,6 +204,7 @@ class Comparison:
     outcomes: dict[Outcome, int]
     lost: tuple[str, ...] = field(default=())
     difference: str = "series"
+    compared: bool = True
 
     @property
     def regressed(self) -> int:
@@ -264,7 +266,8 @@ class Comparison:
         """`2 REGRESSED, 1 FIXED, 40 SAME, 3 BLOCKED`; outcomes of jobs where there is nothing to compare."""
         if self.compares:
             words = [f"{self.verdicts[v]} {v}" for v in HEADLINE_ORDER if self.verdicts.get(v)]
-            return ", ".join(words) or "nothing compared"
+            nothing = [] if self.compared or self.regressed else ["nothing compared"]
+            return ", ".join(nothing + words) or "nothing compared"
         words = [f"{self.outcomes[o]} {o}" for o in Outcome if self.outcomes.get(o)]
         return ", ".join(words) or "no job ran"
 
