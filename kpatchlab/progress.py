@@ -58,6 +58,9 @@ class Progress(Protocol):
     def job_done(self, result: JobResult) -> None:
         """A job ended."""
 
+    def going_on(self) -> list[str]:
+        """Return what goes on now, in words; takes no lock, since a signal's handler asks."""
+
 
 @dataclass(slots=True)
 class _Stage:
@@ -107,6 +110,8 @@ class _Counted:
     """How many jobs are done, and how long the rest takes, at the pace so far of what was expected."""
 
     def __init__(self) -> None:
+        self._stages: dict[str, _Stage] = {}
+        self._jobs: dict[str, float] = {}  # those that run, and since when
         self.total_jobs = 0
         self.seconds: Mapping[str, float] = {}
         self._done: set[str] = set()
@@ -116,6 +121,13 @@ class _Counted:
         """Count from the beginning: a series has a run for each patch."""
         self.total_jobs, self.seconds = jobs, seconds
         self._done, self._began = set(), 0.0
+
+    def going_on(self) -> list[str]:
+        """See `Progress.going_on`."""
+        with contextlib.suppress(RuntimeError):  # another thread changes it meanwhile
+            stages = [f"{name} ({stage.phase})" for name, stage in dict(self._stages).items()]
+            return stages + [f"job {name}" for name in dict(self._jobs)]
+        return []
 
     def _left(self) -> str:
         """Return `3 of 80 jobs, about 4 min 20 s left`; without the time where nothing is known of some of them."""
@@ -138,7 +150,6 @@ class PlainProgress(_Counted):
         super().__init__()
         self._stream = stream
         self._lock = threading.Lock()
-        self._stages: dict[str, _Stage] = {}
         self._said = 0.0
 
     def __enter__(self) -> Self:
@@ -186,14 +197,16 @@ class PlainProgress(_Counted):
             if text:
                 self._print(text)
 
-    def job_started(self, job: str) -> None:  # noqa: ARG002
+    def job_started(self, job: str) -> None:
         """Say nothing: the line comes when the job is done."""
         with self._lock:
             self._start()
+            self._jobs[job] = time.monotonic()
 
     def job_done(self, result: JobResult) -> None:
         """Print the result, and every half minute how long the rest takes."""
         with self._lock:
+            self._jobs.pop(result.job, None)
             self._done.add(result.job)
             count = f"{len(self._done)}".rjust(len(f"{self.total_jobs}"))
             self._print(f"[{count}/{self.total_jobs}] {job_line(result)}")
@@ -221,8 +234,6 @@ class LiveProgress(_Counted):
         super().__init__()
         self._console = console
         self._lock = threading.Lock()
-        self._stages: dict[str, _Stage] = {}
-        self._jobs: dict[str, float] = {}
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:

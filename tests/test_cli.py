@@ -374,7 +374,8 @@ def test_ctrl_c_is_status_130_and_the_run_goes_on(faked):
     before = signal.getsignal(signal.SIGINT)
     status, out, err = faked("run", "solo")
     assert status == 130
-    assert "stopping: what is done is kept" in err
+    line = next(line for line in err.splitlines() if line.startswith("stopping: what is done is kept"))
+    assert line == "stopping: what is done is kept; waiting for the end of job solo@with#1 (once more: at once)"
     name = Store(faked.bench.store.root).ids()[0]
     assert f"stopped; to go on: kpatchlab run --resume {name}" in err
     assert signal.getsignal(signal.SIGINT) is before

@@ -151,6 +151,14 @@ def test_deadline_counts_what_the_host_gave_the_guest(tmp_path, monkeypatch):
         release.join()
 
 
+def test_boot_that_is_cancelled_is_not_waited_for(tmp_path):
+    cancel, begin = threading.Event(), time.monotonic()
+    threading.Timer(0.3, cancel.set).start()
+    with pytest.raises(GuestLost, match="the job was cancelled"):
+        start(tmp_path, "deaf", deadline_s=60, cancel=cancel)
+    assert time.monotonic() - begin < 10
+
+
 def test_guest_that_is_starved_for_too_long_is_the_hosts_fault(tmp_path, monkeypatch):
     monkeypatch.setattr(guest_module, "FAR_LEAST_S", 2.0)
     with start(tmp_path, "speaks-half") as guest:

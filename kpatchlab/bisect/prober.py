@@ -108,6 +108,9 @@ class _OneLine:
     def job_done(self, result: JobResult) -> None:
         self._progress.stage_done(result.job, "")
 
+    def going_on(self) -> list[str]:
+        return self._progress.going_on()
+
 
 class Prober:
     """Carries out the runs of one search.

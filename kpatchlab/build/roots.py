@@ -110,8 +110,9 @@ def _build(recipe: RootRecipe, ctx: BuildContext, out: Path) -> None:
     lines = debian.sources(recipe.suite, debian.choose_mirror(ctx.mirror))
     result = proc.run(
         argv, timeout_s=BUILD_TIMEOUT_S, check=False, env=_environment(), nice=proc.BUILD_NICE,
-        input_bytes="\n".join([*lines, ""]).encode(), on_line=ctx.verbose,
+        input_bytes="\n".join([*lines, ""]).encode(), on_line=ctx.verbose, cancel=ctx.cancel,
     )  # fmt: skip
+    ctx.check_cancel()
     if result.status or not (out / IMAGE).exists():
         raise _explain(result, recipe)
     (out / PACKAGES).write_text("\n".join(_installed(status.read_text())) + "\n")

@@ -235,7 +235,7 @@ def _search(options: Options, lab: Lab, search: Callable[[SearchSession], Search
     from kpatchlab.run.stages import Settings
 
     settings = Settings(command=shlex.join(sys.argv), verbose=verbose(options))
-    with progress_for(to_stderr=False) as progress, interruptible(settings):
+    with progress_for(to_stderr=False) as progress, interruptible(settings, progress):
         try:
             state = search(SearchSession(lab, session_of(lab).host, progress, settings))
         except SearchStopped as stopped:
@@ -278,7 +278,7 @@ def bisect_step(
         raise UserError(f"there is no kernel {kernel}", hint=f"there are {', '.join(lab.kernels)}")
     settings = Settings(command=shlex.join(sys.argv))
     host = session_of(lab).host
-    with progress_for(to_stderr=True) as progress, interruptible(settings):
+    with progress_for(to_stderr=True) as progress, interruptible(settings, progress):
         judged = judge_tree(lab, host, tree.absolute(), lab.kernels[kernel], criterion, runs or 1, progress, settings)
     click.echo(f"{judged.verdict.value}: {judged.reason}")
     sys.exit(ABORT + 2 if settings.cancel.is_set() else {"good": 0, "bad": 1}.get(judged.verdict.value, SKIPPED))

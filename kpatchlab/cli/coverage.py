@@ -95,7 +95,7 @@ def _run(options: Options, lab: Lab, choice: tuple[str, ...], *, quiet: bool) ->
     how = RunPlan(kind=RunKind.COVERAGE, trace=False)  # the compiler's counters say more, and cost less
     begun = session.begin(plan, how, command=settings.command)
     folder = begun.folder.path
-    with progress_for(to_stderr=quiet) as progress, interruptible(settings):
+    with progress_for(to_stderr=quiet) as progress, interruptible(settings, progress):
         result = session.carry_out(begun, settings, progress).run
         found = measured.collect(result, folder, _artifacts(lab, result, session.host))
     measured.save(found, folder)

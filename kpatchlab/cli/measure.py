@@ -98,7 +98,7 @@ def measure(
         more=rounds.more,
     )
     conditions.begin()
-    with progress_for(to_stderr=as_json) as progress, interruptible(settings):
+    with progress_for(to_stderr=as_json) as progress, interruptible(settings, progress):
         view = session.carry_out(begun, settings, progress)
     if as_json:
         sys.stdout.buffer.write(FORMATS["json"].render(view))

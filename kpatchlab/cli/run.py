@@ -102,7 +102,7 @@ def run(
         verbose=verbose(options),
         seconds=estimate(begun.plan, history(session.store, runs=2)).steps,
     )
-    with progress_for(to_stderr=as_json) as progress, interruptible(settings):
+    with progress_for(to_stderr=as_json) as progress, interruptible(settings, progress):
         view = session.carry_out(begun, settings, progress)
     show(view, as_json=as_json)
     if settings.cancel.is_set():
@@ -229,7 +229,7 @@ def build(options: Options, kernels: tuple[str, ...], variant: str | None, as_js
     made = make(lab, (), kernels_of(lab, kernels, variant), None)
     start(options, made)
     settings, cache = Settings(verbose=verbose(options)), Cache()
-    with progress_for(to_stderr=as_json) as progress, interruptible(settings):
+    with progress_for(to_stderr=as_json) as progress, interruptible(settings, progress):
         results = build_only(lab, made, Host(cache, lab.mirror, lab.qemu), progress, settings)
     places = [str(cache.path("kernel", build.key)) if build.outcome is Outcome.PASS else "" for build in results]
     if as_json:

@@ -20,10 +20,13 @@ from kpatchlab.urls import hide
 if TYPE_CHECKING:
     from kpatchlab.lab.load import Lab
     from kpatchlab.plan.jobs import Plan
-    from kpatchlab.progress import LiveProgress, PlainProgress
+    from kpatchlab.progress import LiveProgress, PlainProgress, Progress
     from kpatchlab.run.session import Session
     from kpatchlab.run.stages import Settings
 
+
+SAID = 4
+"""So many of the things that are waited for are named."""
 
 kernel_option = click.option(
     "--kernel",
@@ -43,8 +46,12 @@ def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: in
 
 
 @contextlib.contextmanager
-def interruptible(settings: Settings) -> Iterator[None]:
-    """Let the first Ctrl-C (or SIGTERM) end things cleanly, and the second at once."""
+def interruptible(settings: Settings, progress: Progress | None = None) -> Iterator[None]:
+    """Let the first Ctrl-C (or SIGTERM) end things cleanly, and the second at once.
+
+    Args:
+        progress: knows what goes on, and is waited for.
+    """
 
     def ask(number: int, frame: Any) -> None:  # noqa: ARG001
         if settings.cancel.is_set():
@@ -52,7 +59,7 @@ def interruptible(settings: Settings) -> Iterator[None]:
                 os.write(1, b"\x1b[?25h\n")  # the cursor, which the live view hides
             os._exit(130)  # a guest that boots is not waited for: the guard of kpatchlab.proc ends it
         settings.cancel.set()
-        print("\nstopping: what is done is kept (once more: at once)", file=sys.stderr)
+        print(f"\nstopping: what is done is kept{_waits(progress)} (once more: at once)", file=sys.stderr)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -60,6 +67,13 @@ def interruptible(settings: Settings) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _waits(progress: Progress | None) -> str:
+    """Return what is waited for, from a signal's handler: in words that follow others."""
+    going_on = progress.going_on() if progress else []
+    more = f" and {len(going_on) - SAID} more" if len(going_on) > SAID else ""
+    return f"; waiting for the end of {', '.join(going_on[:SAID])}{more}" if going_on else ""
 
 
 def progress_for(*, to_stderr: bool) -> LiveProgress | PlainProgress:

@@ -107,7 +107,7 @@ def walked(
     settings = Settings(command=shlex.join(sys.argv), reproduce=lambda _: again)
     cache = Cache()
     host = Host(cache, lab.mirror, lab.qemu)
-    with progress_for(to_stderr=True) as progress, interruptible(settings):
+    with progress_for(to_stderr=True) as progress, interruptible(settings, progress):
 
         def stage(now: BuildProgress) -> None:
             progress.stage(f"series {name}", now.phase, now.done, now.total_estimate)

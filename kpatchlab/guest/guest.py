@@ -22,7 +22,7 @@ from kpatchlab.errors import GuestLost, GuestRefused, HostError, Loss
 from kpatchlab.guest import wire
 from kpatchlab.guest.console import Console
 from kpatchlab.guest.shapes import Exit, Identity, SavedGuest
-from kpatchlab.proc import KEEP_BYTES, Kept
+from kpatchlab.proc import KEEP_BYTES, Cancel, Kept
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb"}
@@ -85,12 +85,14 @@ class Guest:
     Attributes:
         lost: why the guest does not answer any more, or None.
         release: the kernel's release, once the agent has said it.
+        cancel: set to lose the guest while somebody waits for it; None: nobody will.
     """
 
     def __init__(self, ctl: socket.socket, console: Console) -> None:
         self.console = console
         self.lost: GuestLost | None = None
         self.release = ""
+        self.cancel: Cancel | None = None
         self._ctl = ctl
         self._frames = wire.Reader()
         self._numbers = itertools.count(1)
@@ -258,11 +260,14 @@ class Guest:
         began, before = time.monotonic(), self.got_s()
         far_s = max(FAR * limit_s, FAR_LEAST_S)
         while not event.is_set() and (left := limit_s - (self.got_s() - before)) > 0:
+            if self.cancel and self.cancel.is_set():
+                self._lose("exit", "the job was cancelled")
+                self.check()
             if (wall := time.monotonic() - began) > far_s:
                 why = f"the host gave the guest {limit_s - left:.0f} s of {wall:.0f} s"
                 self._lose(Loss.STARVED, f"{why}, and it needed more")
                 self.check()
-            event.wait(min(max(left, 0.01), 1.0))
+            event.wait(min(max(left, 0.01), 0.5))
         return event.is_set()
 
     # --- what the kinds of guests fill in

@@ -314,19 +314,23 @@ def boot(
     link_fd: int | None = None,
     console_limit_bytes: int = LIMIT_BYTES,
     deadline_s: float = BOOT_DEADLINE_S,
+    cancel: proc.Cancel | None = None,
 ) -> Guest:
     """Boot a guest to its agent.
 
     Args:
         link_fd: one end of a `link`; it is this guest's from here on, also where this fails.
         deadline_s: seconds that the host gives the guest until the agent must have answered.
+        cancel: set to lose the guest early, now or later.
 
     Raises:
         GuestLost: it did not come up.
         HostError: QEMU cannot be started.
     """
     console = Console(console_path, console_limit_bytes)
-    return await_agent(QemuGuest(spec, console, link_fd, partial(qemu.command_line, spec, incoming=False)), deadline_s)
+    guest = QemuGuest(spec, console, link_fd, partial(qemu.command_line, spec, incoming=False))
+    guest.cancel = cancel
+    return await_agent(guest, deadline_s)
 
 
 def await_agent(guest: QemuGuest, deadline_s: float) -> QemuGuest:
@@ -347,11 +351,13 @@ def resume(
     link_fd: int | None = None,
     console_limit_bytes: int = LIMIT_BYTES,
     deadline_s: float = RESUME_DEADLINE_S,
+    cancel: proc.Cancel | None = None,
 ) -> Guest:
     """Resume a copy of a saved guest, which stays as it is; `identify` is the caller's next step.
 
     Args:
         link_fd: as in `boot`; a saved guest can be resumed with a cable or without.
+        cancel: as in `boot`.
 
     Raises:
         GuestLost: it did not answer.
@@ -359,6 +365,7 @@ def resume(
     """
     spec, console = saved.boot, Console(console_path, console_limit_bytes)
     guest = QemuGuest(spec, console, link_fd, partial(qemu.command_line, spec, incoming=True))
+    guest.cancel = cancel
     try:
         try:
             guest.take_in(saved)

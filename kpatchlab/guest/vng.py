@@ -19,6 +19,7 @@ from kpatchlab.guest.console import LIMIT_BYTES, Console
 from kpatchlab.guest.guest import Guest
 from kpatchlab.guest.shapes import Boot
 from kpatchlab.guest.vm import BOOT_DEADLINE_S, QemuGuest, await_agent
+from kpatchlab.proc import Cancel
 
 
 def command_line(spec: Boot, agent: Path, ends: qemu.Ends) -> list[str]:
@@ -55,15 +56,19 @@ def boot_vng(
     console_path: Path,
     console_limit_bytes: int = LIMIT_BYTES,
     deadline_s: float = BOOT_DEADLINE_S,
+    cancel: Cancel | None = None,
 ) -> Guest:
     """Boot `spec` on the host's root to its agent; `initrd` and `root_image` are not used.
 
     Args:
         agent: the agent as `initrd.build_agent` makes it, outside /run and /tmp, where virtme-ng mounts its own.
+        cancel: as in `vm.boot`.
 
     Raises:
         GuestLost, HostError: as `vm.boot`.
     """
     console = Console(console_path, console_limit_bytes)
     argv = partial(command_line, spec, agent)
-    return await_agent(QemuGuest(spec, console, None, argv, console_pipe=True), deadline_s)
+    guest = QemuGuest(spec, console, None, argv, console_pipe=True)
+    guest.cancel = cancel
+    return await_agent(guest, deadline_s)

@@ -171,21 +171,26 @@ def _occupy(inputs: JobInputs, guest: JobGuest, fd: int | None) -> None:
 
 def _bring_up(inputs: JobInputs, guest: JobGuest, fd: int | None) -> None:
     spec, log, limit = inputs.boots[guest.role], inputs.folder / console_name(guest.role), inputs.task.console_bytes
+    cancel = inputs.here.cancel
     if inputs.task.guest == "vng":
         agent = _agent(inputs.cache)
-        guest.vm = boot_vng(spec.resolve(inputs.cache), agent, console_path=log, console_limit_bytes=limit)
+        here = spec.resolve(inputs.cache)
+        guest.vm = boot_vng(here, agent, console_path=log, console_limit_bytes=limit, cancel=cancel)
         saved.prepare(guest.vm, guest.how)
     elif inputs.scenario.cold:
         cold, deadline_s = spec.resolve(inputs.cache), saved.BOOT_DEADLINE_S
-        guest.vm = boot(cold, console_path=log, link_fd=fd, console_limit_bytes=limit, deadline_s=deadline_s)
+        guest.vm = boot(
+            cold, console_path=log, link_fd=fd, console_limit_bytes=limit, deadline_s=deadline_s, cancel=cancel
+        )
         saved.prepare(guest.vm, guest.how)
     else:
-        base = saved.booted(spec, inputs.cache, guest.kernel, debug=inputs.kernels[guest.kernel].debug)
+        debug = inputs.kernels[guest.kernel].debug
+        base = saved.booted(spec, inputs.cache, guest.kernel, debug=debug, cancel=cancel)
         guest.slowness = saved.slowness_of(base)
         label = f"{guest.kernel} {guest.role} {inputs.spec.scenario}"
-        guest.forked_from = saved.prepared(base, guest.how, inputs.cache, label)
+        guest.forked_from = saved.prepared(base, guest.how, inputs.cache, label, cancel=cancel)
         guest.before = saved.console_of(guest.forked_from)
-        guest.vm = resume(guest.forked_from, console_path=log, link_fd=fd, console_limit_bytes=limit)
+        guest.vm = resume(guest.forked_from, console_path=log, link_fd=fd, console_limit_bytes=limit, cancel=cancel)
     guest.vm.identify(fresh_identity(guest.how))
     guest.vm.put_many([*inputs.files, *inputs.programs[guest.kernel], *saved.FOLDERS])
 

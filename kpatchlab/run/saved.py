@@ -17,6 +17,7 @@ from kpatchlab.errors import GuestLost, GuestRefused, Loss
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, resume
 from kpatchlab.lab.scenario import GUEST_LIB
+from kpatchlab.proc import Cancel
 from kpatchlab.run import starved
 from kpatchlab.run.boot import BootSpec
 from kpatchlab.variants import debug as debugging
@@ -74,11 +75,14 @@ class Preparation:
         return not self.modules and not self.scripts
 
 
-def booted(spec: BootSpec, cache: Cache, label: str, *, debug: bool = False) -> SavedGuest:
+def booted(
+    spec: BootSpec, cache: Cache, label: str, *, debug: bool = False, cancel: Cancel | None = None
+) -> SavedGuest:
     """Return the guest as it is right after boot, saved; boots it where it is not in the cache.
 
     Args:
         debug: the kernel is one with debugging: slow, so its slowness is measured and kept.
+        cancel: set to give it up.
 
     Raises:
         PrepareFailed: the kernel does not come up to the agent.
@@ -87,7 +91,8 @@ def booted(spec: BootSpec, cache: Cache, label: str, *, debug: bool = False) -> 
 
     def make(work: Path) -> None:
         deadline_s = BOOT_DEADLINE_S * (debugging.BOOT if debug else 1) * spec.machine.stretch
-        with _started(lambda: boot(here, console_path=work / "console.log", deadline_s=deadline_s), work) as guest:
+        log = work / "console.log"
+        with _started(lambda: boot(here, console_path=log, deadline_s=deadline_s, cancel=cancel), work) as guest:
             # Warm the page cache with what every scenario starts: costs once, and saves it in each fork.
             guest.run(["/bin/sh", "-c", "python3 -c 'import hashlib, os, socket'; mount; ls /; id"], timeout_s=60)
             symbols = guest.run(["awk", "{print $3}", "/proc/kallsyms"], timeout_s=60, keep_bytes=64 << 20).stdout
@@ -99,7 +104,9 @@ def booted(spec: BootSpec, cache: Cache, label: str, *, debug: bool = False) -> 
     return _load(cache.get(SAVED, content_key(VERSION, spec.key()), make, label=f"booted {label}"), here)
 
 
-def prepared(base: SavedGuest, how: Preparation, cache: Cache, label: str) -> SavedGuest:
+def prepared(
+    base: SavedGuest, how: Preparation, cache: Cache, label: str, *, cancel: Cancel | None = None
+) -> SavedGuest:
     """Return a guest that has its modules loaded and its preparation scripts run, saved.
 
     Raises:
@@ -109,7 +116,7 @@ def prepared(base: SavedGuest, how: Preparation, cache: Cache, label: str) -> Sa
         return base
 
     def make(work: Path) -> None:
-        with _started(lambda: resume(base, console_path=work / "own-console.log"), work) as guest:
+        with _started(lambda: resume(base, console_path=work / "own-console.log", cancel=cancel), work) as guest:
             prepare(guest, how, PREPARE_DEADLINE_S * slowness_of(base) * base.boot.machine.stretch)
             (work / "console.log").write_bytes(console_of(base) + guest.console.data())
             for name in ("symbols", SLOWNESS):
