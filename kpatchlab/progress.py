@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from rich.console import Console, RenderableType
@@ -23,6 +23,10 @@ PLAIN_EVERY_S = 30.0
 """Seconds between two plain lines about one build that goes on."""
 PLAIN_AFTER_S = 2.0
 """Seconds after which a phase is worth a plain line: what is cached passes through its phases in less."""
+
+
+PRIOR_S = 60.0
+"""Seconds of jobs that took just what was expected, which the first ones are weighed against."""
 
 
 class Progress(Protocol):
@@ -114,13 +118,13 @@ class _Counted:
         self._jobs: dict[str, float] = {}  # those that run, and since when
         self.total_jobs = 0
         self.seconds: Mapping[str, float] = {}
-        self._done: set[str] = set()
+        self._done: dict[str, float] = {}  # job -> seconds that it took
         self._began = 0.0
 
     def begin(self, jobs: int, seconds: Mapping[str, float]) -> None:
         """Count from the beginning: a series has a run for each patch."""
         self.total_jobs, self.seconds = jobs, seconds
-        self._done, self._began = set(), 0.0
+        self._done, self._began = {}, 0.0
 
     def going_on(self) -> list[str]:
         """See `Progress.going_on`."""
@@ -132,15 +136,42 @@ class _Counted:
     def _left(self) -> str:
         """Return `3 of 80 jobs, about 4 min 20 s left`; without the time where nothing is known of some of them."""
         text = f"{len(self._done)} of {self.total_jobs} jobs"
-        rest = [value for job, value in self.seconds.items() if job not in self._done]
-        expected = sum(self.seconds.get(job, 0.0) for job in self._done)
-        if not rest or not expected or len(self._done) + len(rest) < self.total_jobs:
+        rest = {job: value for job, value in self.seconds.items() if job not in self._done}
+        if not rest or not self._done or len(self._done) + len(rest) < self.total_jobs:
             return text
-        # However many run at once, and however fast this host is today: what is done tells it.
-        return f"{text}, about {clock((time.monotonic() - self._began) / expected * sum(rest))} left"
+        now = time.monotonic()
+        running = {job: now - began for job, began in self._jobs.items() if job in rest}
+        left_s = time_left(
+            expected=sum(self.seconds.get(job, took) for job, took in self._done.items()),
+            took=sum(self._done.values()),
+            running=[(rest[job], so_far) for job, so_far in running.items()],
+            waiting=[value for job, value in rest.items() if job not in running],
+            wall=now - self._began,
+        )
+        return f"{text}, about {clock(left_s)} left{' behind what is built' if self._stages else ''}"
 
     def _start(self) -> None:
         self._began = self._began or time.monotonic()
+
+
+def time_left(
+    *, expected: float, took: float, running: Sequence[tuple[float, float]], waiting: Sequence[float], wall: float
+) -> float:
+    """Return the seconds that the rest of some jobs takes.
+
+    What jobs really took tells how fast this host is today: the more of them are done, the more it counts. How many
+    run at once is told by their seconds and the wall's.
+
+    Args:
+        expected, took: of the jobs that are done, in seconds, all together.
+        running: (expected, so far) of each job that runs; one that is late has a quarter of its time before it.
+        waiting: what each of the others is expected to take.
+        wall: since the first one began.
+    """
+    pace = (took + PRIOR_S) / (expected + PRIOR_S)
+    left = [max(want * pace - so_far, so_far / 4, 1.0) for want, so_far in running]
+    at_once = max(1.0, (took + sum(so_far for _, so_far in running)) / max(wall, 1.0))
+    return max(max(left, default=0.0), (sum(left) + pace * sum(waiting)) / at_once)
 
 
 class PlainProgress(_Counted):
@@ -207,7 +238,7 @@ class PlainProgress(_Counted):
         """Print the result, and every half minute how long the rest takes."""
         with self._lock:
             self._jobs.pop(result.job, None)
-            self._done.add(result.job)
+            self._done[result.job] = result.duration_s
             count = f"{len(self._done)}".rjust(len(f"{self.total_jobs}"))
             self._print(f"[{count}/{self.total_jobs}] {job_line(result)}")
             now, text = time.monotonic(), self._left()
@@ -219,7 +250,7 @@ class PlainProgress(_Counted):
 def _stage_text(stage: _Stage) -> str:
     text = stage.phase
     if stage.done:
-        text += f" {stage.done}" + (f" of about {stage.total}" if stage.total else "") + " objects"
+        text += f" {stage.done}" + (f" of about {stage.total}" if stage.total > stage.done else "") + " objects"
         if eta := stage.eta_s():
             text += f", {clock(eta)} left"
     return text
@@ -272,7 +303,7 @@ class LiveProgress(_Counted):
         """Print the result above the live part."""
         with self._lock:
             self._jobs.pop(result.job, None)
-            self._done.add(result.job)
+            self._done[result.job] = result.duration_s
         style = {"pass": "green", "skip": "dim", "blocked": "yellow", "infra": "magenta"}.get(result.outcome, "red")
         from rich.text import Text
 

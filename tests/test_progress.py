@@ -137,16 +137,57 @@ def test_live_view_fits_its_terminal(width):
 
 
 def test_time_left_is_what_was_expected_at_the_pace_so_far(monkeypatch):
-    """Two of four jobs are done, in twice the time that they were expected to take: so do the others."""
+    """Two of four jobs are done, in twice the time that they were expected to take: so will the others, by and by."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     out = io.StringIO()
     plain = PlainProgress(out)
     plain.begin(4, {"a": 10.0, "b": 30.0, "c": 20.0, "d": 5.0})
-    for name, at in (("a", 101.0), ("b", 180.0)):
+    for name, took in (("a", 20.0), ("b", 60.0)):
         plain.job_started(name)
-        now[0] = at
-        plain.job_done(dataclasses.replace(job(), job=name))
-    assert out.getvalue().splitlines()[-1] == "2 of 4 jobs, about 50.0 s left"
+        now[0] += took
+        plain.job_done(dataclasses.replace(job(), job=name, duration_s=took))
+    assert out.getvalue().splitlines()[-1] == "2 of 4 jobs, about 35.0 s left"
+    plain.stage("kernel with", "compile", 1)
+    assert plain._left() == "2 of 4 jobs, about 35.0 s left behind what is built"
     plain.total_jobs = 5
     assert plain._left() == "2 of 5 jobs", "nothing is known of the fifth"
+
+
+def run_of_jobs(expected, really, at_once):
+    """Return (seconds gone, what is told to be left) after each of some jobs that run so many at a time."""
+    jobs, now, running, told, done = list(zip(expected, really, strict=True)), 0.0, [], [], []
+    while jobs or running:
+        while jobs and len(running) < at_once:
+            running.append((now, *jobs.pop(0)))
+        begun = min(running, key=lambda job: job[0] + job[2])
+        now = begun[0] + begun[2]
+        running.remove(begun)
+        done.append(begun)
+        left = progress.time_left(
+            expected=sum(want for _, want, _ in done),
+            took=sum(took for _, _, took in done),
+            running=[(want, now - since) for since, want, _ in running],
+            waiting=[want for want, _ in jobs],
+            wall=now,
+        )
+        told.append((now, left))
+    return told
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("slower", [0.3, 1.0, 3.0])
+def test_time_left_gets_better_and_the_first_job_does_not_decide(at_once, slower):
+    expected = [60.0] * 40
+    really = [60.0 * slower * (6 if n == 0 else 1) for n in range(40)]  # the first one boots, and fills the cache
+    told = run_of_jobs(expected, really, at_once)
+    whole = told[-1][0]
+    wrong = [abs(left - (whole - gone)) / whole for gone, left in told]
+    assert wrong[0] < 3.5, "within a few times of what it is, from the first one on"
+    assert max(wrong[20:]) < 0.25
+    assert max(wrong[30:]) < 0.15
+
+
+def test_a_job_that_is_late_has_time_left():
+    left = progress.time_left(expected=60, took=60, running=[(15.0, 300.0)], waiting=[], wall=360)
+    assert left >= 60, "not a nought that lasts"

@@ -32,7 +32,7 @@ class BuildProgress:
     """How far one kernel is.
 
     Attributes:
-        phase: "source", "series", "config", "compile", "package", "done".
+        phase: "source", "series", "config", "compile", "link", "package", "done".
         done: objects compiled so far; 0 outside "compile".
         total_estimate: objects that the whole kernel has, from an earlier build or from its configuration; 0: unknown.
     """

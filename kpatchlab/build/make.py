@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,14 @@ from kpatchlab.model import ModuleFailure
 
 MAKE_S = 6 * 3600.0
 QUICK_S = 120.0
-OBJECTS_PER_SYMBOL = 2
-"""Objects of a lean kernel for each symbol that is set, measured on 6.1 and 6.12: an estimate, until one is built."""
+OBJECTS_PER_SYMBOL = 2.3
+"""Objects of a lean kernel for each symbol that is set, measured on 6.1 to 6.5: an estimate, until one is built."""
+AHEAD = 1.05
+"""An estimate that is reached was too low: there are so many times as many objects as are done, until make links."""
 _RELEASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~-]{0,63}")
 """utsname has 64 characters for it."""
 _COMPILES = re.compile(r"^  (?:CC|AS)\s+(?:\[M\]\s+)?\S+\.o$")
+_LINKS = re.compile(r"^  (?:LD|MODPOST)\s+(?:\S*vmlinux|Module|modules-only)\S*$")
 
 
 @functools.cache
@@ -195,24 +198,25 @@ class Job:
                     yield Path(folder, file)
 
     def _estimate(self) -> int:
-        """Return how many objects this kernel has: an earlier build's count, else from its configuration."""
+        """Return how many objects this kernel has: by an earlier build's count, else from its configuration."""
         import json
 
         symbols = len(config.read_config(self.obj / ".config"))
-        best = (symbols // 5, 0)  # (distance in symbols, objects): a fifth off is another kind of kernel
+        best = (symbols // 5, 0.0)  # (distance in symbols, objects): a fifth off is another kind of kernel
         for path in self.ctx.cache.root.glob("kernel/*/build.json"):
             try:
                 total = int(json.loads(path.read_text())["objects_total"])
-                distance = abs(len(config.read_config(path.with_name("config"))) - symbols)
+                set_there = len(config.read_config(path.with_name("config")))
             except (OSError, ValueError, KeyError):
                 continue
-            if total and distance < best[0]:
-                best = (distance, total)
-        return best[1] or OBJECTS_PER_SYMBOL * symbols
+            if total and abs(set_there - symbols) < best[0]:
+                best = (abs(set_there - symbols), total * symbols / set_there)
+        return round(best[1] or OBJECTS_PER_SYMBOL * symbols)
 
     def _compiled(self, seen: int) -> int:
+        """Return how many objects the compiler made, of those that `_objects` counts."""
         try:
-            return sum(1 for line in self._stats.read_text().splitlines() if line == "cache_miss")
+            return misses(self._stats.read_text().splitlines())
         except OSError:  # no ccache: every object that make announced was compiled
             return seen
 
@@ -228,6 +232,16 @@ class Job:
         return failures.first_fault(result.stderr, self.tree, make=True)
 
 
+def misses(stats: Iterable[str]) -> int:
+    """Return how many objects a log of ccache (`stats_log`) has as compiled, without those of modpost: one a module."""
+    found, source = 0, ""
+    for line in stats:
+        if line.startswith("# "):
+            source = line
+        found += line == "cache_miss" and not source.endswith(".mod.c")
+    return found
+
+
 class _Seen:
     """Counts what make announces, and passes it on."""
 
@@ -241,9 +255,12 @@ class _Seen:
         self._ctx.verbose(text)
         if _COMPILES.match(text):
             self.fresh += 1
-            self._done += 1
-            self._tell()
+            if not text.endswith(".mod.o"):  # modpost's own, which `_objects` does not count either
+                self._done += 1
+                self._tell()
+        elif _LINKS.match(text):
+            self._ctx.progress(BuildProgress(self._name, "link"))
 
     def _tell(self) -> None:
-        total = max(self._estimate, self._done)
+        total = self._estimate if self._done < self._estimate else round(AHEAD * self._done) + 1
         self._ctx.progress(BuildProgress(self._name, "compile", self._done, total))
