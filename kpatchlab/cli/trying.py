@@ -277,7 +277,7 @@ def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options, Sin
         seconds=estimate(plan, history(session.store, runs=2)).steps,
         in_order=True,
     )
-    with progress_for(to_stderr=False) as progress, interruptible(settings):
+    with progress_for(to_stderr=False) as progress, interruptible(settings, progress):
         view = session.carry_out(begun, settings, Verdicts(progress, begun.folder.header, plan.jobs))
     show(view, as_json=False)
     if settings.cancel.is_set():

@@ -63,6 +63,10 @@ class Verdicts:
         """A job began."""
         self.shows.job_started(job)
 
+    def going_on(self) -> list[str]:
+        """See `Progress.going_on`."""
+        return self.shows.going_on()
+
     def job_done(self, result: JobResult) -> None:
         """A job ended; with the last one of its scenario and parameters comes the verdict."""
         self.shows.job_done(result)
@@ -70,6 +74,7 @@ class Verdicts:
         group: Group = (result.scenario, tuple(sorted(result.params.items())))
         ours = [job.id for job in self.planned if job.group == group]
         if len(ours) > 1 and all(name in self._done for name in ours):
-            done = tuple(self._done[name] for name in ours)
+            # of the whole group: with a job that was run once more
+            done = tuple(job for job in self._done.values() if (job.scenario, job.params) == (group[0], result.params))
             name = " ".join([group[0], *(f"{key}={value}" for key, value in group[1])])
             self.shows.note(f"{name}: {compare(replace(self.header, jobs=done, complete=True)).headline}")
