@@ -1,7 +1,8 @@
 """What a build leaves to others: the share of a processor that a busy loop keeps on two, beside compilers.
 
 The compilers run in a session of their own as a build's do, three at once. They are started in turn with the niceness
-of nice(1) alone, and as `proc` starts a build, with that of its autogroup as well (sched(7)); and the loop runs alone.
+of nice(1) alone, and as `proc` starts a build, with that of its autogroup as well (sched(7)); and the loop runs alone:
+the last line has both as shares of what it gets then.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def main() -> None:
         )
     show(figures, "of a processor")
     alone, plain, ours = (figure.median for figure in figures.values())
-    last_line(alone=alone, nice_only=plain, kept=ours)
+    last_line(alone=alone, nice_only=plain / alone, kept=ours / alone)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def bench(tmp_path, monkeypatch):
         guest = FakeGuest({"run.sh": GOOD, **(answers or {})})
         guests.append(guest)
         monkeypatch.setattr(saved, "booted", lambda *_, **__: stored)
-        monkeypatch.setattr(saved, "prepared", lambda *_: stored)
+        monkeypatch.setattr(saved, "prepared", lambda *_, **__: stored)
         monkeypatch.setattr(job_guests, "resume", lambda *_, **__: guest)
         text = {"description": "d", "roles": {"guest": {"run": "run.sh"}}, **scenario}
         folder = tmp_path / "scratch" / str(len(guests))
