@@ -261,7 +261,7 @@ class Guest:
         far_s = max(FAR * limit_s, FAR_LEAST_S)
         while not event.is_set() and (left := limit_s - (self.got_s() - before)) > 0:
             if self.cancel and self.cancel.is_set():
-                self._lose("exit", "the job was cancelled")
+                self._lose(Loss.EXIT, "the job was cancelled")
                 self.check()
             if (wall := time.monotonic() - began) > far_s:
                 why = f"the host gave the guest {limit_s - left:.0f} s of {wall:.0f} s"
