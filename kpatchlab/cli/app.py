@@ -140,7 +140,7 @@ class Verbs(Verb, click.Group):
     GROUPS: ClassVar = {
         "Run and look": ("run", "plan", "build", "list", "check", "shell", "new", "report", "compare"),
         "One series": ("try", "series", "coverage", "measure", "plants"),
-        "Search": ("bisect", "bisect-step"),
+        "Search": ("bisect", "bisect-step", "reproduce"),
         "Nights and history": ("nightly", "history", "site", "serve", "import"),
         "This host": ("doctor", "clean", "completion"),
     }

@@ -26,6 +26,7 @@ from kpatchlab.cli.measure import measure
 from kpatchlab.cli.nightly import nightly
 from kpatchlab.cli.plants import plants
 from kpatchlab.cli.report import report
+from kpatchlab.cli.reproduce import reproduce
 from kpatchlab.cli.run import build, plan, run, shell
 from kpatchlab.cli.series import series
 from kpatchlab.cli.site import serve, site
@@ -35,7 +36,7 @@ from kpatchlab.textclean import CleanStream
 
 VERBS = (
     *(run, measure, plan, build, list_things, check, report, compare, nightly, history, coverage, try_, series),
-    *(plants, site, serve, import_results, shell, bisect, bisect_step, new, doctor, clean, completion),
+    *(plants, site, serve, import_results, shell, bisect, bisect_step, reproduce, new, doctor, clean, completion),
 )
 
 

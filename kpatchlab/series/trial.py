@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kpatchlab.build import git, patchset
 from kpatchlab.build.base import Base, Clues, Fit, find_base
 from kpatchlab.build.context import BuildContext
@@ -27,6 +25,7 @@ from kpatchlab.files import write_atomic
 from kpatchlab.lab import recipes
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.systems import touches
+from kpatchlab.lab.written import plain, written
 from kpatchlab.maintainers import NAME as MAINTAINERS
 from kpatchlab.maintainers import Section, concerned, parse
 
@@ -220,20 +219,14 @@ def lab_file(trial: Trial, choice: Sequence[str], folder: Path) -> bytes:
         "title": lab.title,
         "root": os.path.relpath(lab.root, folder),
         "base": lab.base,
-        "kernels": {name: _plain(recipe) for name, recipe in lab.kernels.items()},
-        "machines": {name: _plain(machine) for name, machine in lab.machines.items()},
+        "kernels": {name: plain(recipe) for name, recipe in lab.kernels.items()},
+        "machines": {name: plain(machine) for name, machine in lab.machines.items()},
         "machine": lab.machine,
         "rootfs": lab.rootfs,
         "scenarios": list(choice),
         "matrix": {"columns": [column if isinstance(column, str) else dict(column) for column in lab.matrix.columns]},
     }  # fmt: skip
-    head = f"# The base is {trial.base.name}: {trial.base.why}.\n"
-    text: str = yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
-    return (head + text).encode()
-
-
-def _plain(model: Any) -> Any:
-    return model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return written(said, f"The base is {trial.base.name}: {trial.base.why}.")
 
 
 # ------------------------------------------------------------------------------------------ which scenarios
