@@ -648,6 +648,39 @@ def test_no_first_line_is_passed_over():
     assert [row for row in first if row[:3] not in FIRST and DIED not in row and OOM not in row] == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ref_tracker: " + "@" * 4000,
+        "ref_tracker: " + "a@ has 1/" * 400,
+        "WARNING: " + "at a+0x1/0x2 " * 300,
+        "WARNING: CPU: 0 PID: 1 at " + "a" * 4000,
+        "a" * 3900 + " +0x",
+        "a" * 1900 + "+0x" + "a" * 1900,
+        "BUG: KASAN: " + "a in " * 800,
+        "Oops: " + "a " * 1900 + "[#",
+        "x" * 15 + " R " + "1" * 3900,
+        "x" * 15 + " R " + "1 " * 1900,
+        "INFO: task " + "blocked for more than " * 150,
+        "unregister" + " " * 3900,
+        "[<" * 1900,
+    ],
+)
+def test_no_line_takes_long(text):
+    """Whatever a line holds, it takes well below 2 ms; so 100 MiB of such lines take less than a minute."""
+    log = stamped(*[text, WHO, "Call Trace:", " victim+0x1/0x2"] * 100)
+    begin = time.process_time()
+    find_splats(log)
+    assert time.process_time() - begin < 0.8
+
+
+@pytest.mark.parametrize(
+    "first", ["PANIC: double fault, error_code: 0x0", "PANIC: early exception 0x0e IP 10:0 error 0"]
+)
+def test_a_foreign_line_behind_a_line_that_can_stand_alone(first):
+    assert names(first, FOREIGN, *FAULT) == [("oops", f"{first[7:].split(',')[0].split(' 0x')[0]} in victim")]
+
+
 def test_an_unknown_first_line_costs_linear_time():
     rows = stamped(
         *(f"WARNING: [{'[' * 40}] at {'a+0x' * 20} {n}" for n in range(3000)), *["CPU: 0 PID: 1 Comm: "] * 3000

@@ -16,6 +16,8 @@ from kpatchlab.evidence.machinery import is_machinery, only_prints
 from kpatchlab.textclean import one_line
 
 TITLE_CHARS = 160
+LEAD_CHARS = 512
+"""What is looked at of a line that titles a dump; the kernel's own messages are shorter than 1 KiB."""
 FINGERPRINT_FRAMES = 4
 OWN_LINES = 24
 """The first lines of a report, which may say themselves what it is about."""
@@ -51,6 +53,7 @@ def first_line(header: p.Header, message: str) -> tuple[str, str]:
 
 def before_dump(message: str, who: str) -> str:
     """Return the title that the line before a dump gives it; `who` is the dump's own first line."""
+    message = message[:LEAD_CHARS]
     match = p.WHO.match(who.lstrip())
     comm = match["comm"] if match else ""
     text = re.sub(rf"^{re.escape(comm)}(?:[/(\[]\d+[)\]]?)?: ", "", message) if comm else message

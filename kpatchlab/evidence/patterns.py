@@ -153,7 +153,7 @@ HEADERS: tuple[Header, ...] = _headers(
     ),
     (
         "bug",
-        r"ref_tracker: (?:.*@.* has \d+/\d+ users at|leaked reference)",
+        r"ref_tracker: (?:[^@]*@\S* has \d+/\d+ users at|leaked reference)",
         "ref_tracker: leaked reference",
         Trait.ALONE,
     ),
@@ -224,7 +224,7 @@ WHO = re.compile(r"CPU: \d+ (?:UID: \d+ )?PID: \d+ Comm: ?(?P<comm>.{0,15}?)(?: 
 INNOCENT = re.compile(
     r"FAULT_INJECTION|name \w+, interval \d|(?i:sysrq ?: )|Testing a |The following trace is a kernel self test"
     r"|=+\[ .*backtrace testing|NMI backtrace for cpu|Sending NMI|task:|CPU\d+:$|CPU\d+: stopping"
-    r"|.{15} [RSDTtXZPI] [ \w]*\d+ +\d+ +\d+ 0x[0-9a-f]+|potentially unexpected fatal signal|User process fault"
+    r"|.{15} [RSDTtXZPI] [ \w]{1,40}? \d{1,9} +\d{1,9} 0x|potentially unexpected fatal signal|User process fault"
     r"|.*unhandled (?:exception|signal)|Disabling lock debugging"
 )
 """Lines before a dump that somebody asked for, or that is about a user's program."""
@@ -285,7 +285,7 @@ OTHER_TRACE = re.compile(
 NULL_ADDRESS = re.compile(rf"\s*Failing address: (?:{_NULL})")
 """s390 names the page of the fault on a line of its own."""
 
-ANY_FRAME = re.compile(rf"{SYMBOL}(?: \[(?P<module>[\w-]+)[^\]\n]*\])?")
+ANY_FRAME = re.compile(rf"(?<![\w.$]){SYMBOL}(?: \[(?P<module>[\w-]+)[^\]\n]*\])?")
 """`function+0x1a/0x40 [module buildid]`, anywhere in a line."""
 FRAME = re.compile(
     rf"\s*(?:\(?\[<?[0-9a-fx]+>?\]\s*){{0,2}}(?P<unsure>\? )?(?:\(?{NAME}\)? from (?:\[<\w+>\] \()?)?{SYMBOL}"

@@ -160,7 +160,7 @@ class _Block:
         """Whether a dump behind foreign lines is another report's; `at_trace`: its "Call Trace" comes, not its head."""
         if not self.kind or not self.pending or self.panic_at >= 0 or self.kind in p.MANY_DUMPS:
             return False
-        alone = self.header is not None and p.Trait.ALONE in self.header.trait
+        alone = self.kind == "bug" and self.header is not None and p.Trait.ALONE in self.header.trait
         return self.ended or alone or (self.stacked if at_trace else self.dumped)
 
     def is_report(self, *, died: bool, last: bool) -> bool:
