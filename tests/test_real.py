@@ -186,6 +186,7 @@ def test_run_ends_with_nothing_regressed(selftests):
         ("killed", "fail", "run.sh was killed by signal 9"),
         ("binary", "fail", "is not UTF-8"),
         ("timeout", "timeout", "run.sh ran longer than 3 s"),
+        ("tainted", "fail", "taint: main: bit 9 (W) is set: the kernel issued a warning"),
         ("pair", "pass", ""),
     ],
 )

@@ -38,9 +38,9 @@ _MACHINERY = re.compile(
     # checks that end in BUG() or WARN() for their caller
     | fortify_\w+|usercopy_\w+|check_heap_object|check_object_size|check_stack_object
     | skb_(?:over_|under_)?panic|skb_(?:put|push|pull)\w*|assertfail|ass?fail|asswarn|stack_chk_fail
-    | phys_addr\w*|virt_addr_valid|dump_page|bad_page|bad_range|list_\w*valid\w*|\w*sysfs_remove\w*|sysfs_\w+
+    | phys_addr\w*|virt_addr_valid|dump_page|bad_page|free_page_is_bad\w*|check_new_page\w*|bad_range|list_\w*valid\w*|\w*sysfs_remove\w*|sysfs_\w+
     | internal_create_group\w*|kobject_\w+|kset_\w+|kobj_\w+|add_uevent_var
-    | proc_(?:register|create\w*|mkdir\w*)|bpf_warn_\w+|reiserfs_(?:panic|error)|ext4_error\w*
+    | proc_(?:register|create\w*|mkdir\w*)|bpf_warn_\w+|reiserfs_(?:panic|error)|ext4_error\w*|xfs_\w*error_report|xfs_\w*corruption_error
     | device_(?:add|del|register|unregister|create)\w*
     | device_(?:destroy|release|initialize|for_each_child|remove_file|create_file)\w*|device_(?:links?|pm)_\w+
     | devres_\w+|devm_\w+|get_device\w*|put_device|bus_(?:add|remove|probe)_device|klist_\w+
@@ -98,7 +98,7 @@ _MACHINERY = re.compile(
     # locks
     | (?:(?:do|native|queued|paravirt|pv|raw|rt|arch)_)*(?:spin|read|write|rwlock|rw|mutex)_(?:try|un|rq_)*lock\w*
     | spin_(?:dump|bug|lockup\w*)|rwlock_bug|raw_spin_rq_\w+|(?:ww_|rt_)?mutex_\w+|rtlock_\w+
-    | rt_(?:mutex|spin|read|write)\w*_\w*lock\w*|rwsem_\w+|ldsem_\w+
+    | rt_(?:mutex|spin|read|write)\w*_\w*lock\w*|rwsem_\w+|rwbase_\w+|ldsem_\w+
     | down(?:_(?:read|write|trylock|interruptible|killable|timeout)\w*)?|down_common|up(?:_(?:read|write)\w*)?
     | call_rwsem_\w+|percpu_(?:down|up|rwsem)\w*|osq_\w+|mcs_\w+|owner_on_cpu|queued_\w+_slowpath
     | native_queued_\w+|kvm_wait|pv_(?:queued|wait|native|hash|kick)\w*|lock_sock\w*|release_sock|lock_page\w*
@@ -108,7 +108,7 @@ _MACHINERY = re.compile(
     | preempt_(?:enable|disable)\w*|cond_resched\w*|schedule_bug|might_(?:sleep|resched|fault)\w*
     | check_preemption_disabled|debug_smp_processor_id|this_cpu_preempt_check|wait_for_com\w+
     | do_wait_for_common|prepare_to_\w*wait\w*|finish_wait|wait_woken|woken_wake_\w+|bit_wait\w*|wait_on_bit\w*
-    | out_of_line_wait_on_bit\w*|wait_on_(?:page|buffer)\w*|folio_wait_bit\w*|wake_up\w*|autoremove_wake_\w+
+    | out_of_line_wait_on_bit\w*|wait_on_(?:page|buffer)\w*|folio_wait_\w+|wake_up\w*|autoremove_wake_\w+
     | default_wake_\w+|try_to_wake_up|swake_up\w*|complete(?:_all\w*)?|rcu_sync_\w+|call_rcu\w*|wait_rcu_gp\w*
     | synchronize_(?:rcu_expedited|sched_expedited|srcu)\w*|synchronize_rcu_normal|exp_funnel_lock
     | flush_(?:work|workqueue|delayed_work)\w*|start_flush_work|drain_workqueue|destroy_workqueue
