@@ -38,9 +38,11 @@ _MACHINERY = re.compile(
     # checks that end in BUG() or WARN() for their caller
     | fortify_\w+|usercopy_\w+|check_heap_object|check_object_size|check_stack_object
     | skb_(?:over_|under_)?panic|skb_(?:put|push|pull)\w*|assertfail|ass?fail|asswarn|stack_chk_fail
-    | phys_addr\w*|virt_addr_valid|dump_page|bad_page|free_page_is_bad\w*|check_new_page\w*|bad_range|list_\w*valid\w*|\w*sysfs_remove\w*|sysfs_\w+
+    | phys_addr\w*|virt_addr_valid|dump_page|bad_page|free_page_is_bad\w*
+    | check_new_page\w*|bad_range|list_\w*valid\w*|\w*sysfs_remove\w*|sysfs_\w+
     | internal_create_group\w*|kobject_\w+|kset_\w+|kobj_\w+|add_uevent_var
-    | proc_(?:register|create\w*|mkdir\w*)|bpf_warn_\w+|reiserfs_(?:panic|error)|ext4_error\w*|xfs_\w*error_report|xfs_\w*corruption_error
+    | proc_(?:register|create\w*|mkdir\w*)|bpf_warn_\w+|reiserfs_(?:panic|error)
+    | ext4_error\w*|xfs_\w*error_report|xfs_\w*corruption_error
     | device_(?:add|del|register|unregister|create)\w*
     | device_(?:destroy|release|initialize|for_each_child|remove_file|create_file)\w*|device_(?:links?|pm)_\w+
     | devres_\w+|devm_\w+|get_device\w*|put_device|bus_(?:add|remove|probe)_device|klist_\w+
