@@ -315,7 +315,9 @@ def test_a_warning_behind_the_line_that_says_why_is_the_same_report():
         "---[ end trace 0000000000000000 ]---",
     )
     line = "BUG: Dentry 00000000a628c021{i=1,n=x}  still in use (1) [unmount of tmpfs]"
-    assert names(line, *warning, *dump) == [("bug", "BUG: Dentry still in use in umount_check")]
+    assert names(line, *warning, "Modules linked in:", "", *dump) == [
+        ("bug", "BUG: Dentry still in use in umount_check")
+    ]
     other = names("BUG: Bad rss-counter state mm:00 type:MM_ANONPAGES val:2", *warning, *dump)
     assert [kind for kind, _ in other] == ["bug", "warning"]
 
@@ -396,6 +398,26 @@ def test_foreign_lines_among_the_first_ones(lines, title, count):
     (among,) = find_splats(stamped(*mixed, *FAULT))
     assert among.title == alone.title == title
     assert (among.kind, among.fingerprint) == (alone.kind, alone.fingerprint)
+
+
+def test_who_allocated_and_freed_a_slab_object_are_parts_of_its_report():
+    line = "-----------------------------------------------------------------------------"
+    head = (
+        "BUG kmalloc-64 (Tainted: G    B            ): Right Redzone overwritten",
+        line,
+        "",
+        "0xf-0xf. First byte 0x0",
+    )
+    allocated = ("Allocated in maker+0x1/0x2 age=3 cpu=0 pid=9", " __kmalloc+0x1/0x2", " maker+0x1/0x2")
+    freed = (
+        "INFO: Freed in other+0x1/0x2 age=4 cpu=0 pid=9",
+        " kfree+0x1/0x2",
+        "Slab 0xf objects=1",
+        "Object   f: 00 00",
+    )
+    stack = (WHO, "Call Trace:", " dump_stack+0x1/0x2", " check_object+0x1/0x2", " victim+0x1/0x2")
+    assert names(*head, *allocated, *freed, *stack) == [("bug", "BUG kmalloc-64: Right Redzone overwritten in victim")]
+    assert names(FOREIGN, *freed) == [("bug", "slab object: Freed in other")]  # all else was dropped
 
 
 def test_two_oopses_are_two():

@@ -23,7 +23,7 @@ _MACHINERY = re.compile(
     warn|warn_\w+|report_bug\w*|handle_bug|fixup_bug|is_valid_bugaddr|find_bug|die\w*|oops_\w+|do_error_trap
     | do_trap\w*|(?:do_)?invalid_op\w*|no_context|page_fault_oops|bad_area\w*
     | do_(?:user|kern|sect|translation|kernel|page|sp_pc|bad)\w*_(?:fault|abort|addr_fault)|do_page_fault\w*
-    | do_mem_abort|do_sea|do_tag_\w+|handle_bad_stack|handle_stack_overflow|(?:async_|handle_)?page_fault
+    | do_mem_abort|do_sea|do_tag_\w+|(?:handle_)?bad_stack|handle_stack_overflow|(?:async_|handle_)?page_fault
     | (?:do_)?general_protection|kernelmode_fixup_or_oops|asm_\w+|exc_\w+|sysvec_\w+|(?:do_)?double_fault
     | do_divide_error|divide_error|do_int3|int3\w*|common_interrupt\w*|(?:smp_)?apic_timer_interrupt
     | reschedule_interrupt|call_function_\w*interrupt|error_entry|ret_from_\w+|retint_\w+|interrupt(?:_entry)?

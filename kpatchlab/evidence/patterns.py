@@ -19,6 +19,7 @@ class Trait(enum.Flag):
     DIRECT = enum.auto()  # its own stack begins on the next line, and what says "Call Trace" later is another
     HOLDER = enum.auto()  # the lines of held locks name the function
     TORN = enum.auto()  # the beginning of one: a report only where the log ends in the midst of the line
+    PART = enum.auto()  # it stands within reports: the first line only where the others are lost
     NONE = 0
 
 
@@ -140,7 +141,7 @@ HEADERS: tuple[Header, ...] = _headers(
     ("list", r"(?P<what>list_(?:add|del)\w* (?:corruption|double add))", "{what}"),
     ("bug", r"BUG: Bad page (?P<what>\w+)", "BUG: Bad page {what}"),
     ("bug", r"BUG (?P<cache>[^ ]+) \((?:Not t|T)ainted[^)]*\): (?P<what>.*)", "BUG {cache}: {what}"),
-    ("bug", rf"(?:INFO: )?(?P<what>Allocated|Freed) in {_AT} age=\d+ cpu=", "slab object: {what}"),
+    ("bug", rf"(?:INFO: )?(?P<what>Allocated|Freed) in {_AT} age=\d+ cpu=", "slab object: {what}", Trait.PART),
     # Messages that stand alone.
     ("bug", r"BUG: Bad rss-counter state", "BUG: Bad rss-counter state", Trait.ALONE),
     ("bug", r"BUG: non-zero pgtables_bytes on freeing mm", "BUG: non-zero pgtables_bytes on freeing mm", Trait.ALONE),
@@ -271,8 +272,8 @@ BELONGS = re.compile(
 )
 """Lines of register dumps, call traces and the prose around them."""
 
-DATA = re.compile(r"[0-9a-f]{8,16}: [0-9a-f]{2}|\s|=*$|\(?(?:raw|____?ptrval____?)\b|[0-9a-f]{16} ")
-"""Lines that are no title: hex dumps, and what is indented."""
+DATA = re.compile(r"[0-9a-f]{8,16}: [0-9a-f]{2}|\s|=*$|Disabling lock deb|\(?(?:raw|____?ptrval____?)\b|[0-9a-f]{16} ")
+"""Lines that are no title, and part no reports: hex dumps, what is indented or empty, and what taint brings along."""
 DATA_FIRST = " \t=(r0123456789abcdef"
 """The first characters of such a line, if it is not empty."""
 

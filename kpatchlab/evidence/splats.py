@@ -158,9 +158,12 @@ class _Block:
 
     def is_over(self, *, at_trace: bool) -> bool:
         """Whether a dump behind foreign lines is another report's; `at_trace`: its "Call Trace" comes, not its head."""
-        if not self.kind or not self.pending or self.panic_at >= 0 or self.kind in p.MANY_DUMPS:
+        if not self.kind or self.panic_at >= 0 or self.kind in p.MANY_DUMPS:
             return False
-        alone = self.kind == "bug" and self.header is not None and p.Trait.ALONE in self.header.trait
+        if all(p.DATA.match(line) for _, line in self.pending):
+            return False
+        trait = self.header.trait if self.header else p.Trait.NONE
+        alone = self.kind == "bug" and p.Trait.ALONE in trait and p.Trait.LEADS not in trait
         return self.ended or alone or (self.stacked if at_trace else self.dumped)
 
     def is_report(self, *, died: bool, last: bool) -> bool:
@@ -364,6 +367,8 @@ class _Finder:
             self._panic(header, number, caller, text, bare)
             return True
         block = self._open.get(caller)
+        if block and p.Trait.PART in header.trait:
+            return False
         if block is None or not block.name(header, bare):
             block = self._begin(number, caller)
             block.name(header, bare)
