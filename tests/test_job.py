@@ -83,6 +83,9 @@ class FakeGuest:
             raise answer
         return answer if isinstance(answer, Exit) else ended(answer)
 
+    def got_s(self):
+        return 10.0
+
     def withheld_s(self, within_s=None):
         return min(self.kept_s, within_s or self.kept_s)
 
@@ -316,6 +319,20 @@ def test_a_slow_kernel_gets_more_time_and_no_figures(bench, tmp_path):
     (call,) = script_calls(bench.guest)
     assert call["timeout_s"] == 35
     assert call["env"]["LAB_SCALE"] == "3.5"
+
+
+@pytest.mark.parametrize(("kept_s", "scale"), [(0.5, "1"), (10.0, "2"), (500.0, "10")])
+def test_scripts_wait_longer_in_a_guest_that_the_host_starves(bench, kept_s, scale):
+    def starves(guest, _):
+        guest.kept_s = kept_s
+        return ended()
+
+    roles = {"guest": {"run": "run.sh", "setup": "setup.sh"}}
+    result = bench({"setup.sh": starves}, roles=roles)
+    calls = [more for argv, more in bench.guest.ran if argv[0].endswith(".sh")]
+    assert [call["env"]["LAB_SCALE"] for call in calls] == ["1", scale]
+    assert {call["timeout_s"] for call in calls} == {10.0}, "the lab's own deadline counts what the guest got"
+    assert result.withheld_s == kept_s
 
 
 def test_a_leak_fails_the_job_of_a_kernel_with_debugging(bench):

@@ -126,6 +126,9 @@ class Kept:
     def __init__(self, seconds):
         self.seconds = seconds
 
+    def got_s(self):
+        return 10.0
+
     def withheld_s(self, within_s=None):
         return min(self.seconds, within_s or self.seconds)
 

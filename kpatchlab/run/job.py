@@ -204,7 +204,7 @@ def _script(
     stood: list[str] = []
     done = guest.vm.run(
         [f"/lab/scenario/{script.removesuffix('.j2')}"],
-        env=guest.environment(inputs, scale),
+        env=guest.environment(inputs, scale * starved.slowdown(each.vm for each in guests if each.vm is not None)),
         cwd="/lab/scenario",
         timeout_s=limit_s,
         on_output=on_output,

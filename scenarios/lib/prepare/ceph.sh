@@ -86,7 +86,6 @@ import rados
 
 UUID = "6b706174-6368-6c61-622d-6f7364303030"
 BEGAN = time.monotonic()
-END = BEGAN + 170
 cluster = rados.Rados(conffile="/etc/ceph/ceph.conf")
 cluster.connect()
 
@@ -99,9 +98,9 @@ def ask(prefix, **words):
 
 
 def wait(what, done):
+    # The preparation's own deadline ends it, which counts what the host gave the guest; a clock in here does not.
+    print(f"waits for: {what}", file=sys.stderr, flush=True)
     while not done():
-        if time.monotonic() > END:
-            raise SystemExit(f"{what}: not in time")
         time.sleep(0.2)
     print(f"{what}: {time.monotonic() - BEGAN:.1f} s", flush=True)
 
