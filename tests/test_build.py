@@ -43,7 +43,7 @@ def test_a_kernel_is_built_and_then_found(bench):
         "alpha.ko", "fake-beta.ko", "gamma.ko", "delta.ko",
     }  # fmt: skip
     phases = list(dict.fromkeys(item.phase for item in bench.progress))
-    assert phases == ["source", "config", "compile", "package", "done"]
+    assert phases == ["source", "config", "compile", "link", "package", "done"]
     assert max(item.done for item in bench.progress) == 7
     again = build(bench)
     assert again.cached
