@@ -15,12 +15,13 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from kpatchlab.errors import HostError
+from kpatchlab.errors import HostError, LabWarning
 from kpatchlab.files import link_or_copy
 
 META = ".meta.json"
@@ -46,10 +47,16 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def tree_digest(root: Path) -> str:
-    """Return the sha256 over every file below `root`: relative path, executable bit, link target, bytes."""
+def tree_digest(root: Path, leave: str = "") -> str:
+    """Return the sha256 over every file below `root`: relative path, executable bit, link target, bytes.
+
+    Args:
+        leave: the name of a file at the top that does not count.
+    """
     whole = hashlib.sha256()
     for path in sorted(p for p in root.rglob("*") if p.is_symlink() or p.is_file()):
+        if leave and path == root / leave:
+            continue
         mode = "l" if path.is_symlink() else "x" if os.access(path, os.X_OK) else "-"
         data = os.readlink(path) if path.is_symlink() else file_digest(path)
         whole.update(f"{path.relative_to(root)}\0{mode}\0{data}\n".encode())
@@ -81,6 +88,28 @@ class Upstream(Protocol):
 
     def fetch(self, kind: str, key: str, into: Path) -> bool:
         """Fill an empty directory with an artifact, its `.meta.json` included; False where it is not to be had."""
+
+
+_intact: dict[Path, tuple[Any, ...]] = {}
+"""What this process has read whole and found right: an artifact's folder -> its digest, and its files' stamps."""
+
+
+def _stamps(root: Path) -> Iterator[tuple[str, int, int, int, int]]:
+    for folder, _, names in os.walk(root):
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            if path != str(root / META):
+                stat = os.lstat(path)
+                yield path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _seal(root: Path) -> None:
+    """Make the files of a finished artifact read-only; that it was used is noted in META."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name)
+            if not path.is_symlink() and path != root / META:
+                path.chmod(path.stat().st_mode & 0o555)
 
 
 class Cache:
@@ -116,18 +145,46 @@ class Cache:
             whatever `make` raises; the half-made directory is then gone, unless `keep_partial`.
         """
         final = self.path(kind, key)
-        if self.has(kind, key):
+        if self.usable(kind, key):
             self.touch(kind, key)
             return final
         with self.lock(f"{kind}-{key}"):
-            if self.has(kind, key) or self._fetched(kind, key):
+            if self.usable(kind, key):
+                return final
+            if self.has(kind, key):
+                text = f"{kind} {key[:12]} in the cache is not what was made: somebody wrote to it; it is made anew"
+                warnings.warn(text, LabWarning, stacklevel=2)
+            if self._fetched(kind, key):
                 return final
             with self._workdir(kind, key, keep_partial) as work:
                 make(work)
                 meta = {"label": label, "created": time.time(), "size_bytes": disk_bytes(work)}
+                if kind in TRAVELS:
+                    meta["digest"] = tree_digest(work, META)
                 (work / META).write_text(json.dumps(meta))
                 self._publish(work, final)
         return final
+
+    def usable(self, kind: str, key: str) -> bool:
+        """Whether the artifact is there with the bytes that were published.
+
+        They are read once; later questions of this process look at sizes, times and inodes alone.
+        """
+        if not self.has(kind, key):
+            return False
+        final = self.path(kind, key)
+        try:
+            wanted = json.loads((final / META).read_text()).get("digest", "")
+        except (OSError, ValueError):
+            return False
+        if kind not in TRAVELS or not wanted:  # not sealed, or made by a version that did not
+            return True
+        seen = (wanted, *_stamps(final))
+        if _intact.get(final) != seen:
+            if tree_digest(final, META) != wanted:
+                return False
+            _intact[final] = seen
+        return True
 
     def need(self, kind: str, key: str) -> Path:
         """Return the directory of an artifact that somebody made, here or upstream.
@@ -145,15 +202,22 @@ class Cache:
         if self.upstream is None or kind not in TRAVELS:
             return False
         with self._workdir(kind, key, keep=False) as work:
-            if found := self.upstream.fetch(kind, key, work):
-                self._publish(work, self.path(kind, key))
-        return found
+            if not self.upstream.fetch(kind, key, work):
+                return False
+            wanted = json.loads((work / META).read_text()).get("digest", "")
+            if wanted and tree_digest(work, META) != wanted:
+                warnings.warn(f"{kind} {key[:12]} came altered; it is made here", LabWarning, stacklevel=3)
+                return False
+            self._publish(work, self.path(kind, key))
+        return True
 
     @staticmethod
     def _publish(work: Path, final: Path) -> None:
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():
             shutil.rmtree(final)
+        if final.parent.name in TRAVELS:
+            _seal(work)
         work.rename(final)
 
     def scratch(self, name: str) -> Path:

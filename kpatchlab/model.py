@@ -224,6 +224,7 @@ class BuildResult:
         release: `uname -r`.
         base: what the tree came from, in words; two kernels of one `base_key` differ by their series alone.
         objects_compiled / objects_total: what the compiler really did in this build, and what is in it.
+        unconfined: why code of a series was run without a sandbox, where it was.
     """
 
     kernel: str
@@ -246,6 +247,7 @@ class BuildResult:
     config_misses: tuple[ConfigMiss, ...] = ()
     compiler: str = ""
     reproduce: str = ""
+    unconfined: str = ""
 
 
 @dataclass(frozen=True, slots=True)

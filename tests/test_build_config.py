@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from build_fixtures import FAKE, Bench
+from pydantic import ValidationError
 
 from kpatchlab.build import config
 from kpatchlab.build.kconfig import NO_SUCH, Kconfig, level, unmet_terms
@@ -111,3 +112,9 @@ def test_expressions():
         assert level(text, values) == want, text
     assert unmet_terms("A || B", {}, "m") == ["A || B (A=n, B=n)"]
     assert unmet_terms("!A && B", values, "m") == ["!A (A=y)"]
+
+
+@pytest.mark.parametrize("value", ["64\nCONFIG_MODULE_SIG=n", "a\rb", "x\x00", "\x1b[2J", "a\u2028b"])
+def test_a_value_cannot_set_another_symbol(bench, value):
+    with pytest.raises(ValidationError, match="one line of printable characters"):
+        bench.recipe(config_set={"LOCALVERSION": value})

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from kpatchlab.cache import META, SAVED, Artifact, Cache, Folder, content_key, prunable, tree_digest
-from kpatchlab.errors import HostError
+from kpatchlab.errors import HostError, LabWarning
 
 
 def test_equal_parts_give_equal_keys_whatever_the_order_of_a_dict():
@@ -230,3 +230,48 @@ def test_an_artifact_that_is_made_under_another_name_is_left_alone(tmp_path):
         (work / "file").write_text("x")
 
     assert (cache.get("initrd", "a" * 64, make) / "file").read_text() == "x"
+
+
+def test_what_is_published_is_read_only_and_what_was_altered_is_made_anew(tmp_path):
+    cache = Cache(tmp_path)
+    key = content_key("k")
+
+    def make(work):
+        (work / "sub").mkdir()
+        (work / "sub/image").write_text("right")
+        (work / "run").write_text("#!/bin/sh")
+        (work / "run").chmod(0o755)
+
+    folder = cache.get("kernel", key, make)
+    image = folder / "sub/image"
+    assert [oct(path.stat().st_mode & 0o777) for path in (image, folder / "run")] == ["0o444", "0o555"]
+    assert cache.usable("kernel", key)
+    for alter in (
+        lambda: image.write_text("wrong"),
+        lambda: (folder / "more").write_text(""),
+        image.unlink,
+        lambda: (folder / "run").chmod(0o644),
+    ):
+        image.chmod(0o644)
+        alter()
+        assert not cache.usable("kernel", key)
+        with pytest.warns(LabWarning, match="somebody wrote to it; it is made anew"):
+            assert cache.get("kernel", key, make) == folder
+        assert (image.read_text(), (folder / "more").exists()) == ("right", False)
+    image.chmod(0o644)
+    stamp = image.stat()
+    image.write_text("WRONG")
+    os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # as who hides it does
+    with pytest.raises(HostError, match="no kernel"), pytest.warns(LabWarning):
+        cache.need("kernel", key)
+
+
+def test_what_came_altered_from_upstream_is_made_here(tmp_path):
+    far, near = Cache(tmp_path / "far"), Cache(tmp_path / "near", Folder(tmp_path / "far"))
+    key = content_key("k")
+    image = far.get("kernel", key, lambda work: (work / "image").write_text("right")) / "image"
+    image.chmod(0o644)
+    image.write_text("wrong")
+    with pytest.warns(LabWarning, match="came altered"):
+        made = near.get("kernel", key, lambda work: (work / "image").write_text("right"))
+    assert (made / "image").read_text() == "right"

@@ -2,11 +2,13 @@
 
 import dataclasses
 import io
+import os
 import tarfile
 from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from kpatchlab import proc
 from kpatchlab.build import BuildContext, roots
@@ -156,3 +158,45 @@ def test_real_root(tmp_path):
     assert path.read_bytes()[1024:1028] == b"\xe2\xe1\xf5\xe0", "erofs's magic number"
     assert {"bash", "coreutils"} <= roots.packages_in(path)
     proc.run(["fsck.erofs", path], timeout_s=60)
+
+
+@pytest.mark.parametrize("name", ["../../..", "/etc", "mine/../../../home", ".."])
+def test_files_of_the_host_do_not_get_into_a_root(tmp_path, name):
+    with pytest.raises(ValidationError, match="leads out of rootfs/"):
+        RootRecipe(files=name)
+
+
+def test_a_link_to_the_hosts_files_does_not_get_into_a_root(tmp_path):
+    (tmp_path / "rootfs").mkdir()
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "rootfs/mine").symlink_to("../secret")
+    with pytest.raises(UserError, match="leads out of the lab"):
+        roots.root_key(RootRecipe(files="mine"), tmp_path)
+
+
+def test_fifos_and_devices_stay_out_of_a_root(tmp_path):
+    own_files(tmp_path)
+    os.mkfifo(tmp_path / "rootfs/mine/fifo")
+    with tarfile.open(fileobj=io.BytesIO(roots._files_tar(tmp_path / "rootfs/mine"))) as tar:
+        assert "fifo" not in tar.getnames()
+
+
+def test_nobody_can_look_into_a_root_that_root_makes(monkeypatch, tmp_path, quiet_debian):
+    seen = []
+
+    def fake(argv, *, env, **_kwargs):
+        place = Path(env["TMPDIR"])
+        seen.append((argv, place, place.stat().st_mode & 0o777))
+        (place / "left").write_text("as a kill leaves it")
+        return proc.Result(tuple(argv), 25, "", "E: killed", 1.0)
+
+    monkeypatch.setattr(roots.proc, "run", fake)
+    monkeypatch.setattr(roots.os, "geteuid", lambda: 0)
+    ctx = context(tmp_path / "cache", tmp_path)
+    with pytest.raises(HostError):
+        roots.root_image(recipe(), ctx)
+    argv, place, mode = seen[0]
+    assert place.is_relative_to(ctx.cache.root)
+    assert mode == 0o700
+    assert '--aptopt=APT::Sandbox::User "root";' in argv
+    assert not place.exists()

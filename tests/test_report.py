@@ -322,3 +322,13 @@ def test_skips_are_told_apart_from_passes():
     for name in ("text", "html"):
         assert "lacks CONFIG_X" in rendered(name, run)
         assert "not tested" in rendered(name, run)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_says_that_a_series_was_built_without_a_sandbox(tmp_path, form):
+    run = sample()
+    bare = tuple(dataclasses.replace(build, unconfined="AppArmor forbids it") for build in run.builds)
+    run = dataclasses.replace(run, builds=bare)
+    told = " ".join(FORMATS[form].render(View(run, tmp_path)).decode().split())
+    assert "AppArmor forbids it" in told
+    assert "AppArmor" not in FORMATS[form].render(View(sample(), tmp_path)).decode()

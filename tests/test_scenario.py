@@ -271,3 +271,25 @@ def test_a_collection_names_a_parameter_that_there_is(root: Path) -> None:
         "scenario.yaml:11: needs.kselftest[0]: there is no parameter 'transports'; did you mean 'transport'?"
     ]
     assert len(errors(root, labdir.DUO + "needs: {kselftest: [../net]}\n")) == 1
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../secret", "../../../../../../etc/passwd"])
+def test_a_link_brings_no_file_of_the_host_into_a_guest(root: Path, target: str) -> None:
+    (root / "secret").write_text("key")
+    link = root / "scenarios" / "duo" / "innocent"
+    link.symlink_to(target)
+    with pytest.raises(UserError, match="leads out of the lab's scenarios"):
+        scenario_files(scenario(root), {"vers": "4.2", "transport": "tcp"})
+    link.unlink()
+    labdir.write(root / "scenarios" / "lib" / "shared.sh", "true\n")
+    link.symlink_to("../lib/shared.sh")
+    assert "/lab/scenario/innocent" in [
+        name for name, *_ in scenario_files(scenario(root), {"vers": "4.2", "transport": "tcp"})
+    ]
+
+
+def test_a_scenario_that_is_a_link_out_of_the_lab_is_refused(root: Path) -> None:
+    (root / "scenarios" / "duo").rename(root / "elsewhere")
+    (root / "scenarios" / "duo").symlink_to("../elsewhere")
+    with pytest.raises(UserError, match="leads out of the lab's scenarios"):
+        scenario_files(scenario(root), {"vers": "4.2", "transport": "tcp"})

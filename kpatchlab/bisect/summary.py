@@ -9,6 +9,7 @@ from kpatchlab.bisect.criterion import narrowed
 from kpatchlab.bisect.loop import Loop, Mark, Phase, ProbeResult, told_count
 from kpatchlab.bisect.search import Count
 from kpatchlab.bisect.state import Ended, SearchState
+from kpatchlab.build.confined import unconfined
 from kpatchlab.progress import clock
 
 DIFF_LINES = 200
@@ -57,6 +58,8 @@ def text(state: SearchState, loop: Loop, shows: Shows, refused: str = "") -> str
     lines = [f"search {state.id}: {criterion}"]
     lines += [f"good  {question.good_name} {history.named(history.good)}"]
     lines += [f"bad   {question.bad_name} {history.named(history.bad)}", ""]
+    if bare := unconfined():
+        lines += [f"commits were built WITHOUT A SANDBOX (--trust): {bare}", ""]
     if refused:
         lines += [f"refused: {refused}", ""]
     else:

@@ -149,7 +149,7 @@ def build_kernel(recipe: KernelRecipe, name: str, ctx: BuildContext) -> BuildRes
     begin = time.monotonic()
     ctx.progress(BuildProgress(name, "source"))
     plan = _plan(recipe, ctx)
-    if ctx.cache.has("kernel", plan.key):
+    if ctx.cache.usable("kernel", plan.key):
         ctx.cache.touch("kernel", plan.key)
         return _load(ctx.cache.path("kernel", plan.key), name, cached=True, duration_s=time.monotonic() - begin)
 
@@ -188,6 +188,7 @@ def _result(plan: _KernelSpec, name: str) -> BuildResult:
         series=patchset.describe(plan.recipe.series, plan.patches),
         compiler=plan.compiler,
         config_misses=plan.misses,
+        unconfined="" if plan.prebuilt or plan.author == confined.TRUSTED else confined.unconfined(),
     )
 
 
@@ -427,7 +428,7 @@ def series_changes(recipe: KernelRecipe, ctx: BuildContext) -> changes.Changes:
     if not plan.patches:
         return changes.Changes()
     key = changes.changes_key(plan.base_key, plan.patches)
-    if not ctx.cache.has("changes", key):
+    if not ctx.cache.usable("changes", key):
         (ctx.cache.root / "tmp").mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix="changes-", dir=ctx.cache.root / "tmp"))
         try:

@@ -93,6 +93,8 @@ def _own_files(recipe: RootRecipe, lab_root: Path) -> Path | None:
     folder = lab_root / "rootfs" / recipe.files
     if not folder.is_dir():
         raise UserError(f"rootfs: the folder {folder} of `files: {recipe.files}` is not there")
+    if not folder.resolve().is_relative_to((lab_root / "rootfs").resolve()):
+        raise UserError(f"rootfs: `files: {recipe.files}` leads out of the lab, to {folder.resolve()}")
     return folder
 
 
@@ -103,13 +105,15 @@ def _finish_script() -> str:
 def _build(recipe: RootRecipe, ctx: BuildContext, out: Path) -> None:
     """Fill `out` with the image and the list of packages."""
     _check_packages(recipe, ctx)
+    private = out / "private"  # as root the tree that is filled has setuid programs and devices: nobody may look in
+    private.mkdir(mode=0o700)
     tar = out / "files.tar"
     tar.write_bytes(_files_tar(_own_files(recipe, ctx.lab_root)))
     status = out / "status"
     argv = _mmdebstrap(recipe, tar=tar, image=out / IMAGE, status=status)
     lines = debian.sources(recipe.suite, debian.choose_mirror(ctx.mirror))
     result = proc.run(
-        argv, timeout_s=BUILD_TIMEOUT_S, check=False, env=_environment(), nice=proc.BUILD_NICE,
+        argv, timeout_s=BUILD_TIMEOUT_S, check=False, env=_environment(private), nice=proc.BUILD_NICE,
         input_bytes="\n".join([*lines, ""]).encode(), on_line=ctx.verbose, cancel=ctx.cancel,
     )  # fmt: skip
     ctx.check_cancel()
@@ -118,6 +122,7 @@ def _build(recipe: RootRecipe, ctx: BuildContext, out: Path) -> None:
     (out / PACKAGES).write_text("\n".join(_installed(status.read_text())) + "\n")
     tar.unlink()
     status.unlink()
+    shutil.rmtree(private, ignore_errors=True)
 
 
 def _installed(status: str) -> list[str]:
@@ -144,7 +149,9 @@ def _mmdebstrap(recipe: RootRecipe, *, tar: Path, image: Path, status: Path) -> 
     packages = ",".join(sorted(set(recipe.packages)))
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
     excluded += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT_ELSEWHERE]
-    apt_options = ('Apt::Install-Recommends "false";', 'Acquire::Retries "3";', *debian.reach_options())
+    # apt's own user cannot reach the private folder
+    private = ('APT::Sandbox::User "root";',) if os.geteuid() == 0 else ()
+    apt_options = (*private, 'Apt::Install-Recommends "false";', 'Acquire::Retries "3";', *debian.reach_options())
     return [
         "mmdebstrap",
         f"--mode={_mode()}",
@@ -197,16 +204,24 @@ def _has_subordinate_ids(etc: Path = Path("/etc")) -> bool:
         return False
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment of mmdebstrap: sbin is in PATH also for users other than root."""
+def _environment(private: Path) -> dict[str, str]:
+    """Return the environment of mmdebstrap: sbin is in PATH also for users other than root.
+
+    Args:
+        private: where root fills the tree. In a user namespace it must be reachable for others than the user, and its
+            setuid programs are those of subordinate ids.
+    """
     path = os.environ.get("PATH", "")
-    return {**os.environ, "LC_ALL": "C.UTF-8", "PATH": f"{path}:/usr/sbin:/sbin:/usr/bin:/bin"}
+    where = {"TMPDIR": str(private)} if os.geteuid() == 0 else {}
+    return {**os.environ, "LC_ALL": "C.UTF-8", "PATH": f"{path}:/usr/sbin:/sbin:/usr/bin:/bin", **where}
 
 
 def _files_tar(folder: Path | None) -> bytes:
     """Return the recipe's own files as a tar archive that belongs to root."""
 
-    def own(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    def own(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if not (member.isreg() or member.isdir() or member.issym()):
+            return None
         member.uid = member.gid = 0
         member.uname = member.gname = "root"
         member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644

@@ -100,6 +100,8 @@ def _run(options: Options, lab: Lab, choice: tuple[str, ...], *, quiet: bool) ->
         found = measured.collect(result, folder, _artifacts(lab, result, session.host))
     measured.save(found, folder)
     for build in result.builds:
+        if build.unconfined:
+            click.echo(f"{build.kernel}: built without a sandbox (--trust): {build.unconfined}", err=True)
         if build.error:
             click.echo(f"{build.kernel}: {build.error_file}:{build.error_line}: {build.error}", err=True)
     return found, 130 if settings.cancel.is_set() else _status(found, begun.folder.id)

@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
+from kpatchlab.files import below
 from kpatchlab.lab.yamlfile import FileModel
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -57,7 +58,15 @@ def _symbol_value(value: str) -> str:
     meant = {"yes": "y", "true": "y", "on": "y", "no": "n", "false": "n", "off": "n"}.get(value.lower())
     if meant:
         raise ValueError(f"'{value}' is not a value of a configuration symbol; write {meant}")
+    if not value.isprintable():
+        raise ValueError(f"{value!r}: a value is one line of printable characters")
     return value
+
+
+def _inside(name: str) -> str:
+    if name and below(Path("rootfs"), name) is None:
+        raise ValueError(f"'{name}' leads out of rootfs/")
+    return name
 
 
 Symbol = Annotated[str, AfterValidator(check_symbol)]
@@ -273,7 +282,9 @@ class RootRecipe(FileModel):
     description: str = Field(default="", description="one line for people")
     suite: Needed = Field(default="trixie", description="Debian suite that the packages come from")
     packages: tuple[Needed, ...] = Field(default=(), description="packages to install, with all that they depend on")
-    files: str = Field(default="", description="directory in `rootfs/` that is copied over the root; empty: none")
+    files: Annotated[str, AfterValidator(_inside)] = Field(
+        default="", description="directory in `rootfs/` that is copied over the root; empty: none"
+    )
     size_hint_mib: int = Field(
         default=512, ge=1, description="disk space that the lab needs to make it, in MiB; checked before"
     )

@@ -349,14 +349,18 @@ def own_files(folder: Path) -> list[tuple[str, Path]]:
     """Return (relative name, path) of the files below `folder` that belong to it, by name.
 
     Raises:
-        UserError: there are more than any scenario needs.
+        UserError: there are more than any scenario needs, or one is a link out of the lab's scenarios:
+            the host's files are not for guests.
     """
     found = []
+    home = next((place for place in (folder, *folder.parents) if place.name == "scenarios"), folder).resolve()
     for top, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not _LEFT_BEHIND.search(name)]
         for name in names:
             path = Path(top, name)
             if not _LEFT_BEHIND.search(name):
+                if not path.resolve().is_relative_to(home):
+                    raise UserError(f"{path}: leads out of the lab's scenarios, to {path.resolve()}")
                 found.append((str(path.relative_to(folder)), path))
             if len(found) > MAX_FILES:
                 raise UserError(f"{folder} has more than {MAX_FILES:,} files", hint="all of them go into its guests")

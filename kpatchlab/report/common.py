@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from kpatchlab.model import JOB, JobResult, Outcome, Splat, Verdict
+from kpatchlab.model import JOB, JobResult, Outcome, Run, Splat, Verdict
 from kpatchlab.textclean import printable
 from kpatchlab.verdict.values import VERDICT_ORDER, Cell, Comparison, Group, Row
 
@@ -24,6 +24,15 @@ def line(text: str, limit: int = 500) -> str:
     """Return `text` as one clean line of at most `limit` characters."""
     flat = " ".join(printable(text).split())
     return flat if len(flat) <= limit else flat[: limit - 3] + "..."
+
+
+def unconfined(run: Run) -> list[tuple[str, str]]:
+    """Return (kernel, words) of each kernel whose series was built without a sandbox."""
+    return [
+        (build.kernel, line(f"built WITHOUT A SANDBOX (--trust): {build.unconfined}"))
+        for build in run.builds
+        if build.unconfined
+    ]
 
 
 def tail(text: str, limit: int) -> str:

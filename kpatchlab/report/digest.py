@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from kpatchlab.model import JOB, JobResult, Outcome, Run, Splat, Verdict
 from kpatchlab.progress import clock
-from kpatchlab.report.common import STAMP, Change, changes, frames, line, reasons, splats
+from kpatchlab.report.common import STAMP, Change, changes, frames, line, reasons, splats, unconfined
 from kpatchlab.report.patches import NO_FUNCTION, patch_rows
 from kpatchlab.textclean import printable
 from kpatchlab.verdict.ratios import AGAIN, Figure, MetricRow, Speed, again, metric_rows
@@ -312,6 +312,7 @@ def tested(run: Run, comparison: Comparison) -> list[tuple[str, str]]:
         words = [f"Linux {build.release}" if build.release else "did not build", build.base or "base not stored"]
         words += [build.series] if build.series else []
         facts.append((build.kernel, line(", ".join(words))))
+        facts += [(f"{kernel}, sandbox", words) for kernel, words in unconfined(run) if kernel == build.kernel]
         if build.config_misses:
             misses = [f"CONFIG_{m.symbol}={m.asked} came out as {m.got or 'not set'}" for m in build.config_misses]
             facts.append((f"{build.kernel}, configuration", some(misses)))

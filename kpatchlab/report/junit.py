@@ -89,6 +89,7 @@ def _build_facts(build: BuildResult) -> list[tuple[str, str]]:
         "series": build.series,
         "compiler": build.compiler,
         "cached": "yes" if build.cached else "no",
+        "unconfined": build.unconfined,
         "config misses": " ".join(m.symbol for m in build.config_misses),
     }
     return [(f"{build.kernel}: {name}", printable(value)) for name, value in facts.items() if value]

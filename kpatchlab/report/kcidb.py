@@ -107,6 +107,7 @@ def _build(run: Run, build: BuildResult) -> dict[str, Any]:
             "key": build.key,
             "release": build.release,
             "cached": build.cached,
+            "unconfined": build.unconfined,
             "module_failures": [
                 {"module": f.module, "source": f.source, "line": f.line, "error": f.error, "dependents": f.dependents}
                 for f in build.module_failures

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from kpatchlab.model import ChangedFunction, JobResult, PatchFacts, Run
-from kpatchlab.report.common import line, markdown_table
+from kpatchlab.report.common import line, markdown_table, unconfined
 from kpatchlab.report.view import View
 
 REACHED, PARTLY, NOT_REACHED = "reached", "partly", "not reached"
@@ -158,6 +158,7 @@ def render(view: View) -> bytes:
         return b"No kernel of this run has a series: there are no patches to look for.\n"
     out = [f"# Which scenario ran what each patch changes: {line(run.title) or run.id}", ""]
     out += [f"* {word}: {meaning}" for word, meaning in WORDS.items()]
+    out += [f"* kernel {kernel}: {_escaped(words)}" for kernel, words in unconfined(run)]
     for kernel in dict.fromkeys(row.patch.kernel for row in rows):
         own = [row for row in rows if row.patch.kernel == kernel]
         out += ["", f"## Kernel {kernel}", "", *_matrix(own)]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from kpatchlab.model import JOB, Case, JobResult, Outcome, Run
 from kpatchlab.progress import clock
-from kpatchlab.report.common import line, markdown_table
+from kpatchlab.report.common import line, markdown_table, unconfined
 from kpatchlab.report.view import View
 
 SLOWEST = 10
@@ -33,7 +33,8 @@ def render(view: View) -> bytes:
 
 
 def _kernels(run: Run) -> list[str]:
-    return [line(f"- `{build.kernel}`: Linux {build.release}, {build.base or 'not built'}") for build in run.builds]
+    rows = [line(f"- `{build.kernel}`: Linux {build.release}, {build.base or 'not built'}") for build in run.builds]
+    return rows + [f"- `{kernel}`: {_cell(words)}" for kernel, words in unconfined(run)]
 
 
 def _alone(run: Run) -> list[str]:

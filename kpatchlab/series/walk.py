@@ -147,7 +147,8 @@ def _plan(recipe: KernelRecipe, name: str, ctx: BuildContext) -> _WalkSpec:
     patches = patchset.read_series(recipe.series, ctx)
     asked, compiler = config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch)
     key = content_key(VERSION, ctx.arch, recipe.source.type, origin.key, config.key(asked), compiler)
-    return _WalkSpec(recipe, origin, patches, asked, compiler, base, key, tuple(_merges(recipe, ctx)))
+    bare = [f"built WITHOUT A SANDBOX (--trust): {why}"] if (why := confined.unconfined()) else []
+    return _WalkSpec(recipe, origin, patches, asked, compiler, base, key, (*bare, *_merges(recipe, ctx)))
 
 
 def _merges(recipe: KernelRecipe, ctx: BuildContext) -> Iterator[str]:
