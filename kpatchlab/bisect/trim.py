@@ -20,8 +20,7 @@ from kpatchlab.build import config as configuration
 from kpatchlab.build.artifact import BOOT_MODULES
 from kpatchlab.build.confined import build_fence
 from kpatchlab.build.kconfig import Kconfig
-from kpatchlab.build.kernel import OBJECTS
-from kpatchlab.cache import content_key
+from kpatchlab.build.kernel import OBJECTS, author_of_tree
 from kpatchlab.fence import Escape, Fence
 from kpatchlab.files import put_plain
 from kpatchlab.lab.load import Lab
@@ -95,7 +94,7 @@ def _trim(
     lab: Lab, criterion: Criterion, recipe: KernelRecipe, tree: Path, obj: Path, words: set[str], ctx: BuildContext
 ) -> Iterator[str]:
     asked = configuration.asked_symbols(recipe, ctx)
-    fence = build_fence(ctx, content_key(str(tree)), write=[obj], read=[tree])
+    fence = build_fence(ctx, author_of_tree(tree), write=[obj], read=[tree])
     configuration.configure(tree, obj, asked, ctx, fence)
     before = configuration.read_config(obj / ".config")
     modules = [symbol for symbol, value in before.items() if value == "m"]

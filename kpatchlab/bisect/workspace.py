@@ -22,7 +22,7 @@ from kpatchlab.bisect.commits import CommitRange
 from kpatchlab.build import git, patchset, source
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.gitview import ATTRIBUTES
-from kpatchlab.build.kernel import OBJECTS, WORK_TREES
+from kpatchlab.build.kernel import OBJECTS, STRANGERS, WORK_TREES
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.lab.recipes import KernelRecipe
@@ -194,8 +194,9 @@ def of_series(
         raise UserError("the kernel is built already: there is no tree to apply a series to")
     origin = source.source_of(recipe.source, ctx)
     repository = origin.fetched() if isinstance(origin, source.Git) else None
-    # One tree for a base, whatever the series: another version of it finds the objects warm.
-    with _held(origin.tree_key[:16], ctx) as folder:
+    # Another version of the series finds the objects warm, and a series of somebody else's does not.
+    with _held(content_key(origin.tree_key, patchset.origin_key(recipe.series, patches))[:16], ctx) as folder:
+        (folder / STRANGERS).touch()
         space = Workspace(folder / "tree", ctx, repository)
         if repository is not None:
             _borrow(space, repository)

@@ -34,12 +34,19 @@ IN_PLACE_VERSION = 2
 TAIL_LINES = 60
 WORK_TREES = "bisect"
 """The cache's kind of work trees that are the lab's own, and are built from where they lie."""
+STRANGERS = "series"
+"""A file beside such a tree whose commits are a series, and not those of the user's repository."""
 OBJECTS = "obj-"
 """What the names of object directories in such trees begin with."""
 
 
 NOT_MADE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 """What reading a kernel's files raises where make says that it is done and has not made them."""
+
+
+def author_of_tree(tree: Path) -> str:
+    """Return who wrote what lies in a tree, see `_KernelSpec.author`."""
+    return content_key(str(tree)) if (tree.parent / STRANGERS).exists() else confined.TRUSTED
 
 
 class Blocked(Exception):
@@ -76,15 +83,7 @@ class _KernelSpec:
         """Who wrote the code, as `confined.build_fence` takes it: a base is trusted, a series is not."""
         if key := patchset.series_key(self.patches):
             return key
-        own = self.tree_in_place()
-        return content_key(str(own)) if own else confined.TRUSTED
-
-    def tree_in_place(self) -> Path | None:
-        """Return a search's work tree, where it is what is built: its commits are a series."""
-        if not isinstance(self.source, source.Dir):
-            return None
-        tree = self.source.path()
-        return tree if tree.is_relative_to(self.source.ctx.cache.root / WORK_TREES) else None
+        return author_of_tree(self.source.path()) if isinstance(self.source, source.Dir) else confined.TRUSTED
 
     @property
     def in_place(self) -> bool:
@@ -319,7 +318,8 @@ def keep_kernel(
 ) -> None:  # fmt: skip
     """Keep what a job made in a warm tree, where the recipe's series stands, so that `build_kernel` finds it.
 
-    What is built where it lies, or for gcov, is left to `build_kernel`: its objects are other ones.
+    What is built where it lies, or for gcov, is left to `build_kernel`: its objects are other ones. So is a base in the
+    objects of a series.
 
     Args:
         job: of the recipe's configuration, with all modules.
@@ -327,6 +327,8 @@ def keep_kernel(
     """
     plan = _plan(recipe, ctx)
     if plan.prebuilt or plan.in_place or recipe.coverage:
+        return
+    if plan.author == confined.TRUSTED != job.author:
         return
 
     def produce(work: Path) -> None:

@@ -82,6 +82,15 @@ def _check_names(patch: Patch, names: Iterable[str]) -> None:
             raise UserError(f"{patch}: it has the file {one_line(name, 100)!r}: {why}", hint="git refuses it as well")
 
 
+def origin_key(series: Sequence[recipes.SeriesModel], patches: Sequence[Patch]) -> str:
+    """Return the content key of where a series comes from: the next version of the same file has the same one.
+
+    Trees that stay warm are kept by it: no series is built in the objects of somebody else's.
+    """
+    places = [(item.type, item.where) for item in series]
+    return content_key(places, series_key(patches) if "-" in (place for _, place in places) else "")
+
+
 def series_key(patches: Sequence[Patch]) -> str:
     """Return the content key of a series, "" for none: the diffs alone, so that a reworded mail changes nothing."""
     return content_key([(patch.strip, _content(patch.data).hex()) for patch in patches]) if patches else ""

@@ -155,7 +155,8 @@ def render(view: View) -> bytes:
     run = view.run
     rows = list(patch_rows(run))
     if not rows:
-        return b"No kernel of this run has a series: there are no patches to look for.\n"
+        bare = [f"{kernel}: {words}\n" for kernel, words in unconfined(run)]
+        return "".join(["No kernel of this run has a series: there are no patches to look for.\n", *bare]).encode()
     out = [f"# Which scenario ran what each patch changes: {line(run.title) or run.id}", ""]
     out += [f"* {word}: {meaning}" for word, meaning in WORDS.items()]
     out += [f"* kernel {kernel}: {_escaped(words)}" for kernel, words in unconfined(run)]

@@ -180,7 +180,8 @@ def _room(ctx: BuildContext) -> Iterator[None]:
 class _Walker:
     def __init__(self, plan: _WalkSpec, name: str, ctx: BuildContext, out: Path, wanted: Wanted) -> None:
         self.plan, self.name, self.ctx, self.out, self.wanted = plan, name, ctx, out, wanted
-        self.folder = ctx.cache.path(KIND, plan.key[:16])
+        warm = content_key(plan.key, patchset.origin_key(plan.recipe.series, plan.patches))[:16]
+        self.folder = ctx.cache.path(KIND, warm)
         author = patchset.series_key(plan.patches)
         confined.check(ctx, author)
         ctx.check_space()
