@@ -83,7 +83,15 @@ class _KernelSpec:
         """Who wrote the code, as `confined.build_fence` takes it: a base is trusted, a series is not."""
         if key := patchset.series_key(self.patches):
             return key
-        return author_of_tree(self.source.path()) if isinstance(self.source, source.Dir) else confined.TRUSTED
+        own = self.tree_in_place()
+        return author_of_tree(own) if own else confined.TRUSTED
+
+    def tree_in_place(self) -> Path | None:
+        """Return a search's work tree, where it is what is built."""
+        if not isinstance(self.source, source.Dir):
+            return None
+        tree = self.source.path()
+        return tree if tree.is_relative_to(self.source.ctx.cache.root / WORK_TREES) else None
 
     @property
     def in_place(self) -> bool:
