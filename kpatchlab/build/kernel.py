@@ -464,9 +464,8 @@ def _install(
     gone = {module for failure in missing for module in (failure.module, *failure.dependents)}
     for module in artifact.drop_modules(root, gone):
         ctx.verbose(f"module {module} left out")
-    # A stranger's next build in these objects could write to what a link leads to.
-    gone_soon = job.author == confined.TRUSTED or job.obj.is_relative_to(work)
-    keep = link_or_copy if gone_soon else copied
+    # Objects that stay are written to by the next build, and what is kept is made read-only: no links between them.
+    keep = link_or_copy if job.obj.is_relative_to(work) else copied
     for module, path in built.items():
         if module not in gone:
             keep(path, work / "modules-debug" / path.relative_to(job.obj))
