@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import quopri
 import re
 import shutil
@@ -98,6 +99,11 @@ def applied(bench, patches):
         ("net: one", (1, 0), None, 0, "net: one"),
         ("[PATCH bpf-next 1/3] selftests/bpf: 10/20", (1, 0), 1, 3, "selftests/bpf: 10/20"),
         ("[PATCH v2 [net] 1/3] net: one", (2, 0), 1, 3, "net: one"),
+        ("[PATCH 1 of 3 V2] net: one", (2, 0), 1, 3, "net: one"),
+        ("[PATCH (v2) 1/3] net: one", (2, 0), 1, 3, "net: one"),
+        ("[PATCH ver2 1/3] net: one", (2, 0), 1, 3, "net: one"),
+        ("[PATCH 6.1/6.6/6.12 1/3] net: one", (1, 0), 1, 3, "net: one"),
+        ("[PATCH 5/6 stable 1/3] net: one", (1, 0), 1, 3, "net: one"),
     ],
 )
 def test_what_a_subject_says(subject, version, number, total, title):
@@ -203,9 +209,24 @@ def test_the_api_says_what_is_there(series):
     )
     with pytest.raises(UserError, match="patches 2-3 of 3 of v2 are missing"):
         found.newest()
-    with pytest.raises(UserError, match="it has no v3") as caught:
+    with pytest.raises(UserError, match="it has no version 3") as caught:
         found.choose("3")
     assert caught.value.hint == "it has v1 and v2 (1 of 3 patches)"
+
+
+def test_an_rfc_is_a_version_of_its_own_and_older(series):
+    rfc = formatted(series, "--subject-prefix=RFC PATCH")
+    final = formatted(series)
+    found = box("".join([*rfc, final[0], final[2]]))
+    assert [version.label for version in found.versions] == ["RFC v1", "v1"]
+    with pytest.raises(UserError, match=r"RFC v1 and v1 \(2 of 3 patches\)"):
+        found.choose()
+    assert found.choose("rfc-1").rfc
+    with pytest.raises(UserError, match="patch 2 of 3 of v1 is missing"):
+        found.newest()
+    with pytest.raises(UserError, match="2 versions"):
+        box(rfc[0] + final[1] + final[2]).choose()
+    assert box("".join(rfc)).choose("1").label == "RFC v1"
 
 
 def test_a_recipe_names_the_version(series):
@@ -511,6 +532,39 @@ def test_a_quilt_series_in_another_encoding(series):
     (files[0].parent / "series").write_bytes(b"# f\xfcr alle\n0001-f\xfcr.patch\n0002-delta-two.patch # \xe4\n")
     patches = folder(series, "quilt")
     assert [patch.name for patch in patches] == ["0001-f\ufffdr.patch", "0002-delta-two.patch"]
+
+
+@pytest.mark.parametrize("kind", ["patches", "quilt"])
+def test_a_file_without_a_patch_is_told_and_an_empty_one_is_none(series, kind):
+    files = put(series, "--cover-letter")
+    (files[0].parent / "series").write_text("".join(f"{path.name}\n" for path in files))
+    assert len(folder(series, kind)) == 3
+    files[1].write_text("")
+    if kind == "quilt":
+        assert len(folder(series, kind)) == 2
+    files[1].write_text("Why.\n")
+    with pytest.raises(UserError, match=f"{files[1].name}: there is no patch in it" if kind == "quilt" else "missing"):
+        folder(series, kind)
+
+
+def test_gzipped_patches_and_a_mark_in_front_are_read(series):
+    files = put(series)
+    files[0].write_bytes(gzip.compress(files[0].read_bytes()))
+    files[1].write_bytes(b"\xef\xbb\xbf" + files[1].read_bytes().partition(b"\n")[2])
+    (files[0].parent / "series").write_bytes(b"\xef\xbb\xbf" + "".join(f"{path.name}\r\n" for path in files).encode())
+    for kind in ("quilt", "patches"):
+        assert [patch.subject for patch in folder(series, kind)] == ["net: one", "delta: two", "core: three"]
+
+
+def test_debians_headers_are_no_mail(series):
+    where = series.root / "patches"
+    where.mkdir()
+    diff = series.git("diff", "HEAD~1") + "\n"
+    (where / "a.patch").write_text(f"From: A <a@b.c>\nSubject: core: three\nOrigin: upstream\nForwarded: no\n{diff}")
+    for patches in (folder(series, "patches"), read(series, where / "a.patch")):
+        assert [(patch.subject, patchset.changed_files([patch])) for patch in patches] == [
+            ("core: three", ["core/eq.c"])
+        ]
 
 
 @pytest.mark.parametrize("line", ["../x.patch", "/etc/passwd", "a/../../x.patch"])

@@ -27,6 +27,7 @@ __all__ = [
     "fetch",
     "fetch_range",
     "make_bare",
+    "network_environment",
     "open_local",
     "open_url",
     "plain_environment",

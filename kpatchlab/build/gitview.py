@@ -43,9 +43,14 @@ def _callers() -> dict[str, str]:
     return {**kept, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C.UTF-8"}
 
 
-def network_environment() -> dict[str, str]:
-    """Return the environment for what asks a server: with the user's settings, without hooks of his."""
-    return {**_callers(), **_numbered({name: _SETTINGS[name] for name in ("core.hooksPath", "gc.auto")})}
+def network_environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment for what asks a server: with the user's settings, without hooks of his.
+
+    Args:
+        settings: what is to be set otherwise than he has it.
+    """
+    own = {name: _SETTINGS[name] for name in ("core.hooksPath", "gc.auto", "maintenance.auto")}
+    return {**_callers(), **_numbered({**own, **(settings or {})})}
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -31,6 +31,8 @@ GIT_S = 120.0
 MAX_MAILS = 20_000
 MAX_PATCHES = 2_000
 """More is no series: a whole release of Linux is better named as a range of commits. Git takes some 5 ms for each."""
+_MARK = b"\xef\xbb\xbf"
+"""What some programs write in front of UTF-8."""
 _HEAD_BYTES = 256 << 10
 _HEADER_CHARS = 20_000
 _FIELD = re.compile(rb"[!-9;-~]+:")
@@ -40,11 +42,12 @@ _MAIL_FIELDS = re.compile(
     rb"[ \t]*:",
     re.IGNORECASE | re.MULTILINE,
 )
-_WHOSE = re.compile(rb"^(from|subject|date)[ \t]*:", re.IGNORECASE | re.MULTILINE)
+_WHOSE = re.compile(rb"^(from|subject|date|message-id|content-transfer-encoding)[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _REPLY = re.compile(r"\s*(re|aw|sv|antw|fwd?)\s*(\[\d+\])?\s*:", re.IGNORECASE)
 _BRACKET = re.compile(r"\s*\[([^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*)\]\s*")
 _COUNTER = re.compile(r"(\d{1,4})/(\d{1,4})")
-_VERSION = re.compile(r"(?:patch|rfc|resend)?-?v(\d{1,4})(?:\.(\d{1,4}))?", re.IGNORECASE)
+_OF = re.compile(r"\b(\d{1,4}) of (\d{1,4})\b")  # as Mercurial writes it
+_VERSION = re.compile(r"(?:patch|rfc|resend)?-?v(?:er)?(\d{1,4})(?:\.(\d{1,4}))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Tags:
         number: 2; None where it has no n/m. 0 is the cover letter.
         total: 10; 0 where it has no n/m.
         patch: it says PATCH.
+        rfc: it says RFC.
     """
 
     title: str
@@ -65,6 +69,7 @@ class Tags:
     reply: bool = False
     resend: bool = False
     patch: bool = False
+    rfc: bool = False
 
 
 def tags_of(subject: str) -> Tags:
@@ -80,7 +85,7 @@ def tags_of(subject: str) -> Tags:
     while match := _REPLY.match(rest):
         rest = rest[match.end() :]
     while match := _BRACKET.match(rest):
-        words += re.split(r"[\s,;\[\]]+", match[1])
+        words += re.split(r"[\s,;:()\[\]]+", _OF.sub(r"\1/\2", match[1]))
         rest = rest[match.end() :]
     counters = [found for word in words if (found := _COUNTER.fullmatch(word))]
     versions = [found for word in words if (found := _VERSION.fullmatch(word))]
@@ -91,7 +96,8 @@ def tags_of(subject: str) -> Tags:
         int(counters[-1][2]) if counters else 0,
         reply,
         any(word.lower().startswith("resend") for word in words),
-        any(word.lower().startswith("patch") for word in words),
+        any("patch" in word.lower() for word in words),
+        any(word.lower().startswith("rfc") for word in words),
     )
 
 
@@ -137,11 +143,11 @@ class Mail:
 
 
 def is_mail(data: bytes) -> bool:
-    """Whether a file is a mail or a mailbox (gzipped or not), and not a diff alone or one with a few words before it.
+    """Whether a file's bytes, `unpacked`, are a mail or a mailbox, and not a diff alone or one with words before it.
 
     As `git am` sees it: every line before the first empty one is a header. One of them has to be a mail's.
     """
-    if data[:2] == b"\x1f\x8b" or data.startswith(b"From "):
+    if data.startswith(b"From "):
         return True
     head = _head(data)
     lines = head.splitlines()
@@ -156,7 +162,7 @@ def unpacked(data: bytes, name: str) -> bytes:
         UserError: it cannot be unpacked, or it becomes larger than any series.
     """
     if data[:2] != b"\x1f\x8b":
-        return data
+        return data.removeprefix(_MARK)
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as handle:
             found = handle.read(MAX_INPUT_BYTES + 1)
@@ -164,24 +170,24 @@ def unpacked(data: bytes, name: str) -> bytes:
         raise UserError(f"{name}: cannot be unpacked: {error}", hint="is the file whole? gzip -t tests it") from None
     if len(found) > MAX_INPUT_BYTES:
         raise UserError(f"{name}: it unpacks to more than {MAX_INPUT_BYTES >> 20} MiB", hint="no series is that large")
-    return found
+    return found.removeprefix(_MARK)
 
 
 def heads(data: bytes, name: str) -> Iterator[Message]:
-    """Yield the headers of every mail in a mailbox or mail file; what its values are, `header` and `ids` say."""
-    for _, raw in _split(unpacked(data, name), name):
+    """Yield the headers of every mail in a mailbox or mail file, `unpacked`; `header` and `ids` read their values."""
+    for _, raw in _split(data, name):
         yield _headers(raw)
 
 
 def read(data: bytes, name: str) -> list[Mail]:
-    """Return the mails of a mailbox or mail file in its order, answers (`Re:`) left out.
+    """Return the mails of a mailbox or mail file, `unpacked`, in its order, answers (`Re:`) left out.
 
     Raises:
         UserError: git cannot read it, or one mail of it, which is named.
     """
     found: list[Mail] = []
     with tempfile.TemporaryDirectory(prefix="kpatchlab-mail-") as scratch:
-        for number, raw in _split(unpacked(data, name), name):
+        for number, raw in _split(data, name):
             head = _headers(raw)
             tags = tags_of(header(head, "subject"))
             if tags.reply:
@@ -257,7 +263,7 @@ def _last(result: proc.Result) -> str:
 
 def _head(data: bytes) -> bytes:
     """Return the lines before the first empty one."""
-    text = data[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").replace(b"\r\n", b"\n")
+    text = data[:_HEAD_BYTES].removeprefix(_MARK).lstrip(b"\r\n").replace(b"\r\n", b"\n")
     return text.partition(b"\n\n")[0] + b"\n"
 
 

@@ -240,9 +240,11 @@ def split_mbox(data: bytes, name: str, version: str = "") -> list[Patch]:
     Raises:
         UserError: git cannot read a mail, a patch is missing, or there are several versions and none is named.
     """
-    if not mails.is_mail(data):
+    data = mails.unpacked(data, name)
+    found = posted.read(data, name) if mails.is_mail(data) else None
+    if not found or (not found.versions and diffs.has_diff(data)):  # a diff alone, or under Debian's headers
         return _plain(data, name)
-    return patches_of(posted.read(data, name).choose(version), name)
+    return patches_of(found.choose(version), name)
 
 
 def patches_of(version: posted.Version, name: str) -> list[Patch]:
@@ -266,7 +268,7 @@ def posted_of(item: recipes.SeriesModel, ctx: BuildContext) -> posted.Posted | N
     match item:
         case recipes.MboxSeries():
             data, name = _mailbox(item, ctx)
-            return posted.read(data, name) if mails.is_mail(data) else None
+            return posted.read(data, name) if mails.is_mail(mails.unpacked(data, name)) else None
         case recipes.MessageIdSeries():
             return posted.read(_thread(item, ctx), _wanted(item))
         case recipes.PatchesSeries():
@@ -285,18 +287,26 @@ class _File:
 
     @classmethod
     def read(cls, path: Path) -> _File:
-        data = read_input(path, hint=_PATHS_HINT)
-        if mails.is_mail(data) and (found := mails.read(data, path.name)) and any(mail.diff for mail in found):
-            return cls(path, data, tuple(found))
-        return cls(path, data)
+        data = mails.unpacked(read_input(path, hint=_PATHS_HINT), _shown(path))
+        found = mails.read(data, _shown(path)) if mails.is_mail(data) else []
+        as_mail = any(mail.diff for mail in found) or not diffs.has_diff(data)  # else a diff under Debian's headers
+        return cls(path, data, tuple(found) if as_mail else ())
 
     def patches(self, strip: int = 1) -> list[Patch]:
-        """Return its patches; a cover letter has none, whatever diff is in it."""
+        """Return its patches; a cover letter has none, whatever diff is in it, and an empty file.
+
+        Raises:
+            UserError: it has something else.
+        """
         if self.mails:
-            chosen = posted.sort(self.mails, _shown(self.path)) if len(self.mails) > 1 else None
-            found = chosen.choose().patches if chosen else self.mails
-            return [_patch(mail, _shown(self.path), strip) for mail in found if mail.diff and mail.tags.number != 0]
-        return _plain(self.data, _shown(self.path), strip)
+            found = posted.sort(self.mails, _shown(self.path)).choose().patches if len(self.mails) > 1 else self.mails
+            patches = [_patch(mail, _shown(self.path), strip) for mail in found if mail.diff and mail.tags.number != 0]
+        else:
+            patches = _plain(self.data, _shown(self.path), strip)
+        cover = any(mail.tags.number == 0 for mail in self.mails)
+        if not patches and not cover and self.data.strip():
+            raise UserError(f"{self.path}: there is no patch in it", hint="take it out, or give it another ending")
+        return patches
 
 
 def _plain(data: bytes, name: str, strip: int = 1) -> list[Patch]:
@@ -374,7 +384,8 @@ def _quilt(item: recipes.QuiltSeries, ctx: BuildContext) -> list[Patch]:
     """`{type: quilt, path:}`: a folder with a `series` file: one patch a line, `#` for comments, -pN as in quilt."""
     folder = ctx.path(item.path)
     patches: list[Patch] = []
-    for line in os.fsdecode(read_input(folder / "series", hint=_PATHS_HINT)).splitlines():
+    listed = mails.unpacked(read_input(folder / "series", hint=_PATHS_HINT), f"{folder}/series")
+    for line in os.fsdecode(listed).split("\n"):
         words = re.sub(r"(^|\s)#.*", "", line).split()
         if not words:
             continue
@@ -466,7 +477,10 @@ def _thread(item: recipes.MessageIdSeries, ctx: BuildContext) -> bytes:
         version = ["-v", item.version.lower().removeprefix("v")] if item.version else []
         words = [program, "am", "--no-add-trailers", *version, "-o", "-", wanted]
         with (work / "series.mbox").open("wb") as handle:
-            result = proc.run(words, timeout_s=B4_S, check=False, cwd=work, stdout_to=handle, cancel=ctx.cancel)
+            result = proc.run(
+                words, timeout_s=B4_S, check=False, cwd=work, stdout_to=handle, cancel=ctx.cancel,
+                env=git.network_environment({"b4.save-maildirs": "no"}),
+            )  # fmt: skip
         ctx.check_cancel()
         if result.status != 0 or (work / "series.mbox").stat().st_size == 0:
             raise _b4_failure(wanted, result)

@@ -34,6 +34,7 @@ class Version:
         missing: the numbers of those that are not.
         twice: the numbers that two mails with different changes have.
         cover: its cover letter.
+        rfc: its mails say RFC; an RFC is older than what has the same number without the word.
     """
 
     number: Number
@@ -42,11 +43,18 @@ class Version:
     missing: tuple[int, ...] = ()
     twice: tuple[int, ...] = ()
     cover: Mail | None = None
+    rfc: bool = False
+
+    @property
+    def word(self) -> str:
+        """What names it for `Posted.choose`: "2", "2.1", "rfc-1"."""
+        major, minor = self.number
+        return f"{'rfc-' if self.rfc else ''}{major}" + (f".{minor}" if minor else "")
 
     @property
     def label(self) -> str:
-        """Return "v2"."""
-        return _label(self.number)
+        """Its name for people: "v2", "RFC v1"."""
+        return ("RFC v" if self.rfc else "v") + self.word.removeprefix("rfc-")
 
     @property
     def whole(self) -> bool:
@@ -96,17 +104,18 @@ class Posted:
 
     def newest(self) -> Version:
         """Return the newest version; raises as `choose` does."""
-        return self.choose(self.versions[-1].label if self.versions else "")
+        return self.choose(self.versions[-1].word if self.versions else "")
 
     def choose(self, wanted: str = "") -> Version:
-        """Return the version that is named, "2", "v2" or "2.1"; without a word the only one.
+        """Return the version that is named, "2", "v2", "2.1" or "rfc-1"; without a word the only one.
 
         Raises:
             UserError: there is no such version or no patch at all, there are several and none is named, two series
                 have that version, or a patch of it is missing.
         """
-        label = f"v{wanted.lower().removeprefix('v')}" if wanted else ""
-        found = [version for version in self.versions if not label or version.label == label]
+        word = wanted.lower().replace(" ", "-").replace("v", "")
+        found = [version for version in self.versions if not word or version.word == word]
+        found = found or [version for version in self.versions if version.word == f"rfc-{word}"]
         shown = tuple(version.describe() for version in self.versions)
         if self.empty:
             raise UserError(
@@ -117,12 +126,14 @@ class Posted:
             hint = "it is a pull request: fetch it, and name the commits as a range" if self.pull else NO_PATCH_HINT
             raise UserError(f"{self.name}: there is no patch in it", hint=hint)
         if not found:
-            raise UserError(f"{self.name}: it has no {label}", hint=f"it has {_listed(self.versions)}", details=shown)
-        labels = dict.fromkeys(version.label for version in found)
-        if len(labels) > 1:
             raise UserError(
-                f"{self.name}: {len(labels)} versions of a series are in it: {_listed(found)}",
-                hint=f"name one of them, as in `version: {list(labels)[-1].removeprefix('v')}`",
+                f"{self.name}: it has no version {wanted}", hint=f"it has {_listed(self.versions)}", details=shown
+            )
+        words = dict.fromkeys(version.word for version in found)
+        if len(words) > 1:
+            raise UserError(
+                f"{self.name}: {len(words)} versions of a series are in it: {_listed(found)}",
+                hint=f"name one of them, as in `version: {list(words)[-1]}`",
                 details=shown,
             )
         if len(found) > 1:
@@ -149,25 +160,25 @@ class Posted:
 
 
 def read(data: bytes, name: str) -> Posted:
-    """Return what a mailbox or mail file has; `name` is for messages.
+    """Return what a mailbox or mail file has, gzipped or not; `name` is for messages.
 
     Raises:
         UserError: git cannot read it, or a mail of it, which is named.
     """
-    return sort(mails.read(data, name), name)
+    return sort(mails.read(mails.unpacked(data, name), name), name)
 
 
 def sort(found: Sequence[Mail], name: str) -> Posted:
     """Return the versions of a series that mails have; those without a patch are left out, cover letters kept apart."""
     threads = _threads(found)
     covers = [mail for mail in found if mail.tags.number == 0]
-    groups: dict[tuple[Number, int], list[Mail]] = {}
+    groups: dict[tuple[bool, Number, int], list[Mail]] = {}
     for mail in found:
         if mail.diff and mail.tags.number != 0:
-            groups.setdefault((mail.tags.version, mail.tags.total), []).append(mail)
+            groups.setdefault((mail.tags.rfc, mail.tags.version, mail.tags.total), []).append(mail)
     versions = [
         _version(number, total, part, [cover for cover in covers if cover.tags.version == number], threads)
-        for (number, total), group in groups.items()
+        for (_, number, total), group in groups.items()
         for part in (_parted(group, threads) if total else [group])
     ]
     ids = {mail.message_id for mail in found} - {""}
@@ -177,7 +188,7 @@ def sort(found: Sequence[Mail], name: str) -> Posted:
         if mail.tags.patch and mail.tags.number is None and not mail.diff and not ids & set(mail.references)
     )
     pull = any(re.match(r"\s*\[[^\]]*\bGIT[ -]PULL\b", mail.subject, re.IGNORECASE) for mail in found)
-    return Posted(name, tuple(sorted(versions, key=lambda version: version.number)), empty, pull=pull)
+    return Posted(name, tuple(sorted(versions, key=lambda one: (not one.rfc, one.number))), empty, pull=pull)
 
 
 def _version(
@@ -198,7 +209,9 @@ def _version(
     mine = {threads[id(mail)] for mail in found}
     cover = next((cover for cover in covers if cover.tags.total == total and threads[id(cover)] in mine), None)
     patches = tuple(named[name][0] for name in order)
-    return Version(number, max([total or len(patches), *numbers]), patches, missing, tuple(twice), cover)
+    return Version(
+        number, max([total or len(patches), *numbers]), patches, missing, tuple(twice), cover, found[0].tags.rfc
+    )
 
 
 def _threads(found: Sequence[Mail]) -> dict[int, str]:
@@ -257,10 +270,6 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             runs.append([number])
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-
-
-def _label(number: Number) -> str:
-    return f"v{number[0]}.{number[1]}" if number[1] else f"v{number[0]}"
 
 
 def _listed(versions: Iterable[Version]) -> str:

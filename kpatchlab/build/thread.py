@@ -54,6 +54,7 @@ def _heads(item: recipes.SeriesModel, ctx: BuildContext) -> list[Message]:
             found = [read_input(path) for path in names if path.suffix in {".patch", ".diff", ".mbox", ""}]
         case _:
             return []
+    found = [mails.unpacked(data, item.where) for data in found]
     every = [head for data in found if mails.is_mail(data) for head in mails.heads(data, item.where)]
     return [head for head in every if _id(head) and not _tags(head).reply]
 

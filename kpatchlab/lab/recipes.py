@@ -31,8 +31,8 @@ NoOption = Annotated[str, Field(pattern=r"^([^-]|$)")]
 Needed = Annotated[str, Field(min_length=1)]
 """Text that must not be empty."""
 
-SeriesVersion = Annotated[Text, Field(pattern=r"^([vV]?[0-9]{1,4}(\.[0-9]{1,4})?)?$")]
-"""A version of a series as it was posted: 2, v2."""
+SeriesVersion = Annotated[Text, Field(pattern=r"^((rfc-)?[vV]?[0-9]{1,4}(\.[0-9]{1,4})?)?$")]
+"""A version of a series as it was posted: 2, v2, rfc-1."""
 _VERSION_HELP = "which version, as in `2`; needed where the mailbox has several"
 
 

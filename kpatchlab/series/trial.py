@@ -148,7 +148,7 @@ def _chosen(model: recipes.SeriesModel, ctx: BuildContext, version: str) -> tupl
     text = b"\n".join(part for mail in mails for part in (mail.text, mail.diff))
     dates = [when for mail in mails if (when := _seconds(mail.date)) is not None]
     if len(found.versions) > 1:
-        model = model.model_copy(update={"version": one.label.removeprefix("v")})
+        model = model.model_copy(update={"version": one.word})
     return model, one.title, one.label, Clues.of(text.decode("utf-8", "replace"), max(dates, default=None))
 
 
