@@ -20,6 +20,7 @@ from kpatchlab.build import changes, diffs, patchset, posted
 from kpatchlab.build.patchset import Patch
 from kpatchlab.build.source import source_of
 from kpatchlab.build.thread import thread_of
+from kpatchlab.cli.app import Options
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.files import read_input, read_within
 from kpatchlab.lab import recipes
@@ -224,6 +225,24 @@ def test_a_mailbox_of_a_million_mails_is_no_series(bench):
     with pytest.raises(UserError, match="more than 20000 mails"):
         read(bench, type="mbox", path=str(path))
     assert time.monotonic() - began < 5
+
+
+def test_an_endless_standard_input_is_refused(monkeypatch):
+    with open("/dev/zero", "rb") as zero:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(zero))
+        with pytest.raises(UserError, match="standard input: larger than"):
+            Options().stdin()
+
+
+def test_a_folder_of_very_many_patches_is_no_series(bench):
+    folder = bench.root / "patches"
+    folder.mkdir()
+    for number in range(2001):
+        (folder / f"{number}.patch").touch()
+    (folder / "series").write_text("".join(f"{number}.patch\n" for number in range(2001)))
+    for kind in ("patches", "quilt"):
+        with pytest.raises(UserError, match="2001 patches, and at most 2000"):
+            read(bench, type=kind, path=str(folder))
 
 
 @pytest.mark.parametrize("limit", [4, 1 << 20])

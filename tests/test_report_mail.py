@@ -248,6 +248,13 @@ def test_thread_of_a_mailbox_is_its_cover_letter(ctx, tmp_path):
     )
 
 
+def test_thread_of_a_mailbox_with_versions_is_that_of_the_one_that_is_built(ctx, tmp_path):
+    second = MBOX.replace("[PATCH net ", "[PATCH net v2 ").replace("<0@", "<10@").replace("<1@", "<11@")
+    (tmp_path / "kernels" / "s.mbox").write_text(MBOX + "\n" + second)
+    for version, wanted in (("", "10@example.org"), ("1", "0@example.org"), ("v2", "10@example.org")):
+        assert thread_of("with", [item(type="mbox", path="s.mbox", version=version)], ctx).message_id == wanted
+
+
 def test_thread_of_a_folder_of_patches_is_the_first(ctx, tmp_path):
     (tmp_path / "kernels" / "p").mkdir()
     for number in (2, 1):

@@ -71,6 +71,16 @@ class Tags:
     patch: bool = False
     rfc: bool = False
 
+    @property
+    def word(self) -> str:
+        """What names the version, see `version_word`."""
+        return version_word(self.version, rfc=self.rfc)
+
+
+def version_word(version: tuple[int, int], *, rfc: bool) -> str:
+    """Return what names a version where one is chosen: "2", "2.1", "rfc-1"."""
+    return f"{'rfc-' if rfc else ''}{version[0]}" + (f".{version[1]}" if version[1] else "")
+
 
 def tags_of(subject: str) -> Tags:
     """Return what a subject says; the last n/m and the last version count, each a word of its own.

@@ -354,7 +354,14 @@ def _files(item: recipes.PatchesSeries, ctx: BuildContext) -> list[Path]:
     folder = ctx.path(item.path)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder", hint="for a single file: {type: mbox, path: ...}")
-    return sorted(path for path in folder.iterdir() if path.suffix in {".patch", ".diff"})
+    found = sorted(path for path in folder.iterdir() if path.suffix in {".patch", ".diff"})
+    _check_count(len(found), folder)
+    return found
+
+
+def _check_count(count: int, where: Path) -> None:
+    if count > mails.MAX_PATCHES:
+        raise UserError(f"{where}: {count} patches, and at most {mails.MAX_PATCHES} make a series")
 
 
 def _patches(item: recipes.PatchesSeries, ctx: BuildContext) -> list[Patch]:
@@ -385,10 +392,9 @@ def _quilt(item: recipes.QuiltSeries, ctx: BuildContext) -> list[Patch]:
     folder = ctx.path(item.path)
     patches: list[Patch] = []
     listed = mails.unpacked(read_input(folder / "series", hint=_PATHS_HINT), f"{folder}/series")
-    for line in os.fsdecode(listed).split("\n"):
-        words = re.sub(r"(^|\s)#.*", "", line).split()
-        if not words:
-            continue
+    rows = [re.sub(r"(^|\s)#.*", "", line).split() for line in os.fsdecode(listed).split("\n")]
+    _check_count(sum(map(bool, rows)), folder / "series")
+    for words in filter(None, rows):
         strip = 1
         for option in words[1:]:
             if not (match := re.fullmatch(r"-p(\d|ab)", option)):

@@ -48,8 +48,7 @@ class Version:
     @property
     def word(self) -> str:
         """What names it for `Posted.choose`: "2", "2.1", "rfc-1"."""
-        major, minor = self.number
-        return f"{'rfc-' if self.rfc else ''}{major}" + (f".{minor}" if minor else "")
+        return mails.version_word(self.number, rfc=self.rfc)
 
     @property
     def label(self) -> str:
@@ -113,7 +112,7 @@ class Posted:
             UserError: there is no such version or no patch at all, there are several and none is named, two series
                 have that version, or a patch of it is missing.
         """
-        word = wanted.lower().replace(" ", "-").replace("v", "")
+        word = plain(wanted)
         found = [version for version in self.versions if not word or version.word == word]
         found = found or [version for version in self.versions if version.word == f"rfc-{word}"]
         shown = tuple(version.describe() for version in self.versions)
@@ -157,6 +156,11 @@ class Posted:
                 hint="leave one of the two mails in it; where they are of two series, give each a mailbox of its own",
             )
         return version
+
+
+def plain(wanted: str) -> str:
+    """Return what a user calls a version as `Version.word` has it: "v2" is "2", "RFC v1" is "rfc-1"."""
+    return wanted.lower().replace(" ", "-").replace("v", "")
 
 
 def read(data: bytes, name: str) -> Posted:

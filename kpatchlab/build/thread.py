@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from email.message import Message
 
-from kpatchlab.build import mails, patchset
+from kpatchlab.build import mails, patchset, posted
 from kpatchlab.build.context import BuildContext
 from kpatchlab.errors import LabError
 from kpatchlab.files import read_input
@@ -50,13 +50,15 @@ def _heads(item: recipes.SeriesModel, ctx: BuildContext) -> list[Message]:
         case recipes.MboxSeries():
             found = [read_input(ctx.path(item.path))]
         case recipes.PatchesSeries() | recipes.QuiltSeries():
-            names = sorted(p for p in ctx.path(item.path).iterdir() if p.is_file())
+            names = sorted(p for p in ctx.path(item.path).iterdir() if p.is_file())[: mails.MAX_PATCHES]
             found = [read_input(path) for path in names if path.suffix in {".patch", ".diff", ".mbox", ""}]
         case _:
             return []
     found = [mails.unpacked(data, item.where) for data in found]
     every = [head for data in found if mails.is_mail(data) for head in mails.heads(data, item.where)]
-    return [head for head in every if _id(head) and not _tags(head).reply]
+    mine = [head for head in every if _id(head) and not _tags(head).reply]
+    chosen = posted.plain(item.version) if isinstance(item, recipes.MboxSeries | recipes.PatchesSeries) else ""
+    return [head for head in mine if _tags(head).word.removeprefix("rfc-") == chosen.removeprefix("rfc-")] or mine
 
 
 def _id(head: Message) -> str:
@@ -67,10 +69,10 @@ def _tags(head: Message) -> mails.Tags:
     return mails.tags_of(mails.header(head, "subject"))
 
 
-def _rank(head: Message) -> tuple[int, int, int]:
-    """Order by version, the newest first, then by number."""
+def _rank(head: Message) -> tuple[bool, int, int, int]:
+    """Order by version, the newest first and an RFC last, then by number."""
     tags = _tags(head)
-    return -tags.version[0], -tags.version[1], tags.number or 0
+    return tags.rfc, -tags.version[0], -tags.version[1], tags.number or 0
 
 
 def _thread(kernel: str, head: Message) -> Thread:

@@ -50,14 +50,19 @@ class Options:
         """Return what is on standard input; it is read once.
 
         Raises:
-            UserError: it is a terminal.
+            UserError: it is a terminal, or larger than any series.
         """
+        from kpatchlab.files import MAX_INPUT_BYTES
+
         if self._stdin is None:
             if sys.stdin.isatty():
                 raise UserError(
                     "the series is to come from standard input, and that is a terminal", hint="... < series.mbox"
                 )
-            self._stdin = sys.stdin.buffer.read()
+            self._stdin = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
+            if len(self._stdin) > MAX_INPUT_BYTES:
+                size = f"{MAX_INPUT_BYTES >> 20} MiB"
+                raise UserError(f"standard input: larger than {size}", hint="no series is that large")
         return self._stdin
 
     def lab_file(self) -> Path:
