@@ -17,7 +17,7 @@ from kpatchlab.lab.scenario import ScenarioFile
 from kpatchlab.model import BuildResult, CaseKind, ModuleFailure, Outcome
 from kpatchlab.plan.jobs import JobSpec, RoleSpec
 from kpatchlab.run import guests as job_guests
-from kpatchlab.run import job, leftovers, payload, saved
+from kpatchlab.run import job, leftovers, payload, saved, taint
 from kpatchlab.run.inputs import Here
 from kpatchlab.run.task import JobTask, KernelUnderTest
 from tests.fake_stages import FakeHost
@@ -108,6 +108,8 @@ class FakeGuest:
 
     def look(self, paths, *, drop_caches):
         self.check()
+        if taint.FILE in paths:
+            return self.answers.get("taint", dict)()
         self.looks.append(drop_caches)
         return self.answers.get("look", lambda guest: {})(self)
 
@@ -358,14 +360,11 @@ def tainted(*bits, says=b""):
     """Answer as a guest whose kernel has these bits, one reading after the other, and prints something on the way."""
     readings = iter(bits)
 
-    def shell(guest, argv):
-        return b"%d\n" % next(readings) if "tainted" in argv[-1] else b""
-
     def run(guest, _):
         guest.console.bytes += says
         return GOOD
 
-    return {"sh": shell, "run.sh": run}
+    return {"taint": lambda: {taint.FILE: f"{next(readings)}\n"}, "run.sh": run}
 
 
 @pytest.mark.parametrize(
