@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from kpatchlab.errors import HostError
+from kpatchlab.textclean import one_line
 
 LINE_MAX = 1 << 20
 
@@ -51,26 +52,32 @@ class Qmp:
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
         """Take bytes from the socket; return the events in them. What is not JSON is passed over."""
-        self._buffer += data
-        *lines, rest = bytes(self._buffer).split(b"\n")
-        self._buffer = bytearray(rest[-LINE_MAX:])
+        *lines, rest = data.split(b"\n")
+        if lines:
+            lines[0] = bytes(self._buffer) + lines[0]
+            self._buffer.clear()
+        self._buffer += rest
+        del self._buffer[:-LINE_MAX]
         events = []
         for line in lines:
             try:
                 message = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(message, dict) and "event" in message:
                 events.append(message)
-            elif isinstance(message, dict) and message.get("id") in self._waiting:
+            elif isinstance(message, dict) and isinstance(message.get("id"), int):
                 self._settle(message)
         return events
 
     def _settle(self, message: dict[str, Any]) -> None:
         with self._lock:
-            future = self._waiting.pop(message["id"])
+            future = self._waiting.pop(message["id"], None)
+        if future is None:
+            return  # an answer to nothing that was asked
         if "error" in message:
-            what = message["error"].get("desc", "no reason given")
+            error = message["error"]
+            what = one_line(str(error.get("desc", "no reason given") if isinstance(error, dict) else error))
             future.set_exception(HostError(f"QEMU refuses: {what}"))
         else:
             future.set_result(message.get("return"))

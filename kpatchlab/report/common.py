@@ -113,9 +113,11 @@ def _noisy(group: Group, row: Row, column: str) -> bool:
     cell = row.cells[column]
     if cell.implied or cell.missing or not (cell.flaky or cell.outcome not in {Outcome.PASS, Outcome.SKIP}):
         return False
+    if row.id != JOB:
+        return True
     # A check that fails makes its job fail: once is enough.
     bad = {r.id for r in group.rows if not r.id.kind.is_log and column in r.cells and r.cells[column].outcome.is_bad}
-    return row.id != JOB or bad.isdisjoint(cell.because)
+    return bad.isdisjoint(cell.because)
 
 
 def _change(comparison: Comparison, group: Group, column: str, row: Row) -> Change:

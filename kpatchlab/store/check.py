@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,6 +12,7 @@ from kpatchlab.errors import LabError, UserError
 from kpatchlab.history import database
 from kpatchlab.history.nights import NightState, nights_of
 from kpatchlab.history.query import History
+from kpatchlab.store.run_dir import job_order
 from kpatchlab.store.store import INDEX, Store
 
 JUMP = timedelta(days=1)
@@ -83,8 +83,8 @@ def _folders(store: Store, *, repair: bool) -> Iterator[StoreFinding]:
         except LabError as error:
             yield StoreFinding(FOUND, error.message, error.hint)
             continue
-        header = json.loads((folder / "run.json").read_bytes())
-        lacking = [job for job in header.get("job_order", ()) if job not in {job.job for job in run.jobs}]
+        there = {job.job for job in run.jobs}
+        lacking = [job for job in job_order(folder) if job not in there]
         if run.complete and lacking:
             yield StoreFinding(FOUND, *_half(store, name, len(lacking), known=name in entered))
         elif run.complete and run.jobs and name not in entered:

@@ -13,6 +13,7 @@ from kpatchlab.errors import UserError
 from kpatchlab.evidence import blktests, junit, ltp
 from kpatchlab.evidence.ktap import parse
 from kpatchlab.evidence.suite import Suite, apart, problem
+from kpatchlab.files import read_input
 from kpatchlab.history.record import Origin
 from kpatchlab.model import JobResult, KernelFacts, Outcome, Run, job_case
 from kpatchlab.store.run_plan import RunKind, RunPlan
@@ -86,11 +87,12 @@ def _read(form: str, path: Path) -> list[Suite]:
             if form not in FOLDERS:
                 raise UserError(f"{path} is a folder", hint=f"the format {form} is a file")
             return FOLDERS[form](path)
-        if path.stat().st_size > LIMIT_BYTES:
-            raise UserError(f"{path} is larger than {LIMIT_BYTES >> 20} MiB")
-        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        data = read_input(path, LIMIT_BYTES)
+    except UserError as error:
+        raise UserError(f"cannot read {error.message}") from None
     return READERS[form](data, path.stem)
 
 

@@ -24,16 +24,19 @@ from typing import IO, Any, Self, TypeVar
 
 from kpatchlab.earlier import job_result
 from kpatchlab.errors import HostError, LabError, UserError
-from kpatchlab.files import is_inert, safe_name, write_atomic
+from kpatchlab.files import is_inert, is_safe, read_input, safe_name, write_atomic
 from kpatchlab.history.record import Origin
 from kpatchlab.model import SCHEMA_VERSION, BuildResult, JobResult, Run, from_json, to_json
 from kpatchlab.store.run_plan import FILE as PLAN
 from kpatchlab.store.run_plan import RunPlan, load_plan
+from kpatchlab.textclean import one_line
 from kpatchlab.urls import hide
 from kpatchlab.verdict.values import Comparison
 
 HEADER = "run.json"
 _LOCK = ".lock"
+MAX_PART_BYTES = 1 << 30
+"""Of one file of a run: a million cases with their details are smaller."""
 
 T = TypeVar("T")
 
@@ -43,11 +46,13 @@ def _dump(value: Any) -> bytes:
     return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
-def _read(path: Path, made: Callable[[Any], T]) -> T:
+def _read(path: Path, made: Callable[[Any], T], hint: str = "delete the file, or the whole run") -> T:
     try:
-        return made(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise LabError(f"cannot read {path}: {error}", hint="delete the file, or the whole run") from None
+        return made(json.loads(read_input(path, MAX_PART_BYTES)))
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise LabError(f"cannot read {path}: {one_line(str(error))}", hint=hint) from None
+    except UserError as error:
+        raise LabError(f"cannot read {path}: {error.message.removeprefix(f'{path}: ')}", hint=hint) from None
 
 
 class RunDir:
@@ -244,28 +249,49 @@ def load_header(folder: Path) -> Run:
         LabError: the file is damaged.
     """
     path = folder / HEADER
-    try:
-        data = json.loads(path.read_bytes())
-        schema = int(data.get("schema", 1))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise LabError(f"cannot read {path}: {error}", hint=f"delete {folder}") from None
+    schema = _read(path, _schema, f"delete {folder}")
     if schema > SCHEMA_VERSION:
         raise UserError(
             f"run {folder.name} has format {schema}, this kpatchlab reads up to {SCHEMA_VERSION}",
             hint="use the newer kpatchlab that wrote it",
         )
-    return _read(path, partial(from_json, Run))
+    return _read(path, _header)
+
+
+def _schema(data: Any) -> int:
+    schema = data.get("schema", 1)
+    if not isinstance(schema, int):
+        raise TypeError("a format that is no number")
+    return schema
+
+
+def _header(data: Any) -> Run:
+    run = from_json(Run, data)
+    if not is_safe(run.id):
+        raise ValueError("its id is no name of a folder")
+    return run
+
+
+def _orders(data: Any) -> tuple[list[str], list[str]]:
+    """Return the names of the jobs and of the kernels, in the order in which reports have them."""
+    found = [data.get(key, []) for key in ("job_order", "build_order")]
+    if not all(isinstance(order, list) and all(isinstance(name, str) for name in order) for order in found):
+        raise TypeError("an order that is no list of names")
+    return found[0], found[1]
+
+
+def job_order(folder: Path) -> list[str]:
+    """Return the names of all jobs that a run has, or had; raises as `load_header`."""
+    return _read(folder / HEADER, _orders)[0]
 
 
 def load_run(folder: Path) -> Run:
     """Read a run whole; raises as `load_header`, and LabError for a damaged file of a job or build."""
     header = load_header(folder)
-    data = json.loads((folder / HEADER).read_bytes())
-    jobs = _ordered(_parts(folder / "jobs", job_result), data.get("job_order", ()), lambda job: job.job)
+    first, build_order = _read(folder / HEADER, _orders)
+    jobs = _ordered(_parts(folder / "jobs", job_result), first, lambda job: job.job)
     builds = _ordered(
-        _parts(folder / "builds", partial(from_json, BuildResult)),
-        data.get("build_order", ()),
-        lambda build: build.kernel,
+        _parts(folder / "builds", partial(from_json, BuildResult)), build_order, lambda build: build.kernel
     )
     return dataclasses.replace(header, jobs=jobs, builds=builds)
 

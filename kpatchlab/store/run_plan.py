@@ -8,9 +8,11 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kpatchlab.errors import LabError
+from kpatchlab.errors import LabError, UserError
+from kpatchlab.files import read_input
 from kpatchlab.history.record import Origin
 from kpatchlab.model import from_json
+from kpatchlab.textclean import one_line
 
 FILE = "plan.json"
 
@@ -104,9 +106,9 @@ def load_plan(folder: Path) -> RunPlan:
     """
     path = folder / FILE
     try:
-        stored = json.loads(path.read_bytes()) if path.exists() else {}
+        stored = json.loads(read_input(path)) if path.exists() else {}
         # Earlier versions wrote null where there was no variant, and left out what was as usual.
         given = {name: value for name, value in stored.items() if value is not None}
         return from_json(RunPlan, given)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise LabError(f"cannot read {path}: {error}", hint="delete the whole run") from None
+    except (UserError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise LabError(f"cannot read {path}: {one_line(str(error))}", hint="delete the whole run") from None

@@ -92,7 +92,10 @@ class Store:
         Raises:
             UserError: there is no such run, or another lab is writing it.
         """
-        header = load_header(self.root / self.resolve(wanted))
+        folder = self.root / self.resolve(wanted)
+        header = load_header(folder)
+        if header.id != folder.name:
+            raise UserError(f"run {folder.name} says that it is run {header.id}", hint=f"delete {folder}")
         run_dir = RunDir(self.root, header, self.enter)
         self._point_last(run_dir.id)
         return run_dir

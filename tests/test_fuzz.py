@@ -1,0 +1,31 @@
+"""A few inputs for every reader of foreign bytes: no traceback, none that takes seconds, and time that grows evenly."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzzing import SLOW_S, TARGETS, exponent
+
+IDS = [target.name for target in TARGETS]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=IDS)
+def test_no_input_is_a_traceback_or_takes_long(target, tmp_path):
+    @settings(
+        max_examples=60 if target.share >= 10 else 15, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(st.data())
+    def tried(data):
+        assert target.tried(data.draw(target.inputs), tmp_path) < SLOW_S
+
+    tried()
+    for seed in target.seeds:
+        target.read(seed, tmp_path)  # what is as it should be is not refused
+
+
+@pytest.mark.parametrize("target", [target for target in TARGETS if target.grows], ids=lambda target: target.name)
+def test_time_grows_no_faster_than_the_input(target, tmp_path):
+    slope, name, size, took = exponent(target, tmp_path, (1 << 13, 1 << 15, 1 << 17), budget_s=5)
+    assert slope < 1.6, (name, size, took)
+    assert took < SLOW_S, (name, size)
