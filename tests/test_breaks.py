@@ -40,6 +40,11 @@ def _own_checks(job: JobResult) -> list[str]:
     return [case.name for case in job.cases if case.outcome.is_bad and case.kind is CaseKind.CHECK]
 
 
+def _asks_the_clock(scenario: str) -> bool:
+    """Whether checks of the scenario time calls that may not wait, which a break lets sleep."""
+    return any("from atonce import" in path.read_text() for path in (PROJECT / "scenarios" / scenario).glob("*.py"))
+
+
 class Broken:
     """The jobs of one run with `--break`, by scenario."""
 
@@ -88,3 +93,5 @@ def test_scenario_sees_what_is_wrong(scenario, prebuilt, built):
     for job in jobs:
         assert job.outcome in {"fail", "crash"}, f"{job.job}: {job.outcome} {job.message}"
         assert _own_checks(job), f"{job.job}: no check of its own saw it: {job.message}"
+        slept = [case.name for case in job.cases if "may not wait, and slept" in case.message + case.details]
+        assert slept or not _asks_the_clock(scenario), f"{job.job}: nobody saw the calls that slept"

@@ -85,6 +85,7 @@ MAY_WAIT = {
     "kcm/run.py: spliced_out": "a deadline is over",
     "ktls/client.py: take_records": "a deadline is over",
     "lib/exchange.py: _serve": "a deadline is over",
+    "rds-tcp/client.py: completed": "looks again until a completion is there",
     "rds-tcp/messages.py: send": "tries until it is taken",
     "udp-splice/peer.py: _collect": "takes what is left; the server asks nothing",
     "splice-open-questions/run.py: land": "a deadline is over",
