@@ -364,3 +364,21 @@ def test_what_tcp_counts_is_compared(lib, monkeypatch, wrong):
         else:
             exchange.put(near, 70_001, 3, 1, "sendfile", "recv")
         server.join()
+
+
+def test_a_script_says_at_its_end_what_it_sent(tmp_path):
+    script = """
+import os, socket, datafile
+near, far = socket.socketpair()
+datafile.make("data", 5000, 1)
+if not os.fork():
+    datafile.send(near, "data", 0, 5000, "sendfile")
+    os._exit(0)
+os.wait()
+datafile.send(near, "data", 0, 3, "write")
+"""
+    env = {**os.environ, "PYTHONPATH": str(LIB), "LAB_ROLE": "main", "LAB_TMP": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "# sent 5003 bytes in 2 calls\n"

@@ -168,12 +168,15 @@ def counted(call, done, asked):
     _WORK.pack_into(_work, 0, size + done, calls + 1)
 
 
-@atexit.register
 def _tell_work():
     """Say how much was sent: what is lost by it is told as so much a MiB."""
     size, calls = _WORK.unpack(_work)
     if calls and os.getpid() == _owner:
         os.write(1, f"# sent {size} bytes in {calls} calls\n".encode())
+
+
+if "LAB_ROLE" in os.environ:  # in a guest
+    atexit.register(_tell_work)
 
 
 def waiting(descriptor):
