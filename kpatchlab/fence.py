@@ -8,6 +8,7 @@ same door: hostile ELF is no better than a hostile Makefile.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
-from kpatchlab import proc
+from kpatchlab import cgroup, proc
 from kpatchlab.errors import HostError, LabError
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store", "/gnu/store")
@@ -118,9 +119,9 @@ class Fence:
             raise NoFence(f"this host cannot confine what runs code of a series: {lack.reason}", hint=lack.remedy)
         self.sweep()
         killed = oom_kills()
-        with tempfile.TemporaryFile() as status:
+        with tempfile.TemporaryFile() as status, _cgroup() as enter:
             inner = [*_bounds(confined=not lack), "--", *map(str, argv)]
-            words = inner if lack else [*_scope(), *self._bwrap(cwd, status.fileno()), "--", *inner]
+            words = [*enter, *inner] if lack else [*enter, *_scope(), *self._bwrap(cwd, status.fileno()), "--", *inner]
             result = proc.run(
                 words, timeout_s=timeout_s, check=False, env=self.environment() if lack else _outer(), cwd=cwd,
                 input_bytes=input_bytes, on_line=on_line, stdout_to=stdout_to, nice=nice, cancel=cancel,
@@ -241,7 +242,9 @@ def bounded_by() -> str:
     """Return what bounds memory and processes behind the fence, for people."""
     if _scope():
         return "a systemd scope"
-    return "rlimits" if os.geteuid() else "rlimits, which do not bound how many processes root has"
+    if os.geteuid():
+        return "rlimits"
+    return "a cgroup" if cgroup.bounds() else "rlimits, which do not bound how many processes root has"
 
 
 _ALWAYS = ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv")
@@ -342,6 +345,13 @@ def scope_words(uid: int, run: Path) -> tuple[str, ...]:
     bounds = [f"MemoryMax={memory_bytes()}", "MemorySwapMax=0", f"TasksMax={PROCESSES}"]
     properties = [word for bound in bounds for word in ("-p", bound)]
     return ("systemd-run", *manager, "--scope", "--quiet", "--collect", *properties, "--")
+
+
+def _cgroup() -> contextlib.AbstractContextManager[list[str]]:
+    """Return the words that put a command of root's into a cgroup where systemd makes none; a user's has rlimits."""
+    if os.geteuid() or _scope():
+        return contextlib.nullcontext([])
+    return cgroup.bounded(memory_bytes(), PROCESSES)
 
 
 def _started(status: bytes) -> bool:

@@ -15,8 +15,11 @@ from conftest import TRUSTS
 
 from kpatchlab import fence
 from kpatchlab.build import build_kernel, confined
+from kpatchlab.build.patchset import Patch
+from kpatchlab.errors import LabWarning
 from kpatchlab.fence import NoFence
 from kpatchlab.model import Outcome
+from kpatchlab.series import checks
 
 needs_sandbox = pytest.mark.skipif(fence.lacking() is not None, reason=f"no sandbox on this host: {fence.lacking()}")
 SECRET = "s3cret-of-the-caller"
@@ -189,6 +192,40 @@ def test_paths_that_a_build_names_stay_in_its_objects(bench, tmp_path):
     result = build(bench, hostile(bench, script))
     assert victim.read_text() == "precious"
     assert (result.outcome, result.error) == (Outcome.BLOCKED, "make wrote no release that is a name")
+
+
+@needs_sandbox
+def test_an_artifact_that_was_altered_is_not_served(bench):
+    first = build(bench)
+    image = bench.ctx.cache.path("kernel", first.key) / "vmlinuz"
+    right = image.read_bytes()
+    assert build(bench).cached
+    image.chmod(0o644)
+    image.write_bytes(right + b"more")
+    with pytest.warns(LabWarning, match="somebody wrote to it"):
+        again = build(bench)
+    assert (again.cached, image.read_bytes()) == (False, right)
+
+
+@needs_sandbox
+@pytest.mark.parametrize("script", ["checkpatch.pl", "kernel-doc", "coccicheck"])
+def test_the_trees_own_checks_are_confined(bench, tmp_path, script):
+    out = tmp_path / "out"
+    if script == "checkpatch.pl":
+        text = f'open(F, ">", "{out}"); print "-:1: ERROR:X: $ENV{{KPATCHLAB_SMTP_PASSWORD}} ran\\n"; exit 1;\n'
+    else:
+        text = f'#!/bin/sh\ntouch {out}\necho "drivers/delta.c:1:2: warning: it ran $KPATCHLAB_SMTP_PASSWORD" >&2\n'
+        text += 'echo "./drivers/delta.c:1:2-3: WARNING: it ran $KPATCHLAB_SMTP_PASSWORD"\n'
+    bench.write(f"scripts/{script}", text)
+    (bench.tree / f"scripts/{script}").chmod(0o755)
+    looked = {
+        "checkpatch.pl": lambda: checks.checkpatch(bench.tree, Patch("p", "s", b"--- a/x\n"), bench.ctx),
+        "kernel-doc": lambda: checks.kernel_doc(bench.tree, ["drivers/delta.c"], bench.ctx),
+        "coccicheck": lambda: checks.coccicheck(bench.tree, ["drivers/delta.c"], bench.ctx),
+    }[script]()
+    assert "ran" in str(looked)
+    assert SECRET not in str(looked)
+    assert not out.exists()
 
 
 @needs_sandbox

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab import fence, proc
+from kpatchlab import cgroup, fence, proc
 from kpatchlab.errors import HostError
 from kpatchlab.fence import Escape, Fence, NoFence
 
@@ -156,7 +156,7 @@ def test_files_and_memory_are_bounded(door, tmp_path, monkeypatch):
 
 
 @needs_sandbox
-@pytest.mark.skipif(os.geteuid() == 0, reason="root's processes are bounded by a scope or a cgroup, not by an rlimit")
+@pytest.mark.skipif("do not bound" in fence.bounded_by(), reason="nothing here bounds how many processes root has")
 def test_processes_are_bounded(door, monkeypatch):
     monkeypatch.setattr(fence, "PROCESSES", 20)
     done = sh(door, "for i in $(seq 40); do sleep 5 & done; kill 0")
@@ -221,3 +221,27 @@ def test_it_works_for_a_user_too(tmp_path):
     if done.returncode and Path("/proc/sys/user/max_user_namespaces").read_text().strip() == "0":
         pytest.skip("no user namespaces on this host")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_cgroup_of_either_kind_gets_its_bounds_and_goes(tmp_path):
+    for place in ("one/pids", "one/memory", "two"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "two/cgroup.subtree_control").write_text("cpu memory pids\n")
+    with cgroup.bounded(1 << 30, 100, tmp_path / "one") as words:
+        (pids,) = (tmp_path / "one/pids").iterdir()
+        (memory,) = (tmp_path / "one/memory").iterdir()
+        assert (pids / "pids.max").read_text() == "100"
+        assert (memory / "memory.limit_in_bytes").read_text() == str(1 << 30)
+        assert words[-3:] == ["2", str(pids), str(memory)]
+        for file in (pids / "pids.max", memory / "memory.limit_in_bytes"):
+            file.unlink()  # a cgroup's files go with it
+    with cgroup.bounded(1 << 30, 100, tmp_path / "two") as words:
+        assert words[-2] == "1"
+        folder = Path(words[-1])
+        assert (folder / "memory.max").read_text() == str(1 << 30)
+        for file in ("pids.max", "memory.max"):
+            (folder / file).unlink()
+    assert not list((tmp_path / "one/pids").iterdir())
+    assert not folder.exists()
+    with cgroup.bounded(1 << 30, 100, tmp_path / "nowhere") as words:
+        assert words == []
