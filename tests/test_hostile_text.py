@@ -13,6 +13,9 @@ from kpatchlab.history.record import Origin
 from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.notify import body
 from kpatchlab.report import FORMATS
+from kpatchlab.series.judge import judge
+from kpatchlab.series.values import Applied, Finding, Looked, LostObject, PatchBuild, PatchResult, Walk
+from kpatchlab.series.views import VIEWS
 from kpatchlab.store.run_plan import RunKind, RunPlan
 from kpatchlab.store.store import Store
 from kpatchlab.terminal import console
@@ -172,3 +175,32 @@ def test_clean_keeps_what_is_clean_as_it_is():
     assert clean(run) is run
     assert clean(poisoned(run)) == clean(clean(poisoned(run)))
     assert clean({f"a{ODD}": [f"{ODD}b", 1.5, None]}) == {"aq": ["qb", 1.5, None]}
+
+
+@pytest.mark.parametrize("form", VIEWS)
+def test_no_view_of_a_series_has_control_characters(form):
+    built = PatchBuild(faults=(LostObject("a.o", "a.c", 1, "error: x"),))
+    look = Looked("checks", new=(Finding("long line", "a.c", 3),), notes=("a note",))
+    patches = (
+        PatchResult(0, "base", "", "k", Applied("strict"), built=PatchBuild()),
+        PatchResult(1, "net: do", "0001.patch", "k", Applied("fuzz", 1), ("a.c",), built, (look,)),
+        PatchResult(2, "net: undo", "0002.patch", "k", Applied("no", error="no", details=("a.c:1: no",))),
+    )
+    walk = Walk(
+        "with", "v6.12", "2 patches", "gcc", ("checks",), patches, "2026-01-01T00:00:00+00:00", 1.0, complete=True
+    )
+    odd = dataclasses.replace(
+        poisoned(walk),
+        checks=walk.checks,
+        patches=tuple(
+            dataclasses.replace(
+                poisoned(patch),
+                applied=dataclasses.replace(poisoned(patch.applied), how=patch.applied.how),
+                looked=tuple(dataclasses.replace(poisoned(look), check=look.check) for look in patch.looked),
+            )
+            for patch in patches
+        ),
+    )
+    text = VIEWS[form](judge(odd)).decode()
+    assert "net" in text
+    harmless(text, form)

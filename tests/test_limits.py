@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kpatchlab.errors import UserError
+from kpatchlab.evidence import junit
 from kpatchlab.lab import bounded, load
 from kpatchlab.lab.bounded import Task, work_off
 from kpatchlab.lab.scenario import MAX_COMBINATIONS, load_scenario, scenario_files
@@ -210,3 +211,23 @@ def test_check_runs_nothing_of_a_scenario(root, monkeypatch):
     monkeypatch.chdir(root / "scenarios/solo")
     assert check(root)[0] == 0
     assert not list(root.rglob("pwned"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
+def test_entities_of_a_junit_file_are_refused_before_they_expand(encoding):
+    declared = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 9))
+    head = f'<?xml version="1.0" encoding="{encoding}"?>'
+    inner = '<testsuite name="s"><testcase name="&{};"/></testsuite>'
+    begin = time.process_time()
+    for name in ("a8", "a0"):
+        text = f'{head}<!DOCTYPE t [<!ENTITY a0 "x">{declared}]>{inner.format(name)}'
+        with pytest.raises(UserError, match="declares entities of its own"):
+            junit.read(text.encode(encoding), "x")
+    assert time.process_time() - begin < 1
+    plain = f"{head}<!DOCTYPE t>{inner.format('lt')}"
+    assert junit.read(plain.encode(encoding), "x")[0].cases[0].name == "<"
+
+
+def test_deep_junit_file_is_read():
+    deep = b"<testsuite name='a'>" * 50_000 + b"<testcase name='x'/>" + b"</testsuite>" * 50_000
+    assert [case.name for suite in junit.read(deep, "x") for case in suite.cases] == ["x"]
