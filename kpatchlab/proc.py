@@ -3,13 +3,14 @@
 Every child gets its own session, no standard input (unless bytes are given), and a deadline. However the lab
 ends, SIGKILL included, its children end with it: each carries `KPATCHLAB_OWNER=<token>` in its environment,
 which its own children inherit, and a small guard process that waits for the lab's end kills whatever still
-carries the token. (PR_SET_PDEATHSIG does not serve: prctl(2) ties it to the thread that forked, and it does
-not reach grandchildren.)
+carries the token. PR_SET_PDEATHSIG, by which bubblewrap's children end, does not reach grandchildren, and prctl(2)
+ties it to the thread that forked: so one thread, which lives as long as the process, starts them all.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import selectors
@@ -20,7 +21,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -119,12 +122,14 @@ def spawn(
     stderr: int | IO[Any] | None = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
     nice: int = 0,
+    no_groups: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start a long-lived child in its own session; the caller stops it with `stop`.
 
     Args:
         env: the whole environment of the child, without the owner's token, which is added; None: the lab's own.
         nice: added to the niceness of the child and of its autogroup, see `_nice_group`.
+        no_groups: without the caller's supplementary groups, where it may drop them: root's child.
 
     Raises:
         HostError: the program is not there or cannot be started.
@@ -136,7 +141,8 @@ def spawn(
     environment = dict(os.environ if env is None else env)
     environment[OWNER] = _token
     try:
-        child = subprocess.Popen(
+        start = partial(
+            subprocess.Popen[bytes],
             words,
             env=environment,
             cwd=cwd,
@@ -145,13 +151,21 @@ def spawn(
             stderr=stderr,
             pass_fds=pass_fds,
             start_new_session=True,
+            extra_groups=[] if no_groups and os.geteuid() == 0 else None,
         )
+        child = _starter(os.getpid()).submit(start).result()
     except FileNotFoundError as error:
         raise HostError(f"{error.filename}: not found", hint="kpatchlab doctor names the package") from None
     except OSError as error:
         raise HostError(f"cannot start {words[0]}: {error.strerror}") from None
     _nice_group(child.pid, nice)
     return child
+
+
+@functools.cache
+def _starter(pid: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked process has none of its parent's threads
+    """Return the one thread in which the children of this process are started."""
+    return ThreadPoolExecutor(1, thread_name_prefix="start")
 
 
 def _nice_group(pid: int, nice: int) -> None:

@@ -132,10 +132,11 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    program = f'#!/bin/sh\nexec "{sys.executable}" -S -E "{Path(__file__).with_name("pretend_qemu.py")}" "$@"\n'
+    # QEMU gets none of the lab's variables.
+    start = f'TMPDIR="{tmp_path / "tmp"}" exec "{sys.executable}" -S -E'
+    program = f'#!/bin/sh\n{start} "{Path(__file__).with_name("pretend_qemu.py")}" "$@"\n'
     labdir.write(tmp_path / "bin/qemu-system-x86_64", program, 0o755)
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     return Site(tmp_path, monkeypatch)
 

@@ -11,6 +11,18 @@ from kpatchlab.errors import HostError
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What a QEMU runs in on this host, see `jail`; its own seccomp filter, and bubblewrap."""
+
+    bubblewrap: bool = False
+    seccomp: bool = False
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return " and ".join(name for name, on in (("bubblewrap", self.bubblewrap), ("seccomp", self.seccomp)) if on)
+
+
+@dataclass(frozen=True, slots=True)
 class Qemu:
     """One QEMU on this host.
 
@@ -21,6 +33,7 @@ class Qemu:
             beside the host's own.
         env: (name, value) pairs added to its environment.
         unpacked: whether it is the lab's own copy.
+        held: what it runs in; no guest sees it.
     """
 
     path: Path
@@ -28,6 +41,7 @@ class Qemu:
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = ()
     unpacked: bool = False
+    held: Held = Held()
 
     @property
     def source(self) -> str:

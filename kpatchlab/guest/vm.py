@@ -19,7 +19,7 @@ from typing import Any
 
 from kpatchlab import proc
 from kpatchlab.errors import GuestLost, HostError, Loss
-from kpatchlab.guest import qemu
+from kpatchlab.guest import jail, qemu
 from kpatchlab.guest.console import LIMIT_BYTES, Console
 from kpatchlab.guest.guest import End, Guest
 from kpatchlab.guest.pulse import Pulse, process_ns
@@ -114,9 +114,17 @@ class QemuGuest(Guest):
         self, command_line: Callable[[qemu.Ends], list[str]], ends: list[int], link_fd: int | None
     ) -> subprocess.Popen[bytes]:
         whole = qemu.Ends(tuple(ends), link_fd)
-        environment = {**os.environ, **dict(self.boot.machine.qemu.env)}
+        words = self._jailed(command_line(whole))
         with self._errors.open("wb") as handle:
-            return proc.spawn(command_line(whole), env=environment, stderr=handle, pass_fds=whole.all())
+            return proc.spawn(words, env=self._environment(), stderr=handle, pass_fds=whole.all(), no_groups=True)
+
+    def _jailed(self, command: list[str]) -> list[str]:
+        """Return QEMU's command line with what confines it on this host."""
+        return jail.words(self.boot, command)
+
+    def _environment(self) -> dict[str, str]:
+        """Return all variables that QEMU gets."""
+        return dict(self.boot.machine.qemu.env)
 
     # --- saving
 

@@ -7,14 +7,16 @@ deadline of its own. The agent travels as a file: what is to run goes on the ker
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from kpatchlab.errors import HostError
-from kpatchlab.guest import qemu
+from kpatchlab.guest import jail, qemu
 from kpatchlab.guest.console import LIMIT_BYTES, Console
 from kpatchlab.guest.guest import Guest
 from kpatchlab.guest.shapes import Boot
@@ -49,6 +51,22 @@ def command_line(spec: Boot, agent: Path, ends: qemu.Ends) -> list[str]:
     ]
 
 
+PASSED = ("PATH", "HOME", "LANG", "TMPDIR")
+"""Variables of the caller's that virtme-run gets: it writes below its home, and looks for programs."""
+
+
+class VngGuest(QemuGuest):
+    """A guest whose QEMU serves it this host's files: nothing but QEMU's own seccomp filter is around it."""
+
+    def _jailed(self, command: list[str]) -> list[str]:
+        held = replace(self.boot.machine.qemu.held, bubblewrap=False)
+        machine = replace(self.boot.machine, qemu=replace(self.boot.machine.qemu, held=held))
+        return jail.words(replace(self.boot, machine=machine), command)  # its last words are QEMU's own
+
+    def _environment(self) -> dict[str, str]:
+        return {name: os.environ[name] for name in PASSED if name in os.environ} | super()._environment()
+
+
 def boot_vng(
     spec: Boot,
     agent: Path,
@@ -69,6 +87,6 @@ def boot_vng(
     """
     console = Console(console_path, console_limit_bytes)
     argv = partial(command_line, spec, agent)
-    guest = QemuGuest(spec, console, None, argv, console_pipe=True)
+    guest = VngGuest(spec, console, None, argv, console_pipe=True)
     guest.cancel = cancel
     return await_agent(guest, deadline_s)

@@ -84,8 +84,7 @@ def run_probe(shape: MachineShape, timeout_s: float = PROBE_TIMEOUT_S) -> Accel:
                 *("-drive", f"if=none,id=disk,format=raw,readonly=on,file={disk}"),
                 *("-device", "virtio-blk-pci,drive=disk"),
             ]
-            environment = {**os.environ, **dict(shape.qemu.env)}
-            done = proc.run(argv, timeout_s=timeout_s, check=False, env=environment)
+            done = proc.run(argv, timeout_s=timeout_s, check=False, env=dict(shape.qemu.env))
         except HostError as error:
             return Accel("tcg", f"KVM could not be tried: {error.message}")
     if done.status == SUCCESS:

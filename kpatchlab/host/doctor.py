@@ -39,6 +39,7 @@ def examine(host: Host, stages: Sequence[str] = packages.STAGES) -> list[HostChe
         _memory,
         functools.partial(_disk, host.cache),
         _sandbox,
+        functools.partial(_guests, host),
         _namespaces,
         functools.partial(_mirror, host),
     ]
@@ -124,6 +125,15 @@ def _sandbox() -> HostCheck:
     if lack := fence.lacking():
         return HostCheck("sandbox", "bad", f"series are built only with --trust: {lack.reason}", lack.remedy)
     return HostCheck("sandbox", "ok", f"bubblewrap around code of series, bounded by {fence.bounded_by()}")
+
+
+def _guests(host: Host) -> HostCheck:
+    held = host.qemu().held
+    if held.bubblewrap and held.seccomp:
+        return HostCheck("guests", "ok", "bubblewrap and a seccomp filter around every QEMU")
+    remedy = lack.remedy if (lack := fence.lacking()) else "`qemu: debian` in lab.yaml has a QEMU with seccomp"
+    around = f"only {held}" if str(held) else "nothing"
+    return HostCheck("guests", "note", f"{around} confines a guest that breaks out of QEMU", remedy)
 
 
 def _namespaces() -> HostCheck:

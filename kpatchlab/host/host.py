@@ -7,14 +7,14 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError
 from kpatchlab.guest.vm import MachineShape, Qemu
 from kpatchlab.host.accel import Accel, probe_accel
-from kpatchlab.host.qemu import find_qemu
+from kpatchlab.host.qemu import find_qemu, held
 
 LEAST_DISK_MIB = 512
 """Below this nothing is begun: package lists and saved guests take hundreds of MiB, and apt's http method hangs for
@@ -52,9 +52,8 @@ class Host:
         """Return the QEMU that guests run in."""
         if "qemu" not in self._found:
             kvm = self.accel().name == "kvm"
-            self._found["qemu"] = find_qemu(
-                self.qemu_choice, self.cache, self.mirror, kvm_works=kvm, note=self.notes.append
-            )
+            chosen = find_qemu(self.qemu_choice, self.cache, self.mirror, kvm_works=kvm, note=self.notes.append)
+            self._found["qemu"] = replace(chosen, held=held(chosen, self.cache))
         found = self._found["qemu"]
         assert isinstance(found, Qemu)
         return found
@@ -109,6 +108,7 @@ class Host:
         }
         if "qemu" in self._found:
             facts["qemu"] = ".".join(str(n) for n in self.qemu().version)
+            facts["qemu_confined_by"] = str(self.qemu().held) or "nothing"
         if "accel" in self._found:
             facts["accel"] = self.accel().name
             facts["accel_reason"] = self.accel().reason

@@ -7,6 +7,8 @@ included, and started through that loader.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import shutil
 import tempfile
@@ -16,7 +18,9 @@ from pathlib import Path
 from kpatchlab import proc
 from kpatchlab.cache import Cache, content_key
 from kpatchlab.errors import HostError, LabError, UserError
-from kpatchlab.guest.shapes import Qemu
+from kpatchlab.files import write_atomic
+from kpatchlab.guest import jail
+from kpatchlab.guest.shapes import Held, Qemu
 from kpatchlab.host.debian import Apt
 
 PROGRAM = "qemu-system-x86_64"
@@ -73,6 +77,27 @@ def find_qemu(
         if note:
             note(f"guests run in the host's QEMU {host.version[0]}.{host.version[1]}: {error.message}")
         return host
+
+
+def held(qemu: Qemu, cache: Cache) -> Held:
+    """Return what a QEMU runs in on this host; what was found out is kept until the host boots again."""
+    key = content_key(_boot_id(), qemu.argv, qemu.version)
+    kept = cache.root / f"held-{'cache' if qemu.unpacked else 'host'}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        data = json.loads(kept.read_text())
+        if data["key"] == key:
+            return Held(bubblewrap=data["bubblewrap"] is True, seccomp=data["seccomp"] is True)
+    found = jail.tried(qemu)
+    with contextlib.suppress(LabError):
+        write_atomic(kept, json.dumps({"key": key, "bubblewrap": found.bubblewrap, "seccomp": found.seccomp}).encode())
+    return found
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        return ""
 
 
 def host_qemu() -> Qemu:

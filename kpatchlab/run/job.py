@@ -8,9 +8,6 @@ only the lab's own faults raise, and the executor turns those into INFRA.
 from __future__ import annotations
 
 import contextlib
-import io
-import os
-import tarfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -21,14 +18,13 @@ from kpatchlab.evidence import ktap
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import CaseKind, JobResult, Outcome, job_case
 from kpatchlab.plan.needs import lacking_packages, refusal
-from kpatchlab.run import judge, leftovers, saved, settle, stacks, starved, taint
+from kpatchlab.run import attachments, judge, leftovers, saved, settle, stacks, starved, taint
 from kpatchlab.run.guests import JobGuest, guests_of, occupied
 from kpatchlab.run.inputs import Here, JobInputs, resolve
 from kpatchlab.run.reach import Counters
 from kpatchlab.run.task import JobTask
 from kpatchlab.variants import coverage, debug
 
-ATTACH_BYTES = 32 << 20
 LOST_BYTES = 4 << 20
 """How much of a script's output is read that its guest did not live to end."""
 
@@ -84,7 +80,7 @@ def run_job(task: JobTask, here: Here) -> JobResult:
     logs += [log for log in record.never_up if log.role not in there]
     whole = time.monotonic() - began - record.idle_s
     sent_bytes, sent_calls = leftovers.work(record.stdout)
-    record.cases.insert(0, job_case(record.outcome, record.message, record.details, whole))
+    record.cases.insert(0, job_case(record.outcome, record.message, record.told(), whole))
     return JobResult(
         job=inputs.spec.id,
         scenario=inputs.spec.scenario,
@@ -147,7 +143,9 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
                 record.reach += reached
                 record.patched += patched
                 record.cases += cases
-                _attachments(inputs, guest, record)
+                taken, left_out = attachments.fetch(guest.vm, inputs.folder, guest.role)
+                record.attachments += taken
+                record.notes += [f"attachment of {guest.role} not taken: {line}" for line in left_out]
                 if inputs.kernels[guest.kernel].covered and (data := coverage.fetch(guest.vm)):
                     (inputs.folder / coverage.DATA.format(role=guest.role)).write_bytes(data)
             _settle(inputs, guests, record)
@@ -314,25 +312,3 @@ def _more_turns(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Rec
         time.sleep(leftovers.CALM_S)
         _look(guests, record)
     record.guest_s, record.details = took, stood
-
-
-def _attachments(inputs: JobInputs, guest: JobGuest, record: judge.Record) -> None:
-    """Fetch what the scenario left in its attachment folder; names that climb out of it are refused."""
-    if guest.vm is None:
-        return
-    # No command but the shell's own before tar: a fork costs 10 to 20 ms in an emulated guest.
-    script = 'cd /lab/attach && for name in *; do [ -e "$name" ] && exec tar -c --exclude=./.keep .; done; :'
-    done = guest.vm.run(["/bin/sh", "-c", script], timeout_s=60, keep_bytes=2 * ATTACH_BYTES)
-    if not done.stdout or done.stdout_total > len(done.stdout):
-        return
-    with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        # By hand: extract(filter="data") came with Python 3.11.4, and Debian 12 has 3.11.2.
-        for member in archive:
-            home = (inputs.folder / f"attach-{guest.role}").resolve()
-            target = Path(os.path.normpath(home / member.name))
-            stream = archive.extractfile(member) if member.isfile() and target.is_relative_to(home) else None
-            if stream is None:
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(stream.read())
-            record.attachments.append(str(target.relative_to(inputs.folder.resolve())))

@@ -45,6 +45,7 @@ class Record:
     outcome: Outcome = Outcome.PASS
     message: str = ""
     details: str = ""
+    notes: list[str] = field(default_factory=list)
     guest_s: float = 0.0
     idle_s: float = 0.0
     stdout: bytes = b""
@@ -61,6 +62,10 @@ class Record:
         order = (Outcome.PASS, Outcome.SKIP, Outcome.FAIL, Outcome.TIMEOUT, Outcome.CRASH, Outcome.INFRA)
         if order.index(outcome) > order.index(self.outcome):
             self.outcome, self.message, self.because = outcome, message, tuple(case.id for case in because)
+
+    def told(self) -> str:
+        """Return the job's details, and what else there is to say of it."""
+        return "\n".join(filter(None, [self.details, *self.notes]))
 
     def fail(self, cases: Sequence[Case]) -> None:
         """Let the bad ones among these cases make the job fail."""
