@@ -141,8 +141,8 @@ def spawn(
     environment = dict(os.environ if env is None else env)
     environment[OWNER] = _token
     try:
-        start = partial(
-            subprocess.Popen[bytes],
+        start: Callable[[], subprocess.Popen[bytes]] = partial(
+            subprocess.Popen,
             words,
             env=environment,
             cwd=cwd,

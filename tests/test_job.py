@@ -188,6 +188,33 @@ def case(result, name):
     return next(c for c in result.cases if c.name == name)
 
 
+QUIET = [
+    ("0 7 Y", "0 1 Y", "lowered the level of its console from 7 to 1"),
+    ("0 7 Y", "0 7 N", "switched off the time stamps"),
+    ("0 7 Y", "0 7 Y", ""),
+    ("0 4 N", "0 7 N", ""),
+    ("- - -", "0 1 N", "switched off the time stamps"),
+    ("0 7 Y", "", ""),
+]
+
+
+def says(*readings):
+    """Answer as a guest whose kernel has this taint, level of the console and time stamps, one after the other."""
+    names, left = (taint.FILE, taint.LEVEL, taint.STAMPS), iter(readings)
+    return {"taint": lambda: dict(zip(names, next(left).split(), strict=False))}
+
+
+@pytest.mark.parametrize(("before", "after", "why"), QUIET)
+def test_a_console_that_the_guest_has_made_quiet_is_not_called_clean(bench, before, after, why):
+    log = case(bench(says(before, after)), "log: guest")
+    assert log.outcome is (Outcome.SKIP if why else Outcome.PASS)
+    assert why in log.message
+
+
+def test_an_oops_that_a_quiet_console_hides_fails_the_job(bench):
+    assert bench(says("0 7 Y", f"{1 << 7} 1 Y")).outcome is Outcome.FAIL
+
+
 def test_a_good_scenario_passes(bench):
     result = bench()
     assert result.outcome is Outcome.PASS

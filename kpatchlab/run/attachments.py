@@ -43,7 +43,7 @@ class _Taker:
     home: Path
     taken: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    bytes: int = 0
+    size: int = 0
 
     def refuse(self, name: str, why: str) -> None:
         """Note what is not taken, up to a number."""
@@ -62,7 +62,7 @@ class _Taker:
             self.refuse(shown, f"deeper than {DEPTH} folders")
         elif len(self.taken) >= FILES:
             self.refuse(shown, f"more than {FILES} files")
-        elif self.bytes + len(data) > BYTES:
+        elif self.size + len(data) > BYTES:
             self.refuse(shown, f"more than {BYTES >> 20} MiB in all")
         else:
             self._write(shown, self.home.joinpath(*map(safe_name, parts)), data)
@@ -76,7 +76,7 @@ class _Taker:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
         self.taken.append(target)
-        self.bytes += len(data)
+        self.size += len(data)
 
 
 def fetch(guest: Guest, folder: Path, role: str) -> tuple[list[str], list[str]]:

@@ -22,6 +22,7 @@ from kpatchlab.model import Splat
 from kpatchlab.proc import Cancel
 from kpatchlab.run import saved, starved
 from kpatchlab.run.inputs import JobInputs
+from kpatchlab.run.taint import Reading
 
 SERVER, CLIENT, PREFIX = "10.77.0.1", "10.77.0.2", "/24"
 ADDRESSES = {"server": SERVER, "client": CLIENT}
@@ -40,7 +41,7 @@ class JobGuest:
     Attributes:
         before: the console from before this job: boot and preparation.
         broken: the splat that ended the guest.
-        tainted: the kernel's taint when the job began and when it ended, see `taint`.
+        readings: what the kernel said of itself when the job began and when it ended.
         slowness: see `debug.slowness`.
     """
 
@@ -51,7 +52,7 @@ class JobGuest:
     vm: Guest | None = None
     before: bytes = b""
     broken: Splat | None = None
-    tainted: tuple[int | None, int | None] = (None, None)
+    readings: tuple[Reading, Reading] = (Reading(), Reading())
     slowness: float = 1.0
 
     def environment(self, inputs: JobInputs, scale: float = 1.0) -> dict[str, str]:

@@ -126,7 +126,7 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
             ]
             for guest, counter in zip(guests, counters, strict=True):
                 assert guest.vm is not None
-                guest.tainted = taint.read(guest.vm), None
+                guest.readings = taint.read(guest.vm), taint.Reading()
                 if inputs.kernels[guest.kernel].debug:
                     debug.forget_leaks(guest.vm)
                 if inputs.kernels[guest.kernel].covered:
@@ -177,7 +177,7 @@ def _settle(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record)
         record.idle_s = settle.idle(inputs, guests)
         for guest in guests:
             assert guest.vm is not None
-            guest.tainted = guest.tainted[0], taint.read(guest.vm)
+            guest.readings = guest.readings[0], taint.read(guest.vm)
         if inputs.spec.turns == 1:
             _look(guests, record)
     except GuestLost as lost:

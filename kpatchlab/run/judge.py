@@ -148,11 +148,12 @@ def guest_log(inputs: JobInputs, guest: JobGuest, record: Record) -> GuestLog:
     died = has_died(guest.vm.lost)
     missing = console.total - len(data)
     cut = f"{missing} bytes of the log are not kept" if missing > 0 else ""
+    cut = cut or taint.hidden(*guest.readings)
     log, vm = guest.before + b"\n" + data, guest.vm
     made = partial(starved.made_by_host, vm)
     splats = clean_log(inputs, record, guest.role, guest.kernel, log, died=died, cut=cut, made_by_host=made)
-    earlier = find_splats(guest.before, whole=False) if guest.before and guest.tainted[1] else []
-    if case := taint.judged(guest.role, *guest.tainted, earlier, splats):
+    earlier = find_splats(guest.before, whole=False) if guest.before and guest.readings[1].bits else []
+    if case := taint.judged(guest.role, *guest.readings, earlier, splats):
         record.cases.append(case)
         record.fail([case])
     return _log(guest.role, guest.kernel, data, console.total)

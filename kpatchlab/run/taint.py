@@ -14,6 +14,8 @@ from kpatchlab.guest.vm import Guest
 from kpatchlab.model import Case, Outcome, Splat, taint_case
 
 FILE = "/proc/sys/kernel/tainted"
+LEVEL = "/proc/sys/kernel/printk"
+STAMPS = "/sys/module/printk/parameters/time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +44,59 @@ FLAGS = (
 """The other bits say what somebody loaded or forced: a module out of the tree, without a signature, by force."""
 
 
-def read(guest: Guest) -> int | None:
-    """Return the bits of a guest's kernel; None where it has no such file.
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a guest's kernel says of itself at one time; None for what it does not say.
+
+    Attributes:
+        bits: its taint.
+        level: messages below it come to the console; 7 lets all but those for debugging come.
+        stamps: whether they have time stamps, by which the kernel's are told from what programs print.
+    """
+
+    bits: int | None = None
+    level: int | None = None
+    stamps: bool | None = None
+
+
+def read(guest: Guest) -> Reading:
+    """Return what a guest's kernel says of itself now.
 
     Raises:
         GuestLost, HostError: as in `Guest.look`.
     """
-    text = guest.look([FILE], drop_caches=False).get(FILE, "").strip()
-    return int(text) if text.isdigit() else None
+    said = guest.look([FILE, LEVEL, STAMPS], drop_caches=False)
+    level = said.get(LEVEL, "").split() or [""]
+    stamps = {"Y": True, "N": False}.get(said.get(STAMPS, "").strip())
+    return Reading(_number(said.get(FILE, "").strip()), _number(level[0]), stamps)
 
 
-def judged(
-    role: str, before: int | None, after: int | None, earlier: Sequence[Splat], splats: Sequence[Splat]
-) -> Case | None:
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) < 20 else None
+
+
+def hidden(before: Reading, after: Reading) -> str:
+    """Return why a console may lack messages of the kernel that a guest had to the end, "" where it may not.
+
+    What was printed meanwhile is not on the console, or cannot be told from what programs print. The taint still says
+    whether it was a fault.
+    """
+    if after.stamps is False and before.stamps is not False:
+        return "the guest has switched off the time stamps of its kernel's log"
+    if before.level is not None and after.level is not None and after.level < before.level:
+        return f"the guest has lowered the level of its console from {before.level} to {after.level}"
+    return ""
+
+
+def judged(role: str, begun: Reading, ended: Reading, earlier: Sequence[Splat], splats: Sequence[Splat]) -> Case | None:
     """Return the case of a guest's taint; None where it could not be read at the end.
 
     Args:
-        before: the bits when the job began; None where they could not be read.
+        begun, ended: what was read when the job began, and when it ended.
         earlier: the reports of boot and preparation: they explain no bit that was set later.
         splats: the reports of the guest's whole log.
     """
+    before, after = begun.bits, ended.bits
     if after is None:
         return None
     old = {splat.text for splat in earlier}
