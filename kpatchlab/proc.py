@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -140,9 +139,9 @@ def spawn(
         words = ["nice", "-n", str(nice), *words]
     environment = dict(os.environ if env is None else env)
     environment[OWNER] = _token
-    try:
-        start: Callable[[], subprocess.Popen[bytes]] = partial(
-            subprocess.Popen,
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             words,
             env=environment,
             cwd=cwd,
@@ -153,6 +152,8 @@ def spawn(
             start_new_session=True,
             extra_groups=[] if no_groups and os.geteuid() == 0 else None,
         )
+
+    try:
         child = _starter(os.getpid()).submit(start).result()
     except FileNotFoundError as error:
         raise HostError(f"{error.filename}: not found", hint="kpatchlab doctor names the package") from None
