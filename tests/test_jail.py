@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from kpatchlab import fence, proc
 from kpatchlab.cache import Cache
 from kpatchlab.guest import jail
-from kpatchlab.guest.shapes import Held, Qemu
+from kpatchlab.guest.shapes import Held, MachineShape, Qemu
+from kpatchlab.host import accel
 from kpatchlab.host import qemu as host_qemu
 from kpatchlab.host.qemu import PROGRAM, held
 from tests.guest_support import stub_boot
@@ -164,3 +166,14 @@ def test_its_own_copy_sees_not_even_the_system(tmp_path):
     assert words[words.index("--ro-bind") + 1] == "/cache/qemu/key"
     assert "/usr" not in words
     assert jail.KVM in jail.bubblewrap(made, [], kvm=True)
+
+
+@needs_fence
+@pytest.mark.guest
+def test_a_guest_runs_in_it(tmp_path, monkeypatch):
+    """The probe of `accel` again: two processors, timers, a disk that firmware reads."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = host_qemu.host_qemu()
+    argv = (*jail.bubblewrap(found, [tmp_path], kvm=False), *found.argv, *jail.SECCOMP)
+    done = accel.run_probe(MachineShape("x86_64", "tcg", 2, 64, replace(found, argv=argv)), timeout_s=60)
+    assert done.reason.startswith("a probe guest ran"), done.reason

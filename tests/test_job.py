@@ -685,6 +685,19 @@ def test_a_check_that_fails_after_qemu_failed_elsewhere_is_no_kernels_fault(benc
     assert [(c.name, c.outcome) for c in result.cases[1:3]] == [("first", Outcome.PASS), ("second", Outcome.INFRA)]
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_results_without_end_fail_the_job(bench, ends):
+    flood = b"KTAP version 1\n1..60000\n" + b"".join(b"not ok %d - x\n" % n for n in range(1, 60_001))
+
+    def run(guest, _):
+        guest.on_output("stdout", flood)
+        return GuestLost(Loss.OFF, "gone") if ends else flood
+
+    result = bench({"run.sh": run})
+    assert result.outcome is Outcome.FAIL
+    assert len(result.cases) < 21_000
+
+
 def test_counters_that_do_not_start_are_seen_of_the_kernel(bench):
     refuses = {"reach": lambda _, argv: ended(status=1, stderr=b"no tracefs") if argv[1] == "start" else b""}
     result = bench(refuses, reach=[{"function": "tcp_sendmsg", "min": 1}])
