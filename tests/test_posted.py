@@ -316,6 +316,21 @@ def test_a_pull_request_is_told():
     assert "pull request" in caught.value.hint
 
 
+def test_the_diff_of_a_pull_request_a_cover_letter_or_an_answer_is_no_patch(series):
+    mail = formatted(series, count=1)[0]
+    for subject in ("[GIT PULL] core: three", "[git pull] core", "[PULL] core", "[PATCH 0/1] core", "Re: [PATCH] core"):
+        text = mail.replace("Subject: [PATCH] core: three", f"Subject: {subject}")
+        (series.root / "patches").mkdir(exist_ok=True)
+        (series.root / "patches/0001.patch").write_text(text)
+        (series.root / "patches/series").write_text("0001.patch\n")
+        with pytest.raises(UserError, match="there is no patch in it"):
+            patchset.split_mbox(text.encode(), "s.mbox")
+        for kind in ("patches", "quilt"):
+            with pytest.raises(UserError, match="there is no patch in it"):
+                folder(series, kind)
+    assert box(mail.replace("[PATCH]", "[PULL 1/1]")).choose().whole
+
+
 @pytest.mark.parametrize("option", ["--interdiff", "--range-diff"])
 def test_a_cover_letter_with_what_changed_since_is_left_out(series, option):
     series.git("branch", "v2")

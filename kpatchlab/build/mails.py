@@ -60,6 +60,7 @@ class Tags:
         total: 10; 0 where it has no n/m.
         patch: it says PATCH.
         rfc: it says RFC.
+        pull: it asks to pull: `[GIT PULL]`. What is numbered under `[PULL 2/10]` is a patch all the same.
     """
 
     title: str
@@ -70,6 +71,7 @@ class Tags:
     resend: bool = False
     patch: bool = False
     rfc: bool = False
+    pull: bool = False
 
     @property
     def word(self) -> str:
@@ -108,6 +110,7 @@ def tags_of(subject: str) -> Tags:
         any(word.lower().startswith("resend") for word in words),
         any("patch" in word.lower() for word in words),
         any(word.lower().startswith("rfc") for word in words),
+        any(re.fullmatch(r"(git-?)?pull", word, re.IGNORECASE) for word in words) and not counters,
     )
 
 
@@ -140,6 +143,11 @@ class Mail:
     def tags(self) -> Tags:
         """What its subject says."""
         return tags_of(self.subject)
+
+    @property
+    def is_patch(self) -> bool:
+        """Whether it has a patch that is meant: a cover letter's and a pull request's diff is for people."""
+        return bool(self.diff) and self.tags.number != 0 and not self.tags.pull
 
     @cached_property
     def changes(self) -> bytes:
@@ -265,7 +273,7 @@ def _decoded(raw: bytes, head: Message, where: str, folder: Path) -> Mail:
 def _last(result: proc.Result) -> str:
     if result.timed_out:
         return f"no end in {result.duration_s:.0f} s"
-    return one_line((result.stderr.strip().splitlines() or ["it says nothing"])[-1])
+    return one_line((result.stderr.strip().splitlines() or [f"{result.argv[1]} ends with {result.status}"])[-1])
 
 
 # ---------------------------------------------------------------------------------------------- headers

@@ -241,10 +241,9 @@ def split_mbox(data: bytes, name: str, version: str = "") -> list[Patch]:
         UserError: git cannot read a mail, a patch is missing, or there are several versions and none is named.
     """
     data = mails.unpacked(data, name)
-    found = posted.read(data, name) if mails.is_mail(data) else None
-    if not found or (not found.versions and diffs.has_diff(data)):  # a diff alone, or under Debian's headers
+    if not mails.is_mail(data):
         return _plain(data, name)
-    return patches_of(found.choose(version), name)
+    return patches_of(posted.read(data, name).choose(version), name)
 
 
 def patches_of(version: posted.Version, name: str) -> list[Patch]:
@@ -284,13 +283,14 @@ class _File:
     path: Path
     data: bytes
     mails: tuple[mails.Mail, ...] = ()
+    mail: bool = False
 
     @classmethod
     def read(cls, path: Path) -> _File:
         data = mails.unpacked(read_input(path, hint=_PATHS_HINT), _shown(path))
-        found = mails.read(data, _shown(path)) if mails.is_mail(data) else []
-        as_mail = any(mail.diff for mail in found) or not diffs.has_diff(data)  # else a diff under Debian's headers
-        return cls(path, data, tuple(found) if as_mail else ())
+        if not mails.is_mail(data):
+            return cls(path, data)
+        return cls(path, data, tuple(mails.read(data, _shown(path))), mail=True)
 
     def patches(self, strip: int = 1) -> list[Patch]:
         """Return its patches; a cover letter has none, whatever diff is in it, and an empty file.
@@ -298,9 +298,9 @@ class _File:
         Raises:
             UserError: it has something else.
         """
-        if self.mails:
+        if self.mail:
             found = posted.sort(self.mails, _shown(self.path)).choose().patches if len(self.mails) > 1 else self.mails
-            patches = [_patch(mail, _shown(self.path), strip) for mail in found if mail.diff and mail.tags.number != 0]
+            patches = [_patch(mail, _shown(self.path), strip) for mail in found if mail.is_patch]
         else:
             patches = _plain(self.data, _shown(self.path), strip)
         cover = any(mail.tags.number == 0 for mail in self.mails)
@@ -379,8 +379,8 @@ def _one_series(files: Sequence[_File], name: str) -> posted.Posted | None:
     None for a collection, whose order is that of its names: what is picked from other series keeps its n/m.
     """
     found = [mail for file in files for mail in file.mails]
-    tags = [mail.tags for mail in found if mail.diff and mail.tags.number != 0]
-    if any(not file.mails and diffs.has_diff(file.data) for file in files):
+    tags = [mail.tags for mail in found if mail.is_patch]
+    if any(not file.mail and diffs.has_diff(file.data) for file in files):
         return None
     one = len(tags) > 1 and tags[0].total > 0 and len({tag.total for tag in tags}) == 1
     several = len({(tag.title, tag.version) for tag in tags}) > len({tag.title for tag in tags})

@@ -9,7 +9,6 @@ A mailbox is never taken for more than it is: what is not whole, or not one seri
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -178,7 +177,7 @@ def sort(found: Sequence[Mail], name: str) -> Posted:
     covers = [mail for mail in found if mail.tags.number == 0]
     groups: dict[tuple[bool, Number, int], list[Mail]] = {}
     for mail in found:
-        if mail.diff and mail.tags.number != 0:
+        if mail.is_patch:
             groups.setdefault((mail.tags.rfc, mail.tags.version, mail.tags.total), []).append(mail)
     versions = [
         _version(number, total, part, [cover for cover in covers if cover.tags.version == number], threads)
@@ -191,7 +190,7 @@ def sort(found: Sequence[Mail], name: str) -> Posted:
         for mail in found
         if mail.tags.patch and mail.tags.number is None and not mail.diff and not ids & set(mail.references)
     )
-    pull = any(re.match(r"\s*\[[^\]]*\bGIT[ -]PULL\b", mail.subject, re.IGNORECASE) for mail in found)
+    pull = any(mail.tags.pull for mail in found)
     return Posted(name, tuple(sorted(versions, key=lambda one: (not one.rfc, one.number))), empty, pull=pull)
 
 
