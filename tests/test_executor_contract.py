@@ -29,6 +29,7 @@ from kpatchlab.model import BuildResult, Outcome, to_json
 from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import process, stages
+from kpatchlab.run.executor import LocalExecutor
 from kpatchlab.run.executors import EXECUTORS, executor_of
 from kpatchlab.run.pipeline import execute
 from kpatchlab.run.stages import Settings
@@ -76,7 +77,7 @@ class Site:
 
     def __init__(self, root, monkeypatch):
         self.root = root
-        self.lab = load(self._lab(root / "lab"))
+        self.lab = dataclasses.replace(load(self._lab(root / "lab")), settle_s=0.0)
         self.host = Host(Cache(root / "cache"), qemu_choice="host")
         self.store = Store(self.lab.results)
         self.out = io.StringIO()
@@ -179,6 +180,13 @@ def test_results_are_whole(site, executor):
     assert two.reproduce == "kpatchlab run --job says+size=2@without#1"
     assert [splat.fingerprint for splat in oops.splats] == [splat.fingerprint for splat in find_splats(OOPS)]
     assert site.out.getvalue().count("PASS") == 2
+
+
+def test_a_job_whose_guests_idle_lets_go_of_its_slot(site, executor, monkeypatch):
+    idle, freed = LocalExecutor._idle, []
+    monkeypatch.setattr(LocalExecutor, "_idle", lambda self, queued: (freed.append(queued), idle(self, queued)))
+    site.run(executor, "says")
+    assert len(freed) == 2
 
 
 def test_files_come_back_with_the_result(site, executor):

@@ -67,11 +67,16 @@ class ProcessExecutor(LocalExecutor):
         words = worker.command_line(self._cache.root, here.host)
         paths = [str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH", "")])]
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+        def told(line: str) -> None:
+            if line.strip() == worker.IDLE:
+                here.idle()
+
         with tempfile.TemporaryFile() as parcel:
             done = proc.run(
                 [*self.prefix, sys.executable, *words],
                 timeout_s=JOB_S, check=False, env=env, cwd=here.folder, input_bytes=task.to_json(),
-                stdout_to=parcel, cancel=here.cancel,
+                on_line=told, stdout_to=parcel, cancel=here.cancel,
             )  # fmt: skip
             if done.status != 0:
                 said = done.stderr.strip().splitlines() or ["no word"]

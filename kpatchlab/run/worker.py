@@ -32,6 +32,8 @@ from kpatchlab.urls import shown
 MODULE = "kpatchlab.run.worker"
 RESULT = "result.json"
 FILES = "files"
+IDLE = "kpatchlab.run.worker: the guests idle"
+"""A line on standard error: from now on the job takes no more than memory, see `Here.idle`."""
 
 
 def command_line(cache: Path, host: Host) -> list[str]:
@@ -79,6 +81,11 @@ def unpack(stream: IO[bytes], folder: Path) -> JobResult:
     return result
 
 
+def _idle() -> None:
+    sys.stderr.write(f"{IDLE}\n")
+    sys.stderr.flush()
+
+
 def main() -> None:
     """Carry out the job."""
     parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=__doc__.partition("\n")[0])
@@ -94,7 +101,8 @@ def main() -> None:
     folder = cache.scratch("job")
     try:
         with cache.using(folder):
-            result = run_job(task, Here(Host(cache, options.mirror, options.qemu), folder, cancel))
+            host = Host(cache, options.mirror, options.qemu)
+            result = run_job(task, Here(host, folder, cancel, _idle))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this one job's and the lab's, not a kernel's
         result = infra(task.spec, error)
     try:
