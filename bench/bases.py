@@ -2,8 +2,9 @@
 
 Found: a tree of Linux with some branches, two of which are rewritten, and series made on its commits: with the
 `base-commit:` line of git format-patch or without, of one patch to many, some on a branch that is rewritten afterwards,
-some with one patch dropped, some with a file that is renamed meanwhile. Right is a commit whose files of the series are
-those of the commit that the series was made on. Wrong and not told as `not sure` must never be.
+some with one patch dropped, some with a file that is renamed meanwhile, and a few on files that are nowhere any more.
+Right is a commit whose files of the series are those of the commit that the series was made on. Wrong and not told as
+`not sure` must never be.
 
 Long: made histories, a quarter of the commits, half of them and all, with a series some way below the tip.
 """
@@ -33,6 +34,8 @@ START = 1_700_000_000
 DAY = 86400
 FOLDERS = ("net/unix", "net/ipv4", "net/tls", "fs/nfs", "net/sunrpc", "crypto", "drivers/infiniband/sw/siw", "net/core")
 KINDS = ("trailer", "plain", "plain", "rewritten", "dropped", "renamed")
+LOST_EVERY = 20
+"""Of so many series one is made on files that no commit has any more: all that can be said is `not sure`."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +87,17 @@ class Tree:
 
     def series(self, kind: str) -> Made:
         """Make a series of a kind, and leave the branches without it."""
-        names = [row for row in self.git("branch", "--format=%(refname:short)").splitlines() if "(" not in row]
-        branch = self.dice.choice(names)
+        branches = [row for row in self.git("branch", "--format=%(refname:short)").splitlines() if "(" not in row]
+        branch = self.dice.choice(branches)
         back = self.dice.randrange(3)
         self.git("checkout", "-q", "--detach", f"{branch}~{back}")
-        if kind == "rewritten":
-            self.edit(self.dice.choice(self.pool))  # as on a branch that is not there any more
+        names = self.dice.sample(self.pool, 6)
+        if kind in {"rewritten", "lost"}:  # as on a branch that is not there any more
+            self.edit(names[0] if kind == "lost" else self.dice.choice([n for n in self.pool if n not in names]))
         base = self.git("rev-parse", "HEAD")
         count = self.dice.choice((1, 2, 3, 5, 8, 13, 28))
-        names = self.dice.sample(self.pool, min(count, 6))
-        for _ in range(count):
-            self.edit(self.dice.choice(names))
+        for number in range(count):
+            self.edit(names[0] if number == 0 else self.dice.choice(names[: min(count, 6)]))
         first = base
         if kind == "dropped" and count > 2:
             drop = self.git("rev-parse", f"HEAD~{count // 2}")
@@ -140,7 +143,10 @@ def found_rates(options: argparse.Namespace) -> dict[str, object]:
     dice = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="kpatchlab-bases-", dir=options.work) as work:
         tree = made_tree(Path(work) / "linux", dice)
-        series = [tree.series(KINDS[number % len(KINDS)]) for number in range(options.series)]
+        series = [
+            tree.series("lost" if number % LOST_EVERY == LOST_EVERY - 1 else KINDS[number % len(KINDS)])
+            for number in range(options.series)
+        ]
         for number in (3, 7):  # two branches are rewritten
             tree.git("checkout", "-q", "-B", f"topic-{number}", "master~2")
             tree.grow(2)
