@@ -118,7 +118,8 @@ def test_every_kind_of_leftover_has_a_limit():
     files = {
         "/proc/meminfo": "MemTotal: 4000 kB\nMemFree: 400 kB\nCached: 400 kB\nVmallocUsed: 40 kB\n",
         "/proc/zoneinfo": "    cpu: 0\n              count: 10\n",
-        "/proc/slabinfo": "slabinfo - version: 2.1\n# name <active_objs>\nkmalloc-64 77 100 64 : tunables 0\n",
+        "/proc/slabinfo": "slabinfo - version: 2.1\n# name <active_objs>\nkmalloc-64 70 100 64 : tunables 0\n"
+        "kmalloc-rnd-05-64 4 100 64 : tunables 0\nkmalloc-cg-64 3 100 64 : tunables 0\n",
         "/proc/net/protocols": "protocol size sockets memory press\nTCP 2000 3 5 no\nUNIX 1000 44 -1 NI\n",
         "/proc/modules": "tls 100 2 - Live 0x0\n",
         "/proc/self/mounts": "a / b\nc /d e\n",

@@ -31,6 +31,9 @@ HELD = ("MemFree", "Buffers", "Cached", "SwapCached", "AnonPages", "Slab", "Kern
         "VmallocUsed", "Percpu")  # fmt: skip
 """What of MemTotal is accounted for in /proc/meminfo; a page that only a lost reference holds is in none of these."""
 
+_KMALLOC = re.compile(r"^kmalloc-(?:rnd-\d+-|cg-|rcl-)")
+"""Caches that one kernel has several of, and another one: RANDOM_KMALLOC_CACHES (6.6 on) has 16 of each size."""
+
 Amounts = Mapping[str, float]
 """What there is -> how much of it: pages, objects, sockets, users, threads, mounts, devices, files."""
 
@@ -58,7 +61,8 @@ def amounts(files: Mapping[str, str]) -> dict[str, float]:
         found["vmalloc pages"] = memory.get("VmallocUsed", 0.0) / PAGE_KIB
     for words in _rows(files.get("/proc/slabinfo", "")):
         if len(words) > 2 and words[1].isdigit():
-            found[f"slab {words[0]}"] = float(words[1])
+            name = f"slab {_KMALLOC.sub('kmalloc-', words[0])}"
+            found[name] = found.get(name, 0.0) + float(words[1])
     for words in _rows(files.get("/proc/net/protocols", "")):
         # protocol, size, sockets, memory (pages, -1: not accounted), ...
         if len(words) > 3 and words[2].isdigit():
