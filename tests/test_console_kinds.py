@@ -420,6 +420,15 @@ def test_who_allocated_and_freed_a_slab_object_are_parts_of_its_report():
     assert names(FOREIGN, *freed) == [("bug", "slab object: Freed in other")]  # all else was dropped
 
 
+@pytest.mark.parametrize("what", ["atomic", "non migratable"])
+def test_a_context_that_is_not_as_assumed(what):
+    """The kernel takes it for a warning, as sleeping where that is not allowed: sched/core.c."""
+    first = f"BUG: assuming {what} context at kernel/bpf/x.c:17"
+    assert names(first, "in_atomic(): 0, irqs_disabled(): 0, pid: 9, name: t", *STACK) == [
+        ("lockdep", f"BUG: assuming {what} context in victim")
+    ]
+
+
 def test_two_oopses_are_two():
     found = names(NULL_POINTER, "Oops: 0000 [#1] SMP", *FAULT, NULL_POINTER, "Oops: 0000 [#2] SMP", *FAULT)
     assert found == [("oops", "BUG: kernel NULL pointer dereference in victim")] * 2

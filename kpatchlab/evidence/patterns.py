@@ -129,6 +129,7 @@ HEADERS: tuple[Header, ...] = _headers(
     ("lockdep", rf"(?:\[ (?:BUG|INFO): |(?:WARNING|INFO|BUG): )(?P<what>{_LOCKDEP})", "lockdep: {what}"),
     ("lockdep", r"BUG: sleeping function called", "BUG: sleeping function called from invalid context"),
     ("lockdep", r"BUG: scheduling while atomic", "BUG: scheduling while atomic"),
+    ("lockdep", r"BUG: assuming (?P<what>[a-z ]+?) context", "BUG: assuming {what} context"),
     ("hung-task", r"INFO: task .{1,40} blocked (?:in I/O wait )?for more than \d+ seconds", "INFO: task hung"),
     ("hung-task", r"INFO: task .{1,40} can't die for more than", "INFO: task hung"),
     ("rcu-stall", r"(?:rcu: )?INFO: (?P<what>rcu_\w+) (?:self-)?detected (?:expedited )?stall", "{what} stall"),
