@@ -22,6 +22,7 @@ from kpatchlab.build import diffs, git
 from kpatchlab.build.patchset import DoesNotApplyError, Patch, failure
 from kpatchlab.errors import UserError
 
+DESCRIBE_S = 2.0
 WALK_S = 8.0
 """How long one look through the history may take."""
 MOST_TRIED = 12
@@ -336,8 +337,13 @@ class _Finder:
         return tips
 
     def _name(self, commit: str) -> str:
-        said = self.tree.git("describe", "--tags", "--always", "--abbrev=12", commit, check=False)
-        return said.stdout.strip() or commit[:12]
+        """Return a branch's or tag's name, with the distance to a tag where that is quickly told; else the short id."""
+        if (tip := self.tips.get(commit, "HEAD")) != "HEAD":
+            return tip
+        if not self._lines("for-each-ref", "--count=1", "refs/tags"):  # describe would look for one to the first commit
+            return commit[:12]
+        words = ("describe", "--tags", "--always", "--abbrev=12", commit)
+        return self.tree.git(*words, check=False, timeout_s=DESCRIBE_S).stdout.strip() or commit[:12]
 
     def _lines(self, *words: str, data: str = "") -> list[str]:
         """Return what git says, a line each; what it had said so far where it takes too long."""
