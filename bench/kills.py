@@ -31,8 +31,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-kills-") as folder:
         root = Path(folder)
         began = time.monotonic()
-        kills.killed(root, 600.0)  # a whole run: how long one takes, and a first one in the store
-        whole_s = (time.monotonic() - began) / 2  # the run, and going on with it, which has nothing to do
+        kills.start(root, "run").communicate()  # a whole run: how long one takes, and a first one in the store
+        whole_s = time.monotonic() - began
         done = []
         for number in range(given.count):
             after_s = moments.uniform(0.1, whole_s)

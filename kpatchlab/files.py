@@ -90,6 +90,18 @@ def copied(source: Path, target: Path) -> None:
     shutil.copy2(source, target)
 
 
+def refuses(folder: Path) -> str:
+    """Return why nothing can be written to a folder now, in words of the system's; "" where it can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as handle:
+            handle.write(bytes(1 << 16))
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Put a file at `target`, as a hard link where the file system allows it."""
     target.parent.mkdir(parents=True, exist_ok=True)

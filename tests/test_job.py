@@ -189,11 +189,14 @@ def case(result, name):
 
 
 QUIET = [
-    ("0 7 Y", "0 1 Y", "lowered the level of its console from 7 to 1"),
+    ("0 7 Y", "0 1 Y", "the level of the guest's console is 1"),
+    ("0 1 Y", "0 1 Y", "the level of the guest's console is 1"),
+    ("0 7 Y", "0 5 Y", "the level of the guest's console is 5"),
     ("0 7 Y", "0 7 N", "switched off the time stamps"),
+    ("0 7 N", "0 7 N", "switched off the time stamps"),
+    ("- - -", "0 7 N", "switched off the time stamps"),
     ("0 7 Y", "0 7 Y", ""),
-    ("0 4 N", "0 7 N", ""),
-    ("- - -", "0 1 N", "switched off the time stamps"),
+    ("0 8 Y", "0 7 Y", ""),
     ("0 7 Y", "", ""),
 ]
 

@@ -18,6 +18,7 @@ from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.lab import load
 from kpatchlab.lab.recipes import PatchesSeries
 from kpatchlab.model import ChangedFunction, JobResult, Outcome, PatchFacts, Verdict
+from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import pipeline, stages
 from kpatchlab.run.stages import Settings
@@ -361,6 +362,24 @@ def test_a_killed_run_is_gone_on_with(bench):
     assert run.jobs[0].message == "as it was"
     assert f"start {spec.id}" not in bench.log
     assert run.builds[0].objects_compiled == 3  # what the first start found out is kept
+
+
+def test_a_job_that_is_lost_to_a_full_disk_ends_the_run(bench, monkeypatch):
+    """Other repeats of it would be judged, and the run be called whole."""
+    plan = make_plan(bench.lab, choice=("solo",), repeat=3)
+    lost = iter([False, False, True, False, False, False])
+    bench.job = lambda inputs: OSError(28, "No space left on device") if next(lost) else Outcome.PASS
+    monkeypatch.setattr(pipeline, "refuses", lambda folder: "No space left on device")
+    run_dir = bench.begin(plan)
+    with pytest.raises(HostError, match=r"^cannot write to .*: No space left on device$"):
+        bench.execute(plan=plan, run_dir=run_dir)
+    run_dir.close()
+    bench.settings = Settings()  # of another process
+    monkeypatch.setattr(pipeline, "refuses", lambda folder: "")
+    bench.job = lambda inputs: Outcome.PASS
+    run = bench.execute(plan=plan, run_dir=bench.store.open_run("last"))
+    assert run.complete
+    assert [job.outcome for job in run.jobs] == [Outcome.PASS] * 6
 
 
 def test_what_the_lab_lost_is_done_again(bench):

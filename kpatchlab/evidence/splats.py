@@ -219,7 +219,7 @@ def find_splats(log: bytes | str, *, died: bool = False, whole: bool = True) -> 
             still prints.
     """
     data = log.encode("utf-8", "surrogateescape") if isinstance(log, str) else log
-    stamped = _is_stamped(data)
+    stamped = is_stamped(data)
     finder = _Finder(died=died, whole=whole)
     aside = _Aside()
     for number, raw in enumerate(iter_lines(data, LINE_BYTES)):
@@ -257,7 +257,8 @@ def _messages(raw: bytes, stamp: re.Match[bytes], inner: re.Match[bytes] | None)
         stamp, inner = inner, _STAMP_AT.search(raw, inner.end())
 
 
-def _is_stamped(log: bytes) -> bool:
+def is_stamped(log: bytes) -> bool:
+    """Whether a log has the kernel's time stamps at the beginning of lines."""
     return any(match.start() == 0 or log[match.start() - 1] in b"\r\n" for match in _STAMP.finditer(log))
 
 

@@ -13,7 +13,7 @@ from functools import partial
 
 from kpatchlab.errors import GuestLost, HostError, Loss
 from kpatchlab.evidence.decode import Decoder
-from kpatchlab.evidence.splats import find_splats
+from kpatchlab.evidence.splats import find_splats, is_stamped
 from kpatchlab.model import Case, CaseId, GuestLog, Metric, Outcome, ReachCount, Splat, log_case
 from kpatchlab.run import starved, taint
 from kpatchlab.run.guests import BROKEN, JobGuest, console_name
@@ -148,7 +148,7 @@ def guest_log(inputs: JobInputs, guest: JobGuest, record: Record) -> GuestLog:
     died = has_died(guest.vm.lost)
     missing = console.total - len(data)
     cut = f"{missing} bytes of the log are not kept" if missing > 0 else ""
-    cut = cut or taint.hidden(*guest.readings)
+    cut = cut or taint.hidden(*guest.readings, stamped=is_stamped(guest.before + data))
     log, vm = guest.before + b"\n" + data, guest.vm
     made = partial(starved.made_by_host, vm)
     splats = clean_log(inputs, record, guest.role, guest.kernel, log, died=died, cut=cut, made_by_host=made)

@@ -18,6 +18,7 @@ from typing import Any
 
 from kpatchlab import __version__
 from kpatchlab.errors import HostError, UserError
+from kpatchlab.files import refuses
 from kpatchlab.host.host import Host
 from kpatchlab.host.peak import PeakMemory
 from kpatchlab.lab.load import Lab
@@ -218,11 +219,23 @@ class _Execution:
             result = infra(job, HostError("its files are gone", hint="was the cache cleaned while it ran?"))
         elif returned.folder:
             result = self.run_dir.take_in(result, returned.folder)
+        if result.outcome is Outcome.INFRA:
+            self._check_disks()
         beside = stages.beside(self.started.get(job.id, self.began), time.monotonic()) if job.id in self.started else ()
         result = replace(result, reproduce=self.settings.reproduce(job), beside=beside)
         self.done[result.job] = result
         self.run_dir.save_job(result)
         self.progress.job_done(result)
+
+    def _check_disks(self) -> None:
+        """Pass where the disks take what jobs leave; whatever a job was lost for, its result says nothing of that.
+
+        Raises:
+            HostError: one does not; `run --resume` goes on when it does again.
+        """
+        for folder in (self.run_dir.path, self.host.cache.root):
+            if why := refuses(folder):
+                raise HostError(f"cannot write to {folder}: {why}", hint="make room, then run --resume last")
 
     # --- the run
 

@@ -16,6 +16,8 @@ from kpatchlab.model import Case, Outcome, Splat, taint_case
 FILE = "/proc/sys/kernel/tainted"
 LEVEL = "/proc/sys/kernel/printk"
 STAMPS = "/sys/module/printk/parameters/time"
+WARNINGS, USUAL = 5, 7
+"""Levels of a console that shows warnings and what is worse, and CONSOLE_LOGLEVEL_DEFAULT (include/linux/printk.h)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +77,19 @@ def _number(text: str) -> int | None:
     return int(text) if text.isdecimal() and len(text) < 20 else None
 
 
-def hidden(before: Reading, after: Reading) -> str:
+def hidden(before: Reading, after: Reading, *, stamped: bool) -> str:
     """Return why a console may lack messages of the kernel that a guest had to the end, "" where it may not.
 
     What was printed meanwhile is not on the console, or cannot be told from what programs print. The taint still says
     whether it was a fault.
+
+    Args:
+        stamped: the log has time stamps: what has none is then taken for a program's.
     """
-    if after.stamps is False and before.stamps is not False:
+    if after.stamps is False and stamped:
         return "the guest has switched off the time stamps of its kernel's log"
-    if before.level is not None and after.level is not None and after.level < before.level:
-        return f"the guest has lowered the level of its console from {before.level} to {after.level}"
+    if after.level is not None and after.level < max(WARNINGS, min(before.level or 0, USUAL)):
+        return f"the level of the guest's console is {after.level}: what it prints is not all that its kernel says"
     return ""
 
 
