@@ -125,7 +125,8 @@ def job(
         ()
         if blocked
         else tuple(
-            GuestLog(role, kernel, f"jobs/{name}/{role}.console", tail, len(tail)) for role, kernel in placement.items()
+            GuestLog(role, kernel, f"jobs/{name}/console-{role}.log", tail, len(tail))
+            for role, kernel in placement.items()
         )
     )
     command = f"kpatchlab run {scenario} --column {column} --repeat 1"

@@ -210,7 +210,7 @@ def test_drill_down_to_a_console_and_find_in_it(visit):
         .inner_text()
         .endswith("BUG: KASAN: slab-use-after-free in opinfo_put+0x2d/0x50 [ksmbd]")
     )
-    assert log.get_by_role("link").get_attribute("href") == "./jobs/cifs-ksmbd.with.0/server.console"
+    assert log.get_by_role("link").get_attribute("href") == "./jobs/cifs-ksmbd.with.0/console-server.log"
     log.locator("input").fill("__ksmbd_close_fd+0x1f1")
     log.locator("input").press("Enter")
     assert log.locator("output").inner_text() == "1 of 1"
