@@ -541,6 +541,7 @@ def test_time_grows_with_the_size_of_a_patch(kind):
         "Subject: " + "[" * 100_000, "Subject: " + "[a" * 50_000 + "]" * 50_000, "Subject: " + "=?" * 50_000,
         "Subject: " + "Re: " * 30_000, "To: " + "(" * 100_000, "To: " + '"' * 99_999, "To: " + "a@b," * 50_000,
         "References: " + "<a@b> " * 30_000, "Message-Id: " + "<" * 100_000, "X: a\n" * 50_000, "From: " + "a" * 200_000,
+        "Subject: =?utf-\ufffd?q?a?=",
         "Subject: " + "=?utf-8?q?a?= " * 10_000, "Subject: " + "[1/2]" * 20_000, "Cc: " + "a " * 60_000,
     ],
 )  # fmt: skip

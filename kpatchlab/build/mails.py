@@ -14,7 +14,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from email.errors import HeaderParseError
+from email.errors import MessageError
 from email.message import Message
 from email.parser import BytesHeaderParser
 from email.policy import compat32
@@ -299,7 +299,7 @@ def _text(value: object) -> str:
     raw = str(value)[:_HEADER_CHARS]
     try:
         found = str(email.header.make_header(email.header.decode_header(raw)))
-    except (ValueError, LookupError, HeaderParseError):  # a charset that Python does not know; broken base64
+    except (ValueError, LookupError, MessageError):  # a charset that Python does not know; broken base64
         found = raw
     return " ".join(found.encode("utf-8", "replace").decode("utf-8", "replace").split())
 

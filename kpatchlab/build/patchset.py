@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kpatchlab import proc
-from kpatchlab.build import diffs, git, mails, posted
+from kpatchlab.build import diffs, git, mails, posted, ranges
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, LabError, UserError
@@ -427,33 +427,13 @@ def _git(item: recipes.GitSeries, ctx: BuildContext) -> list[Patch]:
                     f"{repository.path} has no revision {name!r}", hint="git fetch it there, then try again"
                 )
         revisions = item.range
-    words = ("rev-list", "--reverse", "--no-merges", "--end-of-options", revisions)
-    commits = repository.read(*words, timeout_s=APPLY_S).split()
-    if len(commits) > mails.MAX_PATCHES:
-        raise UserError(f"{item.range}: {len(commits)} commits, and at most {mails.MAX_PATCHES} make a series")
-    return _of_commits(repository, commits, item.range)
-
-
-def _of_commits(repository: git.Repository, commits: Sequence[bytes], name: str) -> list[Patch]:
-    """Return commits as patches; one that changes nothing is none."""
-    listing = b"\n".join(commits) + b"\n"
-    marked = ("--stdin", "--format=%x00%x01%H%x00%an <%ae>%x00%aD%x00%s%x00%B%x00")
-    words = ["diff-tree", "--root", "--patch", "--binary", "--full-index", "--find-renames", "--diff-algorithm=myers"]
-    words += ["--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "-O/dev/null"]
-    found: list[Patch] = []
-    data = repository.read(*words, *marked, timeout_s=APPLY_S, input_bytes=listing)
-    rows = [part.split(b"\0", 5) for part in data.split(b"\0\1")[1:]]
-    rows = [row for row in rows if diffs.has_diff(row[5])]
-    for number, (_, author, date, subject, message, diff) in enumerate(rows, 1):
-        person, title = (one_line(text.decode("utf-8", "replace"), 500) for text in (author, subject))
-        body = message.partition(b"\n\n")[2]
-        head = (
-            f"From: {person}\nDate: {date.decode('ascii', 'replace')}\nSubject: [PATCH {number}/{len(rows)}] {title}\n"
-        )
-        patch = diffs.diff_of(diff)
-        place = f"{name} [{number}/{len(rows)}]" if len(rows) > 1 else name
-        found.append(Patch(place, title, patch, mail=head.encode() + b"\n" + body + b"---\n" + patch, author=person))
-    return found
+    found = ranges.read(repository, revisions, at_most=mails.MAX_PATCHES)
+    patches: list[Patch] = []
+    for number, commit in enumerate(found, 1):
+        place = f"{item.range} [{number}/{len(found)}]" if len(found) > 1 else item.range
+        mail = commit.mail(f"[PATCH {number}/{len(found)}]")
+        patches.append(Patch(place, commit.title, commit.diff, mail=mail, author=commit.author))
+    return patches
 
 
 def _wanted(item: recipes.MessageIdSeries) -> str:
