@@ -247,7 +247,8 @@ def bounded_by() -> str:
     return "a cgroup" if cgroup.bounds() else "rlimits, which do not bound how many processes root has"
 
 
-_ALWAYS = ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv")
+_ALWAYS = ("--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--clearenv")
+"""No --new-session: `proc` has made a session without a terminal, and its niceness is that of the session's autogroup."""
 
 
 @functools.cache

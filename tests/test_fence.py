@@ -72,6 +72,15 @@ def test_there_is_no_network_and_no_socket_of_the_hosts(door, tmp_path):
 
 
 @needs_sandbox
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel has no autogroups")
+def test_a_build_stays_as_nice_as_it_was_started(door):
+    own = int(Path("/proc/self/autogroup").read_text().split()[-1])
+    done = sh(door, "sleep 0.5; cat /proc/self/autogroup; nice; tty; echo </dev/tty", nice=7)
+    assert [int(done.stdout.split()[2]), int(done.stdout.split()[3])] == [min(19, own + 7), os.nice(0) + 7]
+    assert "No such device or address" in done.stderr, "there is no terminal to push words into"
+
+
+@needs_sandbox
 def test_daemons_end_with_the_command(door, tmp_path):
     beat = tmp_path / "out/beat"
     done = sh(door, f"setsid sh -c 'while :; do date >>{beat}; sleep 0.05; done' >/dev/null 2>&1 & sleep 0.5")
