@@ -248,7 +248,7 @@ def bounded_by() -> str:
 
 
 _ALWAYS = ("--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--clearenv")
-"""No --new-session: `proc` has made a session without a terminal, and its niceness is that of the session's autogroup."""
+"""No --new-session: `proc` has made a session without a terminal, whose autogroup has the niceness of the build."""
 
 
 @functools.cache
