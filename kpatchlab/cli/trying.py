@@ -33,8 +33,8 @@ MOST_NAMED = 8
 @click.command(
     "try",
     cls=Verb,
-    epilog="SERIES: a mailbox, a folder of patches, a quilt queue, BASE..TIP of the tree, a message-id, or - for "
-    "standard input.\n\n\b\nExamples:\n  kpatchlab try series.mbox --tree ~/linux\n"
+    epilog="SERIES, needed but with --for: a mailbox, a folder of patches, a quilt queue, BASE..TIP of the tree, "
+    "a message-id, or - for standard input.\n\n\b\nExamples:\n  kpatchlab try series.mbox --tree ~/linux\n"
     "  kpatchlab try v6.12..my-branch --tree ~/linux --dry-run\n"
     "  b4 am -o - MESSAGE-ID | kpatchlab try - --tree ~/linux",
 )

@@ -1,6 +1,6 @@
 """Printing KTAP from Python: one line a check, flushed at once, so that a crash keeps what came before.
 
-import sys; sys.path.insert(0, os.environ["LAB_LIB"])
+import os, sys; sys.path.insert(0, os.environ["LAB_LIB"])
 import ktap
 ktap.plan(2)
 ktap.check("the file arrives whole", send_it)     # not ok when it raises
