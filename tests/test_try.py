@@ -44,7 +44,7 @@ def test_from_a_mailbox_to_a_verdict_a_reply_and_the_patch_that_did_it(posted):
     status, out, err = try_(posted)
     assert status == 1, out + err
     assert posted.untouched() == before
-    assert "series     printk 2: 3 patches, by A U Thor <author@example.com>" in out
+    assert "series     printk 2 (v1): 3 patches, by A U Thor <author@example.com>" in out
     assert "the newest commit whose 2 files are those that the patches were made of" in out
     assert "solo: 2 REGRESSED" in out, "a verdict as soon as it is there"
     assert out.index("solo: 2 REGRESSED") < out.index("results: ")
