@@ -742,7 +742,7 @@ SHELLS = {
 @pytest.mark.parametrize(
     ("name", "words", "proposed"),
     [
-        ("kpatchlab", "re", {"report"}),
+        ("kpatchlab", "rep", {"report", "reproduce"}),
         ("kpatchlab", "run so", {"solo"}),
         ("./lab", "run --kernel with", {"with", "without"}),
         ("./lab", "run --re", {"--repeat", "--resume"}),
