@@ -10,7 +10,6 @@ ties it to the thread that forked: so one thread, which lives as long as the pro
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import secrets
 import selectors
@@ -39,6 +38,7 @@ KEEP_BYTES = 4 << 20
 _token = f"{os.getpid()}-{secrets.token_hex(8)}"
 _guard_lock = threading.Lock()
 _guard: subprocess.Popen[bytes] | None = None
+_starters: dict[int, ThreadPoolExecutor] = {}
 
 # Runs with -S -E -I, imports nothing but the core: up in some 15 ms, in the background.
 _GUARD_CODE = r"""
@@ -154,7 +154,7 @@ def spawn(
         )
 
     try:
-        child = _starter(os.getpid()).submit(start).result()
+        child = _starter().submit(start).result()
     except FileNotFoundError as error:
         raise HostError(f"{error.filename}: not found", hint="kpatchlab doctor names the package") from None
     except OSError as error:
@@ -163,10 +163,15 @@ def spawn(
     return child
 
 
-@functools.cache
-def _starter(pid: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked process has none of its parent's threads
-    """Return the one thread in which the children of this process are started."""
-    return ThreadPoolExecutor(1, thread_name_prefix="start")
+def _starter() -> ThreadPoolExecutor:
+    """Return the one thread in which this process starts its children.
+
+    A second one would end once nobody holds it, and what it has started with it.
+    """
+    with _guard_lock:
+        if os.getpid() not in _starters:  # a forked process has none of its parent's threads
+            _starters[os.getpid()] = ThreadPoolExecutor(1, thread_name_prefix="start")
+        return _starters[os.getpid()]
 
 
 def _nice_group(pid: int, nice: int) -> None:

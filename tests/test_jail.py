@@ -81,6 +81,23 @@ def test_a_guest_goes_before_the_lab_and_fills_no_disk(files):
     assert int(said[2]) * 512 == 2 * (made.machine.memory_mib << 20) + jail.STATE_BYTES
 
 
+def test_one_thread_starts_all_children_also_where_many_begin_at_once(monkeypatch):
+    monkeypatch.setattr(proc, "_starters", {})
+    real = proc.ThreadPoolExecutor
+    made = []
+
+    def slow(*args, **more):
+        time.sleep(0.05)
+        made.append(real(*args, **more))
+        return made[-1]
+
+    monkeypatch.setattr(proc, "ThreadPoolExecutor", slow)
+    with real(8) as pool:
+        children = list(pool.map(lambda _: proc.spawn(["true"]), range(8)))
+    assert [child.wait(20) for child in children] == [0] * 8
+    assert len(made) == 1
+
+
 @needs_fence
 def test_it_ends_with_who_started_it_and_not_with_the_thread(files):
     made = boot(files, path=Path("/usr/bin/sleep"))
