@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from hypothesis import settings
 
 from kpatchlab import fence
 from kpatchlab.build import confined
@@ -10,6 +11,9 @@ from kpatchlab.cli import main
 
 pytest_plugins = ["tests.tiers", "tests.fake_stages", "tests.nights", "tests.bisect_support", "tests.real_tree"]
 """Which tests run where, and the fixtures that several files use: `bench`, `nights`, `lab`, `real_base`."""
+
+settings.register_profile("steady", derandomize=True)
+settings.load_profile("steady")  # a clone has the same result on every day; `./lab bench fuzz` looks for new inputs
 
 
 @pytest.fixture(autouse=True)
