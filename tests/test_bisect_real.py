@@ -75,7 +75,7 @@ def searched(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Searc
     labdir.write(lab / "kernels/tiny.config", (PROJECT / "kernels/config/tiny.config").read_text())
     labdir.write(lab / "rootfs/base.yaml", (PROJECT / "rootfs/base.yaml").read_text())
     shutil.copytree(ODD_READS, lab / "scenarios/odd")
-    (lab / "scenarios/lib").symlink_to(PROJECT / "scenarios/lib")
+    shutil.copytree(PROJECT / "scenarios/lib", lab / "scenarios/lib")
     return Searched(lab / "lab.yaml", tree, made)
 
 

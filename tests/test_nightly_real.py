@@ -36,7 +36,7 @@ class RealNights:
         labdir.write(self.root / "kernels/tiny.config", (PROJECT / "kernels/config/tiny.config").read_text())
         labdir.write(self.root / "rootfs/base.yaml", (PROJECT / "rootfs/base.yaml").read_text())
         shutil.copytree(ODD_READS, self.root / "scenarios/odd")
-        (self.root / "scenarios/lib").symlink_to(PROJECT / "scenarios/lib")
+        shutil.copytree(PROJECT / "scenarios/lib", self.root / "scenarios/lib")
 
     def start(self, *words):
         command = [sys.executable, "-m", "kpatchlab", "--no-install", "--lab", str(self.root / "lab.yaml"), *words]

@@ -45,7 +45,7 @@ config: [tiny.config]
     labdir.write(lab / "kernels/tiny.config", (PROJECT / "kernels/config/tiny.config").read_text())
     labdir.write(lab / "rootfs/base.yaml", (PROJECT / "rootfs/base.yaml").read_text())
     shutil.copytree(ODD_READS, lab / "scenarios/odd")
-    (lab / "scenarios/lib").symlink_to(PROJECT / "scenarios/lib")
+    shutil.copytree(PROJECT / "scenarios/lib", lab / "scenarios/lib")
     program = [sys.executable, "-m", "kpatchlab", "--no-install", "--lab", str(lab / "lab.yaml")]
     words = [*program, "series", "--run", "odd"]
     env = os.environ | {"PYTHONPATH": str(PROJECT)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -68,7 +69,7 @@ def write_lab(folder: Path, like: Path, scenarios: Mapping[str, Files], **change
     for name in ("kernels", "rootfs"):
         (folder / name).symlink_to(real / name)
     (folder / "scenarios").mkdir()
-    (folder / "scenarios/lib").symlink_to(real / "scenarios/lib")
+    shutil.copytree(real / "scenarios/lib", folder / "scenarios/lib")
     for name, files in scenarios.items():
         home = folder / "scenarios" / name
         home.mkdir()
