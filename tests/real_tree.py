@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kpatchlab.build import BuildContext
+from kpatchlab.build import BuildContext, build_kernel
 from kpatchlab.build.source import source_of
 from kpatchlab.cache import Cache
 from kpatchlab.lab.recipes import KernelRecipe
+from kpatchlab.model import Outcome
 
 PROJECT = Path(__file__).parent.parent
 ODD_READS = PROJECT / "tests/data/odd-reads"
@@ -51,12 +52,20 @@ def git(tree: Path, *words: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def real_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_base() -> KernelRecipe:
+    """Return the recipe `tiny`, built: a series reads what its base compiled, and nothing that another series did."""
+    recipe = KernelRecipe.model_validate(yaml.safe_load((PROJECT / "kernels/tiny.yaml").read_text()))
+    result = build_kernel(recipe, "tiny", BuildContext(Cache(), PROJECT))
+    assert result.outcome is Outcome.PASS, result.log_tail
+    return recipe
+
+
+@pytest.fixture(scope="session")
+def real_base(tmp_path_factory: pytest.TempPathFactory, tiny_base: KernelRecipe) -> Path:
     """Return the repository that each test's tree is a clone of: to unpack the source and add it takes a minute."""
     path = tmp_path_factory.mktemp("base") / "linux"
     path.mkdir()
-    source = KernelRecipe.model_validate(yaml.safe_load((PROJECT / "kernels/tiny.yaml").read_text())).source
-    source_of(source, BuildContext(Cache(), PROJECT)).unpack(path)
+    source_of(tiny_base.source, BuildContext(Cache(), PROJECT)).unpack(path)
     thin(path)
     git(path, "init", "-q", "-b", "main")
     git(path, "add", "-A", "-f")

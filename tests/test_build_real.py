@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from kpatchlab.build import BuildContext, build_kernel
 from kpatchlab.cache import Cache
@@ -25,13 +24,13 @@ BREAK = """{name}: break it, for the lab's own test
 
 @pytest.mark.build
 @pytest.mark.mirror
-def test_two_modules_break_and_the_kernel_stands(tmp_path):
+def test_two_modules_break_and_the_kernel_stands(tmp_path, tiny_base):
     for name, file, first in (
         ("inet_diag", "net/ipv4/inet_diag.c", "// SPDX-License-Identifier: GPL-2.0-or-later"),
         ("tls", "net/tls/tls_sw.c", "/*"),
     ):
         (tmp_path / f"{name}.patch").write_text(BREAK.format(name=name, file=file, first=first))
-    given = yaml.safe_load((LAB / "kernels/tiny.yaml").read_text())
+    given = tiny_base.model_dump(by_alias=True)
     recipe = KernelRecipe.model_validate(given | {"series": [{"type": "patches", "path": str(tmp_path)}]})
     cache = Cache()
     result = build_kernel(recipe, "tiny", BuildContext(cache, LAB))

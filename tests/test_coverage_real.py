@@ -38,7 +38,7 @@ print("KTAP version 1\\n1..1\\nok 1 - closing")
 
 
 @pytest.fixture
-def lab(tmp_path):
+def lab(tiny_base, tmp_path):
     """Return a lab of one kernel with the series, and a scenario for each of two of its paths."""
     shutil.copytree(PROJECT / "kernels/config", tmp_path / "kernels/config")
     shutil.copytree(PROJECT / "scenarios/lib", tmp_path / "scenarios/lib")
