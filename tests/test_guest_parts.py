@@ -23,6 +23,7 @@ from kpatchlab.guest import initrd, pulse, qemu, wire
 from kpatchlab.guest.console import Console
 from kpatchlab.guest.guest import Guest
 from kpatchlab.guest.qmp import Qmp
+from kpatchlab.guest.shapes import Held
 from kpatchlab.guest.vm import Boot, MachineShape, Qemu, SavedGuest
 from kpatchlab.host import accel
 from kpatchlab.host.host import Host as LabHost
@@ -416,6 +417,7 @@ def test_probes_answer_is_kept(tmp_path, monkeypatch):
 def test_a_command_of_many_runs_tells_once_what_its_guests_run_in(tmp_path, monkeypatch):
     monkeypatch.setattr("kpatchlab.host.host.find_qemu", lambda *_, **__: QEMU)
     monkeypatch.setattr("kpatchlab.host.host.probe_accel", lambda *_: accel.Accel("tcg", "no KVM"))
+    monkeypatch.setattr("kpatchlab.host.host.held", lambda *_: Held(bubblewrap=True, seccomp=True))
     one = LabHost(Cache(tmp_path))
     assert [line.startswith("guests run in QEMU") for line in one.news()] == [True]
     assert one.news() == []
