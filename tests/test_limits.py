@@ -162,7 +162,7 @@ def test_files_of_a_scenario_that_a_run_takes_are_bounded_too(root):
     assert time.monotonic() - begin < 20
     (root / "scenarios/solo/x.j2").unlink()
     (root / "scenarios/solo/data").symlink_to("/dev/zero")
-    with pytest.raises(UserError, match="a device, not a regular file|leads out of the lab"):
+    with pytest.raises(UserError, match=r"a device, not a regular file|leads out of the lab"):
         scenario_files(found[0], {})
 
 
