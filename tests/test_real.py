@@ -233,7 +233,8 @@ def test_panic_is_known_within_seconds(selftests):
 def test_flood_is_not_kept_whole(selftests):
     found = job(selftests[1], "selftest-flood", "with")
     files = list((selftests[2] / "jobs").glob("selftest-flood@*/main-run.out"))
-    assert [path.stat().st_size < 8 << 20 for path in files] == [True, True]
+    assert len(files) >= 2
+    assert all(path.stat().st_size < 8 << 20 for path in files)
     assert len(found.stdout_tail) <= 16 << 10
 
 
