@@ -79,8 +79,7 @@ def initrd(kernel_dir: Path, ctx: BuildContext) -> str:
 
     boot_modules = kernel_dir / "boot-modules"
     modules = boot_modules if boot_modules.is_dir() else None
-    guest = Path(builder.__file__).parent
-    own = [file_digest(path) for path in sorted([*guest.glob("*.[ch]"), Path(builder.__file__)])]
+    own = [file_digest(path) for path in builder.source_files()]
     key = content_key("initrd", own, tree_digest(modules) if modules else "")
     label = "initramfs with the agent" + (" and boot modules" if modules else "")
     ctx.cache.get("initrd", key, lambda out: builder.build_initrd(out / INITRD, modules), label=label)

@@ -183,17 +183,42 @@ static int identify(char **a)
 	return *a[2] || *a[3] ? set_link(a[0], a[2], a[3]) : 0;
 }
 
-/* Send SIGKILL to all processes but this one and process 1; returns to how many. Kernel threads have no program. */
-static int kill_others(void)
+/* When a process started, in clock ticks since the boot: field 22 of proc_pid_stat(5). 0: it is gone. */
+static unsigned long long started(int pid)
+{
+	char name[64], *end = NULL;
+	ssize_t got = -1;
+
+	snprintf(name, sizeof name, "/proc/%d/stat", pid);
+	int fd = open(name, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		got = read(fd, chunk, sizeof chunk - 1);
+		close(fd);
+	}
+	if (got > 0) {
+		chunk[got] = 0;
+		end = strrchr(chunk, ')'); /* a program's name may hold blanks and brackets */
+	}
+	for (int field = 2; end && field < 22; field++)
+		end = strchr(end + 1, ' ');
+	return end ? strtoull(end, NULL, 10) : 0;
+}
+
+/*
+ * Send SIGKILL to the processes that started after the agent; returns to how many. The agent is process 1, or the
+ * grandchild of one that brought the machine up and turns it off when the agent ends. Kernel threads have no program.
+ */
+static int kill_later(void)
 {
 	DIR *proc = opendir("/proc");
 	struct dirent *entry;
 	char link[64], program[2];
 	int killed = 0;
+	unsigned long long agent = started(getppid());
 
 	while (proc && (entry = readdir(proc))) {
 		int pid = atoi(entry->d_name);
-		if (pid < 2 || pid == getpid())
+		if (pid < 2 || pid == getpid() || started(pid) <= agent)
 			continue;
 		snprintf(link, sizeof link, "/proc/%d/exe", pid);
 		if (readlink(link, program, sizeof program) > 0 && !kill(pid, SIGKILL))
@@ -204,10 +229,10 @@ static int kill_others(void)
 	return killed;
 }
 
-/* settle: end all other processes, half a second at most, and wait for a grace period of RCU. */
+/* settle: end the scripts' processes, half a second at most, and wait for a grace period of RCU. */
 static int settle(void)
 {
-	for (int tries = 25; tries && kill_others(); tries--)
+	for (int tries = 25; tries && kill_later(); tries--)
 		usleep(20000);
 	syscall(SYS_membarrier, 1 /* MEMBARRIER_CMD_GLOBAL: synchronize_rcu() */, 0, 0);
 	return 0;

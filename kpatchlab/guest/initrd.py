@@ -12,12 +12,11 @@ from kpatchlab import proc
 from kpatchlab.errors import HostError
 from kpatchlab.proc import CommandFailed
 
-SOURCES = ("agent.c", "agent_builtin.c", "agent_init.c", "agent_ports.c")
 
-
-def agent_source() -> Path:
-    """Return the folder that holds the agent's source."""
-    return Path(str(importlib.resources.files("kpatchlab.guest")))
+def source_files() -> list[Path]:
+    """Return the files that the agent and the initramfs are made of: a cache's key is their digests."""
+    here = Path(str(importlib.resources.files("kpatchlab.guest")))
+    return sorted([*here.glob("agent*.[ch]"), here / Path(__file__).name])
 
 
 def build_agent(out: Path) -> None:
@@ -26,7 +25,7 @@ def build_agent(out: Path) -> None:
     Raises:
         HostError: there is no gcc, or no static C library.
     """
-    sources = [agent_source() / name for name in SOURCES]
+    sources = [path for path in source_files() if path.suffix == ".c"]
     try:
         proc.run(["gcc", "-std=gnu11", "-O2", "-static", "-pthread", "-s", "-o", out, *sources], timeout_s=120)
     except CommandFailed as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 from kpatchlab.cache import Cache, content_key, file_digest
 from kpatchlab.errors import GuestLost, Loss
 from kpatchlab.evidence.splats import find_splats
-from kpatchlab.guest.initrd import agent_source, build_agent
+from kpatchlab.guest.initrd import source_files, build_agent
 from kpatchlab.guest.vm import Guest, Identity, SavedGuest, boot, link, resume
 from kpatchlab.guest.vng import boot_vng
 from kpatchlab.lab.scenario import GUEST_LIB
@@ -203,7 +203,7 @@ def console_name(role: str) -> str:
 
 def _agent(cache: Cache) -> Path:
     """Return the agent as a program, for a guest that boots on a root that is not the lab's."""
-    key = content_key([file_digest(path) for path in sorted(agent_source().parent.glob("agent*"))])
+    key = content_key([file_digest(path) for path in source_files()])
     return cache.get("agent", key, lambda work: build_agent(work / "agent"), label="guest agent") / "agent"
 
 
