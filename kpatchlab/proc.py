@@ -174,15 +174,28 @@ def _starter() -> ThreadPoolExecutor:
         return _starters[os.getpid()]
 
 
+def autogroup_nice() -> int | None:
+    """Return the niceness of this process's autogroup; None where it is in none.
+
+    The file is empty for a process in a cpu cgroup other than the root (kernel/sched/autogroup.c), as in containers.
+    """
+    try:
+        words = Path("/proc/self/autogroup").read_text().split()
+    except OSError:
+        return None
+    return int(words[-1]) if words else None
+
+
 def _nice_group(pid: int, nice: int) -> None:
     """Give a child's autogroup the niceness of the lab's own, and `nice` more.
 
     A session is an autogroup of its own where the kernel has them (sched(7); Debian's has), and processes are weighed
     against those of another group by the groups' niceness alone: that of nice(1) counts inside of a group.
     """
-    with contextlib.suppress(OSError, ValueError, IndexError):  # no autogroups
-        wanted = min(19, int(Path("/proc/self/autogroup").read_text().split()[-1]) + nice)
-        for _ in range(20 if wanted else 0):
+    own = autogroup_nice()
+    wanted = min(19, (own or 0) + nice)
+    with contextlib.suppress(OSError):
+        for _ in range(20 if own is not None and wanted else 0):
             try:
                 Path(f"/proc/{pid}/autogroup").write_text(f"{wanted}\n")
             except BlockingIOError:  # kernel/sched/autogroup.c takes ten a second from all users but root
