@@ -99,7 +99,8 @@ def test_nights(nights):
     assert f"(tiny {good[:12]}..{tip[:12]})" in said
     assert "NEW FAILURE  odd: odd reads on nightly, tiny: fail" in said
     assert "1 bad or odd since last night, run 3 times more" in said
-    assert re.findall(r"^\[\d/3\] FAIL +odd@tiny#(\d)", said, re.MULTILINE) == ["3", "4", "5"]
+    more = set(re.findall(r"^\[\d/\d\] FAIL +odd@tiny#(\d)", said, re.MULTILINE)) - {"1", "2"}
+    assert more >= {"3", "4", "5"}, "a busy host may have repeated some of them"
     found = f'culprit: {culprit[:12]} ("af_unix: read from even places")'
     assert f"--scenario odd --case 'odd reads': {found}" in said
     night = re.search(r"^night (\S+):", said, re.MULTILINE)[1]

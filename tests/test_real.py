@@ -168,7 +168,7 @@ def job(run: Run, scenario: str, column: str) -> JobResult:
 
 def test_run_ends_with_nothing_regressed(selftests):
     done, run, folder = selftests
-    assert (done.status, run.complete) == (0, True)
+    assert (done.status, run.complete) == (0, True), done.out[-6000:]
     assert done.out.count("guests run in QEMU") == 1
     assert {path.name for path in folder.iterdir()} >= {"run.json", "plan.json", "junit.xml", "index.html"}
 
