@@ -14,6 +14,7 @@ import pytest
 
 from kpatchlab import fence, proc
 from kpatchlab.cache import Cache
+from kpatchlab.fence import Lack
 from kpatchlab.guest import jail
 from kpatchlab.guest.shapes import Held, MachineShape, Qemu
 from kpatchlab.host import accel
@@ -175,6 +176,24 @@ def test_what_was_found_out_is_kept_until_the_host_boots_again(tmp_path, monkeyp
     monkeypatch.setattr(host_qemu, "_boot_id", lambda: "another")
     held(qemu, Cache(tmp_path))
     assert len(tries) == 2
+
+
+def test_a_sandbox_that_has_come_is_used_before_the_host_boots_again(tmp_path, monkeypatch):
+    found = [Held(), BOTH]
+    monkeypatch.setattr(host_qemu.jail, "tried", lambda _: found.pop(0))
+    qemu = Qemu(Path("/usr/bin/qemu"), (7,), ("/usr/bin/qemu",))
+    monkeypatch.setattr(host_qemu.fence, "lacking", lambda: Lack("no user namespaces", "sysctl"))
+    assert [held(qemu, Cache(tmp_path)) for _ in range(2)] == [Held(), Held()]
+    monkeypatch.setattr(host_qemu.fence, "lacking", lambda: None)
+    assert [held(qemu, Cache(tmp_path)) for _ in range(2)] == [BOTH, BOTH]
+
+
+def test_what_a_busy_host_did_not_start_is_tried_again(tmp_path, monkeypatch):
+    found = [Held(seccomp=True), BOTH]
+    monkeypatch.setattr(host_qemu.jail, "tried", lambda _: found.pop(0))
+    monkeypatch.setattr(host_qemu.fence, "lacking", lambda: None)
+    qemu = Qemu(Path("/usr/bin/qemu"), (7,), ("/usr/bin/qemu",))
+    assert [held(qemu, Cache(tmp_path)) for _ in range(3)] == [Held(seccomp=True), BOTH, BOTH]
 
 
 def test_its_own_copy_sees_not_even_the_system(tmp_path):

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kpatchlab import proc
+from kpatchlab import fence, proc
 from kpatchlab.cache import Cache, content_key
 from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.files import write_atomic
@@ -80,14 +80,21 @@ def find_qemu(
 
 
 def held(qemu: Qemu, cache: Cache) -> Held:
-    """Return what a QEMU runs in on this host; what was found out is kept until the host boots again."""
-    key = content_key(_boot_id(), qemu.argv, qemu.version)
+    """Return what a QEMU runs in on this host; what was found out is kept until the host boots again.
+
+    It is asked anew where the host's sandbox has come or gone, and where that works and QEMU did not start in it: that
+    may have been a host that was busy.
+    """
+    lack = fence.lacking()
+    key = content_key(_boot_id(), lack.reason if lack else "", qemu.argv, qemu.version)
     kept = cache.root / f"held-{'cache' if qemu.unpacked else 'host'}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         data = json.loads(kept.read_text())
         if data["key"] == key:
             return Held(bubblewrap=data["bubblewrap"] is True, seccomp=data["seccomp"] is True)
     found = jail.tried(qemu)
+    if not (found.bubblewrap or lack):
+        return found
     with contextlib.suppress(LabError):
         write_atomic(kept, json.dumps({"key": key, "bubblewrap": found.bubblewrap, "seccomp": found.seccomp}).encode())
     return found
