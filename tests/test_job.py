@@ -12,6 +12,7 @@ import pytest
 
 from kpatchlab.build.built import Programs
 from kpatchlab.errors import GuestLost, GuestRefused, Loss
+from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Exit, Identity, SavedGuest
 from kpatchlab.lab.scenario import ScenarioFile
 from kpatchlab.model import BuildResult, CaseKind, ModuleFailure, Outcome
@@ -254,7 +255,7 @@ def test_a_splat_that_comes_seconds_later_belongs_to_the_job(bench):
 
 def test_a_guest_that_dies_while_it_idles_is_the_jobs(bench):
     def later(guest, _):
-        threading.Timer(0.2, lambda: setattr(guest, "lost", GuestLost("panic", "the kernel panicked"))).start()
+        threading.Timer(0.2, lambda: setattr(guest, "lost", GuestLost(Loss.PANIC, "the kernel panicked"))).start()
         return GOOD
 
     result = bench({"run.sh": later}, more={"settle_s": 0.6})
@@ -443,7 +444,7 @@ def test_what_somebody_loaded_is_no_fault(bench):
 
 
 def test_a_guest_that_died_has_no_reading(bench):
-    answers = tainted(0) | {"run.sh": GuestLost("panic", "the kernel panicked")}
+    answers = tainted(0) | {"run.sh": GuestLost(Loss.PANIC, "the kernel panicked")}
     result = bench(answers)
     assert "taint: guest" not in {c.name for c in result.cases}
 
@@ -553,7 +554,7 @@ def test_a_preparation_that_fails_is_told(bench, monkeypatch):
 
 def test_a_job_that_dies_at_boot_keeps_its_console(bench, monkeypatch, tmp_path):
     def fail(*_):
-        raise saved.PrepareFailed("silence: no agent within 120 s", OOPS, GuestLost("silence", "no agent"))
+        raise saved.PrepareFailed("silence: no agent within 120 s", OOPS, GuestLost(Loss.SILENCE, "no agent"))
 
     monkeypatch.setattr(job_guests, "_bring_up", fail)
     result = bench()
@@ -565,7 +566,7 @@ def test_a_job_that_dies_at_boot_keeps_its_console(bench, monkeypatch, tmp_path)
 def test_a_cold_boot_that_dies_is_judged_by_its_console(bench, monkeypatch):
     def boot(*_, console_path, **__):
         console_path.write_bytes(OOPS)
-        raise GuestLost("panic", "it died")
+        raise GuestLost(Loss.PANIC, "it died")
 
     monkeypatch.setattr(job_guests, "boot", boot)
     result = bench(cold=True)
@@ -674,6 +675,34 @@ def test_a_check_that_failed_is_not_taken_back_by_the_guests_end(bench, how):
     assert (result.outcome, result.message) == (Outcome.FAIL, "second: not ok")
     assert [(c.name, c.outcome) for c in result.cases[1:3]] == [("first", Outcome.PASS), ("second", Outcome.FAIL)]
     assert [case.name for case in result.because] == ["second"]
+
+
+def test_a_check_that_failed_is_not_taken_back_where_qemu_fails_while_the_job_settles(bench):
+    def looks(guest):
+        guest.lost = GuestLost(Loss.CRASH, "QEMU ended with status 1") if guest.looks[1:] else None
+        guest.check()
+        return {}
+
+    result = bench({"run.sh": b"KTAP version 1\n1..1\nnot ok 1 - first\n", "look": looks})
+    assert (result.outcome, result.cases[1].outcome) == (Outcome.FAIL, Outcome.FAIL)
+
+
+@pytest.mark.parametrize(
+    ("how", "outcome"), [(Loss.EXIT, Outcome.PASS), (Loss.HANG, Outcome.CRASH), (Loss.CRASH, Outcome.CRASH)]
+)
+def test_only_the_end_that_an_expected_oops_brings_is_no_loss(bench, monkeypatch, how, outcome):
+    guests, made = [], job.guests_of
+    monkeypatch.setattr(job, "guests_of", lambda inputs: guests.extend(found := made(inputs)) or found)
+
+    def looks(guest):
+        if guest.looks[1:]:
+            guests[0].broken = find_splats(OOPS)[0]
+            guest.lost = GuestLost(how, "gone")
+        guest.check()
+        return {}
+
+    result = bench({"look": looks}, expect_splat=True)
+    assert result.outcome is outcome
 
 
 def test_a_check_that_fails_after_qemu_failed_elsewhere_is_no_kernels_fault(bench):

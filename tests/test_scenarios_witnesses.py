@@ -1,6 +1,7 @@
 """What scenarios/lib sees beside the data that arrive: calls that wait, sources that change. On the host's kernel."""
 
 import ast
+import errno
 import itertools
 import mmap
 import os
@@ -278,6 +279,20 @@ def test_a_check_asks_at_its_end_and_leaves_nothing_to_the_next(lib, capfd):
     assert lines[0].startswith("# sending has changed the file that was sent: in the page cache, byte 3 of 5000")
     assert lines[1:5] == ["not ok 1 - one", "# of its own", "not ok 2 - two", "ok 3 - three"]
     assert lines[6] == "not ok 4 - four"
+
+
+def test_no_answer_hides_that_something_was_changed(lib, capfd):
+    def refused(error):
+        path = lib.folder / "data"
+        lib("datafile").make(path, 5000, 1)
+        _scribble(lib, path, 3)
+        raise error
+
+    lib("outcome").record("an error", refused, OSError(errno.EOPNOTSUPP, "no"))
+    lib("outcome").record("a skip", refused, lib("ktap").Skip("not here"))
+    lib("ktap").check("a check", refused, OSError(errno.EIO, "no"))
+    lines = [line for line in capfd.readouterr().out.splitlines() if not line.startswith("#")]
+    assert lines == ["not ok 1 - an error", "not ok 2 - a skip", "not ok 3 - a check"]
 
 
 def test_a_child_asks_at_its_end(lib):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kpatchlab.errors import GuestLost, GuestRefused, UserError
+from kpatchlab.errors import GuestLost, GuestRefused, Loss, UserError
 from kpatchlab.evidence import ktap
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import CaseKind, JobResult, Outcome, job_case
@@ -182,7 +182,8 @@ def _settle(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record)
             _look(guests, record)
     except GuestLost as lost:
         # Guests are closed soon after an oops; one that is expected has done all of its work by now.
-        if not (inputs.scenario.expect_splat and any(guest.broken for guest in guests)):
+        closed = lost.reason is Loss.EXIT and any(guest.broken for guest in guests)
+        if not (closed and inputs.scenario.expect_splat):
             judge.loss(inputs, guests, record, lost)
 
 
@@ -272,13 +273,17 @@ def _run(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) ->
     except GuestLost:  # what was found before is known all the same
         record.stdout = bytes(came + alone)
         (inputs.folder / f"{guest.role}-run.out").write_bytes(record.stdout)
-        record.seen = len(record.cases) + len(ktap.parse(bytes(came), exit_status=None).cases)
-        record.cases += ktap.parse(record.stdout, exit_status=None).cases
+        whole = ktap.parse(record.stdout, exit_status=None).cases
+        before = ktap.parse(bytes(came), exit_status=None).cases if alone else whole
+        record.seen = len(record.cases) + len(before)
+        record.cases += whole
         raise
     record.stdout, record.stderr = done.stdout, done.stderr
     _keep_output(inputs.folder, f"{guest.role}-run", done)
     parsed = ktap.parse(done.stdout, exit_status=None if done.timed_out or done.signal else done.status)
     record.cases += parsed.cases
+    if not alone:
+        record.seen = len(record.cases)
     if not any(kernel.debug or kernel.covered for kernel in inputs.kernels.values()):  # their figures say nothing
         record.metrics = parsed.metrics
     record.fail(parsed.cases)

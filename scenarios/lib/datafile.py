@@ -92,21 +92,18 @@ def difference(got, expected):
 
 
 def _first_difference(got, expected):
-    got, expected = memoryview(got), memoryview(expected)
-    for start in range(0, min(len(got), len(expected)), PAGE):
-        mine, right = bytes(got[start : start + PAGE]), bytes(expected[start : start + PAGE])
-        length = min(len(mine), len(right))
-        if mine[:length] == right[:length]:
-            continue
-        at = next(i for i in range(length) if mine[i] != right[i])
-        text = f"first difference at byte {start + at} of {len(expected)}"
-        if not mine.strip(b"\0"):
-            return f"{text}: zeroes instead of data"
-        elsewhere = bytes(expected).find(mine) if length == PAGE else -1
-        if elsewhere >= 0:
-            return f"{text}: data that belongs to byte {elsewhere} instead"
-        return f"{text}: {mine[at : at + 8].hex()} instead of {right[at : at + 8].hex()}"
-    return "the common part is equal" if len(got) != len(expected) else ""
+    first = sources.first_unequal(got, expected)
+    if first == min(len(got), len(expected)):
+        return "the common part is equal" if len(got) != len(expected) else ""
+    start, at = first - first % PAGE, first % PAGE
+    mine, right = bytes(got[start : start + PAGE]), bytes(expected[start : start + PAGE])
+    text = f"first difference at byte {first} of {len(expected)}"
+    if not mine.strip(b"\0"):
+        return f"{text}: zeroes instead of data"
+    elsewhere = bytes(expected).find(mine) if min(len(mine), len(right)) == PAGE else -1
+    if elsewhere >= 0:
+        return f"{text}: data that belongs to byte {elsewhere} instead"
+    return f"{text}: {mine[at : at + 8].hex()} instead of {right[at : at + 8].hex()}"
 
 
 def patient(sock, seconds):

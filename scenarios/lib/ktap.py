@@ -67,6 +67,9 @@ def call(function, *arguments, **named):
     """Call a check's function, and then all that `at_end` got; returns what the first returns."""
     try:
         value = function(*arguments, **named)
+    except (Skip, OSError):  # an answer for `outcome.record`, or no failure at all: that something was changed is one
+        _ended()
+        raise
     except BaseException:
         with contextlib.suppress(AssertionError):  # the check has failed already; nothing is left for the next one
             _ended()

@@ -20,6 +20,7 @@ KEEP_BYTES = 64 << 20
 """How much is held at once; what is more is not looked at again."""
 
 _PIECE = 1 << 20
+_PAGE = 4096
 _FOLDER = os.environ.get("LAB_TMP", "/tmp")
 _held = {}
 _lock = threading.Lock()
@@ -169,11 +170,23 @@ def _read_past_cache(descriptor, count):
         area.close()
 
 
+def first_unequal(one, other):
+    """The index of the first byte that differs between two byte strings; their common length where none does."""
+    one, other = memoryview(one), memoryview(other)
+    common = min(len(one), len(other))
+    for start in range(0, common, _PAGE):
+        end = min(start + _PAGE, common)
+        mine, theirs = bytes(one[start:end]), bytes(other[start:end])
+        if mine != theirs:
+            return start + next(at for at in range(len(mine)) if mine[at] != theirs[at])
+    return common
+
+
 def _first_change(now, before):
     """Where two byte strings part, in words; "" when they are equal."""
     if now == before:
         return ""
-    at = next((at for at, (one, other) in enumerate(zip(now, before, strict=False)) if one != other), len(now))
+    at = first_unequal(now, before)
     return f"byte {at} of {len(before)} is {now[at : at + 8].hex() or 'gone'}, and was {before[at : at + 8].hex()}"
 
 
