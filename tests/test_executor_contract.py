@@ -189,6 +189,9 @@ def test_a_job_whose_guests_idle_lets_go_of_its_slot(site, executor, monkeypatch
     idle, freed = LocalExecutor._idle, []
     monkeypatch.setattr(LocalExecutor, "_idle", lambda self, queued: (freed.append(queued), idle(self, queued)))
     site.run(executor, "says")
+    assert not freed, "a job that does not idle keeps it"
+    site.lab = dataclasses.replace(site.lab, settle_s=0.1)
+    site.run(executor, "says")
     assert len(freed) == 2
 
 

@@ -37,7 +37,8 @@ def idle(inputs: JobInputs, guests: Sequence[JobGuest]) -> float:
         GuestLost: a guest died meanwhile, or the job was cancelled.
     """
     began = time.monotonic()
-    inputs.here.idle()
+    if inputs.task.settle_s:  # else the slot stays the job's: of figures, one is taken at a time
+        inputs.here.idle()
     while time.monotonic() - began < inputs.task.settle_s:
         _check(guests)
         time.sleep(TICK_S)
