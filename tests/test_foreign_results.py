@@ -259,6 +259,8 @@ sendfile02 1 TINFO: starts
         ("fork01", "fail", "TFAIL: fork01.c:7: wrong pid"),
         ("sendfile02", "fail", "it did not end: no result and no summary"),
     ]
+    (cut,) = told(ltp.read(b"splice01.c:80: TPASS: data is whole\n", "splice01"))
+    assert cut[1:] == ("splice01", "fail", "it did not end: no summary")
 
 
 def results(tmp_path, **tests):
