@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchkit.rounds import last_line, parser, say
+from benchkit.rounds import last_line, parser, run, say
 
 from kpatchlab.build import BuildContext, git
 from kpatchlab.build.base import Clues, find_base
@@ -237,4 +237,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -212,8 +212,8 @@ class _Finder:
         if not above:
             return ""
         words = ("diff-tree", "--stdin", "-p", "--no-ext-diff", "--no-textconv")
-        diffs = _read(self.tree, *words, data="\n".join(above).encode() + b"\n")
-        ids = _output(["git", "patch-id", "--stable"], None, diffs).decode()
+        patches = self.tree.read(*words, timeout_s=WALK_S, input_bytes="\n".join(above).encode() + b"\n")
+        ids = self.tree.read("patch-id", "--stable", input_bytes=patches).decode()
         commit_of = dict(line.split() for line in ids.splitlines())
         commits = [commit_of.get(one, "") for one in self.clues.prerequisites]
         if not all(commits):
@@ -252,23 +252,15 @@ class _Finder:
     def _around_changes(self, back_s: int | None) -> list[str]:
         """Return the commits that change a file of the series, and their parents: the last that were before."""
         since = [f"--since={int(self.clues.date - back_s)}"] if self.clues.date and back_s else []
-        words = [
-            "log",
-            "--format=%H %P",
-            f"--max-count={MOST_STATES}",
-            *since,
-            "--branches",
-            "--remotes",
-            "--tags",
-            "HEAD",
-        ]
-        rows = self._lines(*words, "--", *self.wanted)
+        words = ("log", "--format=%H %P", f"--max-count={MOST_STATES}", *since)
+        rows = self._lines(*words, "--branches", "--remotes", "--tags", "HEAD", "--", *self.wanted)
         return list(dict.fromkeys(commit for row in rows for commit in row.split()))
 
     def _count(self, commits: Sequence[str]) -> dict[str, int]:
         """Return how many of the series' files each commit has as the patches have them."""
         asked = "".join(f"{commit}:{path}\n" for commit in commits for path in self.wanted)
-        answer = _read(self.tree, "cat-file", "--batch-check=%(objectname)", data=os.fsencode(asked))
+        words = ("cat-file", "--batch-check=%(objectname)")
+        answer = self.tree.read(*words, timeout_s=WALK_S, input_bytes=os.fsencode(asked))
         blobs = iter(answer.decode("utf-8", "surrogateescape").splitlines())
         found = {}
         for commit in commits:
@@ -379,12 +371,12 @@ def _same(wanted: str | None, found: str) -> bool:
 class _Index:
     """A repository of the lab's own with the files of the series as a commit has them, and nothing else."""
 
-    path: Path
+    own: git.Repository
     commit: str
 
     def git(self, *words: str, data: bytes = b"") -> proc.Result:
-        env = git.environment(GIT_DIR=str(self.path))
-        return proc.run(["git", *words], timeout_s=git.QUICK_S, check=False, env=env, input_bytes=data or None)
+        command, env = self.own.command(words, {})
+        return proc.run(command, timeout_s=git.QUICK_S, check=False, env=env, input_bytes=data or None)
 
     def apply(self, patches: Sequence[Patch], *, three_way: bool) -> Tried:
         """Apply one after the other, up to the first that does not."""
@@ -416,9 +408,7 @@ class _Index:
 
     def _difference(self, before: str) -> bytes:
         after = self.git("write-tree").stdout.strip()
-        return _output(
-            ["git", "diff-tree", "-p", "--binary", "--full-index", "--no-ext-diff", before, after], self.path
-        )
+        return self.own.read("diff-tree", "-p", "--binary", "--full-index", "--no-ext-diff", before, after)
 
 
 @contextmanager
@@ -428,29 +418,18 @@ def _index(tree: git.Repository, commit: str, wanted: Mapping[str, str | None]) 
     In a repository of its own: in one that borrows the user's objects, git would touch those that it writes again.
     """
     with tempfile.TemporaryDirectory(prefix="kpatchlab-base-") as scratch:
-        index = _Index(Path(scratch) / "git", commit)
-        index.git("init", "--quiet", "--bare", str(index.path))
+        git.make_bare(Path(scratch))
+        index = _Index(git.Repository(Path(scratch)), commit)
         listed = tree.git("ls-tree", "-z", "--full-tree", commit, "--", *wanted).stdout
         rows = [row for row in listed.split("\0") if " blob " in row]
         blobs = {row.split("\t")[0].split()[2] for row in rows}
         named = "".join(f"{blob}\n" for blob in wanted.values() if blob)
-        found = _read(tree, "cat-file", "--batch-check=%(objectname) %(objecttype)", data=named.encode())
+        words = ("cat-file", "--batch-check=%(objectname) %(objecttype)")
+        found = tree.read(*words, timeout_s=WALK_S, input_bytes=named.encode())
         blobs |= {line.split()[0] for line in found.decode().splitlines() if line.endswith(" blob")}
-        pack = _read(tree, "pack-objects", "--stdout", "-q", data="".join(f"{b}\n" for b in blobs).encode())
+        ids = "".join(f"{blob}\n" for blob in blobs).encode()
+        pack = tree.read("pack-objects", "--stdout", "-q", timeout_s=WALK_S, input_bytes=ids)
         index.git("index-pack", "--stdin", data=pack)
         entries = "".join(f"{row}\0" for row in rows)
         index.git("update-index", "-z", "--add", "--index-info", data=os.fsencode(entries))
         yield index
-
-
-def _read(tree: git.Repository, *words: str, data: bytes = b"") -> bytes:
-    return tree.read(*words, timeout_s=WALK_S, input_bytes=data)
-
-
-def _output(command: Sequence[str], git_dir: Path | None, data: bytes = b"") -> bytes:
-    """Return all that git prints, whatever it is and however long."""
-    env = git.environment(**({"GIT_DIR": str(git_dir)} if git_dir else {}))
-    with tempfile.TemporaryFile() as handle:
-        proc.run(command, timeout_s=git.QUICK_S, env=env, input_bytes=data or None, stdout_to=handle)
-        handle.seek(0)
-        return handle.read()
