@@ -68,10 +68,15 @@ def series(
     table, folder = walked(options, lab, name, again, more=more, choice=choice, fresh=fresh)
     print_table(table, form, output)
     click.echo(f"\nresults: {folder}/index.html, junit.xml, series.json", err=form != "text" or output is not None)
+    end_if_stopped(table, again)
+    sys.exit(table.exit_code)
+
+
+def end_if_stopped(table: Table, again: str) -> None:
+    """End the program where a walk was stopped before its last patch; `again` goes on with it."""
     if not table.walk.complete:
         click.echo(f"stopped; to go on: {again}", err=True)
         sys.exit(130)
-    sys.exit(table.exit_code)
 
 
 def walked(

@@ -15,7 +15,7 @@ from kpatchlab.cli.app import Options, Verb
 from kpatchlab.cli.common import load_lab, pass_options, wrapped
 from kpatchlab.cli.run import show
 from kpatchlab.cli.running import interruptible, make, progress_for, session_of, start, verbose
-from kpatchlab.cli.series import print_table, walked
+from kpatchlab.cli.series import end_if_stopped, print_table, walked
 from kpatchlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def try_(
         _forecast(found, plan)
         return
     view, own, told = _run(options, found, plan)
-    status = 0 if told.all_known and view.comparison.exit_code == 1 else view.comparison.exit_code
+    status = told.exit_code(view.comparison)
     if not no_patches:
         status = max(status, _patches(own, found, view)[0].exit_code)
     sys.exit(status)
@@ -142,7 +142,7 @@ def _answer_b4(options: Options, wanted: _Wanted, *, of_patch: bool) -> None:
             found = _found(options, dataclasses.replace(wanted, series=mail))
             if of_patch:
                 start(options)
-                _keep(options, found)
+                _keep(found)
                 table, folder = walked(options, found.lab, trial.WITH, "")
                 checks = review.of_patch(table.rows[-1], f"{folder}/index.html")
             else:
@@ -177,6 +177,7 @@ def _some(names: tuple[str, ...] | list[str]) -> str:
 
 def _say(found: Trial) -> None:
     """Say what the series is, and what it stands on."""
+    from kpatchlab.build.base import Fit
     from kpatchlab.textclean import one_line
 
     base, tried = found.base, found.base.tried
@@ -195,22 +196,18 @@ def _say(found: Trial) -> None:
     for line in base.looked_at:
         wrapped(f"tried: {line}", f"{'':11}", 11)
     for number, (patch, fit) in enumerate(zip(found.patches, tried.fits, strict=True), 1):
-        if fit != "strictly":
+        if fit is not Fit.STRICT:
             wrapped(f"patch {number} applies {fit}: {one_line(patch.subject or patch.name)}", f"{'':11}", 11)
 
 
 def _earlier(store: Store) -> tuple[dict[str, float], set[str]]:
     """Return scenario -> what its longest job took in the last runs, and the scenarios that did not pass in them."""
-    from kpatchlab.errors import LabError
     from kpatchlab.model import Outcome
+    from kpatchlab.plan.forecast import last_runs
 
     seconds: dict[str, float] = {}
     told: set[str] = set()
-    for name in sorted(store.ids(), reverse=True)[:5]:
-        try:
-            run, _ = store.load(name)
-        except LabError:  # a damaged run is no reason not to try
-            continue
+    for run in last_runs(store):
         for job in run.jobs:
             seconds[job.scenario] = max(seconds.get(job.scenario, 0.0), job.duration_s)
             told |= {job.scenario} if job.outcome not in {Outcome.PASS, Outcome.SKIP, Outcome.INFRA} else set()
@@ -242,13 +239,13 @@ def _forecast(found: Trial, plan: Plan) -> None:
     click.echo(f"{'takes':11}about {clock(seen.estimate.wall_s)}")
 
 
-def _keep(options: Options, found: Trial) -> None:
+def _keep(found: Trial) -> None:
     """Store what the lab's recipes read."""
     from kpatchlab.build import BuildContext
     from kpatchlab.cache import Cache
     from kpatchlab.series.trial import posted, write
 
-    write(found, posted(found.model, dataclasses.replace(BuildContext.of(found.lab, Cache()), stdin=options.stdin)))
+    write(found, posted(found.model, BuildContext.of(found.lab, Cache())))
 
 
 def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options, Since]:
@@ -256,6 +253,7 @@ def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options, Sin
 
     Ends the program where it was stopped.
     """
+    from kpatchlab.files import write_atomic
     from kpatchlab.plan.forecast import history
     from kpatchlab.plan.jobs import estimate
     from kpatchlab.report import FORMATS
@@ -265,7 +263,7 @@ def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options, Sin
     from kpatchlab.store.run_plan import RunPlan
 
     start(options, plan)
-    _keep(options, found)
+    _keep(found)
     session = session_of(found.lab)
     begun = session.begin(plan, RunPlan(), title=found.title, command=shlex.join(sys.argv))
     names = tuple(dict.fromkeys(job.scenario for job in plan.jobs))
@@ -286,7 +284,7 @@ def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options, Sin
     told = _since(found, view, session.store)
     more = "".join(f"{line}\n" for line in ["", *told.lines()]) if told.lines() else ""
     for name in ("mail", "markdown"):
-        (view.folder / FORMATS[name].file).write_bytes(FORMATS[name].render(view) + more.encode("utf-8", "replace"))
+        write_atomic(view.folder / FORMATS[name].file, FORMATS[name].render(view) + more.encode("utf-8", "replace"))
     click.echo(more, nl=False)
     click.echo(f"the reply: {view.folder}/{FORMATS['mail'].file}; to run it again: {own.again('run')}")
     return view, own, told
@@ -309,17 +307,14 @@ def _since(found: Trial, view: View, store: Store) -> Since:
 def _patches(own: Options, found: Trial, view: View) -> tuple[Table, Path]:
     """Walk over the series; where scenarios regressed, run these with each patch: which one brought it."""
     from kpatchlab.model import Verdict
+    from kpatchlab.report.common import changes
     from kpatchlab.series.trial import WITH
 
-    regressed = {
-        group.scenario
-        for group in view.comparison.groups
-        for row in group.rows
-        if any(cell.verdict is Verdict.REGRESSED for cell in row.cells.values())
-    }
-    choice = tuple(sorted(regressed))
+    regressed = (change for change in changes(view.comparison) if change.cell.verdict is Verdict.REGRESSED)
+    choice = tuple(sorted({change.group.scenario for change in regressed}))
     again = own.again(shlex.join(["series", WITH, *(f"--run={name}" for name in choice)]))
     table, folder = walked(own, found.lab, WITH, again, choice=choice)
     print_table(table, "text", None)
     click.echo(f"\npatch by patch: {folder}/index.html")
+    end_if_stopped(table, again)
     return table, folder

@@ -43,7 +43,7 @@ def touches(scenario: Scenario, systems: Mapping[str, System], path: str) -> boo
     Args:
         path: a file, or a folder, which stands for all below it; as it stands in the kernel's tree.
     """
-    return any(_within(path, file) or _within(file, path) for file in files_of(scenario, systems))
+    return any(within(path, file) or within(file, path) for file in files_of(scenario, systems))
 
 
 def files_of(scenario: Scenario, systems: Mapping[str, System]) -> list[str]:
@@ -52,5 +52,6 @@ def files_of(scenario: Scenario, systems: Mapping[str, System]) -> list[str]:
     return list(dict.fromkeys([*scenario.touches.files, *(file for row in rows for file in row.files)]))
 
 
-def _within(path: str, folder: str) -> bool:
+def within(path: str, folder: str) -> bool:
+    """Whether a path is a file of the tree, or below a folder of it."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kpatchlab.build import BuildContext, kernel_key
@@ -12,7 +12,7 @@ from kpatchlab.build.roots import root_key
 from kpatchlab.cache import Cache
 from kpatchlab.errors import LabError
 from kpatchlab.lab.load import Lab
-from kpatchlab.model import BuildResult
+from kpatchlab.model import BuildResult, Run
 from kpatchlab.plan.jobs import Estimate, Plan, estimate
 from kpatchlab.store.store import Store
 
@@ -25,20 +25,27 @@ class Forecast:
     cached: frozenset[str]
 
 
-def history(store: Store, runs: int = 5, among: Sequence[str] = ()) -> dict[str, float]:
-    """Return the seconds that builds and jobs of the last runs took, by step and job id; the newest word counts.
+def last_runs(store: Store, runs: int = 5, among: Sequence[str] = ()) -> Iterator[Run]:
+    """Yield the last runs of a store, the newest first; a damaged one is no reason not to plan, and is left out.
 
     Args:
         among: only these runs, the newest first; none: the last ones of the store.
     """
-    found: dict[str, float] = {}
     there = set(store.ids())
     wanted = [name for name in among if name in there] or sorted(there, reverse=True)
     for name in wanted[:runs]:
-        try:
-            run, _ = store.load(name)
-        except LabError:  # a damaged run is no reason not to plan
-            continue
+        with contextlib.suppress(LabError):
+            yield store.load(name)[0]
+
+
+def history(store: Store, runs: int = 5, among: Sequence[str] = ()) -> dict[str, float]:
+    """Return the seconds that builds and jobs of the last runs took, by step and job id; the newest word counts.
+
+    Args:
+        among: as in `last_runs`.
+    """
+    found: dict[str, float] = {}
+    for run in last_runs(store, runs, among):
         for job in run.jobs:
             found.setdefault(job.job, job.duration_s)
         for build in run.builds:
@@ -49,11 +56,10 @@ def history(store: Store, runs: int = 5, among: Sequence[str] = ()) -> dict[str,
 
 def last_builds(lab: Lab, runs: int = 5) -> dict[str, BuildResult]:
     """Return what came of each kernel's last build in the last runs of a lab, by name."""
-    store = Store(lab.results)
+    every = (build for run in last_runs(Store(lab.results), runs) for build in reversed(run.builds))
     found: dict[str, BuildResult] = {}
-    for name in sorted(store.ids())[-runs:]:
-        with contextlib.suppress(LabError):  # a damaged run
-            found |= {build.kernel: build for build in store.load(name)[0].builds}
+    for build in every:
+        found.setdefault(build.kernel, build)
     return found
 
 

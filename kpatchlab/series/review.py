@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from kpatchlab.model import Verdict
+from kpatchlab.report.common import changes
 from kpatchlab.series.judge import CheckState, SeriesRow, Table
 from kpatchlab.series.since import Since
 from kpatchlab.textclean import one_line, printable
@@ -55,14 +56,10 @@ class Check:
 
 def of_scenarios(comparison: Comparison, told: Since, url: str = "") -> Check:
     """Return what the scenarios say of the whole series; what is known is no failure."""
-    code = 0 if told.all_known and comparison.exit_code == 1 else comparison.exit_code
+    code = told.exit_code(comparison)
     status = Status.FAIL if code == 1 else Status.WARN if code else Status.PASS
-    worse = [
-        f"{group.name}: {row.case}"
-        for group in comparison.groups
-        for row in group.rows
-        if any(cell.verdict is Verdict.REGRESSED and not cell.follows for cell in row.cells.values())
-    ]
+    regressed = (change for change in changes(comparison) if change.cell.verdict is Verdict.REGRESSED)
+    worse = list(dict.fromkeys(f"{change.group.name}: {change.row.case}" for change in regressed))
     lost = [f"not tested: {name}" for name in comparison.lost]
     return Check(
         f"{TOOL} {SCENARIOS}", status, one_line(comparison.headline), url, _lines([*told.lines(), *worse, *lost])

@@ -44,10 +44,10 @@ class Since:
     new: tuple[str, ...]
     known: tuple[str, ...]
 
-    @property
-    def all_known(self) -> bool:
-        """Whether nothing is wrong but what is known."""
-        return bool(self.known) and not self.still and not self.new
+    def exit_code(self, comparison: Comparison) -> int:
+        """What the process ends with: what the comparison says, and 0 where nothing regressed but what is known."""
+        all_known = self.known and not self.still and not self.new
+        return 0 if all_known and comparison.exit_code == 1 else comparison.exit_code
 
     def lines(self) -> list[str]:
         """Return it for people; nothing where there is nothing to say beyond the summary."""

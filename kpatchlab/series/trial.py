@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from kpatchlab.build import git, patchset
 from kpatchlab.build.base import Base, Clues, Fit, find_base
@@ -21,11 +20,11 @@ from kpatchlab.build.context import BuildContext
 from kpatchlab.build.patchset import Patch
 from kpatchlab.cache import content_key
 from kpatchlab.errors import UserError
-from kpatchlab.files import write_atomic
+from kpatchlab.files import read_input, write_atomic
 from kpatchlab.lab import recipes
 from kpatchlab.lab.load import Lab
-from kpatchlab.lab.systems import touches
-from kpatchlab.lab.written import plain, written
+from kpatchlab.lab.systems import touches, within
+from kpatchlab.lab.written import said, written
 from kpatchlab.maintainers import NAME as MAINTAINERS
 from kpatchlab.maintainers import Section, concerned, parse
 
@@ -164,7 +163,7 @@ def _blob(tree: git.Repository, commit: str, path: str) -> bytes:
 
 
 def _about(folders: Iterable[str], files: Iterable[str]) -> bool:
-    return any(file == folder or file.startswith(folder.rstrip("/") + "/") for folder in folders for file in files)
+    return any(within(file, folder) for folder in folders for file in files)
 
 
 def _lab(
@@ -209,24 +208,18 @@ def posted(model: recipes.SeriesModel, ctx: BuildContext) -> bytes:
     """Return the mailbox that a series came in, b"" where it came otherwise."""
     if not isinstance(model, recipes.MboxSeries):
         return b""
-    return ctx.stdin() if model.path == "-" else ctx.path(model.path).read_bytes()
+    return ctx.stdin() if model.path == "-" else read_input(ctx.path(model.path))
 
 
 def lab_file(trial: Trial, choice: Sequence[str], folder: Path) -> bytes:
     """Return the lab as a file that is to lie in `folder`."""
     lab = trial.lab
-    said: dict[str, Any] = {
-        "title": lab.title,
+    values = said(lab, lab.kernels) | {
         "root": os.path.relpath(lab.root, folder),
-        "base": lab.base,
-        "kernels": {name: plain(recipe) for name, recipe in lab.kernels.items()},
-        "machines": {name: plain(machine) for name, machine in lab.machines.items()},
-        "machine": lab.machine,
-        "rootfs": lab.rootfs,
         "scenarios": list(choice),
         "matrix": {"columns": [column if isinstance(column, str) else dict(column) for column in lab.matrix.columns]},
-    }  # fmt: skip
-    return written(said, f"The base is {trial.base.name}: {trial.base.why}.")
+    }
+    return written(values, f"The base is {trial.base.name}: {trial.base.why}.")
 
 
 # ------------------------------------------------------------------------------------------ which scenarios

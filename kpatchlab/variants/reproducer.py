@@ -19,7 +19,7 @@ from kpatchlab.files import read_input, write_atomic
 from kpatchlab.lab.file import FILE
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe, locate
-from kpatchlab.lab.written import plain, written
+from kpatchlab.lab.written import said, written
 from kpatchlab.model import CaseKind, JobResult, Outcome, Run, Splat
 
 FOLDER = "reproduce"
@@ -142,16 +142,12 @@ def make_lab(lab: Lab, kind: Kind, data: bytes, kernels: Sequence[str], seconds:
     write_atomic(home / "scenario.yaml", (text + needs).encode())
     write_atomic(home / "run.sh", run.format(name=NAME, seconds=seconds).encode())
     (home / "run.sh").chmod(0o755)
-    said = {
+    values = said(lab, {name: _moved(lab.kernels[name], lab.root) for name in kernels}) | {
         "title": f"a reproducer, {kind}",
         "base": kernels[0],
-        "kernels": {name: plain(_moved(lab.kernels[name], lab.root)) for name in kernels},
-        "machines": {name: plain(machine) for name, machine in lab.machines.items()},
-        "machine": lab.machine,
-        "rootfs": lab.rootfs,
         "matrix": {"columns": ["kernels"]},
     }
-    write_atomic(folder / FILE, written(said))
+    write_atomic(folder / FILE, written(values))
     return folder / FILE
 
 
