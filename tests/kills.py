@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,19 +45,23 @@ def start(root: Path, *words: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def killed(root: Path, after_s: float) -> Kill:
-    """Start a run, kill its process after a while (SIGKILL), and go on with it."""
+def killed(root: Path, after_s: float, *, stored: int = 0) -> Kill:
+    """Start a run, kill its process (SIGKILL), and go on with it.
+
+    Args:
+        after_s: how long it lives, in seconds; with `stored`, at the most.
+        stored: how many of its jobs are to be stored when it is killed.
+    """
     results = root / "lab/results"
     before = {path.name for path in results.glob("2*")}
-    child = start(root, "run")
-    try:
-        child.communicate(timeout=after_s)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
+    child, until = start(root, "run"), time.monotonic() + after_s
+    while child.poll() is None and time.monotonic() < until and not 0 < stored <= len(_jobs(results, before)):
+        time.sleep(0.02)
+    child.kill()
+    child.communicate()
     left = _left(child.pid)
     new = [path for path in results.glob("2*") if path.name not in before and (path / "run.json").exists()]
-    jobs = {path: path.read_bytes() for folder in new for path in folder.glob("jobs/[!.]*.json")}
+    jobs = {path: path.read_bytes() for path in _jobs(results, before)}
     planned = bool(new and (new[0] / "plan.json").exists())
     again = start(root, "run", *(["--resume", new[0].name] if planned else []))
     _, err = again.communicate(timeout=120)
@@ -64,6 +69,11 @@ def killed(root: Path, after_s: float) -> Kill:
     lost = sum(not path.exists() or path.read_bytes() != data for path, data in jobs.items())
     complete = again.returncode == 0 and json.loads((results / name / "run.json").read_bytes())["complete"]
     return Kill(len(jobs), lost, left, complete and _entered(results, name), err[-2000:])
+
+
+def _jobs(results: Path, before: Container[str]) -> list[Path]:
+    """Return the stored jobs of runs that were not there before."""
+    return [path for path in results.glob("2*/jobs/[!.]*.json") if path.parents[1].name not in before]
 
 
 def _entered(results: Path, name: str) -> bool:

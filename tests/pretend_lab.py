@@ -27,6 +27,7 @@ title: pretended
 qemu: host
 kernels: {without: old, with: new}
 scenarios: ["*"]
+settle_s: 0
 """
 KERNEL = "source: {type: debian-source, package: linux-source-6.1, suite: bookworm}\nconfig: [guest.config]\n"
 SCENARIO = """\

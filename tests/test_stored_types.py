@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 import time
 
@@ -179,4 +178,3 @@ def test_line_of_qemu_without_end_takes_bounded_memory_and_time():
     assert time.process_time() - begin < 5
     assert qmp.feed(b'\n{"event": "STOP"}\n{"ev') == [{"event": "STOP"}]
     assert qmp.feed(b'ent": "RESUME"}\n') == [{"event": "RESUME"}]
-    assert not math.isinf(len(qmp._buffer))
