@@ -128,10 +128,9 @@ class _Counted:
 
     def going_on(self) -> list[str]:
         """See `Progress.going_on`."""
-        with contextlib.suppress(RuntimeError):  # another thread changes it meanwhile
-            stages = [f"{name} ({stage.phase})" for name, stage in dict(self._stages).items()]
-            return stages + [f"job {name}" for name in dict(self._jobs)]
-        return []
+        # copies: another thread changes them meanwhile
+        stages = [f"{name} ({stage.phase})" for name, stage in dict(self._stages).items()]
+        return stages + [f"job {name}" for name in dict(self._jobs)]
 
     def _left(self) -> str:
         """Return `3 of 80 jobs, about 4 min 20 s left`; without the time where nothing is known of some of them."""

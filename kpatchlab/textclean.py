@@ -26,6 +26,7 @@ _BREAK = re.compile(r"\r*\n|\r+")
 _UNFIT = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff\ufffe\uffff\U000e0000-\U000e007f]"
 )
+_ODD = re.compile(rb"[^\t\x20-\x7e]")
 _BINARY_SHARE = 0.1
 
 
@@ -43,6 +44,12 @@ def printable(data: bytes | str) -> str:
     if "\x1b" in text or "\x9b" in text or "\x9d" in text:
         text = _ANSI.sub("", text)
     return _UNFIT.sub("", text)
+
+
+def line_of(raw: bytes) -> str:
+    """Return one line as text that every report can hold, without blanks behind it."""
+    text = printable(raw).replace("\n", " ") if _ODD.search(raw) else raw.decode("ascii")
+    return text.rstrip()
 
 
 def clean(value: T) -> T:

@@ -80,7 +80,8 @@ def account(url: str) -> Account:
     scheme, mark, rest = url.partition("://")
     if not mark:
         return Account(url)
-    place, query = _cut(rest)[0], rest[len(_cut(rest)[0]) :]
+    place, parted, query = _cut(rest)
+    query = parted + query
     bare = _without_user(place)
     who = place[: len(place) - len(bare)].removesuffix("@")
     user, _, password = who.partition(":")

@@ -9,7 +9,7 @@ from test_witnesses import job, pages
 
 from kpatchlab.errors import UserError
 from kpatchlab.lab import load
-from kpatchlab.model import Case, CaseKind, Outcome, log_case
+from kpatchlab.model import Case, CaseKind, Outcome, log_case, taint_case
 from kpatchlab.plan import plants
 
 PROJECT = Path(__file__).parent.parent
@@ -91,5 +91,8 @@ def test_what_counts_as_found():
     crash = job("b", cases=(*check(Outcome.PASS), splat), outcome=Outcome.CRASH)
     clean = job("a", cases=(*check(Outcome.PASS), log_case("main", Outcome.PASS)))
     assert score("log", clean, crash)[0] == plants.Found.FOUND
+    tainted = job("b", cases=(*check(Outcome.PASS), taint_case("main", Outcome.FAIL, "bit 9")), outcome=Outcome.FAIL)
+    quiet = job("a", cases=(*check(Outcome.PASS), taint_case("main", Outcome.PASS, "")))
+    assert score("taint", quiet, tainted)[0] == plants.Found.FOUND
     leaky = [job("a", turns=4), job("b", left=pages(900, 900, 900, 900), turns=4)]
     assert score("left", *leaky)[0] == plants.Found.FOUND

@@ -17,7 +17,7 @@ from kpatchlab.evidence import ktap_line
 from kpatchlab.evidence.ktap_line import Announced, BailOut, Directive, Item, Plan, Result, Running, Totals, Version
 from kpatchlab.evidence.suite import apart
 from kpatchlab.model import Case, Metric, Outcome
-from kpatchlab.textclean import iter_lines, one_line
+from kpatchlab.textclean import iter_lines, line_of, one_line
 
 LINE_BYTES = 4096
 NAME_LENGTH = 300
@@ -139,7 +139,7 @@ def parse(stdout: bytes, *, exit_status: int | None) -> Parsed:
     """
     own, kernel = _Reader(), _Reader()
     for raw in iter_lines(stdout, LINE_BYTES):
-        text = ktap_line.cleaned(raw)
+        text = line_of(raw)
         said = ktap_line.of_kernel(text)
         if said is None:
             own.line(text)

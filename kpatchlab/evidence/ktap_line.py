@@ -8,9 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from kpatchlab.model import Outcome
-from kpatchlab.textclean import one_line, printable
+from kpatchlab.textclean import one_line
 
-_ODD = re.compile(rb"[^\t\x20-\x7e]")
 _TAB = 8
 _PRINTK = re.compile(
     r"(?=\S)"
@@ -140,12 +139,6 @@ class Totals:
 
 
 Item = Result | Plan | Version | BailOut | Announced | Running | Totals
-
-
-def cleaned(raw: bytes) -> str:
-    """Return a line that every report can hold, without blanks behind it."""
-    text = printable(raw).replace("\n", " ") if _ODD.search(raw) else raw.decode("ascii")
-    return text.rstrip()
 
 
 def of_kernel(text: str) -> str | None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from kpatchlab.evidence import naming
 from kpatchlab.evidence import patterns as p
 from kpatchlab.model import Splat
-from kpatchlab.textclean import iter_lines, printable
+from kpatchlab.textclean import iter_lines, line_of
 
 LINE_BYTES = 4096
 MAX_LINES = 600
@@ -47,7 +47,6 @@ AFTER_END = 4
 _STAMP = re.compile(rb"(?:<\d{1,3}>)?\[ {0,11}\d{1,12}\.\d{6}\](?:\[ *([TC]\d+)\])? ?")
 _STAMP_AT = re.compile(rb"\[ {0,11}\d{1,12}\.\d{6}\](?:\[ *([TC]\d+)\])? ")
 _LEVEL = re.compile(rb"<\d{1,3}>")
-_ODD = re.compile(rb"[^\t\x20-\x7e]")
 _CUT = re.compile(rb"\[\.\.\. \d+ bytes cut \.\.\.\]")
 
 Pair = tuple[str, str]
@@ -231,7 +230,7 @@ def find_splats(log: bytes | str, *, died: bool = False, whole: bool = True) -> 
             if aside.lines:
                 aside.end()
             begin, end = match.span()
-            text = _text(raw[begin:])
+            text = line_of(raw[begin:])
             if raw.find(b"[", end) >= 0 and (inner := _STAMP_AT.search(raw, end)):
                 for text, size, caller in _messages(raw, match, inner):
                     finder.feed(number, caller, text, text[size:])
@@ -239,7 +238,7 @@ def find_splats(log: bytes | str, *, died: bool = False, whole: bool = True) -> 
             finder.feed(number, match[1].decode() if match[1] else "", text, text[end - begin :])
         elif not stamped:
             level = _LEVEL.match(raw)
-            text = _text(raw)
+            text = line_of(raw)
             finder.feed(number, "", text, text[level.end() :] if level else text)
         elif aside.lines or p.ASIDE.match(raw):
             aside.take(number, raw)
@@ -251,7 +250,7 @@ def _messages(raw: bytes, stamp: re.Match[bytes], inner: re.Match[bytes] | None)
     """Yield the messages of a line into which other CPUs broke: whole, the length of the stamp, the caller."""
     while True:
         end = inner.start() if inner else len(raw)
-        yield _text(raw[stamp.start() : end]), stamp.end() - stamp.start(), (stamp[1] or b"").decode()
+        yield line_of(raw[stamp.start() : end]), stamp.end() - stamp.start(), (stamp[1] or b"").decode()
         if not inner:
             return
         stamp, inner = inner, _STAMP_AT.search(raw, inner.end())
@@ -268,10 +267,6 @@ def _last_stamp(line: bytes) -> re.Match[bytes] | None:
     for last in _STAMP.finditer(line):  # noqa: B007 - the last one is wanted
         pass
     return last
-
-
-def _text(raw: bytes) -> str:
-    return printable(raw).replace("\n", " ").rstrip() if _ODD.search(raw) else raw.decode("ascii").rstrip()
 
 
 class _Aside:
@@ -295,7 +290,7 @@ class _Aside:
         """Take up what the lines so far are, if they are a report."""
         finder = _Finder(died=False, whole=False)
         for number, raw in enumerate(self.lines):
-            finder.feed(number, "", text := _text(raw), text)
+            finder.feed(number, "", text := line_of(raw), text)
         self.lines = []
         if len(self.found) < MAX_SPLATS:
             self.found += [(self._start, splat) for splat in finder.finish([]) if p.is_whole(splat.text)]

@@ -8,11 +8,12 @@ counts as a sign of life for a while: a long trace is printed with interrupts of
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
 from collections.abc import Callable
+
+from kpatchlab.guest.share import threads
 
 SILENT_S = 6.0
 """Seconds in which a guest could have beaten and did not; twice the longest seen (2.8 s of processor time, while
@@ -50,12 +51,7 @@ def process_ns(pid: int) -> int:
 
 def idle(pid: int) -> bool:
     """Whether no thread of a process wants a processor or waits for a disk."""
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/stat", "rb") as handle:
-                if handle.read().rsplit(b")", 1)[1].split()[0] != b"S":
-                    return False
-    return True
+    return all(thread.state == "S" for thread in threads(pid).values())
 
 
 class Pulse:

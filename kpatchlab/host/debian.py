@@ -467,4 +467,5 @@ def _replace(path: Path, lines: Iterable[str], mode: int = 0o644) -> Path:
         beside.touch(mode)
         beside.write_text(text)
         beside.replace(path)
+    path.chmod(mode)  # one that says it already may be an earlier version's
     return path

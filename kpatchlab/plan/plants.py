@@ -32,6 +32,7 @@ WITNESSES = {
     CaseKind.LEFT: "left",
     CaseKind.TIME: "time",
     CaseKind.LEAKS: "leaks",
+    CaseKind.TAINT: "taint",
     CaseKind.REACH: "reach",
 }
 

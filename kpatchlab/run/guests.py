@@ -14,7 +14,7 @@ from pathlib import Path
 from kpatchlab.cache import Cache, content_key, file_digest
 from kpatchlab.errors import GuestLost, Loss
 from kpatchlab.evidence.splats import find_splats
-from kpatchlab.guest.initrd import source_files, build_agent
+from kpatchlab.guest.initrd import build_agent, source_files
 from kpatchlab.guest.vm import Guest, Identity, SavedGuest, boot, link, resume
 from kpatchlab.guest.vng import boot_vng
 from kpatchlab.lab.scenario import GUEST_LIB

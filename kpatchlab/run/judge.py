@@ -112,9 +112,11 @@ def blame(inputs: JobInputs, lost: GuestLost) -> Outcome:
     CRASH: its kernel ended it. FAIL: it switched itself off, and what was to come did not. INFRA: QEMU, the user or the
     host did, which may have starved it.
     """
-    if inputs.here.cancel.is_set() or lost.reason in {Loss.EXIT, Loss.CRASH, Loss.STARVED}:
+    if inputs.here.cancel.is_set():
         return Outcome.INFRA
-    return Outcome.FAIL if lost.reason is Loss.OFF else Outcome.CRASH
+    if lost.reason.is_kernels:
+        return Outcome.CRASH
+    return Outcome.FAIL if lost.reason is Loss.OFF else Outcome.INFRA
 
 
 def leaks(inputs: JobInputs, guests: Sequence[JobGuest], record: Record) -> None:
@@ -148,9 +150,9 @@ def guest_log(inputs: JobInputs, guest: JobGuest, record: Record) -> GuestLog:
     died = has_died(guest.vm.lost)
     missing = console.total - len(data)
     cut = f"{missing} bytes of the log are not kept" if missing > 0 else ""
-    cut = cut or taint.hidden(*guest.readings, stamped=is_stamped(guest.before + data))
-    log, vm = guest.before + b"\n" + data, guest.vm
-    made = partial(starved.made_by_host, vm)
+    log = guest.before + b"\n" + data
+    cut = cut or taint.hidden(*guest.readings, stamped=is_stamped(log))
+    made = partial(starved.made_by_host, guest.vm)
     splats = clean_log(inputs, record, guest.role, guest.kernel, log, died=died, cut=cut, made_by_host=made)
     earlier = find_splats(guest.before, whole=False) if guest.before and guest.readings[1].bits else []
     if case := taint.judged(guest.role, *guest.readings, earlier, splats):

@@ -52,7 +52,8 @@ def compare(run: Run) -> Comparison:
     total: Counter[Verdict] = Counter(b.verdict for b in builds if b.verdict)
     for counts in by_column.values():
         total.update(counts)
-    if not _compared(groups, base):  # builds, and what is skipped on both sides, are the same and say nothing
+    compared = _compared(groups, base)
+    if not compared:  # builds, and what is skipped on both sides, are the same and say nothing
         for counts in (total, *by_column.values()):
             counts.pop(Verdict.SAME, None)
     return Comparison(
@@ -67,7 +68,7 @@ def compare(run: Run) -> Comparison:
         by_column=by_column,
         outcomes=dict(Counter(job.outcome for job in run.jobs)),
         lost=_lost(groups, builds),
-        compared=_compared(groups, base),
+        compared=compared,
     )
 
 

@@ -1,12 +1,12 @@
 """What no job can tell by itself: that it takes a multiple of what the base takes, or leaves more behind. Pure.
 
 Both are doubted by one run of a job, and told by a second one: the host may have been busy, and a cache that fills is
-no loss. `doubts` says what is to be run again, `rows` judges what came of it.
+no loss. `doubts` says what is to be run again, `cases` judges what came of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kpatchlab.model import Case, CaseId, CaseKind, JobResult, Left, Outcome
@@ -124,11 +124,7 @@ def _slow_case(base: Sequence[JobResult], here: Sequence[JobResult]) -> list[Cas
 
 def _excess(base: Sequence[JobResult], here: Sequence[JobResult]) -> Iterable[Left]:
     """Return what each job here leaves more of than any on the base, after its first turn."""
-    before: dict[tuple[str, str], float] = {}
-    for job in base:
-        for left in job.left:
-            key = left.role, left.what
-            before[key] = max(before.get(key, 0.0), left.turns[0])
+    before = _most_left(base, lambda left: left.turns[0])
     least: dict[tuple[str, str], list[Left]] = {}
     for job in here:
         for left in job.left:
@@ -137,6 +133,16 @@ def _excess(base: Sequence[JobResult], here: Sequence[JobResult]) -> Iterable[Le
         low = min(found, key=lambda left: left.turns[0])
         if len(found) == len(here) and low.turns[0] - before.get(key, 0.0) > limit_of(low.what).doubt:
             yield low
+
+
+def _most_left(jobs: Iterable[JobResult], amount: Callable[[Left], float]) -> dict[tuple[str, str], float]:
+    """Return (role, what) -> the most that any of the jobs left of it; nothing is less than 0."""
+    most: dict[tuple[str, str], float] = {}
+    for job in jobs:
+        for left in job.left:
+            key = left.role, left.what
+            most[key] = max(most.get(key, 0.0), amount(left))
+    return most
 
 
 def _turned(jobs: Iterable[JobResult]) -> list[JobResult]:
@@ -156,11 +162,7 @@ def _left_cases(base: Sequence[JobResult], here: Sequence[JobResult]) -> Iterabl
     held, turned = _turned(base), _turned(here)
     if not held or not turned:
         return
-    before: dict[tuple[str, str], float] = {}
-    for job in held:
-        for left in job.left:
-            key = left.role, left.what
-            before[key] = max(before.get(key, 0.0), *left.turns[1:])
+    before = _most_left(held, lambda left: max(left.turns[1:], default=0.0))
     for left in turned[-1].left:
         least = min(left.turns[1:], default=0.0) - before.get((left.role, left.what), 0.0)
         if least > limit_of(left.what).each:
