@@ -58,14 +58,17 @@ def _update(source: Path, names: list[str], folder: Path, ctx: BuildContext) -> 
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # deleted, and git still has it
             found = (source / name).lstat()
             now[name] = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode, found.st_ino]
+    if now == before:
+        return
     for name in before.keys() - now.keys():
-        (copy / name).unlink(missing_ok=True)
-    # What is written again is no longer in the manifest meanwhile: a kill leaves nothing that passes for current.
-    write_atomic(manifest, json.dumps({k: v for k, v in now.items() if before.get(k) == v} or before).encode())
-    for name, stamp in now.items():
-        if before.get(name) != stamp:
-            ctx.check_cancel()
-            _bring(source / name, copy / name)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            (copy / name).unlink()
+    changed = [name for name, stamp in now.items() if before.get(name) != stamp]
+    # A kill meanwhile: what was brought is known, to be removed when it goes, and passes for current in nothing.
+    write_atomic(manifest, json.dumps(before | dict.fromkeys(changed, [])).encode())
+    for name in changed:
+        ctx.check_cancel()
+        _bring(source / name, copy / name)
     write_atomic(manifest, json.dumps(now).encode())
 
 
