@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kpatchlab import proc
-from kpatchlab.build import artifact, changes, config, confined, failures, make, patchset, source
+from kpatchlab.build import artifact, changes, config, confined, failures, make, patchset, prebuilt, source
 from kpatchlab.build.context import BuildContext, BuildProgress
 from kpatchlab.build.copies import copy_of
 from kpatchlab.cache import content_key
@@ -208,17 +208,8 @@ def _fetch(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> Build
     for folder in (unpacked, root):
         shutil.rmtree(folder, ignore_errors=True)
     plan.source.unpack(unpacked)
-    images = sorted((unpacked / "boot").glob("vmlinuz-*"))
-    if not images:
-        raise HostError(f"{plan.source.describe()}: no kernel image in it")
-    release = images[0].name.removeprefix("vmlinuz-")
     ctx.progress(BuildProgress(name, "package"))
-    for kept in ("vmlinuz", "config"):  # System.map is a placeholder there, the real one is in -dbg
-        if (unpacked / f"boot/{kept}-{release}").exists():
-            shutil.copyfile(unpacked / f"boot/{kept}-{release}", work / kept)
-    home = next(path for path in (unpacked / "lib/modules", unpacked / "usr/lib/modules") if path.is_dir())
-    (root / "lib").mkdir(parents=True)
-    home.rename(root / "lib/modules")
+    release = prebuilt.take(unpacked, plan.source.describe(), work, root)
     folder = artifact.finish_modules(root, release, None)
     artifact.boot_modules(folder, work / "boot-modules")
     artifact.keep_lists(folder, work)

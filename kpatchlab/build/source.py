@@ -346,13 +346,13 @@ class DebianSource(_Debian[recipes.DebianSource]):
     """`{type: debian-source, package:, suite:}`: Debian's tree with its patches, from a linux-source package."""
 
     def unpack(self, into: Path) -> None:
-        """Fetch the package, take the archive out of it, unpack that."""
+        """Fetch the package, take the archive out of it, unpack that; `linux-source` is followed to the newest one."""
         package = self.spec.package
-        debs = self.apt.fetch([package])
-        deb = next((path for path in debs if path.name.startswith(f"{package}_")), debs[0])
+        needed = [package] if re.search(r"\d$", package) else self.apt.resolve(package)
         holder = into.parent / "deb"
         shutil.rmtree(holder, ignore_errors=True)
-        self.apt.unpack(deb, holder)
+        for deb in self.apt.fetch([name for name in needed if name == package or name.startswith("linux-source-")]):
+            self.apt.unpack(deb, holder)
         archives = sorted((holder / "usr/src").glob("linux-source-*.tar.*"))
         if not archives:
             raise UserError(f"{package}: no source archive in it", hint="its name is like linux-source-6.1")
@@ -368,18 +368,28 @@ class DebianImage(_Debian[recipes.DebianImage]):
         return f"{super().describe()}, as Debian built it"
 
     def unpack(self, into: Path) -> None:
-        """Write the package's files below `into`; linux-image-amd64 and its like are followed to the real one."""
+        """Write the files of the kernel's packages below `into`; where they lie there is `prebuilt.take`'s to find."""
+        for deb in self.apt.fetch(self._packages):
+            self.apt.unpack(deb, into)
+
+    def by_hand(self) -> str:
+        """Return what fetches the packages."""
+        return f"apt-get download {' '.join(self._packages)}"
+
+    @functools.cached_property
+    def _packages(self) -> list[str]:
+        """The packages that the kernel's files are in; linux-image-amd64 and its like are followed to the real one.
+
+        Until 6.12 linux-image-V has them all. From forky on it is empty, and needs linux-binary-V with the image,
+        linux-modules-V with the modules, and linux-base-V with the configuration and the lists of modules.
+        """
         package = self.spec.package
         names = [package, *self.apt.resolve(package)]
         real = next((name for name in names if re.match(r"linux-image-\d", name)), None)
         if real is None:
             raise UserError(f"{package}: leads to no kernel image", hint="linux-image-amd64, for instance")
-        deb = next(path for path in self.apt.fetch([real]) if path.name.startswith(f"{real}_"))
-        self.apt.unpack(deb, into)
-
-    def by_hand(self) -> str:
-        """Return what fetches the package."""
-        return f"apt-get download {self.spec.package}"
+        release = real.removeprefix("linux-image-")
+        return sorted({name for name in names if re.fullmatch(rf"linux-[a-z-]+-{re.escape(release)}", name)})
 
     def of_its_tree(self) -> DebianSource:
         """Return the linux-source package of the same version.

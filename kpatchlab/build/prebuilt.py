@@ -1,0 +1,54 @@
+"""The files of a kernel that a distribution built, wherever its packages put them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from kpatchlab.errors import HostError
+
+HOMES = ("lib/modules", "usr/lib/modules")
+
+
+def take(unpacked: Path, what: str, work: Path, root: Path) -> str:
+    """Move a kernel's image, configuration and symbols to `work`, its modules to `root`/lib/modules; return its release.
+
+    Either the image is boot/vmlinuz-RELEASE, with config-RELEASE and System.map-RELEASE beside it (Debian until
+    trixie), or all lie beside the modules, without the release in their names (Debian from forky on, Fedora).
+
+    Args:
+        unpacked: where the packages' files are, as below /.
+        what: what they are, for people.
+
+    Raises:
+        HostError: there is no image, or there are no modules of its release.
+    """
+    release, image = _image(unpacked, what)
+    home = next((unpacked / name for name in HOMES if (unpacked / name / release).is_dir()), None)
+    if home is None:
+        raise HostError(f"{what}: no modules of {release} in it")
+    for kept in ("vmlinuz", "config", "System.map"):
+        path = image.with_name(image.name.replace("vmlinuz", kept, 1))
+        if path.exists() and not (kept == "System.map" and _is_placeholder(path)):
+            path.rename(work / kept)
+        if path.parent != unpacked / "boot":
+            path.unlink(missing_ok=True)  # it is no part of the modules' image
+    (root / "lib").mkdir(parents=True)
+    home.rename(root / "lib/modules")
+    return release
+
+
+def _image(unpacked: Path, what: str) -> tuple[str, Path]:
+    """Return the release and the image."""
+    for path in sorted((unpacked / "boot").glob("vmlinuz-*")):
+        return path.name.removeprefix("vmlinuz-"), path
+    for home in HOMES:
+        for path in sorted((unpacked / home).glob("*/vmlinuz")):
+            return path.parent.name, path
+    raise HostError(f"{what}: no kernel image in it")
+
+
+def _is_placeholder(system_map: Path) -> bool:
+    """Whether it is the one line with which Debian's packages point at the -dbg package."""
+    with system_map.open("rb") as lines:
+        return b"The real System.map" in lines.readline()
