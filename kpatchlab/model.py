@@ -437,25 +437,35 @@ class Run:
     def difference(self) -> str:
         """What the kernels differ by from those that they are compared with, the most that any of them does.
 
-        "" nothing, "configuration" (or compiler), "series", or "base": different trees, or not known.
+        "" nothing, "configuration" (or compiler, where one is not known), "series", "tools": compilers, "base":
+        different trees, or not known, or "base and tools".
         """
         builds = {build.kernel: build for build in self.builds}
         base = next((k.name for k in self.kernels if k.role == "base"), next(iter(builds), ""))
         against = {k.name: k.against for k in self.kernels if k.against}
         found = [_difference(build, builds.get(against.get(name, base))) for name, build in builds.items()]
-        return max(found, key=("", "configuration", "series", "base").index, default="base")
+        return max(found, key=_DIFFERENCES.index, default="base")
 
     @property
     def same_base(self) -> bool:
-        """Whether each kernel comes from one base tree with what it is compared with."""
-        return self.difference != "base"
+        """Whether each kernel comes from one base tree, by the same tools, with what it is compared with."""
+        return self.difference in _DIFFERENCES[:3]
+
+
+_DIFFERENCES = ("", "configuration", "series", "tools", "base", "base and tools")
+"""What kernels can differ by: the more of it there is, the less the series can be made answerable for."""
 
 
 def _difference(build: BuildResult, held: BuildResult | None) -> str:
-    if held and build.key and build.key == held.key:
-        return ""
-    if held is None or not build.base_key or build.base_key != held.base_key:
+    if held is None:
         return "base"
+    if build.key and build.key == held.key:
+        return ""
+    tools = bool(build.compiler and held.compiler and build.compiler != held.compiler)
+    if not build.base_key or build.base_key != held.base_key:
+        return "base and tools" if tools else "base"
+    if tools:
+        return "tools"
     return "series" if build.series != held.series or not build.key else "configuration"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kpatchlab import proc
-from kpatchlab.build import build_kernel, source
+from kpatchlab.build import build_kernel, prebuilt, source
 from kpatchlab.errors import HostError
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.model import Outcome
@@ -92,6 +92,7 @@ def test_the_kernel_is_found_in_both_forms(bench, monkeypatch, packages, package
     assert "kernel/net/tls.ko" in (folder / "modules.dep").read_text()
     assert (folder / "modules.builtin").read_text() == "kernel/net/unix.ko\n"
     assert not (folder / "System.map").exists()
+    assert result.compiler == "gcc-16 (Debian 16.2.0-4) 16.2.0"
     assert result.reproduce == f"apt-get download {' '.join(sorted(packages))}"
 
 
@@ -107,6 +108,37 @@ def test_a_real_system_map_is_kept(bench, monkeypatch):
     real = "ffffffff81000000 T _text\n"
     _, folder = built(bench, monkeypatch, changed(SPLIT, **{"System.map": real}))
     assert (folder / "System.map").read_text() == real
+
+
+def test_a_kernel_that_was_kept_without_its_compiler_has_it(bench, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(prebuilt, "compiler", lambda _config: "")
+        assert not built(bench, before, OLD)[0].compiler
+    result, _ = built(bench, monkeypatch, OLD)
+    assert (result.cached, result.compiler) == (True, "gcc-16 (Debian 16.2.0-4) 16.2.0")
+
+
+def test_the_newest_source_is_followed(bench, monkeypatch):
+    packed = bench.root / "linux.tar.gz"
+    proc.run(["tar", "--create", "--gzip", "--file", packed, "--directory", bench.root, "linux"], timeout_s=60)
+
+    class Sources(Apt):
+        def resolve(self, package: str) -> list[str]:
+            return ["binutils", package, "linux-source-7.9", "xz-utils"]
+
+        def unpack(self, deb: Path, into: Path) -> None:
+            assert deb.name.startswith("linux-source")
+            (into / "usr/src").mkdir(parents=True, exist_ok=True)
+            if "7.9" in deb.name:
+                shutil.copyfile(packed, into / "usr/src/linux-source-7.9.tar.gz")
+
+    monkeypatch.setattr(source, "Apt", Sources({}))
+    for package in ("linux-source", "linux-source-7.9"):
+        into = bench.root / package / "tree"
+        into.mkdir(parents=True)
+        recipe = {"source": {"type": "debian-source", "package": package, "suite": "sid"}}
+        source.source_of(KernelRecipe.model_validate(recipe).source, bench.ctx).unpack(into)
+        assert (into / "Makefile").is_file()
 
 
 @pytest.mark.parametrize(

@@ -230,10 +230,15 @@ def test_loading_starts_no_child_and_imports_nothing_heavy(path: Path) -> None:
     assert done.stdout.strip() == ""
 
 
-@pytest.mark.parametrize("name", ["lab.yaml", "mission.yaml", "quick.yaml"])
+@pytest.mark.parametrize("name", ["lab.yaml", "mission.yaml", "newest.yaml", "quick.yaml"])
 def test_the_labs_that_come_with_it(name: str) -> None:
     got = load.check(ROOT / name)
-    assert got.base == "without"
-    assert set(got.kernels) == {"without", "with"}
+    assert (got.base, set(got.kernels)) in [("without", {"without", "with"}), ("stable", {"stable", "newest"})]
     assert got.selected
     assert all(isinstance(recipe, KernelRecipe) for recipe in got.kernels.values())
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "kernels").glob("*.yaml")))
+def test_the_recipes_that_come_with_it(tmp_path: Path, name: str) -> None:
+    lab = labdir.write(tmp_path / "lab.yaml", f"root: {ROOT}\nkernels: {{base: {name}}}\nscenarios: [unix-splice]\n")
+    assert load.check(lab).kernels["base"].description

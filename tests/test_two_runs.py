@@ -67,8 +67,12 @@ def test_builds_are_held_against_the_same_kernel_of_the_first_run():
     ("change", "word"),
     [
         ({"key": "c" * 64}, "differ by their configuration or compiler"),
-        ({"key": "c" * 64, "base_key": "other"}, "Different bases"),
-        ({"key": "", "base_key": ""}, "Different bases"),
+        ({"key": "c" * 64, "base_key": "other"}, "Different bases:"),
+        ({"key": "", "base_key": ""}, "Different bases:"),
+        ({"key": "c" * 64, "compiler": "gcc 14"}, "Different tools: a difference need not be the series' doing."),
+        ({"key": "c" * 64, "compiler": ""}, "differ by their configuration or compiler"),
+        ({"key": "c" * 64, "compiler": "gcc 14", "series": "v2"}, "Different tools:"),
+        ({"key": "c" * 64, "compiler": "gcc 14", "base_key": "other"}, "Different bases and tools:"),
     ],
 )
 def test_what_a_difference_can_mean(change, word):

@@ -65,7 +65,7 @@ def _update(source: Path, names: list[str], folder: Path, ctx: BuildContext) -> 
             (copy / name).unlink()
     changed = [name for name, stamp in now.items() if before.get(name) != stamp]
     # A kill meanwhile: what was brought is known, to be removed when it goes, and passes for current in nothing.
-    write_atomic(manifest, json.dumps(before | dict.fromkeys(changed, [])).encode())
+    write_atomic(manifest, json.dumps(before | {name: [] for name in changed}).encode())
     for name in changed:
         ctx.check_cancel()
         _bring(source / name, copy / name)

@@ -6,6 +6,7 @@ What is fetched from a URL goes to a bare repository of the lab's own, `CACHE/gi
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import re
 import shlex
 import tempfile
@@ -33,6 +34,7 @@ __all__ = [
     "plain_environment",
     "resolve_fetched",
     "resolve_url",
+    "tip",
 ]
 
 QUICK_S = 60.0
@@ -41,6 +43,8 @@ RANGE_DEPTHS = (128, 2048, None)
 """How much history is fetched for a range, until its base is in it: all of Linux is gigabytes."""
 _ABOVE = re.compile(r"([0-9a-f]{40}(?:[0-9a-f]{24})?)((?:\^|~\d{1,4})+)")
 _SHA256_DIGITS = 64
+_BRANCH = "refs/branches/{}"
+"""In a mirror: points at what was fetched of a branch, so that it is told from a tag without the server."""
 _FULL_ID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
@@ -114,6 +118,10 @@ class Repository:
         """Return the commit id that `revision` names, or "" where the repository does not have it."""
         result = self.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", check=False)
         return result.stdout.strip() if result.status == 0 else ""
+
+    def committed(self, commit: str) -> dt.datetime:
+        """Return when a commit that the repository has was made, by its committer's clock."""
+        return dt.datetime.fromtimestamp(int(self.read("log", "-1", "--format=%ct", commit, "--")), dt.UTC)
 
     def export(self, commit: str, into: Path, ctx: BuildContext) -> None:
         """Write the files of a commit to `into`, through an index of its own that is then deleted."""
@@ -214,13 +222,23 @@ def resolve_url(repository: Repository, revision: str, *, offline: bool = True) 
         raise _unreachable(repository, result)
     rows = (line.partition("\t") for line in result.stdout.splitlines())
     refs = {name: commit for commit, _, name in rows}
-    for name in (f"refs/tags/{pattern}^{{}}", f"refs/tags/{pattern}", f"refs/heads/{pattern}", pattern):
+    for name in (f"refs/tags/{pattern}^{{}}", f"refs/tags/{pattern}", branch := f"refs/heads/{pattern}", pattern):
         if name in refs:
+            if name == branch and not repository.commit(_BRANCH.format(pattern)):
+                repository.git("symbolic-ref", _BRANCH.format(pattern), f"refs/kpatchlab/{pattern}", check=False)
             return refs[name]
     raise UserError(
         f"{shown(repository.url)} has no tag or branch {revision!r}",
         hint="a commit that no ref points at is named by all its 40 digits",
     )
+
+
+def tip(repository: Repository, revision: str) -> str:
+    """Return the commit of a branch as far as it is known here; "" where `revision` is no branch, or unknown."""
+    if repository.url:
+        return repository.commit(_BRANCH.format(revision.removeprefix("refs/heads/")))
+    name = repository.git("rev-parse", "--symbolic-full-name", revision, check=False).stdout.strip()
+    return repository.commit(name) if name.startswith(("refs/heads/", "refs/remotes/")) else ""
 
 
 def resolve_fetched(repository: Repository, revision: str, ctx: BuildContext) -> str:

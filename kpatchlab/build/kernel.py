@@ -182,6 +182,8 @@ def _label(plan: _KernelSpec) -> str:
 
 def _load(path: Path, name: str, **changes: object) -> BuildResult:
     result = from_json(BuildResult, json.loads((path / "build.json").read_text()))
+    if not result.compiler:  # a prebuilt one that was kept before the lab read it
+        changes["compiler"] = prebuilt.compiler(path / "config")
     return replace(result, kernel=name, **changes)  # type: ignore[arg-type]
 
 
@@ -216,7 +218,8 @@ def _fetch(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> Build
     artifact.pack_modules(root, work / "modules.erofs", work / "config")
     for done in (unpacked, root):
         shutil.rmtree(done)
-    return replace(_result(plan, name), release=release, reproduce=plan.source.by_hand())
+    made_by = prebuilt.compiler(work / "config")
+    return replace(_result(plan, name), release=release, compiler=made_by, reproduce=plan.source.by_hand())
 
 
 # --------------------------------------------------------------------------------------------- built

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from pathlib import Path
 
 from kpatchlab.errors import HostError
+from kpatchlab.textclean import one_line
 
 HOMES = ("lib/modules", "usr/lib/modules")
 
 
 def take(unpacked: Path, what: str, work: Path, root: Path) -> str:
-    """Move a kernel's image, configuration and symbols to `work`, its modules to `root`/lib/modules; return its release.
+    """Move a kernel's image, configuration and symbols to `work`, its modules to `root`/lib/modules.
 
     Either the image is boot/vmlinuz-RELEASE, with config-RELEASE and System.map-RELEASE beside it (Debian until
     trixie), or all lie beside the modules, without the release in their names (Debian from forky on, Fedora).
@@ -19,6 +20,9 @@ def take(unpacked: Path, what: str, work: Path, root: Path) -> str:
     Args:
         unpacked: where the packages' files are, as below /.
         what: what they are, for people.
+
+    Returns:
+        Its release.
 
     Raises:
         HostError: there is no image, or there are no modules of its release.
@@ -36,6 +40,12 @@ def take(unpacked: Path, what: str, work: Path, root: Path) -> str:
     (root / "lib").mkdir(parents=True)
     home.rename(root / "lib/modules")
     return release
+
+
+def compiler(config: Path) -> str:
+    """Return the compiler that a kernel was built with, as its configuration has it since 4.20; "" where it is not."""
+    match = re.search(r'^CONFIG_CC_VERSION_TEXT="(.*)"$', config.read_text(errors="replace"), re.MULTILINE)
+    return one_line(match[1], 200) if match else ""
 
 
 def _image(unpacked: Path, what: str) -> tuple[str, Path]:

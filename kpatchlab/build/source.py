@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import os
 import re
@@ -12,6 +13,7 @@ import shutil
 import stat
 import tempfile
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -39,6 +41,22 @@ BUILT = (
 
 Key = dict[str, str]
 """What decides about a tree's content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """Where something stands that moves by itself: a branch, the newest package of a suite.
+
+    Attributes:
+        what: one line for people.
+        since: when it was made; None where nobody can tell.
+        valid_until: when the mirror's word of it ends; None for never.
+    """
+
+    what: str
+    since: dt.datetime | None
+    valid_until: dt.datetime | None = None
+
 
 S = TypeVar("S", bound=recipes.SourceModel)
 
@@ -83,6 +101,13 @@ class Source(ABC, Generic[S]):
         """
         self.unpack(into)
         _check(into, self.describe())
+
+    def stand(self) -> Stand | None:
+        """Return where what the recipe follows stands, as far as it is known here; None where it follows nothing.
+
+        Nothing is fetched, and no server is asked.
+        """
+        return None
 
     def by_hand(self) -> str:
         """Return a command that brings the same, "" for none; asked of finished kernels alone."""
@@ -176,6 +201,13 @@ class Git(Source[recipes.GitSource]):
     def unpack(self, into: Path) -> None:
         """Fetch that one commit where it is far, and write its files."""
         self.fetched().export(self.key["commit"], into, self.ctx)
+
+    def stand(self) -> Stand | None:
+        """Return the tip of a branch, with the date of its commit; nothing of a tag or a commit."""
+        repository, revision = self._repository(), self.spec.revision
+        commit = git.tip(repository, revision)
+        what = f"git {_where(self.spec, self.ctx)} {revision} ({commit[:12]})"
+        return Stand(what, repository.committed(commit)) if commit else None
 
     def fetched(self) -> git.Repository:
         """Return the repository, with that one commit in it."""
@@ -340,6 +372,13 @@ class _Debian(Source[D]):
     def describe(self) -> str:
         """Return package, version and suite."""
         return f"Debian {_shown(self.key)} ({self.spec.suite})"
+
+    def stand(self) -> Stand | None:
+        """Return the version that the lists have, and how old these are; None of a snapshot's."""
+        apt = self.apt
+        version = "" if apt.mirror.is_snapshot else apt.known(self.spec.package)
+        what = f"Debian {self.spec.package} {version} ({self.spec.suite})"
+        return Stand(what, apt.made(version), apt.valid_until()) if version else None
 
 
 class DebianSource(_Debian[recipes.DebianSource]):

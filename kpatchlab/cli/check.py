@@ -20,6 +20,7 @@ def check(options: Options, as_json: bool) -> None:
     What is no error and yet worth a look is a note on standard error.
     """
     from kpatchlab.build.context import BuildContext
+    from kpatchlab.build.standing import standing_still
     from kpatchlab.build.unknown import unknown_symbols
     from kpatchlab.cache import Cache
     from kpatchlab.lab import load
@@ -36,7 +37,9 @@ def check(options: Options, as_json: bool) -> None:
         dump({"errors": []})
     else:
         click.echo("no errors")
-    for note in [*load.notes(lab), *unknown_symbols(lab.kernels, last_builds(lab), BuildContext.of(lab, Cache()))]:
+    ctx = BuildContext.of(lab, Cache())
+    unknown = unknown_symbols(lab.kernels, last_builds(lab), ctx)
+    for note in [*load.notes(lab), *unknown, *standing_still(lab.kernels.values(), ctx)]:
         click.echo(f"note: {note}", err=True)
 
 

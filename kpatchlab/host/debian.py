@@ -8,7 +8,9 @@ configuration only what says how a mirror is reached is taken over (proxies, cer
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import functools
+import glob
 import json
 import os
 import re
@@ -21,6 +23,7 @@ from pathlib import Path
 from kpatchlab import proc
 from kpatchlab.cache import META, Cache, content_key, disk_bytes, file_digest
 from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.host import dates
 
 UPDATE_HOURS = 12.0
 """Package lists older than this are fetched anew before a question is answered from them."""
@@ -54,6 +57,12 @@ class Mirror:
 
     archive: str
     security: str
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether it is an archive as it was once, which never moves."""
+        match = _ARCHIVE.match(self.archive)
+        return bool(match and match[2])
 
 
 def parse_mirror(text: str) -> Mirror:
@@ -257,6 +266,22 @@ class Apt:
                 hint="look for its name with apt-cache search, or name another suite",
             )
         return version
+
+    def known(self, package: str) -> str:
+        """Return the version of `package` by the lists that are here, however old; "" where they do not have it."""
+        return self._policy(package) if self._cache.has("apt", self._key) else ""
+
+    def made(self, version: str) -> dt.datetime | None:
+        """Return when packages of a version were built; None where none of them was fetched."""
+        debs = (self._base / "archives").glob(f"*_{glob.escape(version.replace(':', '%3a'))}_*.deb")
+        return max(filter(None, map(dates.made, debs)), default=None)
+
+    def valid_until(self) -> dt.datetime | None:
+        """Return until when the lists that are here are good, as their mirror says; None: for ever, or there are none.
+
+        apt refuses older ones, unless the host's own configuration tells it not to look.
+        """
+        return dates.valid_until(self._base / "state/lists")
 
     def fetch(self, packages: Sequence[str]) -> list[Path]:
         """Return the .deb of each package (dependencies left out), in their order; verified by apt's hashes.

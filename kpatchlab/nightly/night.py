@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kpatchlab.build import BuildContext
+from kpatchlab.build.standing import standing_still
 from kpatchlab.errors import LabError
 from kpatchlab.history import database
 from kpatchlab.history.culprit import SearchCommand, Sought, by_case, by_metric, by_splat, commit_range, search
@@ -114,6 +115,8 @@ class Night:
         pinned, troubles = look(self.lab, self.context)
         for trouble in troubles:
             self.say(f"{trouble.lane}: {trouble.message}")
+        for line in standing_still((r for lane in lanes(self.lab) for r in lane.lab.kernels.values()), self.context):
+            self.say(line)
         new = [lane for lane in pinned if self.force or self._is_new(lane)]
         if not new:
             state, code = (NightState.LOST, 3) if troubles else (NightState.NOTHING_NEW, 0)

@@ -20,6 +20,7 @@ from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.build.patchset import DoesNotApplyError
 from kpatchlab.build.roots import initrd, root_image, root_key
+from kpatchlab.build.standing import standing_still
 from kpatchlab.errors import LabError, told
 from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab
@@ -100,6 +101,7 @@ class Stages:
         wanted = {(k, name): None for job in plan.jobs for k in job.placement.values() for name in job.foreign}
         self._all = len(plan.kernels) + len(plan.images) + len(wanted)
         self._cached: list[str] = []
+        self._still: list[str] = []  # bases that have not moved, as they were told of
         self._spans: dict[str, tuple[float, float]] = {}  # what was made, from when to when
         self.patches: dict[str, tuple[PatchFacts, ...]] = {}
         self.counted: dict[str, tuple[str, ...]] = {}
@@ -144,9 +146,17 @@ class Stages:
             self._found(label)
         else:
             self._progress.stage_done(label, built(result))
+        self._tell_still(name, label)
         if self._lab.kernels[name].series and result.outcome in {Outcome.PASS, Outcome.BLOCKED}:
             self._look(name, result, label)
         return self._done(result)
+
+    def _tell_still(self, name: str, label: str) -> None:
+        """Say once of a base that it has not moved for weeks."""
+        for line in standing_still([self._lab.kernels[name]], self.context(label)):
+            if line not in self._still:
+                self._still.append(line)
+                self._progress.note(line)
 
     def _look(self, name: str, result: BuildResult, label: str) -> None:
         """See what each patch of a kernel's series changes; a series that cannot be read costs the counts alone."""

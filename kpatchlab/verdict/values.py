@@ -285,4 +285,5 @@ class Comparison:
                 "": "The same kernels twice: a difference is chance, or the host's or the scenarios' doing.",
                 "configuration": "Same base and series: the kernels differ by their configuration or compiler.",
             }.get(self.difference, "Same base: the kernels differ by their series alone.")
-        return "Different bases: a difference need not be the series' doing."
+        what = {"tools": "Different tools", "base and tools": "Different bases and tools"}
+        return f"{what.get(self.difference, 'Different bases')}: a difference need not be the series' doing."
