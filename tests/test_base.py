@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from kpatchlab.build import base as base_module
 from kpatchlab.build import diffs, git
 from kpatchlab.build.base import Clues, Fit, find_base
 from kpatchlab.build.patchset import split_mbox
@@ -20,9 +24,9 @@ LINES = [f"line {n}\n" for n in range(60)]
 class Tree:
     """A repository with one file a letter, whose commits are a day apart."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *how: str) -> None:
         self.root, self._day = root, 0
-        self.git("init", "-q", "-b", "master")
+        self.git("init", "-q", "-b", "master", *how)
         for name in "abcd":
             self.file(name).write_text("".join(LINES))
         self.commit("start")
@@ -148,6 +152,120 @@ def test_prerequisite_patches_are_found_on_top_of_the_base(tree):
     found = find(tree, mails)
     assert (found.commit, found.sure) == (above, True)
     assert found.why == f"the 2 prerequisite patches on top of {stable[:12]} end there"
+
+
+def test_prerequisites_that_a_second_branch_has_in_part_are_found_where_all_are(tree):
+    stable = tree.git("rev-parse", "HEAD")
+    first = tree.edit("a", 20)
+    second = tree.edit("a", 21)
+    tree.git("checkout", "-q", "--detach")
+    tree.edit("a", 22, "by the series")
+    mails = tree.series(second, "HEAD", f"--base={stable}")
+    for branch, picked in (("part", (first,)), ("whole", (first, second)), ("piece", (first,))):
+        tree.git("checkout", "-q", "-B", branch, stable)
+        tree.edit("c", len(branch))
+        tree.git("cherry-pick", *picked)
+    tree.git("branch", "-D", "master")
+    found = find(tree, mails)
+    assert found.commit == tree.git("rev-parse", "whole")
+    assert found.why == f"the 2 prerequisite patches on top of {stable[:12]} end there"
+
+
+def test_only_the_last_prerequisite_can_have_the_others_behind_it(tree, monkeypatch):
+    stable = tree.git("rev-parse", "HEAD")
+    edits = [tree.edit("a", line) for line in range(20, 32)]
+    tree.git("checkout", "-q", "--detach")
+    tree.edit("a", 40, "by the series")
+    mails = tree.series(edits[-1], "HEAD", f"--base={stable}")
+    asked = []
+    is_in = git.Repository.is_in
+    monkeypatch.setattr(git.Repository, "is_in", lambda *words: asked.append(words) or is_in(*words))
+    assert find(tree, mails).commit == edits[-1]
+    assert {newer for _, _, newer in asked} == {edits[-1]}
+    assert len(asked) == len(edits)
+
+
+@pytest.fixture
+def slow_git(tmp_path, monkeypatch):
+    """Return what makes a git command of some first words take a minute, from its nth time on."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def make(words: str, times: int) -> None:
+        (folder / "count").write_text("")
+        (folder / "git").write_text(
+            "#!/bin/sh\n"
+            f'case "$*" in *" {words}")\n'
+            f"  printf x >> {folder}/count; [ $(wc -c < {folder}/count) -gt {times} ] && exec sleep 60;;\n"
+            f'esac\nexec {shutil.which("git")} "$@"\n'
+        )
+        (folder / "git").chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+    return make
+
+
+def test_a_look_that_takes_too_long_ends_with_a_line_and_what_it_saw_counts(tree, monkeypatch, slow_git):
+    for line in range(1, 8):
+        tree.edit("a", line)
+    base, mails = tree.posted(("a", 30))
+    tree.edit("a", 50)
+    monkeypatch.setattr(base_module, "WALK_S", 2.0)
+    monkeypatch.setattr(base_module, "BATCH", 1)
+    slow_git("cat-file --batch-check=%(objectname)", 3)
+    found = find(tree, mails)
+    assert found.commit in {base, tree.git("rev-parse", "HEAD")}
+    late = [line for line in found.looked_at if "cat-file" in line]
+    assert late
+    assert all(
+        re.fullmatch(r"git cat-file was ended after 2 s: \d+ of \d+ commits were not looked at", x) for x in late
+    )
+
+
+def test_prerequisites_that_take_too_long_are_a_line(tree, monkeypatch, slow_git):
+    stable = tree.git("rev-parse", "HEAD")
+    second = tree.edit("a", 21)
+    tree.git("checkout", "-q", "--detach")
+    tree.edit("a", 22, "by the series")
+    mails = tree.series(second, "HEAD", f"--base={stable}")
+    monkeypatch.setattr(base_module, "WALK_S", 2.0)
+    slow_git("diff-tree --stdin -p --no-ext-diff --no-textconv", 0)
+    found = find(tree, mails)
+    assert found.commit == second
+    assert [line for line in found.looked_at if "diff-tree" in line] == [
+        "git diff-tree was ended after 2 s: 1 of 1 commits were not looked at"
+    ]
+
+
+def test_a_repository_of_sha256(tmp_path):
+    (tmp_path / "sha256").mkdir()
+    tree = Tree(tmp_path / "sha256", "--object-format=sha256")
+    tree.edit("a", 3)
+    base, mails = tree.posted(("a", 30), ("b", 10))
+    tree.edit("b", 55)
+    found = find(tree, mails)
+    assert (len(found.commit), found.commit, found.sure) == (64, base, True)
+    tree.edit("a", 27)  # near the series: only a merge takes it
+    fits = find(tree, mails, "HEAD").tried.fits
+    assert fits[0] in {Fit.OFFSET, Fit.THREE_WAY}
+
+
+def test_a_path_that_is_no_utf8(tree):
+    name = b"net/caf\xe9.c"
+    path = tree.root / os.fsdecode(name)
+    path.parent.mkdir()
+    path.write_text("".join(LINES))
+    base = tree.commit("a name in Latin-1")
+    tree.git("checkout", "-q", "--detach")
+    path.write_text("".join(["by the series\n", *LINES[1:]]))
+    tip = tree.commit("change it")
+    mails = tree.series(base, tip)
+    assert b'"a/net/caf\\351.c"' in mails
+    tree.git("checkout", "-q", "master")
+    found = find(tree, mails)
+    assert found.commit == base
+    assert found.tried.applies
+    assert found.tried.worst is Fit.STRICT
 
 
 def test_three_way_merges_give_patches_that_apply_strictly(tree):

@@ -118,9 +118,10 @@ class Workspace:
     def _check_ends(self, good: str, bad: str) -> None:
         if good == bad:
             raise UserError(f"good and bad are the same commit {good[:12]}")
-        if self._is_in(good, bad):
+        here = git.Repository(self.path)
+        if here.is_in(good, bad):
             return
-        if self._is_in(bad, good):
+        if here.is_in(bad, good):
             raise UserError(
                 f"good and bad are swapped: {bad[:12]} (bad) is an ancestor of {good[:12]} (good)",
                 hint="to find what mended something, look for the failure in the older one: exchange both",
@@ -134,10 +135,6 @@ class Workspace:
             f"{good[:12]} (good) is not in the history of {bad[:12]} (bad)",
             hint=f"they part at {fork[:12]}: --good {fork[:12]}, if that one is good",
         )
-
-    def _is_in(self, older: str, newer: str) -> bool:
-        words = ("merge-base", "--is-ancestor", older, newer)
-        return git.Repository(self.path).git(*words, check=False, env=_IDENTITY).status == 0
 
     def parents(self, commit: str) -> tuple[str, ...]:
         """Return a commit's own parents, whatever paths the search is limited to."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,6 +32,8 @@ MOST_TRIED = 12
 MOST_STATES = 3000
 """How many commits that changed files of the series are looked at."""
 PREREQUISITES_AT_MOST = 1000
+BATCH = 200
+"""Of how many commits git is asked at once: what it said of those before counts where the time runs out."""
 DAY_S = 86400
 WINDOWS = (120 * DAY_S, 730 * DAY_S, None)
 """How far before the series' own date the history is searched, one after the other, in s; None: all of it."""
@@ -209,22 +213,23 @@ class _Finder:
         above = self._lines(
             "rev-list", "--reverse", "--topo-order", "--no-merges", "--branches", "--remotes", "--tags", f"^{base}"
         )[:PREREQUISITES_AT_MOST]
-        if not above:
-            return ""
+        order = {commit: place for place, commit in enumerate(above)}
+        places: dict[str, list[int]] = defaultdict(list)  # patch id -> where in `above` it is
         words = ("diff-tree", "--stdin", "-p", "--no-ext-diff", "--no-textconv")
-        patches = self.tree.read(*words, timeout_s=WALK_S, input_bytes="\n".join(above).encode() + b"\n")
-        ids = self.tree.read("patch-id", "--stable", input_bytes=patches).decode()
-        commit_of = dict(line.split() for line in ids.splitlines())
-        commits = [commit_of.get(one, "") for one in self.clues.prerequisites]
-        if not all(commits):
+        for _, patches in self._in_batches(above, words, lambda commit: (commit,)):
+            ids = self.tree.read("patch-id", "--stable", input_bytes=patches).decode()
+            for line in ids.splitlines():
+                patch, commit = line.split()
+                places[patch].append(order[commit])
+        wanted = [places.get(one, []) for one in self.clues.prerequisites]
+        if not all(wanted):
             return ""
-        for commit in commits:
-            if all(self._is_in(other, commit) for other in commits):
-                return commit
+        # Parents come before their children: only the last of them, or what is behind it, can have the others.
+        last = max(min(at) for at in wanted)
+        for place in sorted({place for at in wanted for place in at if place >= last}):
+            if all(any(self.tree.is_in(above[one], above[place]) for one in at if one <= place) for at in wanted):
+                return above[place]
         return ""
-
-    def _is_in(self, older: str, newer: str) -> bool:
-        return self.tree.git("merge-base", "--is-ancestor", older, newer, check=False).status == 0
 
     # --- by blobs
 
@@ -244,7 +249,7 @@ class _Finder:
             if tried.applies:
                 why = f"the newest commit whose {_files(len(known))} are those that the patches were made of"
                 return self._base(tried, why, sure=tried.worst in {Fit.STRICT, Fit.OFFSET})
-        best = max(seen.values())
+        best = max(seen.values(), default=0)
         self.said.append(f"no commit has all files as the patches have them: at most {best} of {len(self.wanted)}")
         self.near = sorted(seen, key=lambda commit: -seen[commit])
         return None
@@ -257,14 +262,13 @@ class _Finder:
         return list(dict.fromkeys(commit for row in rows for commit in row.split()))
 
     def _count(self, commits: Sequence[str]) -> dict[str, int]:
-        """Return how many of the series' files each commit has as the patches have them."""
-        asked = "".join(f"{commit}:{path}\n" for commit in commits for path in self.wanted)
+        """Return how many of the series' files each commit has as the patches have them, until time is up."""
         words = ("cat-file", "--batch-check=%(objectname)")
-        answer = self.tree.read(*words, timeout_s=WALK_S, input_bytes=os.fsencode(asked))
-        blobs = iter(answer.decode("utf-8", "surrogateescape").splitlines())
         found = {}
-        for commit in commits:
-            found[commit] = sum(_same(blob, next(blobs)) for blob in self.wanted.values())
+        for batch, answer in self._in_batches(commits, words, lambda one: (f"{one}:{path}" for path in self.wanted)):
+            blobs = iter(answer.decode("utf-8", "surrogateescape").splitlines())
+            for commit in batch:
+                found[commit] = sum(_same(blob, next(blobs)) for blob in self.wanted.values())
         return found
 
     def _newest(self, commits: Sequence[str]) -> str:
@@ -348,9 +352,36 @@ class _Finder:
             handle.seek(0)
             text = handle.read().decode("utf-8", "surrogateescape")
         if result.timed_out:
-            self.said.append(f"git {words[0]} was ended after {WALK_S:.0f} s: the oldest commits were not looked at")
+            self._say_late(words[0], "the oldest commits")
             text = text[: text.rfind("\n") + 1]
         return text.splitlines()
+
+    def _in_batches(
+        self, commits: Sequence[str], words: Sequence[str], lines: Callable[[str], Iterable[str]]
+    ) -> Iterator[tuple[Sequence[str], bytes]]:
+        """Yield some of the commits and all that git says of them, until there are no more or time is up.
+
+        Args:
+            lines: what git is asked of a commit.
+        """
+        ends = time.monotonic() + WALK_S
+        for start in range(0, len(commits), BATCH):
+            batch = commits[start : start + BATCH]
+            asked = "".join(f"{line}\n" for commit in batch for line in lines(commit))
+            left = ends - time.monotonic()
+            try:
+                answer = self.tree.read(*words, timeout_s=max(left, 0.0), input_bytes=os.fsencode(asked))
+            except proc.CommandFailed as error:
+                if not error.result.timed_out:
+                    raise
+                self._say_late(words[0], f"{len(commits) - start} of {len(commits)} commits")
+                return
+            yield batch, answer
+
+    def _say_late(self, what: str, rest: str) -> None:
+        line = f"git {what} was ended after {WALK_S:.0f} s: {rest} were not looked at"
+        if line not in self.said:
+            self.said.append(line)
 
 
 def _files(count: int) -> str:
@@ -374,9 +405,9 @@ class _Index:
     own: git.Repository
     commit: str
 
-    def git(self, *words: str, data: bytes = b"") -> proc.Result:
+    def git(self, *words: str, data: bytes = b"", check: bool = False) -> proc.Result:
         command, env = self.own.command(words, {})
-        return proc.run(command, timeout_s=git.QUICK_S, check=False, env=env, input_bytes=data or None)
+        return proc.run(command, timeout_s=git.QUICK_S, check=check, env=env, input_bytes=data or None)
 
     def apply(self, patches: Sequence[Patch], *, three_way: bool) -> Tried:
         """Apply one after the other, up to the first that does not."""
@@ -418,18 +449,17 @@ def _index(tree: git.Repository, commit: str, wanted: Mapping[str, str | None]) 
     In a repository of its own: in one that borrows the user's objects, git would touch those that it writes again.
     """
     with tempfile.TemporaryDirectory(prefix="kpatchlab-base-") as scratch:
-        git.make_bare(Path(scratch))
+        git.make_bare(Path(scratch), sha256=bool(tree.view and tree.view.sha256))
         index = _Index(git.Repository(Path(scratch)), commit)
-        listed = tree.git("ls-tree", "-z", "--full-tree", commit, "--", *wanted).stdout
-        rows = [row for row in listed.split("\0") if " blob " in row]
-        blobs = {row.split("\t")[0].split()[2] for row in rows}
+        listed = tree.read("ls-tree", "-z", "--full-tree", commit, "--", *wanted)
+        rows = [row for row in listed.split(b"\0") if b" blob " in row]  # bytes: a path need not be UTF-8
+        blobs = {row.split(b"\t")[0].split()[2] for row in rows}
         named = "".join(f"{blob}\n" for blob in wanted.values() if blob)
         words = ("cat-file", "--batch-check=%(objectname) %(objecttype)")
-        found = tree.read(*words, timeout_s=WALK_S, input_bytes=named.encode())
-        blobs |= {line.split()[0] for line in found.decode().splitlines() if line.endswith(" blob")}
-        ids = "".join(f"{blob}\n" for blob in blobs).encode()
-        pack = tree.read("pack-objects", "--stdout", "-q", timeout_s=WALK_S, input_bytes=ids)
-        index.git("index-pack", "--stdin", data=pack)
-        entries = "".join(f"{row}\0" for row in rows)
-        index.git("update-index", "-z", "--add", "--index-info", data=os.fsencode(entries))
+        found = tree.read(*words, input_bytes=named.encode())
+        blobs |= {line.split()[0] for line in found.splitlines() if line.endswith(b" blob")}
+        ids = b"".join(blob + b"\n" for blob in blobs)
+        pack = tree.read("pack-objects", "--stdout", "-q", input_bytes=ids)
+        index.git("index-pack", "--stdin", data=pack, check=True)
+        index.git("update-index", "-z", "--add", "--index-info", data=b"".join(row + b"\0" for row in rows), check=True)
         yield index

@@ -102,7 +102,7 @@ class Repository:
         return ["git", *where, *words], {**network_environment(), **env} if network else environment(**env)
 
     def _failure(self, error: proc.CommandFailed) -> Exception:
-        if self.view and self.view.partial:
+        if self.view and self.view.partial and not error.result.timed_out:
             return UserError(
                 f"{self.path} is a partial clone, and some of what is needed is on its server only",
                 hint=f"the lab fetches nothing into it; git -C {self.path} fetch --refetch --no-filter brings all",
@@ -122,6 +122,10 @@ class Repository:
     def committed(self, commit: str) -> dt.datetime:
         """Return when a commit that the repository has was made, by its committer's clock."""
         return dt.datetime.fromtimestamp(int(self.read("log", "-1", "--format=%ct", commit, "--")), dt.UTC)
+
+    def is_in(self, older: str, newer: str) -> bool:
+        """Whether one commit is another or an ancestor of it; False where the repository lacks one of them."""
+        return self.git("merge-base", "--is-ancestor", older, newer, check=False).status == 0
 
     def export(self, commit: str, into: Path, ctx: BuildContext) -> None:
         """Write the files of a commit to `into`, through an index of its own that is then deleted."""
@@ -192,9 +196,10 @@ def open_url(url: str, ctx: BuildContext) -> Repository:
     return repository
 
 
-def make_bare(path: Path) -> None:
-    """Make an empty bare repository of the lab's own."""
-    proc.run(["git", "init", "--quiet", "--bare", "--", str(path)], timeout_s=QUICK_S, env=environment())
+def make_bare(path: Path, *, sha256: bool = False) -> None:
+    """Make an empty bare repository of the lab's own; `sha256`: for objects that are named by SHA-256."""
+    words = [f"--object-format={'sha256' if sha256 else 'sha1'}", "--", str(path)]
+    proc.run(["git", "init", "--quiet", "--bare", *words], timeout_s=QUICK_S, env=environment())
     (path / "info").mkdir(exist_ok=True)
     (path / "info/attributes").write_text(ATTRIBUTES)
 
@@ -265,8 +270,7 @@ def fetch_range(repository: Repository, base: str, tip: str, ctx: BuildContext) 
         HostError: as `fetch`.
     """
     for depth in RANGE_DEPTHS:
-        words = ("merge-base", "--is-ancestor", base, tip)
-        if repository.commit(base) and repository.commit(tip) and repository.git(*words, check=False).status == 0:
+        if repository.is_in(base, tip):
             return
         fetch(repository, tip, tip, ctx, depth=depth)
 

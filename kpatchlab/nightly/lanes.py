@@ -215,8 +215,7 @@ def forced(old: Mapping[str, str], new: Mapping[str, str], context: BuildContext
     place = context.path(new["source"])
     if not place.is_dir():
         return False
-    repository = git.open_local(place)
-    return repository.git("merge-base", "--is-ancestor", old["commit"], new["commit"], check=False).status != 0
+    return not git.open_local(place).is_in(old["commit"], new["commit"])
 
 
 def fork(old: Mapping[str, str], new: Mapping[str, str], context: BuildContext) -> str:
