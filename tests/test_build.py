@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import threading
 import time
@@ -11,8 +12,9 @@ import pytest
 from build_fixtures import CONFIG, FAKE, Bench
 
 from kpatchlab import fence, proc
-from kpatchlab.build import BuildCancelled, build_kernel, kernel_key
+from kpatchlab.build import BuildCancelled, build_kernel, confined, kernel_key
 from kpatchlab.build import make as make_module
+from kpatchlab.cache import disk_bytes
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.model import Outcome
 
@@ -377,3 +379,20 @@ def patch_delta(bench):
         "Delta sends with a flag\n\n--- a/drivers/delta.c\n+++ b/drivers/delta.c\n@@ -4,5 +4,5 @@ context\n"
         ' int delta_call(void)\n {\n-\treturn core_send(0);\n+\treturn core_send(1);\n }\n MODULE_LICENSE("GPL");\n'
     )
+
+
+def test_the_store_that_series_read_stays_within_its_size_and_clean_knows_it(bench, monkeypatch):
+    if not fence.which("ccache"):
+        pytest.skip("no ccache on this host")
+    objects = bench.ctx.cache.path(confined.STORES, confined.SHARED) / "objects"
+    objects.mkdir(parents=True)
+    for number in range(4):
+        (objects / f"old-{number}").write_bytes(os.urandom(1 << 20))
+        os.utime(objects / f"old-{number}", (1_600_000_000 + number, 1_600_000_000))
+    monkeypatch.setattr(confined, "SHARED_BYTES", 3 << 20)
+    build(bench)
+    left = sorted(path.name for path in objects.glob("old-*"))
+    assert left in (["old-2", "old-3"], ["old-3"])
+    (store,) = [entry for entry in bench.ctx.cache.entries() if entry.kind == confined.STORES]
+    assert (store.key, store.size_bytes) == (confined.SHARED, disk_bytes(store.path))
+    assert store.size_bytes < 3 << 20

@@ -15,6 +15,7 @@ from kpatchlab import fence
 from kpatchlab.build import build_kernel, kernel_key
 from kpatchlab.build.kernel import series_changes
 from kpatchlab.build.patchset import apply_series
+from kpatchlab.cache import disk_bytes
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.lab.recipes import QuiltSeries
 from kpatchlab.series import Wanted, judge, walk
@@ -217,6 +218,35 @@ def test_another_series_on_the_same_tree_finds_it_as_it_was(bench):
     table = bench.walk()
     assert row(table, 1, "modules") == ("ok", "ok")
     assert not (bench.warm() / "tree/drivers/new.c").exists()
+
+
+def test_two_series_on_one_base_have_a_tree_and_a_folder_each_that_clean_leaves_while_they_are_walked(bench):
+    bench.patch("alpha: break", (*ALPHA, "return core_answer(;"))
+    bench.walk()
+    first = bench.out
+    bench.patches = shutil.copytree(bench.patches, bench.root / "theirs")
+
+    def prune(_: object) -> None:
+        for entry in bench.ctx.cache.entries():
+            if entry.kind == "series-tree":
+                bench.ctx.cache.remove(entry)
+
+    bench.walk(tell=prune)
+    assert bench.out != first
+    left = [entry.path for entry in bench.ctx.cache.entries() if entry.kind == "series-tree"]
+    assert [(path / "tree/Makefile").exists() for path in left] == [True]
+    assert bench.out.name.removeprefix("with-") == left[0].name[:12]
+    assert all(list((folder / "patches").glob("*.json")) for folder in (first, bench.out))
+
+
+def test_how_large_a_series_store_is_becomes_known(bench):
+    if not fence.which("ccache"):
+        pytest.skip("no ccache on this host")
+    bench.patch("alpha: other", (*ALPHA, "return core_answer() + 1;"))
+    bench.walk()
+    (store,) = [entry for entry in bench.ctx.cache.entries() if entry.label == "objects of a series"]
+    assert store.size_bytes == disk_bytes(store.path)
+    assert store.size_bytes > 4096
 
 
 def test_what_a_configuration_brings_to_light_is_not_the_patchs(bench):

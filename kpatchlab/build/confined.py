@@ -6,6 +6,7 @@ stranger's: it reads what bases compiled and writes to a store of its own, so th
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,9 +22,10 @@ STORES = "compiled"
 SHARED = "bases"
 """The store of that kind that series read. ccache cannot read another's folder, only a remote storage: with ccache
 4.7.5 and 4.11.2, CCACHE_DIR of one as `remote_storage` of another hits never, and nothing says so."""
-SHARED_LABEL = "objects of bases, for series to read"
+SHARED_LABEL, SERIES_LABEL = "objects of bases, for series to read", "objects of a series"
 STORE_SIZE, SERIES_STORE_SIZE = "20G", "2G"
 SHARED_BYTES = 10 << 30
+"""What the store that series read may take; past it, a quarter goes: what was not read for the longest time."""
 TRIM_S = 600.0
 
 
@@ -85,21 +87,30 @@ def unconfined() -> str:
     return lack.reason if lack else ""
 
 
-def tidy(ctx: BuildContext) -> None:
-    """Keep the store that series read within its size; ccache bounds only its own."""
-    folder = ctx.cache.path(STORES, SHARED)
-    if not (folder / META).exists():
+def tidy(ctx: BuildContext, author: str) -> None:
+    """Keep the store that series read within its size, and have `clean` know how large an author's store is now.
+
+    ccache bounds its own store, and not what it has as a remote one.
+
+    Args:
+        author: whose build has ended.
+    """
+    if author != TRUSTED:  # it wrote to a store of its own alone, which ccache bounds
+        folder, label = ctx.cache.path(STORES, _name(author)), SERIES_LABEL
+    else:
+        folder, label = ctx.cache.path(STORES, SHARED), SHARED_LABEL
+    if not (folder / META).exists():  # no ccache
         return
-    if disk_bytes(folder) > SHARED_BYTES:
-        words: list[str | Path] = [
-            "ccache",
-            "--trim-dir",
-            folder / "objects",
-            "--trim-max-size",
-            str(SHARED_BYTES * 3 // 4),
-        ]
-        proc.run(words, timeout_s=TRIM_S, check=False, nice=19)
-    ctx.note(folder, SHARED_LABEL)
+    with contextlib.suppress(OSError):  # a full disk: what has filled it is told, not this
+        if author == TRUSTED and disk_bytes(folder) > SHARED_BYTES:
+            # A figure without a suffix is one of GiB.
+            words = ["ccache", "--trim-dir", folder / "objects", "--trim-max-size", f"{SHARED_BYTES * 3 // 4 >> 10}Ki"]
+            proc.run(words, timeout_s=TRIM_S, check=False, nice=proc.BUILD_NICE, cancel=ctx.cancel)
+        ctx.note(folder, label)
+
+
+def _name(author: str) -> str:
+    return author[:32]
 
 
 def _with_store(made: Fence, ctx: BuildContext, author: str) -> Fence:
@@ -111,7 +122,7 @@ def _with_store(made: Fence, ctx: BuildContext, author: str) -> Fence:
         # RESHARE: what it has already goes to the shared store as well, when it is used
         more = {"CCACHE_REMOTE_STORAGE": f"file:{shared}", "CCACHE_RESHARE": "1", "CCACHE_MAXSIZE": STORE_SIZE}
         return made.adding({"CCACHE_DIR": str(own), **common, **more}, stores=[own, shared])
-    own = _store(ctx, author[:32], "objects of a series")
+    own = _store(ctx, _name(author), SERIES_LABEL)
     more = {"CCACHE_REMOTE_STORAGE": f"file:{shared}|read-only=true", "CCACHE_MAXSIZE": SERIES_STORE_SIZE}
     return made.adding({"CCACHE_DIR": str(own), **common, **more}, write=[own], read=[shared])
 

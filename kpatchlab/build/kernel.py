@@ -237,6 +237,8 @@ def _build(plan: _KernelSpec, name: str, work: Path, ctx: BuildContext) -> Build
     except Escape as escaped:
         fault = failures.BuildError("", 0, f"the build tried to leave its folders: {escaped.message}")
         raise _blocked(_result(plan, name), fault, ()) from None
+    finally:
+        confined.tidy(ctx, plan.author)
 
 
 def _confined(plan: _KernelSpec, name: str, job: make.Job, work: Path, ctx: BuildContext) -> BuildResult:
@@ -248,8 +250,7 @@ def _confined(plan: _KernelSpec, name: str, job: make.Job, work: Path, ctx: Buil
         raise _blocked(_result(plan, name), refused.fault, refused.details) from None
     for line in config.describe(plan.misses):
         ctx.verbose(f"configuration: {line}")
-    with ctx.cache.lock(f"objects-{content_key(str(obj))[:16]}"):
-        outcome = job.run()
+    outcome = job.run()
     if not (plan.in_place or (work / "unpacked-tree").exists()):
         raise HostError(f"{work} was deleted while {name} was built in it", hint="run it again")
     result = _made(plan, name, job, outcome, work, ctx)

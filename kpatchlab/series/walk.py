@@ -95,7 +95,8 @@ def walk(
     """Look at each patch of a recipe's series on top of those before it.
 
     Args:
-        results: the lab's results folder; what is found goes to a folder of this tree and configuration below it.
+        results: the lab's results folder; what is found goes to a folder below it, of this tree, configuration and
+            series.
         tell: called with each patch as it is done.
 
     Returns:
@@ -107,13 +108,16 @@ def walk(
     """
     began, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     plan = _plan(recipe, name, ctx)
-    out = results / "series" / f"{name}-{plan.key[:12]}"
+    out = results / "series" / f"{name}-{plan.warm[:12]}"
     done: list[PatchResult] = []
-    with ctx.cache.lock(f"{KIND}-{plan.key[:16]}"), _room(ctx), contextlib.suppress(BuildCancelled):
+    with ctx.cache.lock(f"{KIND}-{plan.warm}"), _room(ctx), contextlib.suppress(BuildCancelled):
         walker = _Walker(plan, name, ctx, out, wanted)
-        for facts in walker.patches():
-            done.append(facts)
-            tell(facts)
+        try:
+            for facts in walker.patches():
+                done.append(facts)
+                tell(facts)
+        finally:
+            confined.tidy(ctx, walker.job.author)
     found = Walk(
         kernel=name, base=plan.base, series=patchset.describe(recipe.series, plan.patches), compiler=plan.compiler,
         checks=wanted.checks, patches=tuple(done), started=started, duration_s=time.monotonic() - began,
@@ -132,6 +136,11 @@ class _WalkSpec:
     base: str
     key: str
     notes: tuple[str, ...]
+
+    @property
+    def warm(self) -> str:
+        """What names the tree and the folder of results: a series on a base, by where it comes from."""
+        return content_key(self.key, patchset.origin_key(self.recipe.series, self.patches))[:16]
 
 
 def _plan(recipe: KernelRecipe, name: str, ctx: BuildContext) -> _WalkSpec:
@@ -180,8 +189,7 @@ def _room(ctx: BuildContext) -> Iterator[None]:
 class _Walker:
     def __init__(self, plan: _WalkSpec, name: str, ctx: BuildContext, out: Path, wanted: Wanted) -> None:
         self.plan, self.name, self.ctx, self.out, self.wanted = plan, name, ctx, out, wanted
-        warm = content_key(plan.key, patchset.origin_key(plan.recipe.series, plan.patches))[:16]
-        self.folder = ctx.cache.path(KIND, warm)
+        self.folder = ctx.cache.path(KIND, plan.warm)
         author = patchset.series_key(plan.patches)
         confined.check(ctx, author)
         ctx.check_space()
