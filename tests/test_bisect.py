@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from kpatchlab.bisect import prober, workspace
+from kpatchlab.bisect import prober, summary, workspace
 from kpatchlab.bisect.commits import NamedCommit
 from kpatchlab.model import Outcome, Splat
 from tests.bisect_support import concluded, search, states
@@ -221,6 +221,17 @@ def test_the_patches_of_a_series_are_searched(history):
     assert (status, "the series has 8 patches" in err) == (2, True)
     assert objects.stat().st_ino == first  # what lies built outlives a series that is applied once more
     assert not history.tree.git("-C", str(objects.parent), "log", "--all", "--oneline", "--", objects.name)
+
+
+def test_only_of_a_series_it_is_told_that_there_was_no_sandbox(history, monkeypatch):
+    monkeypatch.setattr(summary, "unconfined", lambda: "bubblewrap is not installed")
+    status, out, err = search(history)
+    assert status == 0, out + err
+    assert "SANDBOX" not in out
+    (history.root / "mine.mbox").write_text(history.tree.git("format-patch", "--stdout", "good..main") + "\n")
+    status, out, err = history.call("bisect", "--series", "mine.mbox", "--scenario", "solo")
+    assert status == 0, out + err
+    assert "commits were built WITHOUT A SANDBOX (--trust): bubblewrap is not installed" in out
 
 
 def test_a_patch_that_does_not_apply_is_named_with_what_can_be_searched(history):

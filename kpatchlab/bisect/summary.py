@@ -58,7 +58,8 @@ def text(state: SearchState, loop: Loop, shows: Shows, refused: str = "") -> str
     lines = [f"search {state.id}: {criterion}"]
     lines += [f"good  {question.good_name} {history.named(history.good)}"]
     lines += [f"bad   {question.bad_name} {history.named(history.bad)}", ""]
-    if bare := unconfined():
+    # The user's own repository is built as a base: it is trusted.
+    if not question.repository and (bare := unconfined()):
         lines += [f"commits were built WITHOUT A SANDBOX (--trust): {bare}", ""]
     if refused:
         lines += [f"refused: {refused}", ""]
