@@ -562,6 +562,16 @@ def test_a_file_without_a_patch_is_told_and_an_empty_one_is_none(series, kind):
         folder(series, kind)
 
 
+def test_the_same_mails_are_decoded_once(series, monkeypatch):
+    boxes = {"whole.mbox": "".join(formatted(series)), "one.patch": formatted(series)[0]}
+    first = [mails.read(text.encode(), name) for name, text in boxes.items()]
+    started = []
+    monkeypatch.setattr(mails.proc, "run", lambda *words, **_: started.append(words))
+    assert [mails.read(text.encode(), name) for name, text in boxes.items()] == first
+    assert [len(found) for found in first] == [3, 1]
+    assert not started
+
+
 def test_gzipped_patches_and_a_mark_in_front_are_read(series):
     files = put(series)
     files[0].write_bytes(gzip.compress(files[0].read_bytes()))

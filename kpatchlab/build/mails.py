@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import email.header
 import email.utils
+import functools
 import gzip
 import io
 import re
@@ -31,6 +32,8 @@ GIT_S = 120.0
 MAX_MAILS = 20_000
 MAX_PATCHES = 2_000
 """More is no series: a whole release of Linux is better named as a range of commits. Git takes some 5 ms for each."""
+KEPT, KEPT_BYTES = 256, 2 << 20
+"""How many mailboxes and mail files stay decoded, and up to which size."""
 _MARK = b"\xef\xbb\xbf"
 """What some programs write in front of UTF-8."""
 _HEAD_BYTES = 256 << 10
@@ -200,9 +203,15 @@ def heads(data: bytes, name: str) -> Iterator[Message]:
 def read(data: bytes, name: str) -> list[Mail]:
     """Return the mails of a mailbox or mail file, `unpacked`, in its order, answers (`Re:`) left out.
 
+    The same bytes are decoded once in a process, unless they are many: a run asks for its series dozens of times.
+
     Raises:
         UserError: git cannot read it, or one mail of it, which is named.
     """
+    return list((_kept if len(data) <= KEPT_BYTES else _read)(data, name))
+
+
+def _read(data: bytes, name: str) -> tuple[Mail, ...]:
     found: list[Mail] = []
     with tempfile.TemporaryDirectory(prefix="kpatchlab-mail-") as scratch:
         for number, raw in _split(data, name):
@@ -214,9 +223,10 @@ def read(data: bytes, name: str) -> list[Mail]:
             found.append(_decoded(raw, head, where, Path(scratch)))
             if len(found) > MAX_PATCHES:
                 raise UserError(f"{name}: more than {MAX_PATCHES} mails that are no answers: no series", hint=_RANGE)
-    return found
+    return tuple(found)
 
 
+_kept = functools.lru_cache(KEPT)(_read)
 _RANGE = "commits of a repository are named as a range: series: {type: git, path: ..., range: ...}"
 
 
