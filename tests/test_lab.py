@@ -56,6 +56,15 @@ def test_an_inline_recipe(path: Path) -> None:
     assert recipe.config_set == {"KASAN": "y", "NR_CPUS": "64"}
 
 
+def test_the_results_are_where_they_were_when_the_file_was_read(path: Path, tmp_path: Path) -> None:
+    far = tmp_path / "far/away.yaml"
+    far.parent.mkdir()
+    far.write_text(f"root: {path.parent}\n{path.read_text()}")
+    lab = load.load(far)
+    far.unlink()
+    assert lab.results == path.parent / "results"
+
+
 def test_limits_as_numbers(path: Path) -> None:
     path.write_text(labdir.LAB + "limits: {guests: 3, build_jobs: auto, disk_gib: 1.5}\n")
     limits = load.load(path).limits

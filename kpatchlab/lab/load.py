@@ -96,7 +96,7 @@ class Lab:
     @property
     def results(self) -> Path:
         """The folder of its runs, searches and walks."""
-        return results_of(self.path)
+        return self.root / RESULTS
 
     def choose(self, choice: Sequence[str]) -> tuple[str, ...]:
         """Return the scenarios that `choice` (of a command line) means, sorted.
