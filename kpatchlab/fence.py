@@ -168,7 +168,7 @@ class Fence:
         return {"PATH": search_path(), "HOME": "/tmp", "LANG": "C.UTF-8", **passed, **self.env}  # noqa: S108
 
     def _bwrap(self, cwd: Path | None, status: int) -> list[str]:
-        words = ["bwrap", *_isolation(), "--json-status-fd", str(status)]
+        words = ["bwrap", *_isolation()[0], "--json-status-fd", str(status)]
         words += _system()
         binds = {**dict.fromkeys(self.read, "--ro-bind"), **dict.fromkeys((*self.write, *self.stores), "--bind")}
         for path in sorted(binds, key=lambda path: len(path.parts)):  # what is below another comes after it
@@ -224,18 +224,12 @@ def oom_kills() -> int:
 # ----------------------------------------------------------------------------------- what the host can do
 
 
-@functools.cache
 def lacking() -> Lack | None:
-    """Return why this host cannot confine a command, None where it can: a command was really run."""
+    """Return why this host cannot confine a command, None where it can: a command was really run, once."""
     if not shutil.which("bwrap"):
         return Lack("bubblewrap is not installed", "apt-get install bubblewrap")
-    said = ""
-    for userns in (_USERNS, ()):
-        done = _try(["bwrap", *userns, *_ALWAYS, *_system(), "--", "true"])
-        if done.status == 0:
-            return None
-        said = said or _last(done.stderr)
-    return _explained(said)
+    words, said = _isolation()
+    return None if words else _explained(said)
 
 
 def bounded_by() -> str:
@@ -252,10 +246,19 @@ _ALWAYS = ("--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--clearen
 
 
 @functools.cache
-def _isolation() -> tuple[str, ...]:
-    """Return how a command is cut off: with a user namespace in which there are no others, where that is to be had."""
-    done = _try(["bwrap", *_USERNS, *_ALWAYS, *_system(), "--", "true"])
-    return (*_USERNS, *_ALWAYS) if done.status == 0 else _ALWAYS
+def _isolation() -> tuple[tuple[str, ...], str]:
+    """Return how a command is cut off, and why it cannot be where there is nothing.
+
+    In a user namespace in which there are no others, where that is to be had.
+    """
+    said = ""
+    for userns in (_USERNS, ()):
+        words = (*userns, *_ALWAYS)
+        done = _try(["bwrap", *words, *_system(), "--", "true"])
+        if done.status == 0:
+            return words, ""
+        said = said or _last(done.stderr)
+    return (), said
 
 
 def _try(words: Sequence[str]) -> proc.Result:

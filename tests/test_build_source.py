@@ -10,7 +10,7 @@ import pytest
 from build_fixtures import Bench
 from pydantic import TypeAdapter
 
-from kpatchlab.build import source
+from kpatchlab.build import gitview, source
 from kpatchlab.build.patchset import read_series
 from kpatchlab.build.source import SOURCES, source_of
 from kpatchlab.cache import file_digest, tree_digest
@@ -141,6 +141,15 @@ def test_the_key_of_a_dir_sees_every_change_that_git_sees(bench):
     (bench.tree / "core/main.c").unlink()
     keys.append(key(bench, given))
     assert len({str(sorted(one.items())) for one in keys}) == 4
+
+
+def test_the_key_of_a_dir_copies_the_index_once(bench, monkeypatch):
+    bench.repository()
+    copied = []
+    copy = gitview.shutil.copy2
+    monkeypatch.setattr(gitview.shutil, "copy2", lambda *words: copied.append(words) or copy(*words))
+    key(bench, spec(type="dir", path=str(bench.tree)))
+    assert len(copied) == 1
 
 
 def test_a_dir_is_copied_with_its_changes_but_without_objects(bench):

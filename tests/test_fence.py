@@ -225,6 +225,20 @@ def test_without_a_sandbox_only_trusted_commands_run(door, monkeypatch):
 
 
 @needs_sandbox
+def test_the_host_is_tried_once(door, monkeypatch):
+    for known in vars(fence).values():
+        if hasattr(known, "cache_clear"):
+            known.cache_clear()
+    tried = []
+    one = fence._try
+    monkeypatch.setattr(fence, "_try", lambda words: tried.append(words) or one(words))
+    assert sh(door, "true").status == sh(door, "true").status == 0
+    assert fence.lacking() is None
+    probes = [tuple(words) for words in tried if words[0] == "bwrap"]
+    assert len(probes) == len(set(probes)) > 0
+
+
+@needs_sandbox
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_it_works_for_a_user_too(tmp_path):
     """Root's sandbox needs no user namespace, a user's does."""

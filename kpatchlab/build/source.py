@@ -288,6 +288,7 @@ class Dir(Source[recipes.DirSource]):
     def _changed(repository: git.Repository, head: str) -> list[str]:
         """Return every path that differs from HEAD, and untracked ones; sorted."""
         found: set[str] = set()
+        env = repository.work_tree()
         commands = (
             ("diff", "--no-ext-diff", "--no-renames", "--ignore-submodules", "--name-only", "-z", head, "--")
             if head
@@ -295,7 +296,7 @@ class Dir(Source[recipes.DirSource]):
             ("ls-files", "-z", "--others", "--exclude-standard"),
         )
         for words in commands:
-            names = repository.read(*words, env=repository.work_tree()).split(b"\0")
+            names = repository.read(*words, env=env).split(b"\0")
             found |= {os.fsdecode(name) for name in names if name}
         return sorted(found)
 
