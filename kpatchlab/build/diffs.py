@@ -28,7 +28,6 @@ _MAX_BLANKS = 50
 _MAX_PATH = 3800
 """Bytes; Linux takes 4095, and the tree is in a folder of its own."""
 _MAX_PART = 255
-LINK_MODE = "120000"
 
 Row = tuple[str, str]
 """A hunk's line: " ", "+" or "-", and its text with its end, where it has one."""

@@ -35,8 +35,6 @@ from kpatchlab.run.stages import Settings
 from kpatchlab.store.run_plan import RunKind, RunPlan
 from kpatchlab.store.store import INDEX, Store
 
-CALM = frozenset({Kind.OLD_FAILURE, Kind.KNOWN})
-
 
 class Watched(Protocol):
     """Shows what goes on."""

@@ -23,7 +23,6 @@ from kpatchlab.store.run_plan import Measurement
 from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import AGAIN, INSTRUCTIONS, MetricRow, Speed, least, metric_rows
 
-MODES = ("instructions", "time")
 DEFAULT_CHOICE = ("tag:bench",)
 ICOUNT = "icount"
 """What stands for the accelerator where instructions are counted, see `guest.shapes.MachineShape`."""
