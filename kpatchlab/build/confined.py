@@ -104,8 +104,8 @@ def tidy(ctx: BuildContext, author: str) -> None:
     with contextlib.suppress(OSError):  # a full disk: what has filled it is told, not this
         if author == TRUSTED and disk_bytes(folder) > SHARED_BYTES:
             # A figure without a suffix is one of GiB.
-            words = ["ccache", "--trim-dir", folder / "objects", "--trim-max-size", f"{SHARED_BYTES * 3 // 4 >> 10}Ki"]
-            proc.run(words, timeout_s=TRIM_S, check=False, nice=proc.BUILD_NICE, cancel=ctx.cancel)
+            words = ["--trim-dir", str(folder / "objects"), "--trim-max-size", f"{SHARED_BYTES * 3 // 4 >> 10}Ki"]
+            proc.run(["ccache", *words], timeout_s=TRIM_S, check=False, nice=proc.BUILD_NICE, cancel=ctx.cancel)
         ctx.note(folder, label)
 
 
