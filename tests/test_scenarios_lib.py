@@ -1,11 +1,13 @@
 """Units of scenarios/lib that can run on the host: reach against a made-up tracefs, KTAP printers, test data."""
 
+import errno
 import lzma
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,51 @@ def datafile():
     import datafile
 
     return datafile
+
+
+@pytest.fixture
+def udp(monkeypatch):
+    """The scenario udp-splice: its receiver and its sender, each as the module that it is in a guest."""
+    monkeypatch.syspath_prepend(str(LIB.parent / "udp-splice"))
+    for name in ("peer", "client"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import client
+    import peer
+
+    yield peer, client
+    for name in ("peer", "client"):
+        sys.modules.pop(name)
+
+
+@pytest.mark.parametrize("lacking", ["client", "server", ""])
+def test_a_kernel_without_udplite_is_a_skip(udp, monkeypatch, lacking):
+    peer, client = udp
+    there = socket.socket
+
+    def without(family=-1, kind=-1, protocol=-1, fileno=None):
+        here = "server" if threading.current_thread() is not threading.main_thread() else "client"
+        if protocol == peer.UDPLITE and here == lacking:
+            raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
+        return there(family, kind, socket.IPPROTO_UDP if protocol == peer.UDPLITE else protocol, fileno)
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setattr(peer, "PORT", free.getsockname()[1])
+    peer.serve(peer.listen("127.0.0.1"))
+    path = client.Path("127.0.0.1", "::1")
+    monkeypatch.setattr(socket, "socket", without)
+    monkeypatch.setattr(peer, "_SO_RCVBUFFORCE", socket.SO_RCVBUF)
+
+    def send(sock):
+        sock.send(b"datagram")
+        return {"one": [b"datagram"]}
+
+    if lacking:
+        name = {"client": "this kernel", "server": "the server's kernel"}[lacking]
+        with pytest.raises(client.ktap.Skip, match=f"{name} has no UDP-Lite"):
+            path.exchange("UDPLITE over IPv4", send)
+    else:
+        assert path.exchange("UDPLITE over IPv4", send) == "one"
+    assert path.exchange("UDP over IPv4", send) == "one"  # the connection goes on
 
 
 # --- reach

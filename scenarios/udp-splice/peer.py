@@ -1,11 +1,13 @@
 """The receiver of datagrams: asked over a TCP connection, it takes datagrams from a socket and answers with them.
 
-A request is one line of JSON: which protocol and family, and how to take the datagrams. The answer is the port. Once
-the client has sent, it says how many bytes; when these have come, or nothing has for a while, a second answer tells
-all datagrams and what the kernel's counters of errors say. Datagrams can be lost: the client then asks again.
+A request is one line of JSON: which protocol and family, and how to take the datagrams. The answer is the port, null
+where the kernel has no such protocol. Once the client has sent, it says how many bytes; when these have come, or nothing
+has for a while, a second answer tells all datagrams and what the kernel's counters of errors say. Datagrams can be lost:
+the client then asks again.
 """
 
 import base64
+import errno
 import json
 import os
 import select
@@ -16,6 +18,7 @@ import threading
 sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import datafile
 import exchange
+import ktap
 
 PORT = 7001
 UDPLITE = 136
@@ -80,9 +83,29 @@ class Control:
         return json.loads(line)
 
 
+def datagram_socket(ipv6, lite):
+    """A socket for datagrams.
+
+    Raises:
+        ktap.Skip: Linux 7 has no UDP-Lite.
+    """
+    try:
+        return socket.socket(
+            socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM, UDPLITE if lite else socket.IPPROTO_UDP
+        )
+    except OSError as error:
+        if lite and error.errno == errno.EPROTONOSUPPORT:
+            raise ktap.Skip("this kernel has no UDP-Lite") from None
+        raise
+
+
 def _answer(control, request):
-    family = socket.AF_INET6 if request["ipv6"] else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM, UDPLITE if request["lite"] else socket.IPPROTO_UDP) as sock:
+    try:
+        sock = datagram_socket(request["ipv6"], request["lite"])
+    except ktap.Skip:
+        control.say(None)  # in place of a port
+        return
+    with sock:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
         sock.bind(("::" if request["ipv6"] else "0.0.0.0", 0))
         before = _errors()
