@@ -81,10 +81,20 @@ class Tags:
         """What names the version, see `version_word`."""
         return version_word(self.version, rfc=self.rfc)
 
+    @property
+    def label(self) -> str:
+        """What people call the version, see `version_label`."""
+        return version_label(self.version, rfc=self.rfc)
+
 
 def version_word(version: tuple[int, int], *, rfc: bool) -> str:
     """Return what names a version where one is chosen: "2", "2.1", "rfc-1"."""
     return f"{'rfc-' if rfc else ''}{version[0]}" + (f".{version[1]}" if version[1] else "")
+
+
+def version_label(version: tuple[int, int], *, rfc: bool) -> str:
+    """Return what people call a version: "v2", "RFC v1"."""
+    return ("RFC v" if rfc else "v") + version_word(version, rfc=False)
 
 
 def tags_of(subject: str) -> Tags:

@@ -1,7 +1,7 @@
 """A series as it was posted: the versions that a mailbox has, what each lacks, and which one is meant.
 
     found = posted.read(data, "s.mbox")
-    found.versions          # the oldest first; each says its label, patches, what is missing, by whom, which files
+    found.versions          # the oldest first; each says its label, its patches and what is missing
     found.choose()          # the only one; `found.choose("2")`: that one; `found.newest()`
 
 A mailbox is never taken for more than it is: what is not whole, or not one series, is refused with what there is.
@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-from kpatchlab.build import diffs, mails
+from kpatchlab.build import mails
 from kpatchlab.build.mails import Mail
 from kpatchlab.errors import UserError
 from kpatchlab.textclean import one_line
@@ -52,7 +51,7 @@ class Version:
     @property
     def label(self) -> str:
         """Its name for people: "v2", "RFC v1"."""
-        return ("RFC v" if self.rfc else "v") + self.word.removeprefix("rfc-")
+        return mails.version_label(self.number, rfc=self.rfc)
 
     @property
     def whole(self) -> bool:
@@ -64,16 +63,6 @@ class Version:
         """The cover letter's title, else the first patch's."""
         first = self.cover or next(iter(self.patches), None)
         return first.tags.title if first else ""
-
-    @cached_property
-    def authors(self) -> tuple[str, ...]:
-        """Who wrote the patches, "Name <address>", each once."""
-        return tuple(dict.fromkeys(mail.author for mail in self.patches))
-
-    @cached_property
-    def files(self) -> tuple[str, ...]:
-        """The files that the patches change, make or remove, sorted."""
-        return tuple(sorted({name for mail in self.patches for name in diffs.files_of(mail.diff)}))
 
     def describe(self) -> str:
         """Return one line for people: 'v2 "net: both": 1 of 3 patches, missing: 1-2'."""
