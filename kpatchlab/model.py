@@ -37,6 +37,10 @@ class Outcome(enum.StrEnum):
         return self in {Outcome.FAIL, Outcome.CRASH, Outcome.TIMEOUT}
 
 
+UNTRIED = frozenset({Outcome.SKIP, Outcome.BLOCKED, Outcome.INFRA})
+"""Outcomes that say nothing of a kernel: what was to be tried was not."""
+
+
 class Verdict(enum.StrEnum):
     """What the series did to one case: one column compared with the base column."""
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-import pytest
+import io
+import os
+import shutil
+import signal
+import sys
 
+import pytest
+import yaml
+
+from kpatchlab.lab.load import load
+from kpatchlab.lab.written import HOW, written
+from kpatchlab.lab.written import said as said_of
 from kpatchlab.model import Outcome, Splat
-from tests.labdir import SOLO, write
+from kpatchlab.variants import reproducer
+from tests.labdir import LAB, SOLO, make, write
 
 LOG = """\
 [    1.000000] ------------[ cut here ]------------
@@ -92,3 +103,59 @@ def test_a_file_that_is_none_of_the_three_is_one_line(claimed):
     status, out, err = claimed.call("reproduce", str(path))
     assert status == 2, out + err
     assert "neither a program in C, nor a script, nor a log with a splat in it" in err
+
+
+@pytest.mark.parametrize("log", [SCRIPT, PROGRAM, "all is well\n", ""])
+def test_a_log_without_a_splat_is_one_line(claimed, log):
+    path = write(claimed.root / "claim.sh", SCRIPT, 0o755)
+    status, out, err = claimed.call("reproduce", str(path), "--log", str(write(claimed.root / "console.txt", log)))
+    assert status == 2, out + err
+    assert "console.txt: there is no splat in it" in err
+
+
+def test_a_series_from_standard_input_is_one_here_too(claimed, monkeypatch):
+    mails = claimed.tree.git("format-patch", "--stdout", "HEAD~1..HEAD").encode() + b"\n"
+    old = (claimed.root / "kernels/old.yaml").read_text().replace("good", claimed.commits[-2])
+    write(claimed.root / "kernels/new.yaml", old + 'series: [{type: mbox, path: "-"}]\n')
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(mails)))
+    path = write(claimed.root / "claim.sh", SCRIPT, 0o755)
+    status, out, err = claimed.call("reproduce", str(path), "--kernel", "with", "--runs", "1")
+    assert status == 1, out + err
+    assert "with: yes (1 of 1 runs)" in out
+
+
+def test_a_stopped_one_says_what_it_waits_for(claimed):
+    def job(text):
+        os.kill(os.getpid(), signal.SIGINT)
+        return Outcome.PASS
+
+    claimed.job = job
+    path = write(claimed.root / "claim.sh", SCRIPT, 0o755)
+    status, out, err = claimed.call("reproduce", str(path), "--kernel", "without", "--runs", "1")
+    assert status == 130, out + err
+    assert "stopping: what is done is kept; waiting for the end of job reproducer" in err
+
+
+def test_a_lab_that_is_written_runs_jobs_as_the_lab_that_it_is_of(tmp_path):
+    path = make(tmp_path / "lab")
+    lab = load(path)
+    assert not set(said_of(lab, lab.kernels)) & set(HOW), "what is as by default is left out"
+    more = (
+        "repeat: 3\nsettle_s: 0.5\nlimits: {guests: 1, disk_gib: 5}\nmirror: http://mirror.example/debian\n"
+        "qemu: debian\nexecutor: {type: process, cache: there}\n"
+    )
+    lab = load(write(path, LAB + more))
+    other = load(
+        write(tmp_path / "lab/results/1/lab.yaml", written(said_of(lab, lab.kernels) | {"root": "../.."}).decode())
+    )
+    assert other.executor.cache == str(tmp_path / "lab/there")
+    assert [getattr(other, name) for name in HOW[:-1]] == [getattr(lab, name) for name in HOW[:-1]]
+    assert yaml.safe_load((tmp_path / "lab/results/1/lab.yaml").read_text())["limits"] == {"guests": 1, "disk_gib": 5.0}
+
+
+def test_a_lab_without_a_library_has_reproducers_too(tmp_path):
+    lab = load(make(tmp_path / "lab"))
+    shutil.rmtree(lab.root / "scenarios")
+    for kind, data in ((reproducer.Kind.PROGRAM, PROGRAM), (reproducer.Kind.SCRIPT, SCRIPT)):
+        path = reproducer.make_lab(lab, kind, data.encode(), list(lab.kernels), 5)
+        assert load(path).selected == ("reproducer",)

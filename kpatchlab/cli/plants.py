@@ -39,7 +39,7 @@ def plants(options: Options, names: tuple[str, ...], as_json: bool) -> None:
     )
     session = session_of(lab)
     begun = session.begin(plan, RunPlan(kind=RunKind.PLANTS, trace=False), command=settings.command)
-    with progress_for(to_stderr=as_json) as progress, interruptible(settings):
+    with progress_for(to_stderr=as_json) as progress, interruptible(settings, progress):
         result = session.carry_out(begun, settings, progress).run
     scores = planting.score(chosen, result)
     found = sum(score.found is planting.Found.FOUND for score in scores)

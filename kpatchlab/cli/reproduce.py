@@ -40,17 +40,15 @@ def reproduce(
     options: Options, file: Path, kernels: tuple[str, ...], log: Path | None, runs: int, seconds: int
 ) -> None:
     """Say whether a reproducer, or the splat of a log, shows on the lab's kernels, and in how many runs."""
-    from kpatchlab.evidence.splats import find_splats
-    from kpatchlab.lab.load import load
     from kpatchlab.plan.jobs import kernel_names
     from kpatchlab.variants import reproducer
 
     lab = load_lab(options)
     names = kernel_names(lab, kernels)
     kind, data = reproducer.kind_of(file)
-    splats: Sequence[Splat] = find_splats(reproducer.kind_of(log)[1], died=True) if log else []
+    splats: Sequence[Splat] = reproducer.splats_of(log) if log else []
     if kind is reproducer.Kind.LOG:
-        splats = find_splats(data, died=True)
+        splats = reproducer.splats_of(file)
         own, choice = options, reproducer.about(lab, splats)
         if not choice:
             click.echo(f"{splats[0].title}: not testable here: no scenario says that it runs a function of its trace")
@@ -58,7 +56,7 @@ def reproduce(
             sys.exit(3)
     else:
         own = dataclasses.replace(options, lab=reproducer.make_lab(lab, kind, data, names, seconds))
-        lab, choice = load(own.lab_file()), (reproducer.NAME,)
+        lab, choice = load_lab(own), (reproducer.NAME,)
     view = _run(own, lab, choice, tuple(names), runs, str(file))
     found = [reproducer.answer_of(view.run, name, splats) for name in names]
     for one in found:
@@ -83,7 +81,7 @@ def _run(own: Options, lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ..
         reproduce=lambda job: own.again(f"run --job {shlex.quote(job.id)}"),
         verbose=verbose(own),
     )
-    with progress_for(to_stderr=False) as progress, interruptible(settings):
+    with progress_for(to_stderr=False) as progress, interruptible(settings, progress):
         view = session.carry_out(begun, settings, progress)
     if settings.cancel.is_set():
         sys.exit(130)

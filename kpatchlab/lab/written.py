@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
+from kpatchlab.lab.file import LabFile, LocalJobs
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe
 
+HOW = ("repeat", "settle_s", "limits", "mirror", "qemu", "executor")
+"""Keys of a lab file that say how jobs are run, and not which."""
+
 
 def said(lab: Lab, kernels: Mapping[str, KernelRecipe]) -> dict[str, Any]:
-    """Return what the file of a lab with these kernels says; title, base, machines and root are those of `lab`."""
+    """Return what the file of a lab with these kernels says; all but these, scenarios and matrix is as in `lab`.
+
+    How jobs are run is left out where it is as by default.
+    """
+    how = {name: getattr(lab, name) for name in HOW}
+    if not isinstance(lab.executor, LocalJobs):  # a path, which starts at the lab's root
+        cache = str(lab.root / Path(lab.executor.cache).expanduser())
+        how["executor"] = lab.executor.model_copy(update={"cache": cache})
     return {
         "title": lab.title,
         "base": lab.base,
@@ -21,12 +33,15 @@ def said(lab: Lab, kernels: Mapping[str, KernelRecipe]) -> dict[str, Any]:
         "machines": {name: _plain(machine) for name, machine in lab.machines.items()},
         "machine": lab.machine,
         "rootfs": lab.rootfs,
+        **{name: _plain(value) for name, value in how.items() if value != LabFile.model_fields[name].default},
     }
 
 
-def _plain(model: BaseModel) -> Any:
+def _plain(value: Any) -> Any:
     """Return a part of a lab as its file has it, what is as by default left out."""
-    return model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    if not isinstance(value, BaseModel):
+        return value
+    return value.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
 def written(values: Mapping[str, Any], remark: str = "") -> bytes:

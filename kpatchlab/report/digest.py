@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from kpatchlab.model import JOB, JobResult, Outcome, Run, Splat, Verdict
+from kpatchlab.model import JOB, UNTRIED, JobResult, Outcome, Run, Splat, Verdict
 from kpatchlab.progress import clock
 from kpatchlab.report.common import STAMP, Change, changes, frames, line, reasons, splats, unconfined
 from kpatchlab.report.patches import NO_FUNCTION, patch_rows
@@ -282,7 +282,7 @@ def _systems(run: Run, comparison: Comparison) -> Iterator[str]:
             why.setdefault("no scenario tests them", []).append(system.title)
         elif not outcomes:
             why.setdefault("their scenarios were not run", []).append(system.title)
-        elif outcomes <= {Outcome.SKIP, Outcome.BLOCKED, Outcome.INFRA}:
+        elif outcomes <= UNTRIED:
             word = "/".join(sorted(map(str, outcomes)))
             why.setdefault(f"every job of theirs: {word}", []).append(system.title)
     for reason, titles in why.items():

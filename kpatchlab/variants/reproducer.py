@@ -20,7 +20,7 @@ from kpatchlab.lab.file import FILE
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe, locate
 from kpatchlab.lab.written import said, written
-from kpatchlab.model import CaseKind, JobResult, Outcome, Run, Splat
+from kpatchlab.model import UNTRIED, CaseKind, JobResult, Run, Splat
 
 FOLDER = "reproduce"
 """Below a lab's results: a lab for each reproducer."""
@@ -59,7 +59,6 @@ esac
 """
 _C = re.compile(rb"^\s*(?://|/\*|#\s*(?:include|define|ifndef|pragma)\b)")
 _FRAME = re.compile(r"\b([A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x[0-9a-f]+")
-_UNTRIED = {Outcome.SKIP, Outcome.BLOCKED, Outcome.INFRA}
 
 
 class Kind(StrEnum):
@@ -104,7 +103,7 @@ def kind_of(path: Path) -> tuple[Kind, bytes]:
     Raises:
         UserError: it cannot be read, or is none of the three.
     """
-    data = read_input(path, MOST_BYTES, "a reproducer or a log")
+    data = _read(path)
     if path.suffix == ".c" or (path.suffix not in {".sh", ".py"} and _C.match(data)):
         return Kind.PROGRAM, data
     if data.startswith(b"#!"):
@@ -115,6 +114,23 @@ def kind_of(path: Path) -> tuple[Kind, bytes]:
         f"{path}: neither a program in C, nor a script, nor a log with a splat in it",
         hint="a script begins with #!, as in #!/bin/sh; a file in C is called NAME.c",
     )
+
+
+def splats_of(log: Path) -> list[Splat]:
+    """Return the splats of a log.
+
+    Raises:
+        UserError: it cannot be read, or there is none in it.
+    """
+    if found := find_splats(_read(log), died=True):
+        return found
+    raise UserError(
+        f"{log}: there is no splat in it", hint="a log is what the console or dmesg shows, lines as they were"
+    )
+
+
+def _read(path: Path) -> bytes:
+    return read_input(path, MOST_BYTES, "a reproducer or a log")
 
 
 def make_lab(lab: Lab, kind: Kind, data: bytes, kernels: Sequence[str], seconds: int) -> Path:
@@ -128,7 +144,8 @@ def make_lab(lab: Lab, kind: Kind, data: bytes, kernels: Sequence[str], seconds:
     home, library = folder / "scenarios" / NAME, folder / "scenarios/lib"
     shutil.rmtree(folder / "scenarios", ignore_errors=True)
     for own in ("rootfs", "scenarios/lib"):
-        shutil.copytree(lab.root / own, folder / own, dirs_exist_ok=True)
+        if (lab.root / own).is_dir():
+            shutil.copytree(lab.root / own, folder / own, dirs_exist_ok=True)
     home.mkdir(parents=True)
     needs = ""
     if kind is Kind.PROGRAM:
@@ -174,7 +191,7 @@ def answer_of(run: Run, kernel: str, wanted: Sequence[Splat]) -> Reproduced:
         wanted: one of these has to show; none: any splat, or a check that fails.
     """
     jobs = [job for job in run.jobs if set(job.placement.values()) == {kernel}]
-    told = [job for job in jobs if job.outcome not in _UNTRIED]
+    told = [job for job in jobs if job.outcome not in UNTRIED]
     if not told:
         why = next((job.message for job in jobs if job.message), "nothing was run")
         return Reproduced(kernel, Answer.UNTESTABLE, 0, 0, why)
