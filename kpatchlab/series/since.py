@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kpatchlab.errors import LabError
 from kpatchlab.files import write_atomic
 from kpatchlab.lab.known import Known, KnownIssue
+from kpatchlab.model import UNTRIED, Verdict
 from kpatchlab.report import digest
+from kpatchlab.report.common import Change
 from kpatchlab.store.store import Store
 from kpatchlab.verdict.compare import compare
-from kpatchlab.verdict.values import Comparison
+from kpatchlab.verdict.values import Comparison, Group
 
 RECORD = "trial.json"
 
@@ -36,6 +38,7 @@ class Since:
         before: the version that it is compared with, None where it is the first.
         fixed, still, new: since that version; all are new where there is none.
         known: those that known.yaml has, and why.
+        excused: scenarios in which nothing regressed but what is known.
     """
 
     before: Tried | None
@@ -43,11 +46,17 @@ class Since:
     still: tuple[str, ...]
     new: tuple[str, ...]
     known: tuple[str, ...]
+    excused: frozenset[str] = frozenset()
 
     def exit_code(self, comparison: Comparison) -> int:
-        """What the process ends with: what the comparison says, and 0 where nothing regressed but what is known."""
-        all_known = self.known and not self.still and not self.new
-        return 0 if all_known and comparison.exit_code == 1 else comparison.exit_code
+        """What the process ends with: as `Comparison.exit_code`, where what is known counts as no regression.
+
+        A build is never known: what it regressed counts.
+        """
+        built = all(build.verdict is not Verdict.REGRESSED for build in comparison.builds)
+        if comparison.exit_code == 1 and built and self.known and not self.still and not self.new:
+            return 3 if comparison.lost or not comparison.complete else 0
+        return comparison.exit_code
 
     def lines(self) -> list[str]:
         """Return it for people; nothing where there is nothing to say beyond the summary."""
@@ -82,39 +91,68 @@ def since(now: Comparison, before: Tried | None, store: Store, known: Known, tit
     faults = _faults(now)
     issues = {mark: issue for mark, fault in faults.items() if (issue := _issue(known, fault, title, version))}
     then: Mapping[str, digest.Breakage] = {}
-    ran: set[str] = {group.name for group in now.groups}
     if before:
         with contextlib.suppress(LabError):  # the run was deleted: all is new again
             then = _faults(compare(store.load(before.run)[0]))
     open_ = {mark: fault for mark, fault in faults.items() if mark not in issues}
     return Since(
         before,
-        fixed=_lines(fault for mark, fault in then.items() if mark not in faults and fault.first.group.name in ran),
+        fixed=_lines(fault for mark, fault in then.items() if mark not in faults and _ran(now, fault)),
         still=_lines(fault for mark, fault in open_.items() if mark in then),
         new=_lines(fault for mark, fault in open_.items() if mark not in then),
         known=tuple(f"{_line(faults[mark])}: {issue.reason}" for mark, issue in issues.items()),
+        excused=_scenarios(faults[mark] for mark in issues) - _scenarios(open_.values()),
     )
 
 
 def _faults(comparison: Comparison) -> dict[str, digest.Breakage]:
     """Return mark -> fault; a kernel's report has the same mark wherever it shows."""
-    return {
-        fault.splat.fingerprint if fault.splat else f"{fault.first.group.name}: {fault.first.row.case}": fault
-        for fault in digest.faults(comparison)
-    }
+    found: dict[str, digest.Breakage] = {}
+    for fault in digest.faults(comparison):
+        mark = fault.splat.fingerprint if fault.splat else f"{fault.first.group.name}: {fault.first.row.case}"
+        held = found.get(mark)
+        found[mark] = replace(held, others=(*held.others, *_changes(fault))) if held else fault
+    return found
+
+
+def _changes(fault: digest.Breakage) -> tuple[Change, ...]:
+    return (fault.first, *fault.others)
+
+
+def _scenarios(faults: Iterable[digest.Breakage]) -> frozenset[str]:
+    return frozenset(change.group.scenario for fault in faults for change in _changes(fault))
 
 
 def _issue(known: Known, fault: digest.Breakage, title: str, version: str) -> KnownIssue | None:
-    """Return the issue that a fault falls under. One of a check takes no kernel report: that may be a new one."""
-    change = fault.first
-    if fault.splat:
-        return known.of_splat(fault.splat.fingerprint, change.column, "*", title, version)
-    subject = f"{change.group.scenario}: {change.row.case}"
-    return known.of_case(subject, change.column, "*", title, version, change.cell.message)
+    """Return the first issue that a fault falls under, None unless all of it is known, wherever it shows.
+
+    A check's issue takes no kernel report, and a report's no other one: that may be new.
+    """
+    found: list[KnownIssue | None] = []
+    for change in _changes(fault):
+        where = (change.column, "*", title, version)
+        subject = f"{change.group.scenario}: {change.row.case}"
+        found += [known.of_splat(splat.fingerprint, *where) for splat in change.splats]
+        found += [] if change.splats else [known.of_case(subject, *where, change.cell.message)]
+    return found[0] if all(found) else None
+
+
+def _ran(now: Comparison, fault: digest.Breakage) -> bool:
+    """Whether all that showed a fault was tried again: not left out, skipped, blocked or lost."""
+    groups = {group.name: group for group in now.groups}
+    return all(
+        (group := groups.get(change.group.name)) is not None and _tried(group, change) for change in _changes(fault)
+    )
+
+
+def _tried(group: Group, change: Change) -> bool:
+    ran = any(job.outcome not in UNTRIED for job in group.jobs.get(change.column, ()))
+    cells = [row.cells[change.column] for row in group.rows if row.id == change.row.id and change.column in row.cells]
+    return ran and not any(cell.outcome in UNTRIED and not cell.missing for cell in cells)
 
 
 def _line(fault: digest.Breakage) -> str:
-    return f"{fault.title} ({digest.where([fault.first, *fault.others])})"
+    return f"{fault.title} ({digest.where(_changes(fault))})"
 
 
 def _lines(faults: Iterable[digest.Breakage]) -> tuple[str, ...]:

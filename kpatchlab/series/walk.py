@@ -220,14 +220,19 @@ class _Walker:
     def patches(self) -> Iterator[PatchResult]:
         """Yield the tree without patches, then each patch; ends early where the walk is cancelled."""
         facts = self._one(0, Applied("strict"))
-        yield facts
+        yield self._asked(facts)
         for number in range(1, len(self.plan.patches) + 1):
             if self.ctx.cancel.is_set():
                 return
             previous, applied = facts, self.tree.apply()
             facts = self._one(number, applied, previous)
-            yield facts
+            yield self._asked(facts)
         self.ctx.note(self.folder, f"tree for series of {self.plan.base}")
+
+    def _asked(self, facts: PatchResult) -> PatchResult:
+        """Return it without scenarios of other walks."""
+        ran = {name: facts.scenarios[name] for name in self.wanted.scenarios if name in facts.scenarios}
+        return replace(facts, scenarios=ran)
 
     def _one(self, number: int, applied: Applied, previous: PatchResult | None = None) -> PatchResult:
         """Return what is known of patch `number`; what is not stored is found out now."""
