@@ -227,6 +227,15 @@ def test_a_message_id_goes_through_b4_once(bench, monkeypatch):
     assert (bench.root / "calls").read_text().splitlines() == ["am --no-add-trailers -o - 1@example.com"]
 
 
+@pytest.mark.parametrize(("version", "number"), [("2", "2"), ("v2", "2"), ("rfc-1", "1")])
+def test_b4_is_asked_for_a_version_by_its_number(bench, monkeypatch, version, number):
+    (bench.root / "s.mbox").write_text(mbox(bench))
+    stub_b4(bench, monkeypatch, f'echo "$@" >> {bench.root}/calls\ncat {bench.root}/s.mbox\n')
+    item = recipes.MessageIdSeries(type="message-id", id="1@example.com", version=version)
+    patchset.posted_of(item, bench.ctx)
+    assert f"-v {number} -o -" in (bench.root / "calls").read_text()
+
+
 def test_no_network_for_b4(bench, monkeypatch):
     stub_b4(bench, monkeypatch, "echo 'requests.exceptions.ConnectionError: Max retries exceeded' >&2; exit 1\n")
     with pytest.raises(HostError, match="cannot reach") as caught:

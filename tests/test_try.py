@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from kpatchlab.build import BuildContext, patchset
+from kpatchlab.build.base import Fit
+from kpatchlab.build.patchset import Patch
+from kpatchlab.cache import Cache
+from kpatchlab.lab.recipes import QuiltSeries
 from kpatchlab.model import Outcome, Splat
+from kpatchlab.series import trial
+from kpatchlab.series.since import Tried, earlier, remember
 from tests.labdir import SOLO, write
 
 
@@ -30,7 +40,8 @@ def posted(lab):
 
 
 def try_(lab, *words, series="series.mbox"):
-    return lab.call("try", str(lab.root / series), "--tree", str(lab.tree.tree), *words)
+    path = series if "@" in series else str(lab.root / series)
+    return lab.call("try", path, "--tree", str(lab.tree.tree), *words)
 
 
 def runs(lab):
@@ -126,30 +137,70 @@ def answer(lab, monkeypatch, mail: str, *words: str):
     return {row["tool"]: row for row in json.loads(out)}
 
 
-def test_b4_gets_a_list_of_checks_for_a_series_that_it_has_applied(posted, monkeypatch):
+@pytest.fixture
+def reviewed(posted, monkeypatch):
+    """Return a lab whose tree has a series of two on b4's branch, which is not checked out, and b4's notes of it."""
+    posted.tree.git("checkout", "-q", "-b", "b4/review/things")
     posted.grow("comment", "printk", "fault")
+    posted.tree.git("commit", "-q", "--allow-empty", "-m", "notes")
+    first = posted.tree.git("rev-parse", "HEAD~2")
+    posted.tree.git("checkout", "-q", "main")
     (posted.tree.tree / "MAINTAINERS").write_text("x\n")
-    mail = "From: A <a@example.com>\nSubject: [PATCH v2 0/2] Things\n\nCover.\n"
-    found = answer(posted, monkeypatch, mail, "--for", "b4")
+    series = {"change-id": "things", "first-patch-commit": first, "subject": "[PATCH v2 0/2] Things"}
+    notes = write(posted.root / "notes.json", json.dumps({"series": series}))
+    monkeypatch.setenv("B4_TRACKING_FILE", str(notes))
+    return posted
+
+
+COVER = "From: A <a@example.com>\nSubject: [PATCH v2 0/2] Things\n\nCover.\n"
+
+
+def test_b4_gets_a_list_of_checks_for_a_series_on_its_own_branch(reviewed, monkeypatch):
+    found = answer(reviewed, monkeypatch, COVER, "--for", "b4")
     assert found["kpatchlab scenarios"]["status"] == "fail"
     assert "solo: data intact" in found["kpatchlab scenarios"]["details"]
     assert found["kpatchlab build"]["status"] == "pass"
+    (kept,) = reviewed.root.glob("results/tries/*/trial.json")
+    assert {"title": "Things", "version": "v2"}.items() <= json.loads(kept.read_text()).items()
+    issues = [{"case": "solo: *", "series": "Things", "version": "v2", "reason": "another tree"}]
+    write(reviewed.root / "known.yaml", json.dumps({"known": issues}))
+    found = answer(reviewed, monkeypatch, COVER, "--for", "b4")
+    assert found["kpatchlab scenarios"]["status"] == "pass"
+    assert "kpatchlab scenarios by patch" not in found
 
 
-def test_b4_gets_a_list_of_checks_for_one_patch(posted, monkeypatch):
-    posted.grow("comment", "printk", "fault")
-    (posted.tree.tree / "MAINTAINERS").write_text("x\n")
-    mail = "From: A <a@example.com>\nSubject: [PATCH v2 1/2]\n printk 2\n\nText.\n"
-    found = answer(posted, monkeypatch, mail, "--for", "b4-patch")
-    assert found["kpatchlab build"]["status"] == "pass"
+def test_b4_gets_a_list_of_checks_for_each_patch_of_one_walk(reviewed, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Subject: [PATCH v2 2/2] fault 3\n\nText.\n")))
+    monkeypatch.chdir(reviewed.tree.tree)
+    status, out, err = reviewed.call("--lab", str(reviewed.root / "lab.yaml"), "try", "--for", "b4-patch")
+    found = {row["tool"]: row["status"] for row in json.loads(out)}
+    assert (status, found["kpatchlab build"]) == (0, "pass")
     assert "kpatchlab scenarios" not in found
+    assert "known" not in err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Subject: [PATCH v2 1/2]\n printk 2\n\n")))
+    status, out, err = reviewed.call("--lab", str(reviewed.root / "lab.yaml"), "try", "--for", "b4-patch")
+    found = {row["tool"]: row["status"] for row in json.loads(out)}
+    assert (status, found["kpatchlab build"]) == (0, "pass")
+    assert "patch 1: printk 2: known" in err
+    assert "patch 2: fault 3: known" in err
 
 
 def test_b4_is_told_of_what_cannot_be_tested_as_a_warning(posted, monkeypatch):
+    posted.grow("comment")
     (posted.tree.tree / "MAINTAINERS").write_text("x\n")
     found = answer(posted, monkeypatch, "Subject: [PATCH 1/1] of another tree\n\n", "--for", "b4-patch")
     assert found["kpatchlab"]["status"] == "warn"
-    assert "has no commit 'of another tree' on top" in found["kpatchlab"]["summary"]
+    assert "has no commit 'of another tree' in this series" in found["kpatchlab"]["summary"]
+
+
+def test_b4_is_told_of_a_stop_as_a_warning(reviewed, monkeypatch):
+    def job(text):
+        os.kill(os.getpid(), signal.SIGINT)
+        return Outcome.PASS
+
+    reviewed.job = job
+    found = answer(reviewed, monkeypatch, COVER, "--for", "b4")
+    assert (found["kpatchlab"]["status"], found["kpatchlab"]["summary"]) == ("warn", "not tested: it was stopped")
 
 
 def mailbox(lab, *parts: str) -> None:
@@ -201,17 +252,20 @@ def test_a_second_version_is_held_against_the_first_one(posted):
 
 
 def test_what_is_known_of_a_series_is_told_once_and_is_no_failure(posted):
-    posted.grow("comment", "fault")
+    posted.grow("comment")
+    posted.commit("fault", 'static const char fault[] __attribute__((used)) = "LAB_FAULT";\n')
     posted.post(1)
+    assert try_(posted)[0] == 1, "the walk stores what scenarios say of each patch"
     known = "known:\n" + "".join(
         f'  - {{case: "solo: {case}", series: "fault*", version: v1, message: "*byte 4096*", reason: another tree}}\n'
         for case in ("job", "data intact")
     )
     write(posted.root / "known.yaml", known)
-    status, out, err = try_(posted, "--no-patches")
+    status, out, err = try_(posted)
     assert status == 0, out + err
     assert "2 known" in out
     assert "known: data intact: byte 4096 differs (solo on with): another tree" in out
+    assert "first bad patch" not in out
     write(posted.root / "known.yaml", known.replace("byte 4096", "byte 1"))
     status, out, err = try_(posted, "--no-patches")
     assert status == 1, out + err
@@ -226,3 +280,40 @@ def test_a_known_check_hides_no_new_splat(posted):
     status, out, err = try_(posted, "--no-patches")
     assert status == 1, out + err
     assert "1 known" not in out
+
+
+def test_a_folder_within_a_tree_means_the_tree(posted, monkeypatch):
+    posted.grow("comment", "printk")
+    (posted.tree.tree / "MAINTAINERS").write_text("x\n")
+    monkeypatch.chdir(posted.tree.tree / "core")
+    status, out, err = posted.call("--lab", str(posted.root / "lab.yaml"), "try", "HEAD~1..HEAD", "--dry-run")
+    assert status == 0, out + err
+    assert "changes    core/main.c" in out
+
+
+def test_what_was_merged_is_kept_with_its_mails_beside_what_is_remembered(tmp_path):
+    diff = b"--- core/x.c\n+++ core/x.c\n@@ -1 +1 @@\n-a\n+b\n"
+    mail = b"From: A <a@example.com>\nSubject: [PATCH 1/2] core: b\n\nText.\n---\n"
+    patches = (Patch("1/2", "core: b", diff, 0, mail + diff), Patch("2/2", "core: c", diff.replace(b"b", b"c"), 0))
+    folder = tmp_path / "tried"
+    remember(folder, Tried("core", "v1", "1"))
+    tried = SimpleNamespace(worst=Fit.THREE_WAY, patches=patches)
+    trial.write(SimpleNamespace(folder=folder, base=SimpleNamespace(tried=tried)), b"From 0\n")
+    assert earlier(tmp_path, "core", "v2") == Tried("core", "v1", "1")
+    assert (folder / "series.mbox").read_bytes() == b"From 0\n"
+    context = BuildContext(Cache(tmp_path / "cache"), tmp_path)
+    read = patchset.read_series([QuiltSeries(type="quilt", path=str(folder))], context)
+    assert [(patch.subject, patch.strip) for patch in read] == [("core: b", 0), ("core: c", 0)]
+    assert b"Text." in read[0].mail
+    assert patchset.series_key(read) == patchset.series_key(patches)
+
+
+@pytest.mark.parametrize("version", ["2", "v2"])
+def test_the_version_of_a_message_id_is_the_one_that_is_fetched(posted, monkeypatch, version):
+    posted.grow("comment", "printk")
+    mails, asked = posted.post(1, "-v2"), []
+    monkeypatch.setattr(patchset, "_thread", lambda item, ctx: asked.append(item.version) or mails)
+    status, out, err = try_(posted, "--version", version, "--dry-run", series="1@example.com")
+    assert status == 0, out + err
+    assert set(asked) == {"2"}
+    assert "(v2): 1 patch" in out

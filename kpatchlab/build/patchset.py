@@ -266,7 +266,7 @@ def posted_of(item: recipes.SeriesModel, ctx: BuildContext) -> posted.Posted | N
     """
     match item:
         case recipes.MboxSeries():
-            data, name = _mailbox(item, ctx)
+            data, name = mailbox(item, ctx)
             return posted.read(data, name) if mails.is_mail(mails.unpacked(data, name)) else None
         case recipes.MessageIdSeries():
             return posted.read(_thread(item, ctx), _wanted(item))
@@ -336,8 +336,8 @@ def _title(head: str) -> str:
 _PATHS_HINT = "paths in a recipe start at the kernels folder"
 
 
-def _mailbox(item: recipes.MboxSeries, ctx: BuildContext) -> tuple[bytes, str]:
-    """Return a mailbox and its name for messages."""
+def mailbox(item: recipes.MboxSeries, ctx: BuildContext) -> tuple[bytes, str]:
+    """Return the bytes of a mailbox, gzipped or not, and its name for messages."""
     if item.path == "-":
         return ctx.stdin(), "standard input"
     path = ctx.path(item.path)
@@ -346,7 +346,7 @@ def _mailbox(item: recipes.MboxSeries, ctx: BuildContext) -> tuple[bytes, str]:
 
 def _mbox(item: recipes.MboxSeries, ctx: BuildContext) -> list[Patch]:
     """`{type: mbox, path:}`: a mailbox, gzipped or not; "-" is standard input."""
-    data, name = _mailbox(item, ctx)
+    data, name = mailbox(item, ctx)
     return split_mbox(data, name, item.version)
 
 
@@ -460,7 +460,8 @@ def _thread(item: recipes.MessageIdSeries, ctx: BuildContext) -> bytes:
         raise UserError(f"{wanted!r} is no message-id", hint="it looks like 20230316152618.711970-1-name@example.org")
 
     def fetch(work: Path) -> None:
-        version = ["-v", item.version.lower().removeprefix("v")] if item.version else []
+        number = posted.plain(item.version).removeprefix("rfc-")  # b4 counts an RFC by its number
+        version = ["-v", number] if number else []
         words = [program, "am", "--no-add-trailers", *version, "-o", "-", wanted]
         with (work / "series.mbox").open("wb") as handle:
             result = proc.run(

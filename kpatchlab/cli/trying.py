@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -88,7 +89,7 @@ def try_(
     view, own, told = _run(options, found, plan)
     status = told.exit_code(view.comparison)
     if not no_patches:
-        status = max(status, _patches(own, found, view)[0].exit_code)
+        status = max(status, _patches(own, found, view, told)[0].exit_code)
     sys.exit(status)
 
 
@@ -103,6 +104,8 @@ class _Wanted:
     config: tuple[str, ...] = ()
     everything: bool = False
     repeat: int | None = None
+    title: str = ""
+    label: str = ""
 
 
 def _found(options: Options, wanted: _Wanted) -> Trial:
@@ -119,8 +122,9 @@ def _found(options: Options, wanted: _Wanted) -> Trial:
     model = trial.series_model(wanted.series, wanted.tree)
     context = BuildContext.of(lab, Cache())
     found = trial.make_trial(
-        lab, model, wanted.tree, context, version=wanted.version, asked=wanted.asked, config=wanted.config
-    )
+        lab, model, wanted.tree, context, version=wanted.version, asked=wanted.asked, config=wanted.config,
+        title=wanted.title, label=wanted.label,
+    )  # fmt: skip
     _say(found)
     if not found.base.tried.applies:
         raise UserError(
@@ -134,24 +138,28 @@ def _answer_b4(options: Options, wanted: _Wanted, *, of_patch: bool) -> None:
     """Print what b4's review reads, and all else on standard error; what cannot be tested is a warning."""
     from kpatchlab.errors import LabError
     from kpatchlab.series import review, trial
-    from kpatchlab.series.applied import commits_of
+    from kpatchlab.series.applied import TRACKING, applied
 
+    notes = os.environ.get(TRACKING)
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            mail = commits_of(options.stdin(), wanted.tree, of_patch=of_patch)
-            found = _found(options, dataclasses.replace(wanted, series=mail))
-            if of_patch:
+            one = applied(options.stdin(), wanted.tree, Path(notes) if notes else None)
+            wanted = dataclasses.replace(wanted, series=one.range, title=one.title, label=one.version)
+            found = _found(options, wanted)
+            if of_patch:  # of the whole series, which the calls for its other patches find stored
                 start(options)
                 _keep(found)
                 table, folder = walked(options, found.lab, trial.WITH, "")
-                checks = review.of_patch(table.rows[-1], f"{folder}/index.html")
+                checks = review.of_patch(table, one.mail, f"{folder}/index.html")
             else:
                 view, own, told = _run(options, found, _plan(options, found, wanted))
-                table, folder = _patches(own, found, view)
+                table, folder = _patches(own, found, view, told)
                 checks = [review.of_scenarios(view.comparison, told, f"{view.folder}/index.html")]
                 checks += review.of_patches(table, f"{folder}/index.html")
         except LabError as error:
             checks = [review.untested(error.message)]
+        except SystemExit:  # b4 takes silence for a failure
+            checks = [review.untested("it was stopped")]
     sys.stdout.buffer.write(review.for_b4(checks))
 
 
@@ -164,10 +172,11 @@ def _tree(given: Path | None) -> Path:
     from kpatchlab.build import git
 
     path = (given or Path.cwd()).expanduser().absolute()
-    top = git.open_local(path).git("rev-parse", "--show-toplevel", check=False).stdout.strip()
-    if given is None and not (Path(top or path) / "MAINTAINERS").exists():
+    view = git.open_local(path).view
+    top = (view.top if view else None) or path
+    if given is None and not (top / "MAINTAINERS").exists():
         raise UserError("this folder is no tree of Linux", hint="--tree names a clone of it")
-    return Path(top) if top else path
+    return top
 
 
 def _some(names: tuple[str, ...] | list[str]) -> str:
@@ -304,14 +313,17 @@ def _since(found: Trial, view: View, store: Store) -> Since:
     return since.since(view.comparison, before, store, known, found.title, found.version)
 
 
-def _patches(own: Options, found: Trial, view: View) -> tuple[Table, Path]:
-    """Walk over the series; where scenarios regressed, run these with each patch: which one brought it."""
+def _patches(own: Options, found: Trial, view: View, told: Since) -> tuple[Table, Path]:
+    """Walk over the series; where scenarios regressed, run these with each patch: which one brought it.
+
+    Not where all that regressed is known.
+    """
     from kpatchlab.model import Verdict
     from kpatchlab.report.common import changes
     from kpatchlab.series.trial import WITH
 
     regressed = (change for change in changes(view.comparison) if change.cell.verdict is Verdict.REGRESSED)
-    choice = tuple(sorted({change.group.scenario for change in regressed}))
+    choice = tuple(sorted({change.group.scenario for change in regressed} - told.excused))
     again = own.again(shlex.join(["series", WITH, *(f"--run={name}" for name in choice)]))
     table, folder = walked(own, found.lab, WITH, again, choice=choice)
     print_table(table, "text", None)

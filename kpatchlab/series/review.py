@@ -1,4 +1,4 @@
-"""What a trial found, as the checks that reviewers' tools show: b4 and Patchwork. Pure.
+"""What a trial found, as the checks that b4 shows to reviewers. Pure.
 
 b4 (0.16, `b4.review-series-check-cmd` and `b4.review-perpatch-check-cmd`) reads a JSON list of objects from standard
 output; it takes a status that it does not know for a failure, of two results of one tool the last, and it heeds the
@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from kpatchlab.build.mails import Tags
+from kpatchlab.errors import UserError
 from kpatchlab.model import Verdict
 from kpatchlab.report.common import changes
 from kpatchlab.series.judge import CheckState, SeriesRow, Table
@@ -34,8 +36,6 @@ class Status(StrEnum):
 
 
 _STATUS = {CheckState.FAIL: Status.FAIL, CheckState.OK: Status.PASS}
-_PATCHWORK = {Status.PASS: "success", Status.WARN: "warning", Status.FAIL: "fail"}
-"""Patchwork's words (its API 1.3, `checks`: pending, success, warning, fail)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +71,17 @@ def of_patches(table: Table, url: str = "") -> list[Check]:
     return [_column(name, table.rows, url) for name in table.columns]
 
 
-def of_patch(row: SeriesRow, url: str = "") -> list[Check]:
-    """Return a check for each column of a walk's table, of one patch."""
+def of_patch(table: Table, mail: Tags, url: str = "") -> list[Check]:
+    """Return a check for each column of a walk's table, of the patch that a mail's subject names.
+
+    Raises:
+        UserError: the walk did not come to it.
+    """
+    title = one_line(mail.title, 500)
+    named = [row for row in table.rows if row.facts.title == title]
+    row = next((row for row in named if row.facts.number == mail.number), named[0] if named else None)
+    if row is None:
+        raise UserError(f"the walk over the patches ended before {title!r}")
     return [_column(name, [row], url) for name in row.cells]
 
 
@@ -101,16 +110,3 @@ def for_b4(checks: Iterable[Check]) -> bytes:
     """Return them as b4 reads them from a check command."""
     rows = [{key: str(value) for key, value in asdict(check).items()} for check in checks]
     return json.dumps(rows, indent=1).encode() + b"\n"
-
-
-def for_patchwork(checks: Iterable[Check]) -> list[dict[str, str]]:
-    """Return the bodies of POST requests to Patchwork's /api/patches/ID/checks/, one for each check."""
-    return [
-        {
-            "state": _PATCHWORK[check.status],
-            "context": check.tool.replace(" ", "-").replace("=", ""),
-            "description": check.summary[:255],
-            "target_url": check.url,
-        }
-        for check in checks
-    ]

@@ -7,7 +7,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from kpatchlab.build import diffs
 from kpatchlab.build.patchset import Patch
+from kpatchlab.files import write_atomic
 from kpatchlab.host.host import Host
 from kpatchlab.lab.file import Matrix
 from kpatchlab.lab.load import Lab
@@ -63,11 +65,23 @@ def outcomes(run: Run) -> dict[str, str]:
     return {name: str(worst(every)) for name, every in found.items()}
 
 
-def write_quilt(folder: Path, patches: Sequence[Patch]) -> None:
-    """Write patches as a quilt directory."""
-    folder.mkdir(parents=True)
+def write_quilt(folder: Path, patches: Sequence[Patch], *, words: bool = False) -> None:
+    """Write patches as a quilt directory; what else is in it stays.
+
+    Args:
+        words: each with what its mail says before the diff, or with its title: for those who read the folder later.
+
+    Raises:
+        HostError: it cannot be written.
+    """
     names = []
     for number, patch in enumerate(patches, 1):
         names.append(f"{number:04d}.patch -p{patch.strip}\n")
-        (folder / f"{number:04d}.patch").write_bytes(patch.data)
-    (folder / "series").write_text("".join(names))
+        write_atomic(folder / f"{number:04d}.patch", (_words(patch) if words else b"") + patch.data)
+    write_atomic(folder / "series", "".join(names).encode())
+
+
+def _words(patch: Patch) -> bytes:
+    head, cut, _ = patch.mail.partition(b"\n---\n")
+    alone = diffs.diff_of(patch.data) == patch.data
+    return head + cut or (f"{patch.subject}\n\n".encode() if alone else b"")

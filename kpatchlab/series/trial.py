@@ -9,7 +9,6 @@ import contextlib
 import email.utils
 import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +17,17 @@ from kpatchlab.build import git, patchset
 from kpatchlab.build.base import Base, Clues, Fit, find_base
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.patchset import Patch
+from kpatchlab.build.posted import plain
 from kpatchlab.cache import content_key
 from kpatchlab.errors import UserError
-from kpatchlab.files import read_input, write_atomic
+from kpatchlab.files import write_atomic
 from kpatchlab.lab import recipes
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.systems import touches, within
 from kpatchlab.lab.written import said, written
 from kpatchlab.maintainers import NAME as MAINTAINERS
 from kpatchlab.maintainers import Section, concerned, parse
+from kpatchlab.series.scenarios import write_quilt
 
 FOLDER = "tries"
 """Below the lab's results: what was tried, a folder for each series on each base."""
@@ -106,6 +107,8 @@ def make_trial(
     version: str = "",
     asked: str = "",
     config: Sequence[str] = (),
+    title: str = "",
+    label: str = "",
 ) -> Trial:
     """Read a series, find its base in `tree`, and write the series as it applies there.
 
@@ -114,12 +117,13 @@ def make_trial(
         version: which of those that were posted, "2" for v2; "": the newest.
         asked: the user's word for the base.
         config: fragments, as a recipe names them.
+        title, label: of the series and its version, for commits, which do not say them.
 
     Raises:
         UserError: no patches, no such base, or a series that does not apply anywhere.
     """
     repository = git.open_local(tree)
-    model, title, label, clues = _chosen(model, ctx, version)
+    model, named, numbered, clues = _chosen(model, ctx, version)
     patches = tuple(patchset.read_series([model], ctx))
     if isinstance(model, recipes.GitSeries) and not asked:
         asked = repository.git("merge-base", *re.split(r"\.\.+", model.range, maxsplit=1)).stdout.strip()
@@ -127,9 +131,9 @@ def make_trial(
     files = tuple(patchset.changed_files(patches))
     key = content_key(base.commit, patchset.series_key(patches))
     folder = lab.results / FOLDER / key[:12]
-    title = title or patches[0].subject or patches[0].name
+    title = title or named or patches[0].subject or patches[0].name
     return Trial(
-        title, label, model, patches, base, files,
+        title, label or numbered, model, patches, base, files,
         systems=tuple(name for name, row in lab.systems.items() if _about(row.files, files)),
         sections=concerned(parse(_blob(repository, base.commit, MAINTAINERS)), files),
         lab=_lab(lab, tree, base, title, model, config, folder),
@@ -139,6 +143,8 @@ def make_trial(
 
 def _chosen(model: recipes.SeriesModel, ctx: BuildContext, version: str) -> tuple[recipes.SeriesModel, str, str, Clues]:
     """Return the series with its version named, its title and version, and what its mails say of their base."""
+    if version and isinstance(model, recipes.MessageIdSeries):  # b4 fetches the one that is asked for
+        model = model.model_copy(update={"version": plain(version)})
     found = patchset.posted_of(model, ctx)
     if found is None:
         return model, "", "v1", Clues()
@@ -192,23 +198,15 @@ def write(trial: Trial, posted: bytes) -> None:
     Args:
         posted: the mailbox, b"" where the series came otherwise.
     """
-    shutil.rmtree(trial.folder, ignore_errors=True)
-    trial.folder.mkdir(parents=True)
     if posted:
         write_atomic(trial.folder / "series.mbox", posted)
     if trial.base.tried.worst is Fit.THREE_WAY:
-        names = [f"{number:04d}.patch" for number in range(1, len(trial.base.tried.patches) + 1)]
-        for name, patch in zip(names, trial.base.tried.patches, strict=True):
-            head = patch.mail.split(b"\n---\n", 1)[0] + b"\n---\n" if patch.mail else patch.subject.encode() + b"\n\n"
-            write_atomic(trial.folder / name, head + patch.data)
-        write_atomic(trial.folder / "series", "".join(f"{name}\n" for name in names).encode())
+        write_quilt(trial.folder, trial.base.tried.patches, words=True)
 
 
 def posted(model: recipes.SeriesModel, ctx: BuildContext) -> bytes:
     """Return the mailbox that a series came in, b"" where it came otherwise."""
-    if not isinstance(model, recipes.MboxSeries):
-        return b""
-    return ctx.stdin() if model.path == "-" else read_input(ctx.path(model.path))
+    return patchset.mailbox(model, ctx)[0] if isinstance(model, recipes.MboxSeries) else b""
 
 
 def lab_file(trial: Trial, choice: Sequence[str], folder: Path) -> bytes:
