@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kpatchlab.errors import HostError, LabWarning
-from kpatchlab.files import link_or_copy
+from kpatchlab.files import link_or_copy, write_atomic
 
 META = ".meta.json"
 SAVED = "saved"
@@ -90,8 +90,13 @@ class Upstream(Protocol):
         """Fill an empty directory with an artifact, its `.meta.json` included; False where it is not to be had."""
 
 
-_intact: dict[Path, tuple[Any, ...]] = {}
-"""What this process has read whole and found right: an artifact's folder -> its digest, and its files' stamps."""
+SEEN = "seen"
+"""Folder in the cache: of each artifact, what `_intact` has of it."""
+SETTLED_NS = 2_000_000_000
+"""Whose last change is younger may change once more without another time: file systems count in steps, FAT in 2 s."""
+
+_intact: dict[Path, str] = {}
+"""What this process has read whole and found right: an artifact's folder -> the key of its digest and files' stamps."""
 
 
 def _stamps(root: Path) -> Iterator[tuple[str, int, int, int, int]]:
@@ -168,7 +173,8 @@ class Cache:
     def usable(self, kind: str, key: str) -> bool:
         """Whether the artifact is there with the bytes that were published.
 
-        They are read once; later questions of this process look at sizes, times and inodes alone.
+        They are read once; later questions look at sizes, times and inodes alone. Nobody who writes to a file can set
+        the time of its change (ctime) back, but by the clock of the host; who can do that can write another digest.
         """
         if not self.has(kind, key):
             return False
@@ -179,12 +185,24 @@ class Cache:
             return False
         if kind not in TRAVELS or not wanted:  # not sealed, or made by a version that did not
             return True
-        seen = (wanted, *_stamps(final))
-        if _intact.get(final) != seen:
-            if tree_digest(final, META) != wanted:
-                return False
-            _intact[final] = seen
+        now, stamps = time.time_ns(), list(_stamps(final))
+        seen = content_key(wanted, stamps)
+        if seen in {_intact.get(final), self._seen(kind, key)}:
+            return True
+        if tree_digest(final, META) != wanted:
+            return False
+        _intact[final] = seen
+        if all(changed < now - SETTLED_NS for *_, changed in stamps):
+            with contextlib.suppress(HostError):  # a cache that is read only: it is read once more next time
+                write_atomic(self.root / SEEN / f"{kind}-{key}", seen.encode())
         return True
+
+    def _seen(self, kind: str, key: str) -> str:
+        """Return the key of what any process has read whole and found right."""
+        try:
+            return (self.root / SEEN / f"{kind}-{key}").read_text()
+        except (OSError, ValueError):
+            return ""
 
     def need(self, kind: str, key: str) -> Path:
         """Return the directory of an artifact that somebody made, here or upstream.
@@ -331,6 +349,7 @@ class Cache:
             with contextlib.suppress(OSError):
                 entry.path.rename(gone / "artifact")
             shutil.rmtree(gone, ignore_errors=True)
+            (self.root / SEEN / name).unlink(missing_ok=True)
 
 
 def _in_use(folder: Path) -> bool:

@@ -1,11 +1,13 @@
 """Artifacts by content key: made once, whole or not at all, pruned by age and size."""
 
+import mmap
 import os
 import threading
 import time
 
 import pytest
 
+from kpatchlab import cache as cache_module
 from kpatchlab.cache import META, SAVED, Artifact, Cache, Folder, content_key, prunable, tree_digest
 from kpatchlab.errors import HostError, LabWarning
 
@@ -264,6 +266,73 @@ def test_what_is_published_is_read_only_and_what_was_altered_is_made_anew(tmp_pa
     os.utime(image, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # as who hides it does
     with pytest.raises(HostError, match="no kernel"), pytest.warns(LabWarning):
         cache.need("kernel", key)
+
+
+def later(monkeypatch) -> list:
+    """Be another process, some seconds later; returns what it reads whole."""
+    now, read = time.time_ns(), []
+    digest = cache_module.tree_digest
+    monkeypatch.setattr(cache_module, "_intact", {})
+    monkeypatch.setattr(cache_module.time, "time_ns", lambda: now + 2 * cache_module.SETTLED_NS)
+    monkeypatch.setattr(cache_module, "tree_digest", lambda root, leave="": read.append(root) or digest(root, leave))
+    return read
+
+
+def test_an_artifact_is_read_whole_once_by_all_processes(tmp_path, monkeypatch):
+    cache, key = Cache(tmp_path), content_key("k")
+    folder = cache.get("kernel", key, lambda work: (work / "image").write_text("right"))
+    assert cache.usable("kernel", key)
+    with monkeypatch.context() as patched:  # what was made just now may change again within a tick of the clock
+        patched.setattr(cache_module, "_intact", {})
+        read = []
+        digest = cache_module.tree_digest
+        patched.setattr(cache_module, "tree_digest", lambda *words: read.append(words) or digest(*words))
+        assert cache.usable("kernel", key)
+        assert read
+    for times in (1, 0, 0):
+        with monkeypatch.context() as patched:
+            read = later(patched)
+            assert Cache(tmp_path).usable("kernel", key)
+            assert read == [folder] * times
+    cache.drop("kernel", key)
+    assert not list((tmp_path / cache_module.SEEN).iterdir())
+
+
+@pytest.mark.parametrize("how", ["written", "replaced", "linked", "more", "mode", "mapped"])
+def test_another_process_sees_what_was_altered_whatever_its_size_and_time(tmp_path, monkeypatch, how):
+    cache, key = Cache(tmp_path), content_key("k")
+    folder = cache.get("kernel", key, lambda work: (work / "image").write_text("right"))
+    image, other = folder / "image", tmp_path / "other"
+    with monkeypatch.context() as patched:
+        later(patched)
+        assert cache.usable("kernel", key)
+    was = image.stat()
+    if how == "written":
+        image.chmod(0o644)
+        image.write_text("WRONG")
+        image.chmod(0o444)
+    elif how in {"replaced", "more"}:
+        other.write_text("WRONG")
+        other.chmod(0o444)
+        os.utime(other, ns=(was.st_atime_ns, was.st_mtime_ns))
+        other.replace(image if how == "replaced" else folder / "more")
+    elif how == "linked":
+        os.link(image, other)
+        other.chmod(0o644)
+        other.write_text("WRONG")
+        other.chmod(0o444)
+    elif how == "mode":
+        image.chmod(0o555)
+    else:
+        image.chmod(0o644)
+        with image.open("r+b") as handle, mmap.mmap(handle.fileno(), 0) as mapped:
+            mapped[:] = b"WRONG"
+        image.chmod(0o444)
+    os.utime(image, ns=(was.st_atime_ns, was.st_mtime_ns))
+    now = image.stat()
+    assert (now.st_size, now.st_mtime_ns) == (was.st_size, was.st_mtime_ns)
+    later(monkeypatch)
+    assert not Cache(tmp_path).usable("kernel", key)
 
 
 def test_what_came_altered_from_upstream_is_made_here(tmp_path):
