@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sample_run import P, builds, job, large, sample
@@ -14,8 +15,10 @@ from kpatchlab.errors import LabError, UserError
 from kpatchlab.files import safe_name, write_atomic
 from kpatchlab.history.record import Origin
 from kpatchlab.model import Run
+from kpatchlab.plan.forecast import last_builds
 from kpatchlab.report import FORMATS
 from kpatchlab.report.view import View
+from kpatchlab.store import run_dir as run_dir_module
 from kpatchlab.store.run_plan import Measurement, RunKind, RunPlan, load_plan
 from kpatchlab.store.store import Store
 from kpatchlab.verdict.compare import compare
@@ -38,6 +41,19 @@ def test_read_back_whole(store):
     read, folder = store.load(run.id)
     assert read == run
     assert folder == store.root / run.id
+
+
+def test_each_file_of_a_run_is_read_once_and_its_builds_without_its_jobs(store, monkeypatch):
+    run = stored(store, sample())
+    read = []
+    one = run_dir_module.read_input
+    monkeypatch.setattr(run_dir_module, "read_input", lambda path, *words: read.append(path.name) or one(path, *words))
+    whole, _ = store.load(run.id)
+    assert read.count("run.json") == 1
+    assert len(read) == len(set(read)) == 1 + len(whole.jobs) + len(whole.builds)
+    read.clear()
+    assert last_builds(SimpleNamespace(results=store.root)) == {build.kernel: build for build in reversed(whole.builds)}
+    assert len(read) == 1 + len(whole.builds)
 
 
 def test_run_that_was_killed_is_read_as_far_as_it_got(store):

@@ -56,10 +56,12 @@ def history(store: Store, runs: int = 5, among: Sequence[str] = ()) -> dict[str,
 
 def last_builds(lab: Lab, runs: int = 5) -> dict[str, BuildResult]:
     """Return what came of each kernel's last build in the last runs of a lab, by name."""
-    every = (build for run in last_runs(Store(lab.results), runs) for build in reversed(run.builds))
+    store = Store(lab.results)
     found: dict[str, BuildResult] = {}
-    for build in every:
-        found.setdefault(build.kernel, build)
+    for name in sorted(store.ids(), reverse=True)[:runs]:
+        with contextlib.suppress(LabError):  # a damaged one, as in `last_runs`
+            for build in reversed(store.builds(name)):
+                found.setdefault(build.kernel, build)
     return found
 
 

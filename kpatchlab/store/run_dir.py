@@ -248,52 +248,64 @@ def load_header(folder: Path) -> Run:
         UserError: a newer kpatchlab wrote it.
         LabError: the file is damaged.
     """
-    path = folder / HEADER
-    schema = _read(path, _schema, f"delete {folder}")
-    if schema > SCHEMA_VERSION:
+    return _header(folder).run
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Header:
+    """What run.json says: the run without jobs and builds, and their names in the order in which reports have them."""
+
+    run: Run
+    jobs: list[str]
+    builds: list[str]
+
+
+def _header(folder: Path) -> _Header:
+    found = _read(folder / HEADER, _parsed, f"delete {folder}")
+    if isinstance(found, int):
         raise UserError(
-            f"run {folder.name} has format {schema}, this kpatchlab reads up to {SCHEMA_VERSION}",
+            f"run {folder.name} has format {found}, this kpatchlab reads up to {SCHEMA_VERSION}",
             hint="use the newer kpatchlab that wrote it",
         )
-    return _read(path, _header)
+    return found
 
 
-def _schema(data: Any) -> int:
+def _parsed(data: Any) -> _Header | int:
+    """Return what a header says; the number of its format where that is a newer one."""
     schema = data.get("schema", 1)
     if not isinstance(schema, int):
         raise TypeError("a format that is no number")
-    return schema
-
-
-def _header(data: Any) -> Run:
+    if schema > SCHEMA_VERSION:
+        return schema
     run = from_json(Run, data)
     if not is_safe(run.id):
         raise ValueError("its id is no name of a folder")
-    return run
-
-
-def _orders(data: Any) -> tuple[list[str], list[str]]:
-    """Return the names of the jobs and of the kernels, in the order in which reports have them."""
-    found = [data.get(key, []) for key in ("job_order", "build_order")]
-    if not all(isinstance(order, list) and all(isinstance(name, str) for name in order) for order in found):
+    orders = [data.get(key, []) for key in ("job_order", "build_order")]
+    if not all(isinstance(order, list) and all(isinstance(name, str) for name in order) for order in orders):
         raise TypeError("an order that is no list of names")
-    return found[0], found[1]
+    return _Header(run, *orders)
 
 
 def job_order(folder: Path) -> list[str]:
     """Return the names of all jobs that a run has, or had; raises as `load_header`."""
-    return _read(folder / HEADER, _orders)[0]
+    return _header(folder).jobs
+
+
+def load_builds(folder: Path) -> tuple[BuildResult, ...]:
+    """Read the builds of a run alone; raises as `load_run`."""
+    return _builds(folder, _header(folder))
 
 
 def load_run(folder: Path) -> Run:
     """Read a run whole; raises as `load_header`, and LabError for a damaged file of a job or build."""
-    header = load_header(folder)
-    first, build_order = _read(folder / HEADER, _orders)
-    jobs = _ordered(_parts(folder / "jobs", job_result), first, lambda job: job.job)
-    builds = _ordered(
-        _parts(folder / "builds", partial(from_json, BuildResult)), build_order, lambda build: build.kernel
-    )
-    return dataclasses.replace(header, jobs=jobs, builds=builds)
+    header = _header(folder)
+    jobs = _ordered(_parts(folder / "jobs", job_result), header.jobs, lambda job: job.job)
+    return dataclasses.replace(header.run, jobs=jobs, builds=_builds(folder, header))
+
+
+def _builds(folder: Path, header: _Header) -> tuple[BuildResult, ...]:
+    found = _parts(folder / "builds", partial(from_json, BuildResult))
+    return _ordered(found, header.builds, lambda build: build.kernel)
 
 
 def _parts(folder: Path, made: Callable[[Any], T]) -> Iterator[T]:

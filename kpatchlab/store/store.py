@@ -23,8 +23,8 @@ from kpatchlab.files import write_atomic
 from kpatchlab.history import database
 from kpatchlab.history.index import RunRow, insert_row, read_row, summary
 from kpatchlab.history.record import Origin, record
-from kpatchlab.model import KernelFacts, Run
-from kpatchlab.store.run_dir import HEADER, RunDir, hold, load_header, load_run
+from kpatchlab.model import BuildResult, KernelFacts, Run
+from kpatchlab.store.run_dir import HEADER, RunDir, hold, load_builds, load_header, load_run
 from kpatchlab.store.run_plan import RunPlan, load_plan
 from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.values import Comparison
@@ -160,6 +160,10 @@ class Store:
         """
         folder = self.root / self.resolve(wanted)
         return load_run(folder), folder
+
+    def builds(self, wanted: str) -> tuple[BuildResult, ...]:
+        """Read the builds of a run, and none of its jobs, which can be thousands; raises as `load`."""
+        return load_builds(self.root / self.resolve(wanted))
 
     def plan(self, wanted: str) -> RunPlan:
         """Read what a run was to do.
