@@ -260,6 +260,20 @@ def test_systems_are_told_with_cases_reach_and_seconds():
     assert any(text.startswith("The 10 slowest jobs") for text in lines)
 
 
+def test_systems_tell_what_differs_and_what_was_not_run():
+    systems = (SystemFacts("udp", "UDP", ("udp-cork",)), SystemFacts("dlm", "Lock \\ manager *"))
+    text = rendered("systems", dataclasses.replace(sample(), systems=systems))
+    assert "Same base: the kernels differ by their series alone." in text
+    _, differs, fails, left = re.split(r"\n## .*\n", text)
+    assert [heading for heading in text.splitlines() if heading.startswith("## ")] == [
+        "## What differs from the base", "## What fails and is no regression", "## What was not run",
+    ]  # fmt: skip
+    assert "- FIXED unix-splice on with: " in differs
+    assert "- FLAKY udp-cork on with: " in differs
+    assert "(unix-splice on without)" in fails
+    assert "- 1 system without a result, no scenario tests them: Lock \\\\ manager \\*\n" in left
+
+
 # --- json, figures, helpers
 
 

@@ -1,14 +1,20 @@
-"""A run system by system, in Markdown: cases on each kernel, functions reached, seconds; then the slowest jobs."""
+"""A run system by system, in Markdown: cases on each kernel, functions reached, seconds.
+
+Then what differs from the base, what fails there too, what was not run and why, and the slowest jobs.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from kpatchlab.model import JOB, Case, JobResult, Outcome, Run
+from kpatchlab.model import JOB, Case, JobResult, Outcome, Run, Verdict
 from kpatchlab.progress import clock
 from kpatchlab.report.common import line, markdown_table, unconfined
+from kpatchlab.report.digest import faults, news, standing, uncovered, where
 from kpatchlab.report.view import View
+from kpatchlab.verdict.values import Comparison
 
 SLOWEST = 10
 
@@ -21,6 +27,7 @@ def render(view: View) -> bytes:
     lines += _kernels(run)
     heads = ["system", "scenarios", "cases", *run.columns, *(f"reached on {name}" for name in _alone(run)), "seconds"]
     lines += ["", *_table(heads, [_row(run, *row) for row in _systems(run)])]
+    lines += _told(run, view.comparison)
     slowest = sorted(run.jobs, key=lambda job: -job.duration_s)[:SLOWEST]
     lines += ["", f"The {len(slowest)} slowest jobs:", ""]
     lines += _table(["job", "seconds"], [[f"`{job.job}`", f"{job.duration_s:.1f}"] for job in slowest])
@@ -30,6 +37,31 @@ def render(view: View) -> bytes:
             f"Memory at its peak, lab and guests together: {peak} MiB. Accelerator: {run.host.get('accel', '')}",
         ]
     return ("\n".join(lines) + "\n").encode("utf-8", "replace")
+
+
+def _told(run: Run, comparison: Comparison) -> Iterable[str]:
+    """Yield what the table has only as numbers: a line for each thing, below a heading."""
+    yield from ["", comparison.basis]
+    found = [(fault.word, f"{fault.title} ({where((fault.first, *fault.others))})") for fault in faults(comparison)]
+    other = news(comparison, [Verdict.FIXED, Verdict.CHANGED, Verdict.FLAKY, Verdict.GONE, Verdict.NEW])
+    sections = {
+        "What differs from the base": [*found, *((item.word, item.text) for item in other)],
+        "What fails and is no regression": [(item.word, item.text) for item in standing(comparison)],
+        "What was not run": [("", words) for words in uncovered(run, comparison)],
+    }
+    for title, each in sections.items():
+        if each:
+            yield from [
+                "",
+                f"## {title}",
+                "",
+                *(f"- {f'{word} ' if word else ''}{_text(words)}" for word, words in each),
+            ]
+
+
+def _text(words: str) -> str:
+    """Return a line that Markdown shows as it is."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", line(words, 600))
 
 
 def _kernels(run: Run) -> list[str]:
