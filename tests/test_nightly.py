@@ -42,6 +42,21 @@ def test_nothing_new_says_so_and_writes_nothing(nights):
     assert nights.night(force=True).state == "done"
 
 
+def test_a_branch_that_has_not_moved_for_weeks_is_told_each_night(nights):
+    nights.night()
+    assert not nights.said_of("has not moved")
+    old = "2026-10-01T12:00:00Z"
+    words = ["git", "-C", nights.repo, "commit", "-q", "--amend", "--allow-empty", "-m", "old", f"--date={old}"]
+    who = {"GIT_COMMITTER_DATE": old, "GIT_COMMITTER_NAME": "a", "GIT_COMMITTER_EMAIL": "a@b"}
+    subprocess.run([*words, "--author=a <a@b>"], check=True, env={**os.environ, **who})
+    nights.night()
+    (line,) = nights.said_of("has not moved")
+    assert line.startswith(f"base git {nights.repo} main (")
+    assert line.endswith(", since 2026-10-01")
+    assert nights.night().state == "nothing new"
+    assert len(nights.said_of("has not moved")) == 2
+
+
 def test_new_failure_is_run_again_and_has_a_command(nights):
     nights.night()
     old, new = git(nights.repo, "rev-parse", "HEAD"), nights.push()

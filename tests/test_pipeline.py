@@ -35,6 +35,15 @@ def outcomes(run):
     return {job.job: str(job.outcome) for job in run.jobs}
 
 
+# --- bases
+
+
+def test_a_base_that_has_not_moved_is_told_once_though_two_kernels_have_it(bench, monkeypatch):
+    monkeypatch.setattr(stages, "standing_still", lambda recipes, ctx: ["base x has not moved"] * len(recipes))
+    bench.execute()
+    assert bench.lines.count("base x has not moved") == 1
+
+
 # --- order
 
 

@@ -269,7 +269,7 @@ class Apt:
 
     def known(self, package: str) -> str:
         """Return the version of `package` by the lists that are here, however old; "" where they do not have it."""
-        return self._policy(package) if self._cache.has("apt", self._key) else ""
+        return self._policy(package) if self._age_s() < float("inf") else ""
 
     def made(self, version: str) -> dt.datetime | None:
         """Return when packages of a version were built; None where none of them was fetched."""
