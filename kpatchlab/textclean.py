@@ -116,6 +116,11 @@ def one_line(data: bytes | str, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 check`, `2 checks`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def shown(data: bytes, limit_bytes: int = 1 << 20) -> str:
     """Return a file's bytes as text for a reader: the head and tail of long text, a word about what is binary."""
     sample = data[:4096]

@@ -6,9 +6,9 @@ import pytest
 from sample_run import SPLAT, B, C, F, I, P, S, T, builds, job, sample
 
 from kpatchlab.model import BuildResult, Case, CaseId, CaseKind, KernelFacts, Outcome, Run, Splat, Verdict, reach_case
-from kpatchlab.report.common import changes
 from kpatchlab.report.sentence import sentence, word
 from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.faults import changes
 
 OTHER = dataclasses.replace(SPLAT, fingerprint="feedfacecafe", title="KASAN: something else")
 
@@ -332,7 +332,9 @@ def test_infra_in_one_repeat_of_two_is_made_up_for():
 
 def test_sample():
     comparison = compare(sample())
-    assert comparison.headline == "5 REGRESSED, 1 FIXED, 47 SAME, 1 FLAKY, 3 BLOCKED"
+    regressed = "3 faults REGRESSED in 3 scenarios (4 checks), 1 build REGRESSED"
+    assert comparison.headline == f"{regressed}, 1 FIXED, 47 SAME, 1 FLAKY, 3 BLOCKED"
+
     assert comparison.basis.startswith("Same base")
     assert comparison.exit_code == 1
     by_name = {group.name: group for group in comparison.groups}
@@ -376,7 +378,7 @@ def test_where_nothing_was_compared_nothing_is_the_same(a, b, headline):
 def test_a_series_that_does_not_build_is_on_top_also_where_nothing_was_compared():
     jobs = job("s", "a", {"job": P}), job("s", "b", {}, outcome=B)
     built = BuildResult("a", P, key="a", base_key="k"), BuildResult("b", B, base_key="k", error="no")
-    assert compare(run_of(*jobs, built=built)).headline == "1 REGRESSED, 1 BLOCKED"
+    assert compare(run_of(*jobs, built=built)).headline == "1 build REGRESSED, 1 BLOCKED"
 
 
 def test_one_kernel_headline_counts_jobs():

@@ -52,11 +52,12 @@ def page(run):
             sample(),
             "REGRESSED",
             (
-                "The series breaks 4 checks in nfs, cifs-ksmbd and rxrpc, and the build of module siw; 1 check fixed; "
+                "The series brings 3 faults in nfs, cifs-ksmbd and rxrpc (4 checks), "
+                "and breaks the build of module siw; 1 check fixed; "
                 "1 flaky, 3 could not be compared."
             ),
         ),
-        (two(P, F), "REGRESSED", "2 checks in s regress against “a”."),
+        (two(P, F), "REGRESSED", "New against “a”: 2 faults in s (2 checks)."),
         (two(F, P), "NO REGRESSION", "Nothing regressed: 2 checks in s fixed, 0 the same."),
         (two(P, P), "NO REGRESSION", "Nothing changed: 2 checks came out the same on every kernel."),
         (two(S, S), "NOT TESTED", "Nothing was tested: every job was skipped, blocked or lost."),
@@ -135,7 +136,7 @@ def test_a_measurement_whose_benchmark_fails_says_that_first():
         {"a": [1, 1, 1], "b": [1, 1, 1], f"a{AGAIN}": [1, 1, 1]}, job("t", "a", {"x": P}), job("t", "b", {"x": F})
     )
     assert sentence.word(compare(run)) == "REGRESSED"
-    assert sentence.sentence(compare(run)).startswith("2 checks in t regress against “a”")
+    assert sentence.sentence(compare(run)).startswith("New against “a”: 2 faults in t (2 checks)")
 
 
 def test_names_in_a_sentence():

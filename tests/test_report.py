@@ -106,7 +106,7 @@ def test_text_fits_80_columns_but_for_what_is_copied():
 
 def test_text_says_it_all():
     text = rendered("text", sample())
-    assert "5 REGRESSED, 1 FIXED, 47 SAME, 1 FLAKY, 3 BLOCKED" in text
+    assert "3 faults REGRESSED in 3 scenarios (4 checks), 1 build REGRESSED, 1 FIXED" in " ".join(text.split())
     assert "Same base" in text
     assert "opinfo_put (./arch/x86/include/asm/atomic.h:95 fs/ksmbd/oplock.c:196)" in text
     assert "kpatchlab run cifs-ksmbd --column with --repeat 1" in text
@@ -121,8 +121,6 @@ def test_text_says_it_all():
 def test_text_leaves_quiet_scenarios_of_a_large_run_out():
     text = rendered("text", large(400, 10))
     assert "80 of 100 scenarios pass everywhere" in text
-    assert "more, see index.html" not in text  # 20 regressions are told
-    assert "and 80 more, see index.html" in rendered("text", large(2000, 10))
 
 
 @pytest.mark.parametrize("run", [sample(), hostile()])
@@ -211,7 +209,7 @@ def test_page_says_it_all():
     assert "<b>5</b> REGRESSED" in page
     assert page.index("REGRESSED") < page.index('id="matrix"')
     assert "<b>opinfo_put</b><i> (./arch/x86/include/asm/atomic.h:95 fs/ksmbd/oplock.c:196)</i> ksmbd" in page
-    assert page.count("Same splat as") == 1
+    assert page.count("and in 1 more place") == 1
     assert "not traceable" in page
     assert "+85.1 % to +88.0 %" in page
     assert "no such symbol in this tree" in page

@@ -57,8 +57,8 @@ def test_from_a_mailbox_to_a_verdict_a_reply_and_the_patch_that_did_it(posted):
     assert posted.untouched() == before
     assert "series     printk 2 (v1): 3 patches, by A U Thor <author@example.com>" in out
     assert "the newest commit whose 2 files are those that the patches were made of" in out
-    assert "solo: 2 REGRESSED" in out, "a verdict as soon as it is there"
-    assert out.index("solo: 2 REGRESSED") < out.index("results: ")
+    assert "solo: 2 faults REGRESSED in 1 scenario (2 checks)" in out, "a verdict as soon as it is there"
+    assert out.index("solo: 2 faults REGRESSED in 1 scenario (2 checks)") < out.index("results: ")
     (run, *_) = runs(posted)
     assert "REGRESSED" in (run / "comment.md").read_text()
     mail = (run / "mail.txt").read_text()
@@ -112,7 +112,7 @@ def test_a_range_of_the_tree_is_a_series(posted):
     status, out, err = posted.call("try", "HEAD~2..HEAD", "--tree", str(posted.tree.tree), "--no-patches")
     assert status == 1, out + err
     assert "2 patches" in out
-    assert "solo: 2 REGRESSED" in out
+    assert "solo: 2 faults REGRESSED in 1 scenario (2 checks)" in out
 
 
 @pytest.mark.parametrize(

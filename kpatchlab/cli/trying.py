@@ -319,8 +319,8 @@ def _patches(own: Options, found: Trial, view: View, told: Since) -> tuple[Table
     Not where all that regressed is known.
     """
     from kpatchlab.model import Verdict
-    from kpatchlab.report.common import changes
     from kpatchlab.series.trial import WITH
+    from kpatchlab.verdict.faults import changes
 
     regressed = (change for change in changes(view.comparison) if change.cell.verdict is Verdict.REGRESSED)
     choice = tuple(sorted({change.group.scenario for change in regressed} - told.excused))

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, mod
 
 from kpatchlab.errors import UserError
 from kpatchlab.files import read_input
+from kpatchlab.textclean import counted
 
 try:
     from yaml import CSafeLoader as _Loader
@@ -147,11 +148,7 @@ class Problems:
         """
         if self.found:
             files, errors = len({problem.file for problem in self.found}), sum(self._counts.values())
-            raise UserError(f"{_count(errors, 'error')} in {_count(files, 'file')}", details=self.lines())
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+            raise UserError(f"{counted(errors, 'error')} in {counted(files, 'file')}", details=self.lines())
 
 
 @dataclass(slots=True)

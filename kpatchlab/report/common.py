@@ -1,14 +1,13 @@
-"""What several reports need: text made harmless, frames of a splat, the list of changes, reach counts."""
+"""What several reports need: text made harmless, frames of a splat, reach counts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
-from kpatchlab.model import JOB, JobResult, Outcome, Run, Splat, Verdict
+from kpatchlab.model import JOB, JobResult, Outcome, Run, Splat
 from kpatchlab.textclean import printable
-from kpatchlab.verdict.values import VERDICT_ORDER, Cell, Comparison, Group, Row
+from kpatchlab.verdict.values import Comparison, Group
 
 STAMP = re.compile(r"^(?:<\d+>)?\[\s*\d+\.\d+\](?:\[[^\]]*\])?\s?", re.MULTILINE)
 """What the kernel's log has before each line: level, time, and the task or processor."""
@@ -54,80 +53,6 @@ def frames(splat: Splat, count: int) -> list[str]:
     stood = [text for text in lines[:start] if text.startswith("RIP: 0010:")][:1]
     found = [text.strip() for text in lines[start:] if _FRAME.match(text) and not _REPORTERS.match(text)]
     return [*stood, *found][:count]
-
-
-def splats(jobs: Iterable[JobResult]) -> list[Splat]:
-    """Return the jobs' splats, one of each fingerprint."""
-    return list({splat.fingerprint: splat for job in jobs for splat in job.splats}.values())
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One check whose verdict is not SAME, or one that is bad where there is nothing to compare.
-
-    Attributes:
-        base: the base column's cell, None where it has none.
-        not_reached: the other checks that this event kept from running.
-        splats: new or not, those of this column's jobs; only on the rows that carry them.
-    """
-
-    group: Group
-    column: str
-    row: Row
-    cell: Cell
-    base: Cell | None
-    not_reached: tuple[str, ...]
-    splats: tuple[Splat, ...]
-
-    @property
-    def jobs(self) -> tuple[JobResult, ...]:
-        """The column's jobs, the bad ones first."""
-        return tuple(sorted(self.group.jobs[self.column], key=lambda job: not job.outcome.is_bad))
-
-    @property
-    def word(self) -> str:
-        """The verdict, or the outcome where there is nothing to compare."""
-        return str(self.cell.verdict) if self.cell.verdict else self.cell.word.upper()
-
-    @property
-    def reproduce(self) -> str:
-        """The command that runs it again, "" where the job names none."""
-        return next((job.reproduce for job in self.jobs if job.reproduce), "")
-
-
-def changes(comparison: Comparison) -> list[Change]:
-    """Return every counted check that is not SAME, the worst verdicts first, in the run's order otherwise."""
-    found = [
-        _change(comparison, group, column, row)
-        for group in comparison.groups
-        for row in group.rows
-        for column, cell in row.cells.items()
-        if not cell.follows
-        and (cell.verdict not in {None, Verdict.SAME} if comparison.compares else _noisy(group, row, column))
-    ]
-    rank = {verdict: i for i, verdict in enumerate(VERDICT_ORDER)}
-    return sorted(found, key=lambda change: rank[change.cell.verdict] if change.cell.verdict else -1)
-
-
-def _noisy(group: Group, row: Row, column: str) -> bool:
-    cell = row.cells[column]
-    if cell.implied or cell.missing or not (cell.flaky or cell.outcome not in {Outcome.PASS, Outcome.SKIP}):
-        return False
-    if row.id != JOB:
-        return True
-    # A check that fails makes its job fail: once is enough.
-    bad = {r.id for r in group.rows if not r.id.kind.is_log and column in r.cells and r.cells[column].outcome.is_bad}
-    return bad.isdisjoint(cell.because)
-
-
-def _change(comparison: Comparison, group: Group, column: str, row: Row) -> Change:
-    cell = row.cells[column]
-    late: tuple[str, ...] = ()
-    if row.id == JOB:
-        late = tuple(r.case for r in group.rows if column in r.cells and r.cells[column].implied)
-    shown = tuple(splats(group.jobs[column])) if row.id.kind.sums_up and (cell.outcome.is_bad or cell.flaky) else ()
-    base = row.cells.get(comparison.base) if column != comparison.base else None
-    return Change(group, column, row, cell, base, late, shown)
 
 
 def reasons(comparison: Comparison, outcome: Outcome) -> dict[str, list[str]]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from kpatchlab.model import JOB, UNTRIED, JobResult, Outcome, Run, Splat, Verdict
 from kpatchlab.progress import clock
-from kpatchlab.report.common import STAMP, Change, changes, frames, line, reasons, splats, unconfined
+from kpatchlab.report.common import STAMP, frames, line, reasons, unconfined
 from kpatchlab.report.patches import NO_FUNCTION, patch_rows
-from kpatchlab.textclean import printable
+from kpatchlab.textclean import counted, printable
+from kpatchlab.verdict.faults import Change, changes, faults, splats
 from kpatchlab.verdict.ratios import AGAIN, Figure, MetricRow, Speed, again, metric_rows
 from kpatchlab.verdict.values import Cell, Comparison, Row
 
@@ -27,45 +28,12 @@ _PLACE = re.compile(r"\(((?:\./)?[\w.+/-]+/[\w.+-]+\.[chS]):\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Breakage:
-    """One thing that went wrong, and everywhere where it did; `first` is the change that shows it best."""
-
-    word: str
-    first: Change
-    others: tuple[Change, ...] = ()
-
-    @property
-    def splat(self) -> Splat | None:
-        """The kernel's report, None where it made none."""
-        return self.first.splats[0] if self.first.splats else None
-
-    @property
-    def title(self) -> str:
-        """One line: the kernel's words, or the check and its message."""
-        if self.splat:
-            return line(self.splat.title)
-        message = line(self.first.cell.message)
-        return f"{line(self.first.row.case)}: {message}" if message else line(self.first.row.case)
-
-
-@dataclass(frozen=True, slots=True)
 class NewsLine:
     """One piece of news: `word`, what it is about, and the scenarios that it comes from."""
 
     word: str
     text: str
     scenarios: tuple[str, ...]
-
-
-def faults(comparison: Comparison) -> list[Breakage]:
-    """Return what regressed, or, with nothing to compare, what is bad; a kernel's report is told once for all jobs."""
-    found: dict[tuple[str, str], list[Change]] = {}
-    for change in changes(comparison):
-        if change.cell.verdict not in {None, Verdict.REGRESSED, Verdict.GONE} or not _bad(change):
-            continue
-        mark = change.splats[0].fingerprint if change.splats else f"{change.group.name} {change.row.case}"
-        found.setdefault((change.word, mark), []).append(change)
-    return [Breakage(word, every[0], tuple(every[1:])) for (word, _), every in found.items()]
 
 
 def _bad(change: Change) -> bool:
@@ -260,13 +228,9 @@ def uncovered(run: Run, comparison: Comparison) -> list[str]:
     kinds = ((Outcome.BLOCKED, "blocked"), (Outcome.SKIP, "skipped"), (Outcome.INFRA, "lost by the lab itself"))
     for outcome, word in kinds:
         for reason, jobs in reasons(comparison, outcome).items():
-            found.append(f"{_count(len(jobs), 'job')} {word}: {reason} ({some(jobs, 4)})")
+            found.append(f"{counted(len(jobs), 'job')} {word}: {reason} ({some(jobs, 4)})")
     found += _systems(run, comparison)
     return found + [words for _, words in patches_left(run)]
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _systems(run: Run, comparison: Comparison) -> Iterator[str]:
@@ -286,7 +250,7 @@ def _systems(run: Run, comparison: Comparison) -> Iterator[str]:
             word = "/".join(sorted(map(str, outcomes)))
             why.setdefault(f"every job of theirs: {word}", []).append(system.title)
     for reason, titles in why.items():
-        yield f"{_count(len(titles), 'system')} without a result, {reason}: {some(titles, 40)}"
+        yield f"{counted(len(titles), 'system')} without a result, {reason}: {some(titles, 40)}"
 
 
 def patches_left(run: Run) -> list[tuple[int, str]]:
@@ -319,7 +283,7 @@ def tested(run: Run, comparison: Comparison) -> list[tuple[str, str]]:
     if compilers := dict.fromkeys(build.compiler for build in run.builds if build.compiler):
         facts.append(("compiler", line("; ".join(compilers))))
     repeats = max((len(jobs) for group in comparison.groups for jobs in group.jobs.values()), default=0)
-    size = f"{_count(len(scenarios), 'scenario')}, {_count(len(run.jobs), 'job')}, {_count(repeats, 'repeat')} each"
+    size = f"{counted(len(scenarios), 'scenario')}, {counted(len(run.jobs), 'job')}, {counted(repeats, 'repeat')} each"
     facts.append(("run", f"{size}, {clock(run.duration_s)}, id {line(run.id)}, kpatchlab {line(run.version)}"))
     host = [f"{run.host[name]} {word}" for name, word in (("cpu", ""), ("cpus", "processors")) if run.host.get(name)]
     accel = f"accelerator {run.host['accel']}" if run.host.get("accel") else ""

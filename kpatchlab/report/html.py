@@ -21,10 +21,11 @@ from kpatchlab.files import is_inert
 from kpatchlab.model import SCHEMA_VERSION, BuildResult, GuestLog, JobResult, Outcome, Run, Splat, Verdict
 from kpatchlab.progress import clock
 from kpatchlab.report import markup, matrix, patches, sentence, speed
-from kpatchlab.report.common import Change, changes, line, reach_rows, reasons, tail
+from kpatchlab.report.common import line, reach_rows, reasons, tail
 from kpatchlab.report.view import View
 from kpatchlab.templates import templates
-from kpatchlab.textclean import printable
+from kpatchlab.textclean import counted, printable
+from kpatchlab.verdict.faults import Change, changes, faults
 from kpatchlab.verdict.ratios import AGAIN, metric_rows
 from kpatchlab.verdict.values import HEADLINE_ORDER, Comparison, Group
 
@@ -64,7 +65,7 @@ def _templates() -> jinja2.Environment:
         "console": markup.console,
         "href": markup.href,
         "inert": is_inert,
-        "counted": sentence.counted,
+        "counted": counted,
         "listed": sentence.listed,
     }
     return env
@@ -88,9 +89,10 @@ def _tails(job: JobResult, share: int) -> Tails:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What changed alike in one scenario on one column: one verdict, one or more checks."""
+    """What is told as one: a fault wherever it shows, or what else changed alike in one scenario on one column."""
 
     changes: tuple[Change, ...]
+    end: str = ""
 
     @property
     def first(self) -> Change:
@@ -98,23 +100,32 @@ class Cluster:
         return self.changes[0]
 
     @property
+    def more(self) -> list[str]:
+        """Where it shows as well: scenario and column, without those of the first."""
+        found = dict.fromkeys(f"{change.group.name} on {change.column}" for change in self.changes)
+        return list(found)[1:]
+
+    @property
     def splats(self) -> tuple[Splat, ...]:
         """Their splats, one of each fingerprint."""
         return tuple({s.fingerprint: s for change in self.changes for s in change.splats}.values())
 
 
-def _clusters(found: Iterable[Change]) -> list[Cluster]:
-    """Return the changes of one word, scenario and column together, in the order of their first ones."""
+def _clusters(comparison: Comparison) -> list[Cluster]:
+    """Return the faults, and then what else changed: what is of one word, scenario and column together."""
+    told = faults(comparison)
+    seen = {(id(change.group), change.row.id, change.column) for fault in told for change in fault.changes}
     by_place: dict[tuple[str, int, str], list[Change]] = {}
-    for change in found:
+    for change in changes(comparison):
+        if change.cell.verdict is Verdict.BLOCKED or (id(change.group), change.row.id, change.column) in seen:
+            continue
         by_place.setdefault((change.word, id(change.group), change.column), []).append(change)
-    return [Cluster(tuple(alike)) for alike in by_place.values()]
+    return [Cluster(fault.changes, fault.end) for fault in told] + [Cluster(tuple(c)) for c in by_place.values()]
 
 
 def _context(view: View) -> dict[str, Any]:
     run, comparison = view.run, view.comparison
-    found = [change for change in changes(comparison) if change.cell.verdict is not Verdict.BLOCKED]
-    clusters = _clusters(found)
+    clusters = _clusters(comparison)
     bad = [job for job in run.jobs if job.outcome.is_bad or job.outcome is Outcome.INFRA or job.splats]
     share = min(TAIL_BYTES, max(LEAST_BYTES, BUDGET_BYTES // max(1, len(bad))))
     messages = sum(not row.quiet for group in comparison.groups for row in group.rows)

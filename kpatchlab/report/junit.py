@@ -16,9 +16,10 @@ from xml.etree import ElementTree as ET
 from junit_xml import TestCase, TestSuite
 
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
-from kpatchlab.report.common import line, splats, tail
+from kpatchlab.report.common import line, tail
 from kpatchlab.report.view import View
 from kpatchlab.textclean import printable
+from kpatchlab.verdict.faults import splats
 from kpatchlab.verdict.ratios import metric_rows
 from kpatchlab.verdict.values import BuildCheck, Cell, Comparison, Group, Row
 

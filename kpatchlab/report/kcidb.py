@@ -25,9 +25,10 @@ from typing import Any
 from urllib.parse import quote
 
 from kpatchlab.model import JOB, BuildResult, Case, JobResult, Outcome, Run, job_case
-from kpatchlab.report.common import line, splats, tail
+from kpatchlab.report.common import line, tail
 from kpatchlab.report.view import View
 from kpatchlab.textclean import printable
+from kpatchlab.verdict.faults import splats
 from kpatchlab.verdict.ratios import Figure, MetricRow, metric_rows
 from kpatchlab.verdict.values import Comparison, Group, Row
 

@@ -18,6 +18,7 @@ from kpatchlab.report import digest
 from kpatchlab.report.common import line
 from kpatchlab.report.prose import item, items, part, prose, verbatim
 from kpatchlab.report.view import NO_MAINTAINERS, View
+from kpatchlab.verdict.faults import Fault, faults
 from kpatchlab.verdict.ratios import Speed
 from kpatchlab.verdict.values import BuildCheck, Comparison
 
@@ -74,7 +75,7 @@ def subsystems(view: View) -> tuple[Section, ...]:
     """Return the sections that get a letter of their own."""
     run = view.run
     changed = [file for patch in run.patches for file in patch.files]
-    blamed = [file for fault in digest.faults(view.comparison) for file in _blamed(fault)]
+    blamed = [file for fault in faults(view.comparison) for file in _blamed(fault)]
     broken = [failure.source for build in run.builds for failure in build.module_failures]
     return concerned(view.sections, [*changed, *blamed, *broken])
 
@@ -146,8 +147,8 @@ def _subject(view: View, thread: Thread) -> str:
 # --- the body -----------------------------------------------------------------------------------------------------
 
 
-def _blamed(fault: digest.Breakage) -> list[str]:
-    return digest.files(job for change in (fault.first, *fault.others) for job in change.jobs)
+def _blamed(fault: Fault) -> list[str]:
+    return digest.files(job for change in fault.changes for job in change.jobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +161,11 @@ class _Scope:
     def scenario(self, name: str) -> bool:
         return self.section is None or any(self.section.has(file) for file in self.run.touches.get(name, ()))
 
-    def fault(self, fault: digest.Breakage) -> bool:
+    def fault(self, fault: Fault) -> bool:
         blamed = _blamed(fault)
         if self.section is None or any(self.section.has(file) for file in blamed):
             return True
-        return not blamed and any(self.scenario(c.group.scenario) for c in (fault.first, *fault.others))
+        return not blamed and any(self.scenario(c.group.scenario) for c in fault.changes)
 
     def build(self, run: Run, check: BuildCheck) -> bool:
         if self.section is None:
@@ -184,10 +185,10 @@ def body(view: View, section: Section | None = None) -> str:
         if run.touches and not any(scope.scenario(name) for name in {job.scenario for job in run.jobs}):
             out += prose("No scenario of this run names a file of this subsystem as what it tests.")
     out += ["", *prose("Lines that begin with four blanks are verbatim and not wrapped.")]
-    faults = [fault for fault in digest.faults(comparison) if scope.fault(fault)]
+    found = [fault for fault in faults(comparison) if scope.fault(fault)]
     out += part("What was tested", _tested(run, comparison))
     out += part("Builds that failed", _builds(run, comparison, scope))
-    out += part("What went wrong" if not comparison.compares else "Regressed", _faults(faults))
+    out += part("What went wrong" if not comparison.compares else "Regressed", _faults(found))
     fixed = digest.news(comparison, [Verdict.FIXED])
     out += part("Fixed", _news(fixed, scope))
     other = digest.news(comparison, [Verdict.CHANGED, Verdict.FLAKY, Verdict.GONE, Verdict.NEW])
@@ -213,7 +214,7 @@ def _builds(run: Run, comparison: Comparison, scope: _Scope) -> Iterator[str]:
             yield from verbatim(logs.get((check.kernel, check.step), "").splitlines()[-12:])
 
 
-def _faults(found: Sequence[digest.Breakage]) -> Iterator[str]:
+def _faults(found: Sequence[Fault]) -> Iterator[str]:
     for number, fault in enumerate(found):
         if number:
             yield ""
@@ -223,6 +224,8 @@ def _faults(found: Sequence[digest.Breakage]) -> Iterator[str]:
         yield from prose(digest.outcomes(change), "  ", "  ")
         if fault.others:
             yield from prose(f"also in: {digest.where(fault.others)}", "  ", "  ")
+        if fault.end:
+            yield from prose(f"end: {fault.end}", "  ", "  ")
         if change.cell.reason:
             yield from prose(f"reason: {change.cell.reason}", "  ", "  ")
         if change.not_reached:

@@ -8,11 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from kpatchlab.model import Outcome, Run, Verdict
 from kpatchlab.report.common import line, markdown_table
 from kpatchlab.report.digest import (
-    Breakage,
     Figures,
     NewsLine,
     excerpt,
-    faults,
     figures,
     news,
     standing,
@@ -24,6 +22,7 @@ from kpatchlab.report.digest import (
 from kpatchlab.report.digest import outcomes as outcomes_of
 from kpatchlab.report.view import View
 from kpatchlab.textclean import printable
+from kpatchlab.verdict.faults import Fault, faults
 from kpatchlab.verdict.ratios import Speed
 from kpatchlab.verdict.values import Comparison, Group
 
@@ -81,14 +80,14 @@ def _lines(run: Run, comparison: Comparison) -> Iterator[str]:
     yield from _folded("What was tested", [f"* {text(name)}: {text(words)}" for name, words in tested(run, comparison)])
 
 
-def _summary(comparison: Comparison, found: Sequence[Breakage]) -> Iterator[str]:
+def _summary(comparison: Comparison, found: Sequence[Fault]) -> Iterator[str]:
     if not comparison.judged:
         yield "Nothing was judged: every job was skipped, blocked or lost."
         yield ""
     for lost in comparison.lost[:MAX_ROWS]:
         yield f"* Lost by the lab itself, not judged: {text(lost)}"
     for fault in found[:MAX_ROWS]:
-        yield f"* **{fault.word}** {text(fault.title)} ({text(where((fault.first, *fault.others)))})"
+        yield f"* **{fault.word}** {text(fault.title)} ({text(where(fault.changes))})"
     if comparison.lost or found:
         yield ""
 
@@ -134,11 +133,13 @@ def _mark(group: Group, column: str) -> str:
     return word if verdict in {None, Verdict.SAME} else f"{word} **{verdict}**"
 
 
-def _fault(fault: Breakage, *, is_open: bool) -> Iterator[str]:
+def _fault(fault: Fault, *, is_open: bool) -> Iterator[str]:
     change = fault.first
     body = [f"* check: {text(change.row.case)}", f"* outcome: {text(outcomes_of(change))}"]
     if fault.others:
         body.append(f"* also in: {text(where(fault.others))}")
+    if fault.end:
+        body.append(f"* end: {text(fault.end)}")
     if change.cell.message and not fault.splat:
         body.append(f"* message: {text(change.cell.message)}")
     if change.cell.reason:

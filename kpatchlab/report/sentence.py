@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from kpatchlab.model import Outcome, Verdict
-from kpatchlab.report.common import changes, line
+from kpatchlab.report.common import line
+from kpatchlab.textclean import counted
+from kpatchlab.verdict.faults import changes
 from kpatchlab.verdict.ratios import AGAIN, Speed, again, metric_rows
 from kpatchlab.verdict.values import Comparison
 
@@ -52,11 +54,6 @@ def sentence(comparison: Comparison) -> str:
     return f"{text[0].upper()}{text[1:]}"
 
 
-def counted(number: int, noun: str) -> str:
-    """Return `1 check`, `2 checks`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def listed(names: Iterable[str], most: int = NAMED) -> str:
     """Return `a, b and c`, or `a, b, c, d and 3 more`; each name once."""
     clean = [line(name, 60) for name in dict.fromkeys(names)]
@@ -67,19 +64,21 @@ def listed(names: Iterable[str], most: int = NAMED) -> str:
 
 def _regressed(comparison: Comparison) -> str:
     steps = [check for check in comparison.builds if check.verdict is Verdict.REGRESSED]
-    scenarios = _scenarios(comparison, [Verdict.REGRESSED])
-    checks = comparison.regressed - len(steps)
-    parts = [f"{counted(checks, 'check')} in {listed(scenarios)}"] if checks else []
+    checks = counted(comparison.regressed - len(steps), "check")
+    where = listed(_scenarios(comparison, [Verdict.REGRESSED]))
+    brings = [f"{counted(comparison.faults, 'fault')} in {where} ({checks})"] if comparison.faults else []
     kernels = [f"“{line(check.kernel, 60)}”" for check in steps if check.step == "kernel"]
     modules = [check.step.removeprefix("module ") for check in steps if check.step != "kernel"]
-    for noun, names in (("kernel", kernels), ("module", modules)):
-        parts += [f"the build of {noun}{'' if len(names) == 1 else 's'} {listed(names)}"] if names else []
-    what = ", and ".join(parts)
+    builds = [
+        f"the build of {noun}{'' if len(names) == 1 else 's'} {listed(names)}"
+        for noun, names in (("kernel", kernels), ("module", modules))
+        if names
+    ]
     if comparison.same_base:
-        said = f"The series breaks {what}"
+        broken = [f"breaks {', and '.join(builds)}"] if builds else []
+        said = f"The series {', and '.join([f'brings {brings[0]}', *broken] if brings else broken)}"
     else:
-        one = len(parts) == 1 and (checks == 1 or not checks)
-        said = f"{what} {'regresses' if one else 'regress'} against “{line(comparison.base, 60)}”"
+        said = f"New against “{line(comparison.base, 60)}”: {', and '.join(brings + [f'{b} fails' for b in builds])}"
     return f"{said}; {counted(comparison.fixed, 'check')} fixed" if comparison.fixed else said
 
 

@@ -14,11 +14,13 @@ from rich.text import Text
 from kpatchlab import terminal
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run, Verdict
 from kpatchlab.progress import clock
-from kpatchlab.report.common import Change, changes, frames, line, reasons, unconfined
+from kpatchlab.report.common import frames, line, reasons, unconfined
+from kpatchlab.report.digest import where
 from kpatchlab.report.figures import verdict
 from kpatchlab.report.patches import patch_rows, summary
 from kpatchlab.report.view import View
 from kpatchlab.textclean import printable
+from kpatchlab.verdict.faults import Change, Fault, changes, faults
 from kpatchlab.verdict.ratios import metric_rows
 from kpatchlab.verdict.values import Cell, Comparison, Group
 
@@ -30,8 +32,8 @@ _SHORTER = {Verdict.FIXED, Verdict.CHANGED, Verdict.FLAKY, Verdict.NEW, Verdict.
 """Verdicts that are told in a line each."""
 MANY_JOBS = 10
 """From more than these on, so many of the slowest jobs are named."""
-MAX_CHANGES = 20
-"""How many regressions are told in full; the rest is in the web page."""
+MAX_FAULTS = 20
+"""How many faults are told in full; the rest is in the web page."""
 STYLES = {
     "REGRESSED": "bold red", "GONE": "red", "FIXED": "bold green", "NEW": "green", "FLAKY": "yellow",
     "CHANGED": "cyan",
@@ -62,12 +64,12 @@ def show(view: View, console: Console) -> None:
     page.builds(run, comparison)
     page.matrix(comparison)
     found = changes(comparison)
-    told = [c for c in found if c.cell.verdict in {None, Verdict.REGRESSED, Verdict.GONE}]
-    for change in told[:MAX_CHANGES]:
-        page.change(change, view.folder)
-    if len(told) > MAX_CHANGES:
-        page.say(f"... and {len(told) - MAX_CHANGES} more, see index.html in {view.folder}")
-    page.standing(comparison, {(change.group.name, change.column) for change in told})
+    told = faults(comparison)
+    for fault in told[:MAX_FAULTS]:
+        page.fault(fault, view.folder)
+    if len(told) > MAX_FAULTS:
+        page.say(f"... and {len(told) - MAX_FAULTS} more, see index.html in {view.folder}")
+    page.standing(comparison, {(change.group.name, change.column) for fault in told for change in fault.changes})
     page.shorter([c for c in found if c.cell.verdict in _SHORTER])
     page.counted(comparison)
     page.metrics(comparison)
@@ -100,7 +102,7 @@ class _Page:
 
     def verdict(self, comparison: Comparison) -> None:
         words = comparison.headline.split(", ")
-        parts = [self.text(word, STYLES.get(word.rpartition(" ")[2], "")) for word in words]
+        parts = [self.text(word, next((STYLES[w] for w in word.split() if w in STYLES), "")) for word in words]
         self.console.print(Text(", ").join(parts), highlight=False)
 
     def table(self, *heads: str) -> Table:
@@ -163,7 +165,9 @@ class _Page:
             text.append(f" {verdict}", style=STYLES[str(verdict)])
         return text
 
-    def change(self, change: Change, run_dir: Path) -> None:
+    def fault(self, fault: Fault, run_dir: Path) -> None:
+        """Tell a fault by the change that shows it best, and where it shows as well."""
+        change = fault.first
         self.console.print()
         self.say(change.word, style=STYLES.get(change.word, "bold"), end=f"  {change.group.name} on {change.column}")
         self._field("check", change.row.case)
@@ -180,6 +184,10 @@ class _Page:
         if change.not_reached:
             names = ", ".join(change.not_reached[:8]) + (", ..." if len(change.not_reached) > 8 else "")
             self._field("not reached", f"{len(change.not_reached)} of {len(change.group.rows)} checks: {names}")
+        if fault.others:
+            self._field("also in", where(fault.others))
+        if fault.end:
+            self._field("end", fault.end)
         if change.reproduce:
             self.verbatim(change.reproduce, head="  reproduce")
         for guest in change.jobs[0].guests:
@@ -195,11 +203,11 @@ class _Page:
         for change in found:
             key = (change.word, change.group.name, change.column, _outcomes(change))
             alike.setdefault(key, []).append(change.row.case)
-        for (word, group, column, outcomes), cases in list(alike.items())[: 2 * MAX_CHANGES]:
+        for (word, group, column, outcomes), cases in list(alike.items())[: 2 * MAX_FAULTS]:
             what = cases[0] if len(cases) == 1 else f"{len(cases)} checks"
             self.say(word, style=STYLES.get(word, ""), end=f"  {group} on {column}: {what}, {outcomes}")
-        if len(alike) > 2 * MAX_CHANGES:
-            self.say(f"... and {len(alike) - 2 * MAX_CHANGES} more")
+        if len(alike) > 2 * MAX_FAULTS:
+            self.say(f"... and {len(alike) - 2 * MAX_FAULTS} more")
 
     def standing(self, comparison: Comparison, told: Collection[tuple[str, str]]) -> None:
         """Tell what fails and is no regression: on the base itself, or here as there.
@@ -216,7 +224,7 @@ class _Page:
                     if job.outcome.is_bad:
                         where = f"{group.name} on {column}"
                         alike.setdefault((job.outcome.upper(), line(job.message)), []).append((where, job))
-        for (word, message), found in list(alike.items())[:MAX_CHANGES]:
+        for (word, message), found in list(alike.items())[:MAX_FAULTS]:
             self.console.print()
             self.say(word, style="red", end=f"  {message}")
             for where in dict.fromkeys(where for where, _ in found):
@@ -261,10 +269,10 @@ class _Page:
         if lines:
             self.console.print()
             self.say("What the series changed:", style="bold")
-        for text in lines[:MAX_CHANGES]:
+        for text in lines[:MAX_FAULTS]:
             self.say(text.strip(), indent=2 if text.startswith(" ") else 0)
-        if len(lines) > MAX_CHANGES:
-            self.say(f"... and {len(lines) - MAX_CHANGES} more: report --format reach")
+        if len(lines) > MAX_FAULTS:
+            self.say(f"... and {len(lines) - MAX_FAULTS} more: report --format reach")
 
     def timings(self, run: Run) -> None:
         self.console.print()

@@ -15,10 +15,10 @@ from enum import StrEnum
 from kpatchlab.build.mails import Tags
 from kpatchlab.errors import UserError
 from kpatchlab.model import Verdict
-from kpatchlab.report.common import changes
 from kpatchlab.series.judge import CheckState, SeriesRow, Table
 from kpatchlab.series.since import Since
 from kpatchlab.textclean import one_line, printable
+from kpatchlab.verdict.faults import changes
 from kpatchlab.verdict.values import Comparison
 
 TOOL = "kpatchlab"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from kpatchlab.errors import LabError
@@ -13,9 +13,9 @@ from kpatchlab.files import write_atomic
 from kpatchlab.lab.known import Known, KnownIssue
 from kpatchlab.model import UNTRIED, Verdict
 from kpatchlab.report import digest
-from kpatchlab.report.common import Change
 from kpatchlab.store.store import Store
 from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.faults import Change, Fault, faults
 from kpatchlab.verdict.values import Comparison, Group
 
 RECORD = "trial.json"
@@ -88,48 +88,43 @@ def earlier(tries: Path, title: str, version: str) -> Tried | None:
 
 def since(now: Comparison, before: Tried | None, store: Store, known: Known, title: str, version: str) -> Since:
     """Compare the faults of a trial with those of an earlier version; `version` is this trial's."""
-    faults = _faults(now)
-    issues = {mark: issue for mark, fault in faults.items() if (issue := _issue(known, fault, title, version))}
-    then: Mapping[str, digest.Breakage] = {}
+    found = [(fault, _issue(known, fault, title, version)) for fault in faults(now)]
+    then: list[Fault] = []
     if before:
         with contextlib.suppress(LabError):  # the run was deleted: all is new again
-            then = _faults(compare(store.load(before.run)[0]))
-    open_ = {mark: fault for mark, fault in faults.items() if mark not in issues}
+            then = faults(compare(store.load(before.run)[0]))
+    open_ = [fault for fault, issue in found if not issue]
+    seen, shown = _marks(then), _marks(fault for fault, _ in found)
     return Since(
         before,
-        fixed=_lines(fault for mark, fault in then.items() if mark not in faults and _ran(now, fault)),
-        still=_lines(fault for mark, fault in open_.items() if mark in then),
-        new=_lines(fault for mark, fault in open_.items() if mark not in then),
-        known=tuple(f"{_line(faults[mark])}: {issue.reason}" for mark, issue in issues.items()),
-        excused=_scenarios(faults[mark] for mark in issues) - _scenarios(open_.values()),
+        fixed=_lines(fault for fault in then if _marks([fault]).isdisjoint(shown) and _ran(now, fault)),
+        still=_lines(fault for fault in open_ if not _marks([fault]).isdisjoint(seen)),
+        new=_lines(fault for fault in open_ if _marks([fault]).isdisjoint(seen)),
+        known=tuple(f"{_line(fault)}: {issue.reason}" for fault, issue in found if issue),
+        excused=_scenarios(fault for fault, issue in found if issue) - _scenarios(open_),
     )
 
 
-def _faults(comparison: Comparison) -> dict[str, digest.Breakage]:
-    """Return mark -> fault; a kernel's report has the same mark wherever it shows."""
-    found: dict[str, digest.Breakage] = {}
-    for fault in digest.faults(comparison):
-        mark = fault.splat.fingerprint if fault.splat else f"{fault.first.group.name}: {fault.first.row.case}"
-        held = found.get(mark)
-        found[mark] = replace(held, others=(*held.others, *_changes(fault))) if held else fault
-    return found
+def _marks(found: Iterable[Fault]) -> set[str]:
+    """Return what a fault is known by in another run: the kernel's report, wherever it shows, or scenario and check."""
+    return {
+        change.splats[0].fingerprint if change.splats else f"{change.group.scenario}: {change.row.case}"
+        for fault in found
+        for change in fault.changes
+    }
 
 
-def _changes(fault: digest.Breakage) -> tuple[Change, ...]:
-    return (fault.first, *fault.others)
+def _scenarios(faults: Iterable[Fault]) -> frozenset[str]:
+    return frozenset(change.group.scenario for fault in faults for change in fault.changes)
 
 
-def _scenarios(faults: Iterable[digest.Breakage]) -> frozenset[str]:
-    return frozenset(change.group.scenario for fault in faults for change in _changes(fault))
-
-
-def _issue(known: Known, fault: digest.Breakage, title: str, version: str) -> KnownIssue | None:
+def _issue(known: Known, fault: Fault, title: str, version: str) -> KnownIssue | None:
     """Return the first issue that a fault falls under, None unless all of it is known, wherever it shows.
 
     A check's issue takes no kernel report, and a report's no other one: that may be new.
     """
     found: list[KnownIssue | None] = []
-    for change in _changes(fault):
+    for change in fault.changes:
         where = (change.column, "*", title, version)
         subject = f"{change.group.scenario}: {change.row.case}"
         found += [known.of_splat(splat.fingerprint, *where) for splat in change.splats]
@@ -137,11 +132,11 @@ def _issue(known: Known, fault: digest.Breakage, title: str, version: str) -> Kn
     return found[0] if all(found) else None
 
 
-def _ran(now: Comparison, fault: digest.Breakage) -> bool:
+def _ran(now: Comparison, fault: Fault) -> bool:
     """Whether all that showed a fault was tried again: not left out, skipped, blocked or lost."""
     groups = {group.name: group for group in now.groups}
     return all(
-        (group := groups.get(change.group.name)) is not None and _tried(group, change) for change in _changes(fault)
+        (group := groups.get(change.group.name)) is not None and _tried(group, change) for change in fault.changes
     )
 
 
@@ -151,9 +146,9 @@ def _tried(group: Group, change: Change) -> bool:
     return ran and not any(cell.outcome in UNTRIED and not cell.missing for cell in cells)
 
 
-def _line(fault: digest.Breakage) -> str:
-    return f"{fault.title} ({digest.where(_changes(fault))})"
+def _line(fault: Fault) -> str:
+    return f"{fault.title} ({digest.where(fault.changes)})"
 
 
-def _lines(faults: Iterable[digest.Breakage]) -> tuple[str, ...]:
+def _lines(faults: Iterable[Fault]) -> tuple[str, ...]:
     return tuple(_line(fault) for fault in faults)

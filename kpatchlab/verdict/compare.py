@@ -35,6 +35,7 @@ from kpatchlab.model import (
     job_case,
 )
 from kpatchlab.verdict import witnesses
+from kpatchlab.verdict.faults import faults
 from kpatchlab.verdict.values import BADNESS, BuildCheck, Cell, Comparison, Group, GroupKey, Row
 
 
@@ -56,7 +57,7 @@ def compare(run: Run) -> Comparison:
     if not compared:  # builds, and what is skipped on both sides, are the same and say nothing
         for counts in (total, *by_column.values()):
             counts.pop(Verdict.SAME, None)
-    return Comparison(
+    comparison = Comparison(
         base=base,
         columns=columns,
         same_base=run.same_base,
@@ -70,6 +71,9 @@ def compare(run: Run) -> Comparison:
         lost=_lost(groups, builds),
         compared=compared,
     )
+    told = [fault for fault in faults(comparison) if fault.first.cell.verdict is Verdict.REGRESSED]
+    scenarios = {change.group.scenario for fault in told for change in fault.changes}
+    return replace(comparison, faults=len(told), faulty=len(scenarios))
 
 
 def _compared(groups: Iterable[Group], base: str) -> bool:

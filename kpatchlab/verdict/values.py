@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from kpatchlab.model import JOB, CaseId, JobResult, Outcome, Verdict
+from kpatchlab.textclean import counted
 
 BADNESS = {
     Outcome.CRASH: 6,
@@ -190,6 +191,7 @@ class Comparison:
             seven checks from running counts once.
         by_column: the same for each column, builds left out.
         outcomes: how many jobs ended how.
+        faults, faulty: what regressed, each thing once, and in how many scenarios; see `verdict.faults`.
         compared: whether any check ran on the base and on another column; without, nothing counts as SAME.
     """
 
@@ -205,6 +207,8 @@ class Comparison:
     lost: tuple[str, ...] = field(default=())
     difference: str = "series"
     compared: bool = True
+    faults: int = 0
+    faulty: int = 0
 
     @property
     def regressed(self) -> int:
@@ -263,13 +267,22 @@ class Comparison:
 
     @property
     def headline(self) -> str:
-        """`2 REGRESSED, 1 FIXED, 40 SAME, 3 BLOCKED`; outcomes of jobs where there is nothing to compare."""
+        """`2 faults REGRESSED in 1 scenario (12 checks), 1 FIXED, 40 SAME`; outcomes of jobs without a comparison."""
         if self.compares:
             words = [f"{self.verdicts[v]} {v}" for v in HEADLINE_ORDER if self.verdicts.get(v)]
+            words[:1] = self._regressed() if self.regressed else words[:1]
             nothing = [] if self.compared or self.regressed else ["nothing compared"]
             return ", ".join(nothing + words) or "nothing compared"
         words = [f"{self.outcomes[o]} {o}" for o in Outcome if self.outcomes.get(o)]
         return ", ".join(words) or "no job ran"
+
+    def _regressed(self) -> list[str]:
+        """Return what regressed in words: faults before checks, since one fault may fail many."""
+        builds = sum(check.verdict is Verdict.REGRESSED for check in self.builds)
+        checks = self.regressed - builds
+        faults = f"{counted(self.faults, 'fault')} REGRESSED in {counted(self.faulty, 'scenario')}"
+        told = [f"{faults} ({counted(checks, 'check')})"] if checks else []
+        return told + ([f"{counted(builds, 'build')} REGRESSED"] if builds else [])
 
     @property
     def basis(self) -> str:
