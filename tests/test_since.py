@@ -143,3 +143,23 @@ def test_a_splat_is_fixed_where_all_that_showed_it_ran_again():
     before = run_of(job("solo", "with", Outcome.CRASH, OLD), job("duo", "with", Outcome.CRASH, OLD))
     assert len(told(run_of(job("solo", "with"), job("duo", "with")), before).fixed) == 1
     assert told(run_of(job("solo", "with"), job("duo", "with", Outcome.SKIP)), before).fixed == ()
+
+
+def test_a_fault_that_other_parameters_showed_is_still_the_same():
+    def of(vers):
+        names = ("without", "with")
+        return tuple(
+            dataclasses.replace(
+                job("nfs", name, Outcome.FAIL if name == "with" and vers in bad else Outcome.PASS),
+                job=f"nfs+vers={vers}@{name}",
+                params={"vers": vers},
+            )
+            for name in names
+        )
+
+    bad = {"3", "4"}
+    before = dataclasses.replace(run_of(), jobs=(*of("3"), *of("4")))
+    bad = {"4"}
+    now = dataclasses.replace(run_of(), jobs=(*of("3"), *of("4")))
+    found = told(now, before)
+    assert (len(found.still), found.new, found.fixed) == (1, (), ())
