@@ -10,7 +10,8 @@ import dataclasses
 import re
 from typing import Any
 
-from kpatchlab.model import Case, CaseKind, JobResult, Outcome, from_json
+from kpatchlab.jsonable import from_json
+from kpatchlab.model import Case, CaseKind, JobResult, Outcome
 
 _NAMES = (
     (CaseKind.JOB, r"job"),

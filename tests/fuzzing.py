@@ -29,13 +29,14 @@ from kpatchlab.guest.qmp import Qmp
 from kpatchlab.history import database
 from kpatchlab.history.index import insert_row, summary
 from kpatchlab.history.record import Origin, record
+from kpatchlab.jsonable import to_json
 from kpatchlab.lab import load as lab_file
 from kpatchlab.lab import yamlfile
 from kpatchlab.lab.known import KnownFile
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.lab.scenario import load_scenario
 from kpatchlab.lab.systems import SystemsFile
-from kpatchlab.model import KernelFacts, Run, to_json
+from kpatchlab.model import KernelFacts, Run
 from kpatchlab.report import FORMATS
 from kpatchlab.report.view import View
 from kpatchlab.run import stacks

@@ -23,9 +23,10 @@ from pydantic import TypeAdapter
 from kpatchlab.cache import Cache
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.host.host import Host
+from kpatchlab.jsonable import to_json
 from kpatchlab.lab.file import Jobs
 from kpatchlab.lab.load import load
-from kpatchlab.model import BuildResult, Outcome, to_json
+from kpatchlab.model import BuildResult, Outcome
 from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import process, stages

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from kpatchlab import proc
-from kpatchlab.model import Run, from_json
+from kpatchlab.jsonable import from_json
+from kpatchlab.model import Run
 from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.ratios import AGAIN, Speed, metric_rows
 

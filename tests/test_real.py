@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from kpatchlab.model import JobResult, Run, from_json
+from kpatchlab.jsonable import from_json
+from kpatchlab.model import JobResult, Run
 from kpatchlab.proc import OWNER
 from kpatchlab.store.store import Store
 from tests.labdir import write

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 from sample_run import SPLAT, C, F, I, P, S, job, large, sample
 
-from kpatchlab.model import GuestLog, KernelFacts, Metric, ReachCount, Run, SystemFacts, from_json
+from kpatchlab.jsonable import from_json
+from kpatchlab.model import GuestLog, KernelFacts, Metric, ReachCount, Run, SystemFacts
 from kpatchlab.report import FORMATS
 from kpatchlab.report.common import frames, line, tail
 from kpatchlab.report.markup import highlight, href

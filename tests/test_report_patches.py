@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from kpatchlab.model import ChangedFunction, Outcome, PatchFacts, ReachCount, from_json, to_json
+from kpatchlab.jsonable import from_json, to_json
+from kpatchlab.model import ChangedFunction, Outcome, PatchFacts, ReachCount
 from kpatchlab.report import FORMATS
 from kpatchlab.report.patches import function_word, patch_rows, summary, told
 from kpatchlab.report.view import View

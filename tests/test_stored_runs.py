@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from kpatchlab.earlier import with_kinds
-from kpatchlab.model import SCHEMA_VERSION, CaseKind, to_json
+from kpatchlab.jsonable import to_json
+from kpatchlab.model import SCHEMA_VERSION, CaseKind
 from kpatchlab.store.store import Store
 from kpatchlab.verdict.compare import compare
 

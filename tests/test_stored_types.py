@@ -9,7 +9,8 @@ import pytest
 
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.guest.qmp import LINE_MAX, Qmp
-from kpatchlab.model import Case, JobResult, Outcome, Run, from_json, to_json
+from kpatchlab.jsonable import from_json, to_json
+from kpatchlab.model import Case, JobResult, Outcome, Run
 from kpatchlab.report import FORMATS
 from kpatchlab.report.view import View
 from kpatchlab.store.run_dir import load_header, load_run

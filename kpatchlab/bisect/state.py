@@ -18,7 +18,7 @@ from kpatchlab.bisect.criterion import Criterion
 from kpatchlab.bisect.loop import ProbeResult
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.files import write_atomic
-from kpatchlab.model import from_json, to_json
+from kpatchlab.jsonable import from_json, to_json
 
 FILE = "state.json"
 VERSION = 1

@@ -15,7 +15,8 @@ from kpatchlab.build.failures import normal
 from kpatchlab.errors import HostError, LabError
 from kpatchlab.fence import tool
 from kpatchlab.files import link_or_copy
-from kpatchlab.model import BuildResult, ModuleFailure, to_json
+from kpatchlab.jsonable import to_json
+from kpatchlab.model import BuildResult, ModuleFailure
 
 PACK_S = 900.0
 BOOT_MODULES = (

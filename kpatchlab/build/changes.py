@@ -18,7 +18,7 @@ from kpatchlab.build import diffs, patchset
 from kpatchlab.build.functions import SUFFIXES, Function, functions_in
 from kpatchlab.cache import content_key
 from kpatchlab.files import read_within, through_link
-from kpatchlab.model import from_json, to_json
+from kpatchlab.jsonable import from_json, to_json
 
 VERSION = 1
 """Part of every key: raise it when the same series is to give other facts."""

@@ -20,8 +20,9 @@ from kpatchlab.cache import content_key
 from kpatchlab.errors import UserError
 from kpatchlab.fence import Fence
 from kpatchlab.files import put_plain
+from kpatchlab.jsonable import from_json, to_json
 from kpatchlab.lab.recipes import KernelRecipe
-from kpatchlab.model import ConfigMiss, from_json, to_json
+from kpatchlab.model import ConfigMiss
 
 CONFIGURE_S = 600.0
 STAMP = "kpatchlab.configured"

@@ -21,9 +21,10 @@ from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.fence import Escape
 from kpatchlab.files import copied, link_or_copy, read_within
+from kpatchlab.jsonable import from_json
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.maintainers import NAME as MAINTAINERS
-from kpatchlab.model import BuildResult, ConfigMiss, ModuleFailure, Outcome, from_json
+from kpatchlab.model import BuildResult, ConfigMiss, ModuleFailure, Outcome
 
 VERSION = 1
 """Part of every key: raise it when the same inputs are to give another artifact."""

@@ -36,7 +36,7 @@ def load_lab(options: Options, choice: tuple[str, ...] = (), variant: str | None
 
 def dump(value: Any) -> None:
     """Print JSON."""
-    from kpatchlab.model import to_json
+    from kpatchlab.jsonable import to_json
 
     click.echo(json.dumps(clean(to_json(value)), indent=2, default=str))
 

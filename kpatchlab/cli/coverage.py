@@ -53,7 +53,7 @@ def coverage(
     as_json: bool,
 ) -> None:
     """Say which of the lines that a series changes ran, in which scenario, and which never did."""
-    from kpatchlab.model import to_json
+    from kpatchlab.jsonable import to_json
     from kpatchlab.report import coverage as report
     from kpatchlab.store.store import Store
     from kpatchlab.variants import coverage as measured

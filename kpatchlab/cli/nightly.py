@@ -26,7 +26,7 @@ from kpatchlab.cli.running import interruptible, progress_for, session_of, start
 def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
     """Run what is new on every branch, compare it with the last good night, store, report and prune."""
     from kpatchlab.build import BuildContext
-    from kpatchlab.model import to_json
+    from kpatchlab.jsonable import to_json
     from kpatchlab.nightly.lock import held
     from kpatchlab.nightly.night import Night, lines
     from kpatchlab.nightly.notify import notify

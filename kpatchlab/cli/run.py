@@ -221,7 +221,8 @@ def build(options: Options, kernels: tuple[str, ...], variant: str | None, as_js
     """Build kernels and roots, and run nothing."""
     from kpatchlab.cache import Cache
     from kpatchlab.host.host import Host
-    from kpatchlab.model import Outcome, to_json
+    from kpatchlab.jsonable import to_json
+    from kpatchlab.model import Outcome
     from kpatchlab.run.pipeline import build_only
     from kpatchlab.run.stages import Settings
 

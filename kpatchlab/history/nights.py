@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from kpatchlab import __version__
 from kpatchlab.history.news import Kind, News
-from kpatchlab.model import from_json
+from kpatchlab.jsonable import from_json
 
 PLURAL = frozenset({Kind.NEW_SPLAT, Kind.NEW_FAILURE, Kind.FLAKE, Kind.OLD_FAILURE, Kind.DRIFT})
 

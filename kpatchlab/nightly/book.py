@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from kpatchlab.history import database
 from kpatchlab.history.nights import NightPlan, NightReport, NightState, StoredNight, nights_of
 from kpatchlab.history.query import Entry, History
-from kpatchlab.model import to_json
+from kpatchlab.jsonable import to_json
 from kpatchlab.store.store import Store
 
 

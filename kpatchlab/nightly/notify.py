@@ -18,9 +18,9 @@ from pathlib import Path
 from kpatchlab import proc
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.history.nights import NightReport
+from kpatchlab.jsonable import to_json
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.nightly import Mail, Webhook
-from kpatchlab.model import to_json
 from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.night import lines
 from kpatchlab.proc import CommandFailed

@@ -7,13 +7,14 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from kpatchlab.model import SCHEMA_VERSION, to_json
+from kpatchlab.jsonable import to_json
+from kpatchlab.model import SCHEMA_VERSION
 from kpatchlab.report.view import View
 from kpatchlab.verdict.values import Comparison
 
 
 def render(view: View) -> bytes:
-    """Return `{"schema", "run", "comparison"}`; `run` is what `model.from_json` reads back."""
+    """Return `{"schema", "run", "comparison"}`; `run` is what `jsonable.from_json` reads back."""
     run = view.run
     jobs = tuple(replace(job, guests=tuple(replace(g, console_tail="") for g in job.guests)) for job in run.jobs)
     document = {

@@ -22,7 +22,8 @@ from typing import IO
 from kpatchlab.cache import Cache, Folder
 from kpatchlab.errors import HostError
 from kpatchlab.host.host import Host
-from kpatchlab.model import JobResult, from_json, to_json
+from kpatchlab.jsonable import from_json, to_json
+from kpatchlab.model import JobResult
 from kpatchlab.run.executor import infra
 from kpatchlab.run.inputs import Here
 from kpatchlab.run.job import run_job

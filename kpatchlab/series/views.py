@@ -12,7 +12,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from kpatchlab import terminal
-from kpatchlab.model import to_json
+from kpatchlab.jsonable import to_json
 from kpatchlab.progress import clock
 from kpatchlab.series import page
 from kpatchlab.series.judge import CheckCell, CheckState, SeriesRow, Table

@@ -25,8 +25,9 @@ from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.fence import Escape
 from kpatchlab.files import write_atomic
+from kpatchlab.jsonable import from_json, to_json
 from kpatchlab.lab.recipes import GitSeries, KernelRecipe
-from kpatchlab.model import Outcome, from_json, to_json
+from kpatchlab.model import Outcome
 from kpatchlab.series import checks, objects, warnings
 from kpatchlab.series.tree import KCONFIG, Tree, files_of, renames_of
 from kpatchlab.series.values import Applied, Looked, LostObject, PatchBuild, PatchResult, Walk

@@ -26,7 +26,8 @@ from kpatchlab.earlier import job_result
 from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.files import is_inert, is_safe, read_input, safe_name, write_atomic
 from kpatchlab.history.record import Origin
-from kpatchlab.model import SCHEMA_VERSION, BuildResult, JobResult, Run, from_json, to_json
+from kpatchlab.jsonable import from_json, to_json
+from kpatchlab.model import SCHEMA_VERSION, BuildResult, JobResult, Run
 from kpatchlab.store.run_plan import FILE as PLAN
 from kpatchlab.store.run_plan import RunPlan, load_plan
 from kpatchlab.textclean import one_line

@@ -11,7 +11,7 @@ from pathlib import Path
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.files import read_input
 from kpatchlab.history.record import Origin
-from kpatchlab.model import from_json
+from kpatchlab.jsonable import from_json
 from kpatchlab.textclean import one_line
 
 FILE = "plan.json"

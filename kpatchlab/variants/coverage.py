@@ -21,7 +21,8 @@ from kpatchlab.build.changes import Changes, Hunk, PatchChanges
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.fence import tool
 from kpatchlab.files import write_atomic
-from kpatchlab.model import Run, from_json, to_json
+from kpatchlab.jsonable import from_json, to_json
+from kpatchlab.model import Run
 from kpatchlab.store.store import Store
 
 if TYPE_CHECKING:
