@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from kpatchlab.model import JOB, Case, JobResult, Outcome, Run, Verdict
 from kpatchlab.progress import clock
 from kpatchlab.report.common import line, markdown_table, unconfined
-from kpatchlab.report.digest import faults, news, standing, uncovered, where
+from kpatchlab.report.digest import news, standing, uncovered, where
 from kpatchlab.report.view import View
+from kpatchlab.verdict.faults import faults
 from kpatchlab.verdict.values import Comparison
 
 SLOWEST = 10
