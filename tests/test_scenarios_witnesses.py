@@ -5,8 +5,10 @@ import errno
 import itertools
 import mmap
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -360,9 +362,6 @@ def test_bytes_behind_those_that_were_sent_are_told(lib):
 
 @pytest.mark.parametrize("wrong", [0, 4])
 def test_what_tcp_counts_is_compared(lib, monkeypatch, wrong):
-    import socket
-    import threading
-
     exchange = lib("exchange")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         near = socket.create_connection(listener.getsockname())
@@ -397,3 +396,15 @@ datafile.send(near, "data", 0, 3, "write")
         [sys.executable, "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == "# sent 5003 bytes in 2 calls\n"
+
+
+def test_tcp_is_asked_when_what_was_sent_before_has_arrived(lib):
+    class Slow:
+        family, type = socket.AF_INET, socket.SOCK_STREAM
+        answers = iter([(28, 0, 5), (28, 0, 5), (0, 28, 5)])
+
+        def getsockopt(self, level, option, size):
+            return exchange._TCP_INFO.pack(*next(self.answers))
+
+    exchange = lib("exchange")
+    assert list(exchange._tcp_counts(Slow())) == [28, 5]
