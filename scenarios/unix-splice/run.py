@@ -6,7 +6,9 @@ Both ends at once, readers that are slow or look first, and descriptors that tra
 
 import array
 import os
+import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -20,6 +22,7 @@ FILE = os.path.join(os.environ.get("LAB_TMP", "/tmp"), "data")
 LONG = 16 << 20
 OFFSETS = (0, 1, 4093)
 DEADLINE_S = 60 * float(os.environ.get("LAB_SCALE", "1"))
+_UCRED = struct.Struct("@iII")  # of struct ucred: pid, uid, gid
 # how it is sent, how it is received
 WAYS = (("sendfile", "recv"), ("splice", "recv"), ("write", "splice"), ("splice", "splice"))
 
@@ -101,6 +104,50 @@ def closed():
         except BrokenPipeError:
             return
     raise AssertionError("sendfile to a closed stream succeeded")
+
+
+def signalled(how):
+    """Who sends to a stream whose other end is gone gets SIGPIPE, for a page as for a copied byte."""
+    datafile.make(FILE, 8192, seed=90)
+    near, far = pair()
+    far.close()
+    with near:
+        child = os.fork()
+        if not child:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it
+            try:
+                datafile.send(near, FILE, 0, 8192, how)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGPIPE:
+        raise AssertionError(f"{how} to a closed stream gives no SIGPIPE: wait status {status}")
+
+
+def credentials(how):
+    """A reader that asks for credentials gets those of who sent, with the first byte as with the last."""
+    size = 70_001
+    datafile.make(FILE, size, seed=91)
+    near, far = pair()
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with near, far:
+        child = os.fork()
+        if not child:
+            try:
+                datafile.send(near, FILE, 0, size, how)
+            finally:
+                os._exit(0)
+        got, right = bytearray(), (child, os.getuid(), os.getgid())
+        while len(got) < size:
+            data, extra, _, _ = far.recvmsg(4096, socket.CMSG_SPACE(_UCRED.size))
+            if not data:
+                break
+            told = [_UCRED.unpack(body[: _UCRED.size]) for _, kind, body in extra if kind == socket.SCM_CREDENTIALS]
+            if told != [right]:
+                raise AssertionError(f"byte {len(got)}: (pid, uid, gid) {told}, sent by {right}")
+            got += data
+        os.waitpid(child, 0)
+    datafile.same(got, datafile.content(size, 91))
 
 
 def both_busy(sender, receiver):
@@ -274,7 +321,7 @@ def looking_first():
 
 
 def main():
-    ktap.plan(len(WAYS) * (len(OFFSETS) + 1) + 10)
+    ktap.plan(len(WAYS) * (len(OFFSETS) + 1) + 14)
     for sender, receiver in WAYS:
         for offset in OFFSETS:
             ktap.check(f"{sender} to {receiver}, all sizes, file offset {offset}", sizes_at, offset, sender, receiver)
@@ -286,6 +333,9 @@ def main():
     ktap.check("write, sendfile and splice take turns", mixed)
     ktap.check("a socket that may not block", not_blocking)
     ktap.check("the other end is closed", closed)
+    for how in ("sendfile", "splice"):
+        ktap.check(f"{how}: SIGPIPE where the other end is closed", signalled, how)
+        ktap.check(f"{how}: the sender's credentials", credentials, how)
     for sender, receiver in (("sendfile", "recv"), ("splice", "splice")):
         ktap.check(f"both ends send by {sender} and receive by {receiver} at once", both_busy, sender, receiver)
     ktap.check("descriptors between spliced data, each part read by itself", descriptors_between, exact=True)
