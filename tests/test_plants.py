@@ -36,6 +36,7 @@ def test_every_plant_says_what_it_is(lab):
         ("Kind: blocking\n", "", "no line 'Kind:'"),
         ("unix-splice splice-core", "unix-splise", "no scenario 'unix-splise'"),
         ("Seen-by: check", "Seen-by: eye", "Seen-by: eye"),
+        ("System: splice-core", "System: splice-cor", "no system 'splice-cor'; did you mean"),
     ],
 )
 def test_a_plant_that_says_too_little_is_refused(lab, tmp_path, old, new, words):

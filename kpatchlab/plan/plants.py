@@ -72,7 +72,7 @@ def read(lab: Lab, names: Sequence[str] = ()) -> list[Plant]:
     """Return the lab's plants, or those of these names.
 
     Raises:
-        UserError: there is no plant of a name, or one lacks a line or names a scenario that there is not.
+        UserError: there is no plant of a name, or one lacks a line or names a scenario or system that there is not.
     """
     there = {path.stem: path for path in sorted((lab.root / FOLDER).glob("*.patch"))}
     for name in names:
@@ -93,6 +93,9 @@ def _plant(path: Path, lab: Lab) -> Plant:
     for name in scenarios:
         if name not in lab.scenarios:
             raise UserError(f"{path}: there is no scenario '{name}'{suggest(name, lab.scenarios)}")
+    if lab.systems and lines["System"] not in lab.systems:
+        near = suggest(lines["System"], lab.systems)
+        raise UserError(f"{path}: there is no system '{lines['System']}'{near}", hint="scenarios/systems.yaml has them")
     if lines["Seen-by"] not in WITNESSES.values():
         raise UserError(
             f"{path}: Seen-by: {lines['Seen-by']}", hint=f"one of {', '.join(sorted(set(WITNESSES.values())))}"
