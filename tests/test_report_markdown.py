@@ -9,10 +9,11 @@ from sample_run import SPLAT, C, F, P, job, large, sample
 
 from kpatchlab.model import KernelFacts, Metric, Run, Splat, SystemFacts
 from kpatchlab.report import FORMATS
-from kpatchlab.report.digest import excerpt, faults, figures, standing, uncovered
+from kpatchlab.report.digest import excerpt, figures, standing, uncovered
 from kpatchlab.report.markdown import LIMIT, cut, text
 from kpatchlab.report.view import View
 from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.faults import faults
 
 
 def comment(run):
