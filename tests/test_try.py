@@ -317,3 +317,44 @@ def test_the_version_of_a_message_id_is_the_one_that_is_fetched(posted, monkeypa
     assert status == 0, out + err
     assert set(asked) == {"2"}
     assert "(v2): 1 patch" in out
+
+
+def on_a_broken_base(lab) -> str:
+    """Post a series on a commit that does not compile; returns the commit before it, which has the same file."""
+    good = lab.grow("comment").commits[-1]
+    lab.commit("other", "#error nobody can build this\n", "core/main.c")
+    lab.grow("comment")
+    lab.post(1)
+    return good
+
+
+def test_a_base_that_does_not_build_is_told_and_the_next_one_is_offered(posted):
+    good = on_a_broken_base(posted)
+    status, out, err = try_(posted, "--no-patches")
+    assert status == 3, out + err
+    line = next(line for line in out.splitlines() if line.startswith("the base "))
+    assert "does not build: core/main.c:" in line
+    assert "nobody can build this" in line
+    line = next(line for line in out.splitlines() if line.startswith("the next candidate is "))
+    assert line.endswith(f"--no-patches --base {good[:12]}")
+    status, out, err = try_(posted, "--no-patches", "--base", good)
+    assert status == 0, out + err
+    assert "next candidate" not in out
+
+
+def test_a_base_that_does_not_boot_is_told_and_a_bad_one_is_not_offered_again(posted):
+    good = on_a_broken_base(posted)
+    try_(posted, "--no-patches")
+    posted.job = lambda text: Outcome.CRASH
+    status, out, err = try_(posted, "--no-patches", "--base", good)
+    assert f"({good[:12]}) does not boot as far as a scenario: data intact" in out, err
+    assert "the tree has no other commit that the series applies to" in out
+
+
+def test_a_series_that_crashes_alone_says_nothing_of_its_base(posted):
+    posted.grow("comment", "fault")
+    posted.post(1)
+    posted.job = lambda text: Outcome.CRASH if b"LAB_FAULT" in text else Outcome.PASS
+    status, out, err = try_(posted, "--no-patches")
+    assert status == 1, out + err
+    assert "the base " not in out

@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -124,16 +124,19 @@ class Base:
         return self.tried.commit
 
 
-def find_base(tree: git.Repository, patches: Sequence[Patch], clues: Clues, asked: str = "") -> Base:
+def find_base(
+    tree: git.Repository, patches: Sequence[Patch], clues: Clues, asked: str = "", without: Collection[str] = ()
+) -> Base:
     """Return the commit of `tree` that a series is built on; where no commit takes all of it, the one that takes most.
 
     Args:
         asked: the user's own word for it, which settles it.
+        without: commits that are no candidates.
 
     Raises:
         UserError: `asked` is no revision of the tree, or the tree has no commit, or none of the series' files.
     """
-    return _Finder(tree, patches, clues).find(asked)
+    return _Finder(tree, patches, clues, without).find(asked)
 
 
 # ------------------------------------------------------------------------------------- what a series needs
@@ -157,8 +160,10 @@ def _wants(patches: Sequence[Patch]) -> dict[str, str | None]:
 
 
 class _Finder:
-    def __init__(self, tree: git.Repository, patches: Sequence[Patch], clues: Clues) -> None:
-        self.tree, self.patches, self.clues = tree, patches, clues
+    def __init__(
+        self, tree: git.Repository, patches: Sequence[Patch], clues: Clues, without: Collection[str] = ()
+    ) -> None:
+        self.tree, self.patches, self.clues, self.without = tree, patches, clues, without
         self.wanted = _wants(patches)
         self.said: list[str] = []
         self.near: list[str] = []  # commits that have some of the files, the most first
@@ -202,6 +207,8 @@ class _Finder:
                 self.said.append(f"base-commit {short}: no branch has the prerequisite patches on top of it")
                 return None
             commit, why = above, f"the {len(self.clues.prerequisites)} prerequisite patches on top of {short} end there"
+        if commit in self.without:
+            return None
         tried = self._try(commit)
         if tried.worst in {Fit.STRICT, Fit.OFFSET}:
             return self._base(tried, why, sure=True)
@@ -242,7 +249,9 @@ class _Finder:
         seen = self._count(list(self.tips))
         for back_s in WINDOWS if self.clues.date else (None,):
             seen |= self._count([commit for commit in self._around_changes(back_s) if commit not in seen])
-            whole = [commit for commit, count in seen.items() if count == len(self.wanted)]
+            whole = [
+                commit for commit, count in seen.items() if count == len(self.wanted) and commit not in self.without
+            ]
             if not whole:
                 continue
             tried = self._try(self._newest(whole))
@@ -283,7 +292,10 @@ class _Finder:
         commits = list(
             dict.fromkeys([*self.near[: MOST_TRIED // 2], *self._releases(), *list(self.tips)[: MOST_TRIED // 2]])
         )
+        commits = [commit for commit in commits if commit not in self.without]
         tried = [self._try(commit, three_way=False) for commit in commits[: 2 * MOST_TRIED]]
+        if not tried:
+            return None
         order = sorted(tried, key=lambda one: (not one.applies, -len(one.patches)))
         if order[0].applies:
             return self._base(order[0], "of those tried, the first that takes every patch", sure=False)

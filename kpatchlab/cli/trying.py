@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kpatchlab.cli.app import Options, Verb
+from kpatchlab.cli.app import Options, Verb, program
 from kpatchlab.cli.common import load_lab, pass_options, wrapped
 from kpatchlab.cli.run import show
 from kpatchlab.cli.running import interruptible, make, progress_for, session_of, start, verbose
@@ -290,6 +290,7 @@ def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options, Sin
     if settings.cancel.is_set():
         click.echo(f"stopped; to go on: {own.again(f'run --resume {begun.folder.id}')}", err=True)
         sys.exit(130)
+    _offer(found, view)
     told = _since(found, view, session.store)
     more = "".join(f"{line}\n" for line in ["", *told.lines()]) if told.lines() else ""
     for name in ("mail", "markdown"):
@@ -297,6 +298,23 @@ def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options, Sin
     click.echo(more, nl=False)
     click.echo(f"the reply: {view.folder}/{FORMATS['mail'].file}; to run it again: {own.again('run')}")
     return view, own, told
+
+
+def _offer(found: Trial, view: View) -> None:
+    """Where nothing can be tested on the base, say so, and which commit is the next one to try it on."""
+    from kpatchlab.series.trial import BASE, fault_of_base, next_base
+    from kpatchlab.textclean import one_line
+
+    if not (why := fault_of_base(view.run)):
+        return
+    base, source = found.base, found.lab.kernels[BASE].source
+    click.echo(f"\nthe base {base.name} ({base.commit[:12]}) {one_line(why, 300)}")
+    other = next_base(found, Path(source.on_host))
+    if other is None:
+        click.echo("the tree has no other commit that the series applies to")
+        return
+    words = shlex.join([program(), *sys.argv[1:], "--base", other.commit[:12]])
+    click.echo(f"the next candidate is {other.name} ({other.why}): {words}")
 
 
 def _since(found: Trial, view: View, store: Store) -> Since:

@@ -27,6 +27,7 @@ from kpatchlab.lab.systems import touches, within
 from kpatchlab.lab.written import said, written
 from kpatchlab.maintainers import NAME as MAINTAINERS
 from kpatchlab.maintainers import Section, concerned, parse
+from kpatchlab.model import UNTRIED, CaseKind, Outcome, Run
 from kpatchlab.series.scenarios import write_quilt
 
 FOLDER = "tries"
@@ -34,6 +35,8 @@ FOLDER = "tries"
 BASE, WITH = "without", "with"
 CONFIG = ("config/guest.config", "config/splice.config")
 """Where the lab's own base is a kernel that somebody else configured."""
+BROKEN = "broken-base"
+"""In a trial's folder: the id of its base, where that does not build or boot."""
 SMOKE = "smoke"
 """The tag of scenarios that say whether a kernel works at all."""
 
@@ -59,6 +62,7 @@ class Trial:
         systems: of the lab, by name.
         sections: of the tree's MAINTAINERS, those whose files change.
         lab: two kernels, the base without and with the series.
+        clues: what its mails say of their base.
     """
 
     title: str
@@ -71,6 +75,7 @@ class Trial:
     sections: tuple[Section, ...]
     lab: Lab
     folder: Path
+    clues: Clues
 
 
 def series_model(word: str, tree: Path) -> recipes.SeriesModel:
@@ -138,6 +143,7 @@ def make_trial(
         sections=concerned(parse(_blob(repository, base.commit, MAINTAINERS)), files),
         lab=_lab(lab, tree, base, title, model, config, folder),
         folder=folder,
+        clues=clues,
     )  # fmt: skip
 
 
@@ -207,6 +213,32 @@ def write(trial: Trial, posted: bytes) -> None:
 def posted(model: recipes.SeriesModel, ctx: BuildContext) -> bytes:
     """Return the mailbox that a series came in, b"" where it came otherwise."""
     return patchset.mailbox(model, ctx)[0] if isinstance(model, recipes.MboxSeries) else b""
+
+
+def fault_of_base(run: Run) -> str:
+    """Return why a trial's base is no ground to test on, "" where it is one."""
+    build = next((build for build in run.builds if build.kernel == BASE), None)
+    if build and build.outcome is Outcome.BLOCKED:
+        place = f"{build.error_file}:{build.error_line}: " if build.error_file else ""
+        return f"does not build: {place}{build.error}"
+    jobs = [job for job in run.jobs if job.column == BASE and job.outcome not in UNTRIED]
+    if jobs and not any(case.kind is CaseKind.CHECK or job.reported for job in jobs for case in job.cases):
+        return f"does not boot as far as a scenario: {next((job.message for job in jobs if job.message), 'no reason')}"
+    return ""
+
+
+def next_base(trial: Trial, tree: Path) -> Base | None:
+    """Return the next commit that a series applies to, None where there is no other.
+
+    The trial's own base is no candidate from now on, and those of other trials that were as bad are none.
+    """
+    write_atomic(trial.folder / BROKEN, f"{trial.base.commit}\n".encode())
+    broken = {path.read_text().strip() for path in trial.folder.parent.glob(f"*/{BROKEN}")}
+    try:
+        found = find_base(git.open_local(tree), trial.patches, trial.clues, without=broken)
+    except UserError:
+        return None
+    return found if found.tried.applies else None
 
 
 def lab_file(trial: Trial, choice: Sequence[str], folder: Path) -> bytes:
