@@ -403,6 +403,24 @@ class Thread:
     cc: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """What a kernel was made of, as other test systems name it.
+
+    Attributes:
+        commit: full id of the commit below its series.
+        url: of that commit's repository, "" where it is one of this host.
+        patches: a file of the run's folder for each patch, in their order; none without a series.
+        patchset: the hash of these files as KCIDB's `patchset_hash` has it, "" without a series.
+    """
+
+    kernel: str
+    commit: str
+    url: str = ""
+    patches: tuple[str, ...] = ()
+    patchset: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One finished (or interrupted) run, whole: every report is a view of it.
@@ -425,6 +443,7 @@ class Run:
     systems: tuple[SystemFacts, ...] = ()
     patches: tuple[PatchFacts, ...] = ()
     threads: tuple[Thread, ...] = ()
+    checkouts: tuple[Checkout, ...] = ()
     touches: dict[str, tuple[str, ...]] = field(default_factory=dict)
     command: str = ""
     version: str = ""

@@ -79,9 +79,9 @@ class Tree:
         return sorted((str(p), p.read_bytes()) for p in self.root.rglob("*") if p.is_file())
 
 
-def find(tree: Tree, mails: bytes, asked: str = ""):
+def find(tree: Tree, mails: bytes, asked: str = "", without=()):
     patches = split_mbox(mails, "series.mbox")
-    return find_base(git.open_local(tree.root), patches, Clues.of(mails.decode(), START + 20 * DAY), asked)
+    return find_base(git.open_local(tree.root), patches, Clues.of(mails.decode(), START + 20 * DAY), asked, without)
 
 
 @pytest.fixture
@@ -111,6 +111,22 @@ def test_blobs_tell_the_newest_commit_whose_files_are_the_posted_ones(tree):
     assert found.why == "the newest commit whose 2 files are those that the patches were made of"
     assert found.name.startswith("v6.0-2-g")
     assert found.tried.fits == (Fit.STRICT,) * 3
+
+
+def test_what_is_no_candidate_is_passed_over_by_every_way_of_looking(tree):
+    base, mails = tree.posted(("a", 5), named=True)
+    tree.edit("b", 3)
+    last = tree.edit("c", 3)
+    tree.edit("a", 50)
+    seen: list[str] = []
+    for _ in range(3):
+        found = find(tree, mails, without=seen)
+        assert found.commit not in seen
+        assert found.tried.applies
+        seen.append(found.commit)
+    assert seen == [base, last, tree.git("rev-parse", "HEAD")], "as named, by its files, by what takes the patches"
+    with pytest.raises(UserError):
+        find(tree, mails, without=seen)
 
 
 def test_a_branch_that_others_do_not_have_is_found(tree):

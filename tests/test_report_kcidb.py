@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 from sample_run import I, P, job, large, sample
 
-from kpatchlab.model import Metric, Run
+from kpatchlab.build.checkout import hash_of
+from kpatchlab.model import Checkout, Metric, Run
 from kpatchlab.report import FORMATS
 from kpatchlab.report.view import View
 from tests.test_report import hostile
@@ -136,3 +138,39 @@ def test_junit_has_figures_as_properties():
     assert facts["metric s: bare"] == "3 (no unit), mean of 5, instructions, no figure on the base, UNKNOWN"
     assert facts["metric s: gone"] == "no figure"
     assert facts["metric s: n"] == "no figure"
+
+
+MADE = (
+    Checkout("without", "c" * 40, "https://git.example.org/linux.git"),
+    Checkout("with", "c" * 40, "https://git.example.org/a tree.git", ("patches/with/0001.patch",), "d" * 64),
+)
+
+
+def test_a_series_is_a_set_of_patches_on_the_commit_of_its_base():
+    document = kcidb(dataclasses.replace(sample(), checkouts=MADE))
+    V5_3.validate(document)
+    base, patched = document["checkouts"]
+    assert base["git_commit_hash"] == patched["git_commit_hash"] == "c" * 40
+    assert (base["patchset_hash"], patched["patchset_hash"]) == ("", "d" * 64)
+    assert "patchset_files" not in base
+    assert patched["git_repository_url"] == "https://git.example.org/a%20tree.git"
+    assert patched["patchset_files"] == [{"name": "0001.patch", "url": "file:///results/run/patches/with/0001.patch"}]
+
+
+@pytest.mark.parametrize(
+    "made", [Checkout("with", "main"), Checkout("with", "c" * 40, "", (), "x"), Checkout("with", "c" * 64), None]
+)
+def test_a_commit_that_nobody_else_can_name_is_left_out(made):
+    document = kcidb(dataclasses.replace(sample(), checkouts=(made,) if made else ()))
+    V5_3.validate(document)
+    assert not [key for one in document["checkouts"] for key in one if key.startswith(("git_", "patchset_"))]
+
+
+def test_the_hash_of_patches_is_that_of_kcidbs_own_command(tmp_path):
+    files = [b"one\n", b"two\n"]
+    for name, data in zip("ab", files, strict=True):
+        (tmp_path / f"{name}.patch").write_bytes(data)
+    command = "sha256sum *.patch | cut -c-64 | sha256sum | cut -c-64"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert hash_of(files) == done.stdout.strip()
+    assert hash_of([]) == ""

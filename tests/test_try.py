@@ -14,12 +14,14 @@ import yaml
 
 from kpatchlab.build import BuildContext, patchset
 from kpatchlab.build.base import Fit
+from kpatchlab.build.checkout import hash_of
 from kpatchlab.build.patchset import Patch
 from kpatchlab.cache import Cache
 from kpatchlab.lab.recipes import QuiltSeries
 from kpatchlab.model import Outcome, Splat
 from kpatchlab.series import trial
 from kpatchlab.series.since import Tried, earlier, remember
+from kpatchlab.store.run_dir import load_run
 from tests.labdir import SOLO, write
 
 
@@ -68,11 +70,16 @@ def test_from_a_mailbox_to_a_verdict_a_reply_and_the_patch_that_did_it(posted):
 
 
 def test_the_lab_of_a_trial_can_be_run_again(posted):
-    posted.grow("comment", "printk")
-    posted.post(1)
+    posted.grow("comment", "printk", "comment")
+    posted.post(2)
     status, out, err = try_(posted, "--no-patches")
     assert status == 0, out + err
     (run,) = runs(posted)
+    base, patched = load_run(run).checkouts
+    assert base.commit == patched.commit == posted.tree.git("rev-parse", "HEAD")
+    files = [run / name for name in patched.patches]
+    assert (len(files), base.patchset, patched.patchset) == (2, "", hash_of([file.read_bytes() for file in files]))
+    posted.tree.git("apply", "--check", *map(str, files))
     kept = yaml.safe_load((run / "lab.yaml").read_text())
     assert kept["kernels"]["without"]["source"]["revision"] == posted.tree.git("rev-parse", "HEAD")
     (posted.root / "series.mbox").unlink()
@@ -346,7 +353,7 @@ def test_a_base_that_does_not_boot_is_told_and_a_bad_one_is_not_offered_again(po
     good = on_a_broken_base(posted)
     try_(posted, "--no-patches")
     posted.job = lambda text: Outcome.CRASH
-    status, out, err = try_(posted, "--no-patches", "--base", good)
+    _, out, err = try_(posted, "--no-patches", "--base", good)
     assert f"({good[:12]}) does not boot as far as a scenario: data intact" in out, err
     assert "the tree has no other commit that the series applies to" in out
 

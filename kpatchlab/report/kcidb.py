@@ -1,7 +1,10 @@
 """KCIDB: the report format of KernelCI's database, version 5.3 of its schema (kcidb-io); written, never submitted.
 
-A kernel is a checkout (its base and series) and a build of it; every check of every job is a test, and so is every
-figure. On a mixed pair a test belongs to the build that is not the base's, and its environment names both. Outcomes:
+A kernel is a checkout and a build of it. Its checkout is a commit and a set of patches on top of it, named by the hash
+that other systems have for these patches, or by an empty hash for the commit alone; so a base and its series show side
+by side. Where the commit is not known, the checkout says its base and series in words alone. Every check of every job
+is a test, and so is every figure. On a mixed pair a test belongs to the build that is not the base's, and its
+environment names both. Outcomes:
 
     PASS     pass
     FAIL     fail, crash, timeout: the kernel is to blame
@@ -34,6 +37,8 @@ from kpatchlab.verdict.values import Comparison, Group, Row
 
 ORIGIN = "kpatchlab"
 VERSION = {"major": 5, "minor": 3}
+PATCHSET = "patchset_hash"
+_COMMIT, _HASH = re.compile(r"[0-9a-f]{40}"), re.compile(r"([0-9a-f]{64})?")
 EXCERPT = 16_384
 """What the schema allows for an excerpt of a log, in characters."""
 STATUS = {
@@ -52,7 +57,7 @@ def render(view: View) -> bytes:
     run, comparison = view.run, view.comparison
     document = {
         "version": VERSION,
-        "checkouts": [_checkout(run, build) for build in run.builds],
+        "checkouts": [_checkout(run, build, view.folder.absolute()) for build in run.builds],
         "builds": [_build(run, build) for build in run.builds],
         "tests": [*_tests(run, comparison, view.folder.absolute()), *_figures(run, comparison)],
     }
@@ -66,9 +71,16 @@ def _id(run: Run, *parts: str) -> str:
 
 
 def _clean(value: Any) -> Any:
-    """Return the value without what the format does not know: empty entries, control characters, NaN."""
+    """Return the value without what the format does not know: empty entries, control characters, NaN.
+
+    An empty hash of patches is an answer, and none is not.
+    """
     if isinstance(value, dict):
-        return {printable(str(k)): c for k, v in value.items() if (c := _clean(v)) not in ("", None, {}, [])}
+        return {
+            printable(str(k)): c
+            for k, v in value.items()
+            if (c := _clean(v)) not in ("", None, {}, []) or (k == PATCHSET and c == "")
+        }
     if isinstance(value, (list, tuple)):
         return [_clean(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -76,12 +88,22 @@ def _clean(value: Any) -> Any:
     return printable(value) if isinstance(value, str) else value
 
 
-def _checkout(run: Run, build: BuildResult) -> dict[str, Any]:
+def _checkout(run: Run, build: BuildResult, run_dir: Path) -> dict[str, Any]:
+    made = next((made for made in run.checkouts if made.kernel == build.kernel), None)
+    known: dict[str, Any] = {}
+    if made and _COMMIT.fullmatch(made.commit) and _HASH.fullmatch(made.patchset):
+        known = {
+            "git_commit_hash": made.commit,
+            "git_repository_url": _https(made.url),
+            PATCHSET: made.patchset,
+            "patchset_files": [{"name": _file(name), "url": _url(run_dir / name)} for name in made.patches],
+        }
     thread = next((thread for thread in run.threads if thread.kernel == build.kernel), None)
     return {
         "id": _id(run, build.kernel),
         "origin": ORIGIN,
         "comment": line(", ".join(part for part in (build.base, build.series) if part)),
+        **known,
         "message_id": thread.message_id if thread else "",
         "start_time": run.started,
         "valid": bool(build.key) or build.outcome is Outcome.PASS,  # a series that does not apply leads to no key
@@ -196,6 +218,10 @@ def _word(name: str) -> str:
 
 def _url(path: Path) -> str:
     return "file://" + quote(str(path), errors="replace")
+
+
+def _https(url: str) -> str:
+    return quote(url, safe=":/?&=~+@,;%[]") if url.startswith("https://") else ""
 
 
 def _file(name: str) -> str:

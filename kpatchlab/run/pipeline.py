@@ -259,6 +259,7 @@ class _Execution:
             systems=header.of_systems(lab),
             patches=header.of_patches(before, stages.patches),
             threads=header.of_threads(lab, plan, stages.context),
+            checkouts=header.of_checkouts(lab, builds.values(), stages.context, self.run_dir),
             touches={
                 name: tuple(files_of(lab.scenarios[name], lab.systems))
                 for name in sorted({job.scenario for job in plan.jobs})

@@ -106,6 +106,9 @@ def versus(first: Side, second: Side) -> tuple[Run, Path]:
         systems=tuple({system.name: system for system in (*one.systems, *two.systems)}.values()),
         patches=tuple(dict.fromkeys(patch for patch in (*one.patches, *two.patches) if patch.kernel in shown)),
         threads=tuple(dict.fromkeys(thread for thread in (*one.threads, *two.threads) if thread.kernel in shown)),
+        checkouts=tuple(
+            {made.kernel: made for made in (*one.checkouts, *two.checkouts) if made.kernel in shown}.values()
+        ),
         touches=one.touches | two.touches,
         command=f"kpatchlab compare {_word(first)} {_word(second)}",
         version=two.version,
@@ -152,6 +155,10 @@ def _marked(side: Side, mark: str, top: Path) -> Run:
         builds=tuple(replace(build, kernel=f"{mark}:{build.kernel}") for build in side.run.builds),
         patches=tuple(replace(patch, kernel=f"{mark}:{patch.kernel}") for patch in side.run.patches),
         threads=tuple(replace(thread, kernel=f"{mark}:{thread.kernel}") for thread in side.run.threads),
+        checkouts=tuple(
+            replace(made, kernel=f"{mark}:{made.kernel}", patches=tuple(map(path, made.patches)))
+            for made in side.run.checkouts
+        ),
     )
 
 
