@@ -1,6 +1,7 @@
 """`lab`, the program of a clone: which verb it takes for itself, and what it hands over."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -45,7 +46,6 @@ def lab(tmp_path):
         (["--lab", "test", "check"], "-m kpatchlab --lab test check"),
         (["--lab=test", "-v", "check"], "-m kpatchlab --lab=test -v check"),
         (["run", "test"], "-m kpatchlab run test"),
-        (["--help"], "-m kpatchlab --help"),
         ([], "-m kpatchlab"),
         (["--lab"], "-m kpatchlab --lab"),
         (["test", "tests/test_plan.py", "-k", "pairs"], "-m pytest tests/test_plan.py -k pairs"),
@@ -90,3 +90,33 @@ def test_another_lock_of_the_tests_is_installed_once(lab):
     assert "pip" not in "".join(map(str, lab("--version")))
     assert "--require-hashes -r lock/tests.txt" in lab("test")[2]
     assert "pip" not in lab("test")[2]
+
+
+def test_help_names_what_a_clone_has_beside_the_verbs(lab):
+    for words in (["--help"], ["--lab", "x.yaml", "-h"]):
+        status, out, err = lab(*words)
+        assert (status, out[0], err) == (0, f"-m kpatchlab {' '.join(words)}", "")
+        assert out[1:3] == ["", "In a clone:"]
+        assert [line.split()[0] for line in out[3:]] == ["test", "bench"]
+    assert lab("run", "--help")[1] == ["-m kpatchlab run --help"]
+
+
+@pytest.mark.parametrize("words", [["test", "--help"], ["test", "--quick", "-h"], ["--lab", "x", "bench", "--help"]])
+def test_help_of_what_a_clone_has_makes_and_installs_nothing(lab, words):
+    shutil.rmtree(lab.clone / ".venv")
+    status, out, err = lab(*words)
+    assert (status, err) == (0, "")
+    assert out[0].startswith(f"Usage: ./lab {'test' if 'test' in words else 'bench'} ")
+    assert not (lab.clone / ".venv").exists()
+
+
+def test_help_of_pytest_and_of_a_benchmark_is_theirs(lab):
+    assert lab("test", "--quick", "--", "--help")[1] == ["-m pytest -n auto --quick --help"]
+    assert lab("bench", "history", "--help")[1][-1].endswith("/bench/history.py --help")
+
+
+def test_help_names_every_tier_and_every_benchmark(lab):
+    text = "\n".join(lab("test", "--help")[1])
+    assert re.findall(r"^  (--\w+)  ", text, re.MULTILINE) == ["--quick", "--long"]
+    names = {path.stem for path in (PROJECT / "bench").glob("*.py")}
+    assert set(lab("bench", "--help")[1][-1].removeprefix("  Names:").split()) == names
