@@ -490,7 +490,7 @@ from kpatchlab.cli.running import interruptible
 from kpatchlab.run.stages import Settings
 threading.Thread(target=threading.Event().wait).start()
 settings = Settings()
-with interruptible(settings):
+with interruptible(settings, None):
     os.kill(os.getpid(), signal.SIGINT)
     assert settings.cancel.wait(5)
     os.kill(os.getpid(), signal.SIGINT)

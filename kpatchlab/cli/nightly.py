@@ -40,7 +40,7 @@ def nightly(options: Options, force: bool, bisect: bool, as_json: bool) -> None:
         command=shlex.join(sys.argv), reproduce=lambda job: options.again(f"run --job {shlex.quote(job.id)}")
     )
     progress = functools.partial(progress_for, to_stderr=as_json)
-    with held(store.root), interruptible(settings):
+    with held(store.root), interruptible(settings, None):
         night = Night(
             lab=lab,
             store=store,

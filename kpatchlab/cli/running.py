@@ -46,11 +46,11 @@ def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: in
 
 
 @contextlib.contextmanager
-def interruptible(settings: Settings, progress: Progress | None = None) -> Iterator[None]:
+def interruptible(settings: Settings, progress: Progress | None) -> Iterator[None]:
     """Let the first Ctrl-C (or SIGTERM) end things cleanly, and the second at once.
 
     Args:
-        progress: knows what goes on, and is waited for.
+        progress: knows what goes on, and is waited for; None where there is no one that knows all of it.
     """
 
     def ask(number: int, frame: Any) -> None:  # noqa: ARG001
