@@ -26,15 +26,17 @@ def checkout_of(
     Raises:
         UserError, HostError: its source or series cannot be read any more.
     """
-    if not isinstance(recipe.source, recipes.GitSource) or not build.key or kernel_key(recipe, ctx) != build.key:
+    if not isinstance(recipe.source, recipes.GitSource) or not build.key:
         return None
-    commit = source.source_of(recipe.source, ctx).key["commit"]
+    origin = source.source_of(recipe.source, ctx)
+    if kernel_key(recipe, ctx, origin) != build.key:
+        return None
     patches = patchset.read_series(recipe.series, ctx)
     if any(patch.strip != 1 for patch in patches):
         return None
     url = recipe.source.url if recipe.source.url.startswith(HTTPS) else ""
     files = [patch.mail or patch.data for patch in patches]
-    return Checkout(build.kernel, commit, shown(url), (), hash_of(files)), files
+    return Checkout(build.kernel, origin.key["commit"], shown(url), (), hash_of(files)), files
 
 
 def hash_of(files: Sequence[bytes]) -> str:

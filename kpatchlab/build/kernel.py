@@ -100,8 +100,8 @@ class _KernelSpec:
         return isinstance(self.source, source.Dir) and not self.patches
 
 
-def _plan(recipe: KernelRecipe, ctx: BuildContext) -> _KernelSpec:
-    origin, prebuilt = source.source_of(recipe.source, ctx), recipe.prebuilt
+def _plan(recipe: KernelRecipe, ctx: BuildContext, origin: source.Source[Any] | None = None) -> _KernelSpec:
+    origin, prebuilt = origin or source.source_of(recipe.source, ctx), recipe.prebuilt
     parts: list[object] = [VERSION, ctx.arch, origin.tree_key]
     patches = [] if prebuilt else patchset.read_series(recipe.series, ctx)
     asked = {} if prebuilt else config.asked_symbols(recipe, ctx)
@@ -114,13 +114,16 @@ def _plan(recipe: KernelRecipe, ctx: BuildContext) -> _KernelSpec:
     return plan
 
 
-def kernel_key(recipe: KernelRecipe, ctx: BuildContext) -> str:
+def kernel_key(recipe: KernelRecipe, ctx: BuildContext, origin: source.Source[Any] | None = None) -> str:
     """Return the content key (sha256, hex) of the kernel that the recipe leads to now; nothing is unpacked.
+
+    Args:
+        origin: the recipe's source where it was asked for its tree already; a server is not asked twice.
 
     Raises:
         UserError, HostError: as `build_kernel`.
     """
-    return _plan(recipe, ctx).key
+    return _plan(recipe, ctx, origin).key
 
 
 def cached_kernel(recipe: KernelRecipe, name: str, ctx: BuildContext) -> BuildResult | None:

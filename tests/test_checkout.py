@@ -1,0 +1,69 @@
+"""What a kernel was made of, as other test systems name it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from kpatchlab.build import git
+from kpatchlab.build.checkout import checkout_of, hash_of
+from kpatchlab.build.kernel import kernel_key
+from kpatchlab.model import BuildResult, Outcome
+from tests.build_fixtures import Bench
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = Bench(tmp_path)
+    made.repository()
+    made.sub("core/net.c", "return -1", "return -22")
+    made.git("commit", "-qam", "net: refuse with EINVAL")
+    return made
+
+
+def checkout(bench, recipe, **changes):
+    build = BuildResult("with", Outcome.PASS, key=kernel_key(recipe, bench.ctx))
+    return checkout_of(dataclasses.replace(build, **changes), recipe, bench.ctx)
+
+
+def recipe(bench, *series, revision="main~1"):
+    return bench.recipe(source={"type": "git", "path": str(bench.tree), "revision": revision}, series=list(series))
+
+
+def test_a_commit_and_the_patches_on_top(bench):
+    ours = {"type": "git", "path": str(bench.tree), "range": "main~1..main"}
+    one, files = checkout(bench, recipe(bench, ours))
+    assert (one.kernel, one.commit, one.url) == ("with", bench.git("rev-parse", "main~1"), "")
+    assert one.patchset == hash_of(files) != ""
+    assert b"Subject: [PATCH 1/1] net: refuse with EINVAL" in files[0]
+    one, files = checkout(bench, recipe(bench))
+    assert (one.commit, one.patchset, files) == (bench.git("rev-parse", "main~1"), "", [])
+
+
+def test_what_was_built_is_named_and_never_what_a_branch_is_by_now(bench):
+    now = recipe(bench, revision="main")
+    key = kernel_key(now, bench.ctx)
+    bench.sub("core/net.c", "return -22", "return -14")
+    bench.git("commit", "-qam", "net: refuse with EFAULT")
+    assert checkout_of(BuildResult("with", Outcome.PASS, key=key), now, bench.ctx) is None
+    assert checkout(bench, now)
+
+
+def test_what_nobody_else_can_name_has_no_checkout(bench):
+    assert checkout(bench, bench.recipe()) is None, "a folder"
+    assert checkout(bench, recipe(bench), key="") is None, "nothing was built"
+    folder = bench.root / "queue"
+    folder.mkdir()
+    diff = bench.git("diff", "--no-prefix", "main~1..main") + "\n"
+    (folder / "a.patch").write_text(diff)
+    (folder / "series").write_text("a.patch -p0\n")
+    assert checkout(bench, recipe(bench, {"type": "quilt", "path": str(folder)})) is None, "not for git apply"
+
+
+def test_an_address_is_told_without_its_password(bench, monkeypatch):
+    commit = bench.git("rev-parse", "main")
+    monkeypatch.setattr(git, "resolve_fetched", lambda *_: commit)
+    far = bench.recipe(source={"type": "git", "url": "https://me:secret@git.example.org/x.git", "revision": "main"})
+    one, _ = checkout(bench, far)
+    assert (one.commit, one.url) == (commit, "https://git.example.org/x.git")
