@@ -1,6 +1,7 @@
 """A fault is told once: across parameters, placements, jobs with one report, and checks that say the same."""
 
 import dataclasses
+import json
 
 import pytest
 from sample_run import SPLAT, C, F, P, job
@@ -129,6 +130,14 @@ def test_data_for_machines_keeps_every_case(form, tmp_path):
     versions = [{"vers": version} for version in ("3", "4.1", "4.2")]
     run = run_of(*matrix({"b", "client=a,server=b"}, params=versions))
     assert FORMATS[form].render(View(run, tmp_path)).decode().count("zeroes instead of data") >= 6
+
+
+def test_json_has_the_faults_beside_the_cases(tmp_path):
+    run = run_of(*matrix({"b", "client=a,server=b"}))
+    told = json.loads(FORMATS["json"].render(View(run, tmp_path)))["comparison"]["faults"]
+    assert [(fault["verdict"], fault["end"], [check["column"] for check in fault["checks"]]) for fault in told] == [
+        ("REGRESSED", "wherever the server runs b, never by the client alone", ["b", "client=a,server=b"])
+    ]
 
 
 def test_text_names_no_more_than_twenty_faults(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 from kpatchlab.jsonable import to_json
 from kpatchlab.model import SCHEMA_VERSION
 from kpatchlab.report.view import View
+from kpatchlab.verdict.faults import faults
 from kpatchlab.verdict.values import Comparison
 
 
@@ -48,6 +49,18 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "outcomes": to_json(comparison.outcomes),
         "lost": list(comparison.lost),
         "builds": to_json(comparison.builds),
+        "faults": [
+            {
+                "verdict": fault.first.cell.verdict,
+                "title": fault.title,
+                "end": fault.end,
+                "checks": [
+                    {"scenario": c.group.scenario, "params": c.group.params, "column": c.column, "case": c.row.case}
+                    for c in fault.changes
+                ],
+            }
+            for fault in faults(comparison)
+        ],
         "rows": [
             {
                 "scenario": g.scenario,
