@@ -16,6 +16,7 @@ from kpatchlab.jsonable import to_json
 from kpatchlab.model import SCHEMA_VERSION, CaseKind
 from kpatchlab.store.store import Store
 from kpatchlab.verdict.compare import compare
+from kpatchlab.verdict.values import HEADLINE_ORDER
 
 DATA = Path(__file__).parent / "data"
 STORED = DATA / "stored"
@@ -40,7 +41,8 @@ def table(comparison):
                 marks = [name for name in ("flaky", "implied", "follows", "missing") if getattr(cell, name)]
                 said = [str(cell.outcome), str(cell.verdict or ""), cell.reason, " ".join(marks)]
                 rows.append([group.name, row.case, column, *said])
-    return {"headline": comparison.headline, "exit_code": comparison.exit_code, "rows": rows}
+    counts = ", ".join(f"{comparison.verdicts[v]} {v}" for v in HEADLINE_ORDER if comparison.verdicts.get(v))
+    return {"headline": counts, "exit_code": comparison.exit_code, "rows": rows}
 
 
 @pytest.mark.parametrize("name", FOLDERS)
