@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from sample_run import SPLAT, C, F, P, job, large, sample
+from sample_run import SPLAT, C, F, P, S, job, large, sample
 
 from kpatchlab.model import KernelFacts, Metric, Run, Splat, SystemFacts
 from kpatchlab.report import FORMATS
@@ -172,6 +172,24 @@ def test_systems_without_a_result():
         "1 system without a result, every job of theirs: skip: SMC",
         "1 system without a result, their scenarios were not run: RDS",
         "1 system without a result, no scenario tests them: Chelsio",
+    ]
+
+
+def test_checks_that_are_skipped_though_the_base_has_them_are_told_with_their_reason():
+    lite = (S, "this kernel has no UDP-Lite")
+    run = dataclasses.replace(
+        sample(),
+        jobs=(
+            job("udp", "without", {"job": P, "lite 1": P, "lite 2": P, "both": (S, "no card"), "udp": P}),
+            job("udp", "with", {"job": P, "lite 1": lite, "lite 2": lite, "both": (S, "no card"), "udp": P}),
+            job("smc", "without", {"job": P, "a": P}),
+            job("smc", "with", {}, outcome=S, message="kernel lacks CONFIG_SMC"),
+        ),
+    )
+    found = [words for words in uncovered(run, compare(run)) if "skipped" in words]
+    assert found == [
+        "1 job skipped: kernel lacks CONFIG_SMC (smc on with)",
+        "2 checks skipped that the base has: this kernel has no UDP-Lite (udp on with)",
     ]
 
 

@@ -229,8 +229,23 @@ def uncovered(run: Run, comparison: Comparison) -> list[str]:
     for outcome, word in kinds:
         for reason, jobs in reasons(comparison, outcome).items():
             found.append(f"{counted(len(jobs), 'job')} {word}: {reason} ({some(jobs, 4)})")
-    found += _systems(run, comparison)
+    found += [*_skipped_here(comparison), *_systems(run, comparison)]
     return found + [words for _, words in patches_left(run)]
+
+
+def _skipped_here(comparison: Comparison) -> Iterator[str]:
+    """Yield the checks that ran on the base, and are skipped on another column: by their reasons."""
+    why: dict[str, list[str]] = {}
+    for group in comparison.groups:
+        for row in group.rows:
+            base = row.cells.get(comparison.base)
+            for column, cell in row.cells.items():
+                here = cell.outcome is Outcome.SKIP and not cell.missing and not cell.implied and row.id != JOB
+                if here and base and base.outcome is not Outcome.SKIP and not base.missing:
+                    why.setdefault(line(cell.message), []).append(f"{group.name} on {column}")
+    for reason, places in why.items():
+        named = some(list(dict.fromkeys(places)), 4)
+        yield f"{counted(len(places), 'check')} skipped that the base has: {reason} ({named})"
 
 
 def _systems(run: Run, comparison: Comparison) -> Iterator[str]:
