@@ -596,3 +596,17 @@ def test_a_quilt_series_stays_in_its_folder(series, line):
     (series.root / "patches/series").write_text(f"{line}\n")
     with pytest.raises(UserError, match="not below that folder"):
         folder(series, "quilt")
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ("net: für alle".encode(), "net: für alle"),
+        ("net: für alle".encode("latin-1"), "net: für alle"),
+        (b"=?utf-8?q?net=3A_f=C3=BCr_alle?=", "net: für alle"),
+    ],
+)
+def test_a_header_is_read_with_its_letters_also_where_nothing_says_how(raw, text):
+    mail = mails._headers(b"From: " + raw + b" <a@example.com>\nSubject: " + raw + b"\n\nbody\n")
+    assert mails.header(mail, "Subject") == text
+    assert mails.addresses(mail, "From")[0].endswith("für alle <a@example.com>")

@@ -312,11 +312,23 @@ def _headers(raw: bytes) -> Message:
 
 def header(mail: Message, name: str) -> str:
     """Return a header's value as text on one line, "" for none; what cannot be decoded stays as it is."""
-    return _text(mail.get(name, ""))
+    return _text(next(iter(_values(mail, name)), ""))
 
 
-def _text(value: object) -> str:
-    raw = str(value)[:_HEADER_CHARS]
+def _values(mail: Message, name: str) -> list[str]:
+    """Return the values of a header as they stand; bytes that no RFC 2047 names are UTF-8, as for git-mailinfo(1)."""
+    found = []
+    for key, value in mail.raw_items():
+        if key.lower() == name.lower():
+            data = str(value).encode("utf-8", "surrogateescape")
+            try:
+                found.append(data.decode())
+            except UnicodeDecodeError:
+                found.append(data.decode("latin-1"))
+    return [value[:_HEADER_CHARS] for value in found]
+
+
+def _text(raw: str) -> str:
     try:
         found = str(email.header.make_header(email.header.decode_header(raw)))
     except (ValueError, LookupError, MessageError):  # a charset that Python does not know; broken base64
@@ -332,9 +344,8 @@ def ids(mail: Message, name: str) -> tuple[str, ...]:
 
 def addresses(mail: Message, name: str) -> tuple[str, ...]:
     """Return the addresses of a header, "Name <address>"."""
-    raw = [str(value)[:_HEADER_CHARS] for value in mail.get_all(name, [])]
     try:
-        pairs = email.utils.getaddresses(raw)
+        pairs = email.utils.getaddresses(_values(mail, name))
     except (ValueError, IndexError, RecursionError):  # Python's parser on comments that are nested a thousand deep
         return ()
     return tuple(one_line(_address(person, address)) for person, address in pairs if "@" in address)
