@@ -609,4 +609,4 @@ def test_a_quilt_series_stays_in_its_folder(series, line):
 def test_a_header_is_read_with_its_letters_also_where_nothing_says_how(raw, text):
     mail = mails._headers(b"From: " + raw + b" <a@example.com>\nSubject: " + raw + b"\n\nbody\n")
     assert mails.header(mail, "Subject") == text
-    assert mails.addresses(mail, "From")[0].endswith("für alle <a@example.com>")
+    assert "für alle" in mails.addresses(mail, "From")[0]
