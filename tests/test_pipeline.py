@@ -400,6 +400,22 @@ def test_what_the_lab_lost_is_done_again(bench):
     assert bench.log.count("start solo@without#1") == 1
 
 
+def test_a_job_that_an_earlier_process_ran_is_repeated_with_all_that_it_needs(bench):
+    plan = bench.plan("solo", "duo")
+    bench.execute(plan=plan)
+    run_dir = bench.store.open_run("last")
+    for name, result in run_dir.done_jobs().items():  # as a kill leaves it
+        if result.scenario == "duo":
+            run_dir.drop_job(name)
+        elif result.column == "with":
+            withheld = dataclasses.replace(result, outcome=Outcome.FAIL, duration_s=10.0, withheld_s=8.0)
+            run_dir.save_job(withheld)
+    run = bench.execute(plan=plan, run_dir=run_dir)
+    told = outcomes(run)
+    assert (told["solo@with#1"], told["solo@with#2"]) == ("fail", "pass")
+    assert "infra" not in told.values()
+
+
 def test_a_whole_run_is_not_done_again(bench):
     first = bench.execute()
     bench.log = []

@@ -143,6 +143,7 @@ class _Execution:
             while todo:
                 self._run_jobs(todo, stages)
                 todo = self._more()
+                stages.add(for_jobs(self.plan, todo))
                 self.progress.total_jobs += len(todo)
         except BaseException:
             self.settings.cancel.set()  # a build that goes on would be waited for

@@ -98,23 +98,36 @@ class Stages:
     ) -> None:
         self._done = done
         self._lock = threading.Lock()
-        wanted = {(k, name): None for job in plan.jobs for k in job.placement.values() for name in job.foreign}
-        self._all = len(plan.kernels) + len(plan.images) + len(wanted)
+        self._all = 0
         self._cached: list[str] = []
         self._still: list[str] = []  # bases that have not moved, as they were told of
         self._spans: dict[str, tuple[float, float]] = {}  # what was made, from when to when
         self.patches: dict[str, tuple[PatchFacts, ...]] = {}
         self.counted: dict[str, tuple[str, ...]] = {}
         self._lab, self._host, self._progress, self._settings = lab, host, progress, settings
-        self.payloads = self._read(plan.jobs)
+        self.payloads: dict[Group, Future[tuple[str, ...]]] = {}
         self._builders = ThreadPoolExecutor(1, thread_name_prefix="kernel")
         self._imagers = ThreadPoolExecutor(1, thread_name_prefix="root")
         self._packers = ThreadPoolExecutor(1, thread_name_prefix="initramfs")
         self._testers = ThreadPoolExecutor(1, thread_name_prefix="tests")
-        self.kernels = {step.name: self._builders.submit(self._kernel, step.name) for step in plan.kernels}
-        self.initrds = {step.name: self._packers.submit(self._pack, step.name) for step in plan.kernels}
-        self.roots = {step.name: self._imagers.submit(self._root, step.name) for step in plan.images}
-        self.foreign = {pair: self._testers.submit(self._tests, *pair) for pair in wanted}
+        self.kernels: dict[str, Future[BuildResult]] = {}
+        self.initrds: dict[str, Future[str]] = {}
+        self.roots: dict[str, Future[str]] = {}
+        self.foreign: dict[tuple[str, str], Future[Programs]] = {}
+        self.add(plan)
+
+    def add(self, plan: Plan) -> None:
+        """Begin what a plan's jobs need and nothing has begun: of a run that goes on, a job that is done is repeated."""
+        kernels = [step.name for step in plan.kernels if step.name not in self.kernels]
+        roots = [step.name for step in plan.images if step.name not in self.roots]
+        pairs = dict.fromkeys(pair for job in plan.jobs for pair in _foreign(job) if pair not in self.foreign)
+        self.payloads |= self._read(job for job in plan.jobs if job.group not in self.payloads)
+        with self._lock:
+            self._all += len(kernels) + len(roots) + len(pairs)
+        self.kernels |= {name: self._builders.submit(self._kernel, name) for name in kernels}
+        self.initrds |= {name: self._packers.submit(self._pack, name) for name in kernels}
+        self.roots |= {name: self._imagers.submit(self._root, name) for name in roots}
+        self.foreign |= {pair: self._testers.submit(self._tests, *pair) for pair in pairs}
 
     def context(self, name: str) -> BuildContext:
         """Return what a build or an image needs to know of this lab."""
