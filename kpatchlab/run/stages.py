@@ -117,7 +117,7 @@ class Stages:
         self.add(plan)
 
     def add(self, plan: Plan) -> None:
-        """Begin what a plan's jobs need and nothing has begun: of a run that goes on, a job that is done is repeated."""
+        """Begin what a plan's jobs need and is not begun: of a run that goes on, a job that is done may be repeated."""
         kernels = [step.name for step in plan.kernels if step.name not in self.kernels]
         roots = [step.name for step in plan.images if step.name not in self.roots]
         pairs = dict.fromkeys(pair for job in plan.jobs for pair in _foreign(job) if pair not in self.foreign)
