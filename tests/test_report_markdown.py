@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sample_run import SPLAT, C, F, P, S, job, large, sample
 
-from kpatchlab.model import KernelFacts, Metric, Run, Splat, SystemFacts
+from kpatchlab.model import KernelFacts, Metric, Run, Splat, SystemFacts, reach_case
 from kpatchlab.report import FORMATS
 from kpatchlab.report.digest import excerpt, figures, standing, uncovered
 from kpatchlab.report.markdown import LIMIT, cut, text
@@ -177,11 +177,16 @@ def test_systems_without_a_result():
 
 def test_checks_that_are_skipped_though_the_base_has_them_are_told_with_their_reason():
     lite = (S, "this kernel has no UDP-Lite")
+    old = reach_case("udp_sendpage", "client", P, "ran 2 times")
+    new = reach_case("udp_sendpage", "client", S, "condition: only where the kernel lacks x", applies=False)
+    udp = {"job": P, "both": (S, "no card"), "udp": P}
+    without = job("udp", "without", {**udp, "lite 1": P, "lite 2": P})
+    here = job("udp", "with", {**udp, "lite 1": lite, "lite 2": lite})
     run = dataclasses.replace(
         sample(),
         jobs=(
-            job("udp", "without", {"job": P, "lite 1": P, "lite 2": P, "both": (S, "no card"), "udp": P}),
-            job("udp", "with", {"job": P, "lite 1": lite, "lite 2": lite, "both": (S, "no card"), "udp": P}),
+            dataclasses.replace(without, cases=(*without.cases, old)),
+            dataclasses.replace(here, cases=(*here.cases, new)),
             job("smc", "without", {"job": P, "a": P}),
             job("smc", "with", {}, outcome=S, message="kernel lacks CONFIG_SMC"),
         ),

@@ -240,8 +240,8 @@ def _skipped_here(comparison: Comparison) -> Iterator[str]:
         for row in group.rows:
             base = row.cells.get(comparison.base)
             for column, cell in row.cells.items():
-                here = cell.outcome is Outcome.SKIP and not cell.missing and not cell.implied and row.id != JOB
-                if here and base and base.outcome is not Outcome.SKIP and not base.missing:
+                here = cell.outcome is Outcome.SKIP and cell.applies and not cell.missing and not cell.implied
+                if here and row.id != JOB and base and base.outcome is not Outcome.SKIP and not base.missing:
                     why.setdefault(line(cell.message), []).append(f"{group.name} on {column}")
     for reason, places in why.items():
         named = some(list(dict.fromkeys(places)), 4)
