@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from sample_run import SPLAT, C, F, P, job
+from sample_run import SPLAT, C, F, I, P, S, T, job
 
 from kpatchlab.model import KernelFacts, Run
 from kpatchlab.report import FORMATS
@@ -65,6 +65,31 @@ def test_the_end_that_brings_it(bad, end):
     assert fault.end == end
 
 
+@pytest.mark.parametrize("lost", ["client=b,server=a", "client=a,server=b"])
+@pytest.mark.parametrize("how", [I, S])
+def test_no_end_is_named_where_a_placement_did_not_run(lost, how):
+    def left_out(made):
+        return dataclasses.replace(
+            made, cases=tuple(dataclasses.replace(c, outcome=how) for c in made.cases), outcome=how
+        )
+
+    jobs = [left_out(made) if made.column == lost else made for made in matrix({"b", "client=b,server=a"})]
+    assert [fault.end for fault in faults(compare(run_of(*jobs)))] == [""]
+
+
+def test_no_end_is_named_where_one_of_two_checks_did_not_run():
+    cases = {"x": (F, "is short"), "y": (F, "is short")}
+
+    def left_out(made):
+        found = (dataclasses.replace(case, outcome=S) if case.name == "y" else case for case in made.cases)
+        return dataclasses.replace(made, cases=tuple(found))
+
+    ran = matrix({"b", "client=a,server=b"}, cases=cases)
+    jobs = [left_out(made) if made.column == "client=b,server=a" else made for made in ran]
+    (fault,) = faults(compare(run_of(*jobs)))
+    assert (len(fault.changes), fault.end) == (4, "")
+
+
 def test_no_end_is_named_where_no_mixed_pair_ran():
     jobs = [made for made in matrix({"b"}) if made.column in {"a", "b"}]
     assert faults(compare(run_of(*jobs)))[0].end == ""
@@ -81,7 +106,7 @@ def test_checks_that_say_the_same_but_for_figures_are_one_fault():
         ("read at 0: byte 4096: zeroes instead of data", 2),
         ("close: EPIPE instead of success", 1),
     ]
-    assert comparison.faults == 2
+    assert comparison.fault_count == 2
 
 
 def test_two_groups_of_checks_that_a_third_joins_are_one_fault():
@@ -94,9 +119,33 @@ def test_two_groups_of_checks_that_a_third_joins_are_one_fault():
     assert len(fault.changes) == 3
 
 
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("SIGPIPE comes: got 0, not 1", "SIGPIPE comes: got 2, not 1"),
+        ("errno 22 instead of 0", "errno 11 instead of 0"),
+        ("run.sh ended with status 1", "run.sh ended with status 127"),
+    ],
+)
+def test_small_numbers_tell_two_faults_apart(one, two):
+    comparison = compare(run_of(*matrix({"b"}, cases={"x": (F, one), "y": (F, two)})))
+    assert comparison.fault_count == 2
+
+
+def test_jobs_that_end_otherwise_are_two_faults():
+    jobs = [
+        *matrix({"b"}, params=[{"p": "1"}], cases={"job": (T, "no end in 60 s")}),
+        *matrix({"b"}, params=[{"p": "2"}], cases={"job": (F, "exit status 3")}),
+        *matrix({"b"}, params=[{"p": "3"}], cases={"job": (C, "the guest died")}),
+        *matrix({"b"}, params=[{"p": "4"}], cases={"job": (C, "the guest died")}),
+    ]
+    found = faults(compare(run_of(*jobs)))
+    assert sorted(len(fault.changes) for fault in found) == [1, 1, 2]
+
+
 def test_messages_of_two_scenarios_are_two_faults():
     comparison = compare(run_of(*matrix({"b"}), *matrix({"b"}, scenario="cifs")))
-    assert (comparison.faults, comparison.faulty) == (2, 2)
+    assert (comparison.fault_count, comparison.faulty_scenarios) == (2, 2)
 
 
 def test_one_report_of_the_kernel_is_one_fault_in_any_scenario():
@@ -112,7 +161,39 @@ def test_one_report_of_the_kernel_is_one_fault_in_any_scenario():
     ]
     comparison = compare(run_of(*jobs))
     assert [fault.splat.title for fault in faults(comparison)] == [SPLAT.title, OTHER.title]
-    assert (comparison.faults, comparison.faulty) == (2, 3)
+    assert (comparison.fault_count, comparison.faulty_scenarios) == (2, 3)
+
+
+def test_a_report_that_the_base_makes_too_joins_no_faults():
+    crash = {"job": (C, SPLAT.title), "log: client": C}
+    third = dataclasses.replace(SPLAT, fingerprint="123412341234", title="KASAN: a third")
+    jobs = [
+        dataclasses.replace(made, splats=(SPLAT, own) if made.column == "b" else (SPLAT,))
+        for scenario, own in (("nfs", OTHER), ("cifs", third))
+        for made in matrix({"a", "b"}, scenario=scenario, cases=crash)
+    ]
+    found = faults(compare(run_of(*[made for made in jobs if made.column in {"a", "b"}])))
+    assert [fault.title for fault in found] == [OTHER.title, third.title]
+
+
+@pytest.mark.parametrize("form", ["text", "mail", "markdown"])
+def test_every_report_of_a_fault_is_named(form, tmp_path):
+    crash = {"job": (C, SPLAT.title), "log: client": C}
+    jobs = [
+        dataclasses.replace(made, splats=shown if made.column == "b" else ())
+        for scenario, shown in (("nfs", (SPLAT,)), ("cifs", (SPLAT, OTHER)))
+        for made in matrix({"b"}, scenario=scenario, cases=crash)
+    ]
+    run = run_of(*jobs)
+    assert compare(run).fault_count == 1
+    told = " ".join(FORMATS[form].render(View(run, tmp_path)).decode().split())
+    assert OTHER.title in told.replace("\\", "")
+
+
+def test_checks_that_say_the_same_are_named_in_one_place(tmp_path):
+    cases = {"one": (F, "byte 4096: zeroes"), "two": (F, "byte 8192: zeroes")}
+    told = FORMATS["text"].render(View(run_of(*matrix({"b"}, cases=cases)), tmp_path)).decode()
+    assert "also in      nfs on b: two" in told
 
 
 @pytest.mark.parametrize("form", ["text", "mail", "markdown", "html"])

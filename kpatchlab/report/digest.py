@@ -40,9 +40,18 @@ def _bad(change: Change) -> bool:
     return change.cell.outcome is not Outcome.BLOCKED and change.cell.outcome is not Outcome.INFRA
 
 
-def where(found: Sequence[Change]) -> str:
-    """Return "cifs-tcp on with, nfs on with and 3 more"."""
-    return some(list(dict.fromkeys(f"{change.group.name} on {change.column}" for change in found)))
+def where(found: Sequence[Change], first: Change | None = None) -> str:
+    """Return "cifs-tcp on with, nfs on with: reads at once and 3 more".
+
+    Args:
+        first: told already: a check is named where it is not that one's.
+    """
+    names: dict[str, None] = {}
+    for change in found:
+        name = f"{change.group.name} on {change.column}"
+        other = first is not None and change.row.id != first.row.id
+        names[f"{name}: {line(change.row.case, 100)}" if other else name] = None
+    return some(list(names))
 
 
 def some(names: Sequence[str], most: int = NAMED) -> str:

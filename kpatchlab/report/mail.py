@@ -223,9 +223,11 @@ def _faults(found: Sequence[Fault]) -> Iterator[str]:
         yield from prose(f"{digest.where([change])}, check: {change.row.case}", "  ", "  ")
         yield from prose(digest.outcomes(change), "  ", "  ")
         if fault.others:
-            yield from prose(f"also in: {digest.where(fault.others)}", "  ", "  ")
+            yield from prose(f"also in: {digest.where(fault.others, change)}", "  ", "  ")
         if fault.end:
             yield from prose(f"end: {fault.end}", "  ", "  ")
+        for splat in fault.more_splats:
+            yield from prose(f"splat as well: {line(splat.title)}", "  ", "  ")
         if change.cell.reason:
             yield from prose(f"reason: {change.cell.reason}", "  ", "  ")
         if change.not_reached:

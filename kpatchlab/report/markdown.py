@@ -137,9 +137,10 @@ def _fault(fault: Fault, *, is_open: bool) -> Iterator[str]:
     change = fault.first
     body = [f"* check: {text(change.row.case)}", f"* outcome: {text(outcomes_of(change))}"]
     if fault.others:
-        body.append(f"* also in: {text(where(fault.others))}")
+        body.append(f"* also in: {text(where(fault.others, change))}")
     if fault.end:
         body.append(f"* end: {text(fault.end)}")
+    body += [f"* splat as well: {text(splat.title)}" for splat in fault.more_splats]
     if change.cell.message and not fault.splat:
         body.append(f"* message: {text(change.cell.message)}")
     if change.cell.reason:

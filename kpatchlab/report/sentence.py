@@ -66,7 +66,7 @@ def _regressed(comparison: Comparison) -> str:
     steps = [check for check in comparison.builds if check.verdict is Verdict.REGRESSED]
     checks = counted(comparison.regressed - len(steps), "check")
     where = listed(_scenarios(comparison, [Verdict.REGRESSED]))
-    brings = [f"{counted(comparison.faults, 'fault')} in {where} ({checks})"] if comparison.faults else []
+    brings = [f"{counted(comparison.fault_count, 'fault')} in {where} ({checks})"] if comparison.fault_count else []
     kernels = [f"“{line(check.kernel, 60)}”" for check in steps if check.step == "kernel"]
     modules = [check.step.removeprefix("module ") for check in steps if check.step != "kernel"]
     builds = [

@@ -181,11 +181,13 @@ class _Page:
             self._field("splat", line(splat.title), "bold")
             for frame in frames(splat, 8):
                 self.verbatim(frame)
+        for splat in [splat for splat in fault.more_splats if splat not in change.splats[:3]][:6]:
+            self._field("splat as well", line(splat.title))
         if change.not_reached:
             names = ", ".join(change.not_reached[:8]) + (", ..." if len(change.not_reached) > 8 else "")
             self._field("not reached", f"{len(change.not_reached)} of {len(change.group.rows)} checks: {names}")
         if fault.others:
-            self._field("also in", where(fault.others))
+            self._field("also in", where(fault.others, change))
         if fault.end:
             self._field("end", fault.end)
         if change.reproduce:

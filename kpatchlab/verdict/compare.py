@@ -73,7 +73,7 @@ def compare(run: Run) -> Comparison:
     )
     told = [fault for fault in faults(comparison) if fault.first.cell.verdict is Verdict.REGRESSED]
     scenarios = {change.group.scenario for fault in told for change in fault.changes}
-    return replace(comparison, faults=len(told), faulty=len(scenarios))
+    return replace(comparison, fault_count=len(told), faulty_scenarios=len(scenarios))
 
 
 def _compared(groups: Iterable[Group], base: str) -> bool:

@@ -1,22 +1,23 @@
-"""What went wrong, each thing once: of the checks that show a fault the best one tells it. Pure.
+"""What went wrong, each thing once: of the checks that show a fault the first one tells it. Pure.
 
 Two checks show one fault where the kernel made the same report for both, where they are one check of a scenario with
-other parameters or on another placement, or where two checks of a scenario say the same.
+other parameters or on another placement, or where two checks of a scenario say the same but for places and sizes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from kpatchlab.model import JOB, CaseKind, JobResult, Outcome, Splat, Verdict
 from kpatchlab.textclean import one_line
 from kpatchlab.verdict.values import VERDICT_ORDER, Cell, Comparison, Group, Row
 
 _TOLD = frozenset({None, Verdict.REGRESSED, Verdict.GONE})
-_NUMBER = re.compile(r"\b(?:0x)?[0-9a-f]*\d[0-9a-f]*\b")
-"""What differs from one case to the next in a message: counts, offsets, bytes in hex."""
+_PLACE = re.compile(r"\b(byte|bytes|offset|at|of|block|sector|page|pages|size) \d+\b")
+_LARGE = re.compile(r"\b(?:0x[0-9a-f]+|[0-9a-f]{8,}|\d{4,})\b")
+"""What differs from one case to the next in a message: places, sizes, bytes in hex; an errno or a status stays."""
 
 
 def splats(jobs: Iterable[JobResult]) -> list[Splat]:
@@ -31,7 +32,9 @@ class Change:
     Attributes:
         base: the base column's cell, None where it has none.
         not_reached: the other checks that this event kept from running.
-        splats: new or not, those of this column's jobs; only on the rows that carry them.
+        splats: those of this column's jobs that the base's have not, or all where they have no other; only on the rows
+            that carry them.
+        fresh: whether these are new.
     """
 
     group: Group
@@ -41,6 +44,7 @@ class Change:
     base: Cell | None
     not_reached: tuple[str, ...]
     splats: tuple[Splat, ...]
+    fresh: bool = False
 
     @property
     def jobs(self) -> tuple[JobResult, ...]:
@@ -88,9 +92,15 @@ def _change(comparison: Comparison, group: Group, column: str, row: Row) -> Chan
     late: tuple[str, ...] = ()
     if row.id == JOB:
         late = tuple(r.case for r in group.rows if column in r.cells and r.cells[column].implied)
-    shown = tuple(splats(group.jobs[column])) if row.id.kind.sums_up and (cell.outcome.is_bad or cell.flaky) else ()
     base = row.cells.get(comparison.base) if column != comparison.base else None
-    return Change(group, column, row, cell, base, late, shown)
+    if not row.id.kind.sums_up or not (cell.outcome.is_bad or cell.flaky):
+        return Change(group, column, row, cell, base, late, ())
+    there = (
+        {splat.fingerprint for job in group.jobs.get(comparison.base, ()) for splat in job.splats} if base else set()
+    )
+    shown = splats(group.jobs[column])
+    new = [splat for splat in shown if splat.fingerprint not in there]
+    return Change(group, column, row, cell, base, late, tuple(new or shown), bool(new))
 
 
 # --- faults -------------------------------------------------------------------------------------------------------
@@ -98,7 +108,7 @@ def _change(comparison: Comparison, group: Group, column: str, row: Row) -> Chan
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that went wrong, and everywhere where it did; `first` is the change that shows it best.
+    """One thing that went wrong, and everywhere where it did; `first` is the first of the worst in the run's order.
 
     Attributes:
         end: which end of several brings it, in words; "" where the run cannot tell.
@@ -120,6 +130,12 @@ class Fault:
         return self.first.splats[0] if self.first.splats else None
 
     @property
+    def more_splats(self) -> tuple[Splat, ...]:
+        """The kernel's other reports, wherever it shows, one of each fingerprint."""
+        every = {splat.fingerprint: splat for change in self.changes for splat in change.splats}
+        return tuple(splat for splat in every.values() if splat is not self.splat)
+
+    @property
     def title(self) -> str:
         """One line: the kernel's words, or the check and its message."""
         if self.splat:
@@ -130,79 +146,111 @@ class Fault:
 
 def faults(comparison: Comparison) -> list[Fault]:
     """Return what regressed, or, with nothing to compare, what is bad; the worst first."""
-    found: list[list[Change]] = []
-    held: dict[tuple[object, ...], list[Change]] = {}
-    for change in changes(comparison):
-        if change.cell.verdict not in _TOLD or change.cell.outcome in {Outcome.BLOCKED, Outcome.INFRA}:
-            continue
-        marks = list(_marks(change))
-        alike = list({id(held[mark]): held[mark] for mark in marks if mark in held}.values())
-        whole = alike[0] if alike else []
-        for other in alike[1:]:
-            whole += other
-            found = [every for every in found if every is not other]
-            held |= {mark: whole for mark, every in held.items() if every is other}
-        if not alike:
-            found.append(whole)
-        whole.append(change)
-        held |= dict.fromkeys(marks, whole)
-    told = [Fault(every[0].word, every[0], tuple(every[1:])) for every in found]
-    return [replace(fault, end=_end(fault, comparison)) for fault in told]
+    told = [
+        change
+        for change in changes(comparison)
+        if change.cell.verdict in _TOLD and change.cell.outcome not in {Outcome.BLOCKED, Outcome.INFRA}
+    ]
+    above: dict[_Mark, _Mark] = {}
+    for change in told:
+        first, *more = _marks(change)
+        for mark in more:
+            above[_top(above, mark)] = _top(above, first)
+    alike: dict[_Mark, list[Change]] = {}
+    for change in told:
+        alike.setdefault(_top(above, next(_marks(change))), []).append(change)
+    ends = _Ends(comparison)
+    return [Fault(every[0].word, every[0], tuple(every[1:]), ends.of(every)) for every in alike.values()]
 
 
-def _marks(change: Change) -> Iterator[tuple[object, ...]]:
-    """Yield what two changes of one fault share."""
-    if change.splats:
+_Mark = tuple[object, ...]
+"""What two changes of one fault share."""
+
+
+def _top(above: dict[_Mark, _Mark], mark: _Mark) -> _Mark:
+    """Return the mark that stands for all that are the same fault as this one, and shorten the way to it."""
+    top = mark
+    while (higher := above.get(top, top)) != top:
+        top = higher
+    while mark != top:
+        above[mark], mark = top, above[mark]
+    return top
+
+
+def _marks(change: Change) -> Iterator[_Mark]:
+    if change.splats and (change.fresh or change.cell.verdict is None):
         yield change.word, change.splats[0].fingerprint
         return
-    scenario = change.group.scenario
+    scenario, kind = change.group.scenario, change.row.id.kind
+    message = _LARGE.sub("N", _PLACE.sub(r"\1 N", one_line(change.cell.message, 500)))
+    if kind.sums_up:  # a job may fail for any reason
+        yield change.word, scenario, change.row.id, change.cell.outcome, message
+        return
     yield change.word, scenario, change.row.id
-    message = _NUMBER.sub("N", one_line(change.cell.message, 500))
-    if message and change.row.id.kind is CaseKind.CHECK:
+    if message and kind is CaseKind.CHECK:
         yield change.word, scenario, message
 
 
-def _end(fault: Fault, comparison: Comparison) -> str:
-    """Say which end brings a fault, by the placements that show it and those that do not."""
-    ids = {change.row.id for change in fault.changes}
-    here = {(id(change.group), change.column) for change in fault.changes}
-    with_it: set[frozenset[str]] = set()
-    without: set[frozenset[str]] = set()
-    kernels: set[str] = set()
-    for group in {id(change.group): change.group for change in fault.changes}.values():
-        own = _placement(group, comparison.base)
-        if own is None:
+class _Ends:
+    """Which end of several brings a fault, by the placements that show it and those that do not."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.base = comparison.base
+        self.rows: dict[int, Mapping[object, Row]] = {}
+
+    def of(self, found: list[Change]) -> str:
+        """Return it in words, "" where the run cannot tell: each end has to have run the other kernel alone."""
+        groups = {id(change.group): change.group for change in found}
+        changed = {key: self._changed(group) for key, group in groups.items()}
+        kernels = {kernel for columns in changed.values() for _, kernel in columns.values() if kernel}
+        sets = {roles for columns in changed.values() for roles, _ in columns.values()}
+        roles = sorted(frozenset().union(*sets))
+        if len(kernels) != 1 or len(roles) < 2 or not all(frozenset({role}) in sets for role in roles):
             return ""
-        for column in group.jobs:
-            placed = _placement(group, column) or {}
-            changed = frozenset(role for role, kernel in placed.items() if kernel != own.get(role))
-            kernels |= {placed[role] for role in changed}
-            if (id(group), column) in here:
-                with_it.add(changed)
-            elif any(row.id in ids and column in row.cells and _fine(row.cells[column]) for row in group.rows):
-                without.add(changed)
-    roles = frozenset(role for changed in with_it | without for role in changed)
-    if len(kernels) != 1 or len(roles) < 2 or not any(changed < roles for changed in with_it | without if changed):
+        ids = {change.row.id for change in found}
+        here = {(id(change.group), change.column) for change in found}
+        with_it, without = set(), set()
+        for key, columns in changed.items():
+            for column, (placed, _) in columns.items():
+                if (key, column) in here:
+                    with_it.add(placed)
+                elif self._fine(groups[key], column, ids):
+                    without.add(placed)
+        return "" if with_it & without else _in_words(with_it, without, roles, next(iter(kernels)))
+
+    def _changed(self, group: Group) -> dict[str, tuple[frozenset[str], str]]:
+        """Return column -> the roles that run another kernel than on the base, and that kernel."""
+        own = _placement(group, self.base)
+        found = {}
+        for column in group.jobs if own else ():
+            placed = {role: kernel for role, kernel in _placement(group, column).items() if kernel != own.get(role)}
+            kernel = next(iter(placed.values()), "")
+            if all(other == kernel for other in placed.values()):
+                found[column] = (frozenset(placed), kernel)
+        return found
+
+    def _fine(self, group: Group, column: str, ids: Iterable[object]) -> bool:
+        if id(group) not in self.rows:
+            self.rows[id(group)] = {row.id: row for row in group.rows}
+        rows = [row for id_ in ids if (row := self.rows[id(group)].get(id_))]
+        return bool(rows) and all(column in row.cells and row.cells[column].fine for row in rows)
+
+
+def _in_words(with_it: set[frozenset[str]], without: set[frozenset[str]], roles: list[str], kernel: str) -> str:
+    """Return which of the roles bring it; the sets are the roles that run the other kernel, of one placement each."""
+    alone = [role for role in roles if frozenset({role}) in with_it]
+    rest = [role for role in roles if role not in alone]
+    every = frozenset(roles)
+    if every in without or any(frozenset({role}) not in without for role in rest):
         return ""
-    return _ends_in_words(with_it, without - {frozenset()}, sorted(roles), kernels.pop())
-
-
-def _ends_in_words(with_it: set[frozenset[str]], without: set[frozenset[str]], roles: list[str], kernel: str) -> str:
-    """Return it in words; the sets are of roles that run the other kernel, each the roles of one placement."""
-    for role in roles:
-        others = [other for other in roles if other != role]
-        if without and all(role in changed for changed in with_it) and not any(role in changed for changed in without):
-            return f"wherever the {role} runs {kernel}, never by the {' or the '.join(others)} alone"
-    if with_it == {frozenset(roles)} and without:
-        return f"only where {' and '.join(roles)} both run {kernel}" if len(roles) == 2 else ""
-    if not without:
+    if not rest:
         return f"whichever end runs {kernel}"
+    if len(alone) == 1:
+        return f"wherever the {alone[0]} runs {kernel}, never by the {' or the '.join(rest)} alone"
+    if not alone and every in with_it and len(roles) == 2:
+        return f"only where {' and '.join(roles)} both run {kernel}"
     return ""
 
 
-def _placement(group: Group, column: str) -> dict[str, str] | None:
-    return next((job.placement for job in group.jobs.get(column, ())), None)
-
-
-def _fine(cell: Cell) -> bool:
-    return not cell.missing and not cell.implied and cell.outcome is Outcome.PASS and not cell.flaky
+def _placement(group: Group, column: str) -> dict[str, str]:
+    return next((job.placement for job in group.jobs.get(column, ())), {})

@@ -96,6 +96,11 @@ class Cell:
         return str(self.outcome)
 
     @property
+    def fine(self) -> bool:
+        """Whether the check itself ran here and passed, in every repeat."""
+        return self.outcome is Outcome.PASS and not (self.missing or self.implied or self.flaky)
+
+    @property
     def told(self) -> str:
         """What was recorded, where that is all there is to tell, and else `word`."""
         return self.answers[0] if len(self.answers) == 1 and self.outcome is Outcome.PASS else self.word
@@ -191,7 +196,7 @@ class Comparison:
             seven checks from running counts once.
         by_column: the same for each column, builds left out.
         outcomes: how many jobs ended how.
-        faults, faulty: what regressed, each thing once, and in how many scenarios; see `verdict.faults`.
+        fault_count, faulty_scenarios: how many faults regressed (see `verdict.faults`), and in how many scenarios.
         compared: whether any check ran on the base and on another column; without, nothing counts as SAME.
     """
 
@@ -207,8 +212,8 @@ class Comparison:
     lost: tuple[str, ...] = field(default=())
     difference: str = "series"
     compared: bool = True
-    faults: int = 0
-    faulty: int = 0
+    fault_count: int = 0
+    faulty_scenarios: int = 0
 
     @property
     def regressed(self) -> int:
@@ -280,7 +285,7 @@ class Comparison:
         """Return what regressed in words: faults before checks, since one fault may fail many."""
         builds = sum(check.verdict is Verdict.REGRESSED for check in self.builds)
         checks = self.regressed - builds
-        faults = f"{counted(self.faults, 'fault')} REGRESSED in {counted(self.faulty, 'scenario')}"
+        faults = f"{counted(self.fault_count, 'fault')} REGRESSED in {counted(self.faulty_scenarios, 'scenario')}"
         told = [f"{faults} ({counted(checks, 'check')})"] if checks else []
         return told + ([f"{counted(builds, 'build')} REGRESSED"] if builds else [])
 
