@@ -18,6 +18,7 @@ from kpatchlab.model import (
     Run,
     Splat,
     job_case,
+    log_case,
 )
 from kpatchlab.series.since import Tried, since
 from kpatchlab.verdict.compare import compare
@@ -30,7 +31,8 @@ BEFORE = Tried("net: both", "v1", "1")
 
 
 def job(scenario: str, column: str, outcome=Outcome.PASS, *splats: Splat, case=None, message="it differs"):
-    case = case or (outcome if outcome in {Outcome.PASS, Outcome.FAIL} else None)
+    went_on = outcome is Outcome.CRASH and all(splat.kind == "warning" for splat in splats)
+    case = case or (Outcome.PASS if went_on else outcome if outcome in {Outcome.PASS, Outcome.FAIL} else None)
     said = "" if outcome is Outcome.PASS else message
     cases = (Case("data intact", case, said if case is Outcome.FAIL else ""),) if case else ()
     return JobResult(
@@ -121,6 +123,84 @@ def test_what_is_known_in_one_column_is_not_in_another():
     now = run_of(FAILED, job("solo", mixed, Outcome.FAIL), also=(mixed,))
     assert told(now, None, known(case="solo: *", column="with")).known == ()
     assert len(told(now, None, CASE).known) == 1
+
+
+def hung(*splats: Splat) -> JobResult:
+    """A job that did not get to its check."""
+    return dataclasses.replace(job("solo", "with", Outcome.CRASH, *splats), cases=(job_case(Outcome.CRASH, "hangs"),))
+
+
+def test_a_known_warning_excuses_no_hang_and_a_known_end_does():
+    now = run_of(hung(OLD))
+    found = told(now, None, known(splat=OLD.fingerprint), CASE)
+    assert (found.known, found.exit_code(compare(now)), found.excused) == ((), 1, set())
+    went_on = run_of(job("solo", "with", Outcome.CRASH, OLD))
+    assert told(went_on, None, known(splat=OLD.fingerprint)).exit_code(compare(went_on)) == 0
+    for end in (NEW, dataclasses.replace(OLD, fatal=True)):
+        now = run_of(hung(end))
+        assert told(now, None, known(splat=end.fingerprint)).exit_code(compare(now)) == 0
+
+
+@pytest.mark.parametrize(
+    ("now", "news"),
+    [
+        ((OLD,), ({"still": ("WARNING in one (solo on with)",)})),
+        ((OLD, NEW), ({"new": ("Oops in two (solo on with)",)})),
+        ((NEW, OLD), ({"new": ("Oops in two (solo on with)",)})),
+        ((NEW,), {"new": ("Oops in two (solo on with)",), "fixed": ()}),
+    ],
+    ids=["the same", "one more", "one more in front", "another one"],
+)
+def test_a_report_that_was_not_there_before_is_news_and_hides_none(now, news):
+    found = told(run_of(job("solo", "with", Outcome.CRASH, *now)), run_of(job("solo", "with", Outcome.CRASH, OLD)))
+    assert {"fixed": found.fixed, "still": found.still, "new": found.new} == {
+        "fixed": (), "still": (), "new": (), **news
+    }  # fmt: skip
+
+
+def test_one_report_less_is_still_the_same_fault():
+    now = run_of(job("solo", "with", Outcome.CRASH, OLD))
+    found = told(now, run_of(job("solo", "with", Outcome.CRASH, NEW, OLD)))
+    assert (len(found.still), found.new, found.fixed) == (1, (), ())
+
+
+def test_a_report_that_the_base_makes_too_is_no_news():
+    noise = dataclasses.replace(OLD, fingerprint="c" * 12)
+    now = run_of(job("solo", "with", Outcome.CRASH, OLD, noise))
+    now = dataclasses.replace(now, jobs=(dataclasses.replace(now.jobs[0], splats=(noise,)), *now.jobs[1:]))
+    found = told(now, run_of(job("solo", "with", Outcome.CRASH, OLD)))
+    assert (len(found.still), found.new) == (1, ())
+
+
+LESS = (job_case(Outcome.PASS),)
+FINE, BAD = job("solo", "with"), job("solo", "with", Outcome.FAIL)
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        (FINE, dataclasses.replace(BAD, repeat=1)),
+        (BAD, job("solo", "without", Outcome.FAIL)),
+        (hung(NEW),),
+        (dataclasses.replace(FINE, cases=LESS), dataclasses.replace(job("solo", "without"), cases=LESS)),
+    ],
+    ids=["flaky now", "bad on both", "not reached", "no such check any more"],
+)
+def test_what_does_not_pass_for_sure_is_not_fixed(jobs):
+    now = run_of(*jobs)
+    if jobs[-1].column == "without":
+        now = dataclasses.replace(now, jobs=jobs)
+    assert told(now, run_of(BAD)).fixed == ()
+
+
+@pytest.mark.parametrize(("again", "fixed"), [(FINE, 1), (hung(NEW), 0), (job("solo", "with", Outcome.SKIP), 0)])
+def test_a_kernel_that_did_not_boot_is_fixed_where_its_job_passes(again, fixed):
+    died = dataclasses.replace(OLD, fatal=True)
+    log = log_case("main", Outcome.CRASH, died.title, preparing="with")
+    before = hung(died)
+    skipped = job("solo", "without", Outcome.SKIP)
+    first = dataclasses.replace(run_of(), jobs=(skipped, dataclasses.replace(before, cases=(*before.cases, log))))
+    assert len(told(run_of(again), first).fixed) == fixed
 
 
 @pytest.mark.parametrize(

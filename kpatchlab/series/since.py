@@ -11,14 +11,18 @@ from pathlib import Path
 from kpatchlab.errors import LabError
 from kpatchlab.files import write_atomic
 from kpatchlab.lab.known import Known, KnownIssue
-from kpatchlab.model import UNTRIED, Verdict
+from kpatchlab.model import JOB, CaseKind, Outcome, Splat, Verdict
 from kpatchlab.report import digest
+from kpatchlab.run.guests import BROKEN
 from kpatchlab.store.store import Store
+from kpatchlab.textclean import one_line
 from kpatchlab.verdict.compare import compare
-from kpatchlab.verdict.faults import Change, Fault, faults
-from kpatchlab.verdict.values import Comparison, Group
+from kpatchlab.verdict.faults import Change, Fault, faults, splats
+from kpatchlab.verdict.values import Cell, Comparison, Group
 
 RECORD = "trial.json"
+_BROUGHT = frozenset({CaseKind.PREPARATION, CaseKind.TIME, CaseKind.LEFT})
+"""Checks that a job without such a fault does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,8 @@ class Since:
 
     Attributes:
         before: the version that it is compared with, None where it is the first.
-        fixed, still, new: since that version; all are new where there is none.
+        fixed, still, new: since that version; all are new where there is none. Fixed is what passes now, new also a
+            fault with one more kernel report than that version had.
         known: those that known.yaml has, and why.
         excused: scenarios in which nothing regressed but what is known.
     """
@@ -95,23 +100,37 @@ def since(now: Comparison, before: Tried | None, store: Store, known: Known, tit
             then = faults(compare(store.load(before.run)[0]))
     open_ = [fault for fault, issue in found if not issue]
     seen, shown = _marks(then), _marks(fault for fault, _ in found)
+    fresh = [(fault, _fresh(fault, seen, now.base)) for fault in open_]
     return Since(
         before,
-        fixed=_lines(fault for fault in then if _marks([fault]).isdisjoint(shown) and _ran(now, fault)),
-        still=_lines(fault for fault in open_ if not _marks([fault]).isdisjoint(seen)),
-        new=_lines(fault for fault in open_ if _marks([fault]).isdisjoint(seen)),
+        fixed=tuple(_line(fault) for fault in then if _marks([fault]).isdisjoint(shown) and _passes(now, fault)),
+        still=tuple(_line(fault) for fault, news in fresh if not news and not _marks([fault]).isdisjoint(seen)),
+        new=tuple(_line(fault, *news[:1]) for fault, news in fresh if news or _marks([fault]).isdisjoint(seen)),
         known=tuple(f"{_line(fault)}: {issue.reason}" for fault, issue in found if issue),
         excused=_scenarios(fault for fault, issue in found if issue) - _scenarios(open_),
     )
 
 
 def _marks(found: Iterable[Fault]) -> set[str]:
-    """Return what a fault is known by in another run: the kernel's report, wherever it shows, or scenario and check."""
-    return {
-        change.splats[0].fingerprint if change.splats else f"{change.group.scenario}: {change.row.case}"
-        for fault in found
+    """Return what faults are known by in another run: the kernel's reports, wherever they show, or scenario and check.
+
+    A report says so by its fingerprint.
+    """
+    marks: set[str] = set()
+    for change in (change for fault in found for change in fault.changes):
+        own = {splat.fingerprint for splat in change.splats}
+        marks |= own or {f"{change.group.scenario}: {change.row.case}"}
+    return marks
+
+
+def _fresh(fault: Fault, seen: set[str], base: str) -> list[Splat]:
+    """Return the kernel's reports of a fault that were not `seen`, those left out that the base column makes too."""
+    return [
+        splat
         for change in fault.changes
-    }
+        for splat in change.splats
+        if splat.fingerprint not in seen | {old.fingerprint for old in splats(change.group.jobs.get(base, ()))}
+    ]
 
 
 def _scenarios(faults: Iterable[Fault]) -> frozenset[str]:
@@ -121,10 +140,13 @@ def _scenarios(faults: Iterable[Fault]) -> frozenset[str]:
 def _issue(known: Known, fault: Fault, title: str, version: str) -> KnownIssue | None:
     """Return the first issue that a fault falls under, None unless all of it is known, wherever it shows.
 
-    A check's issue takes no kernel report, and a report's no other one: that may be new.
+    A check's issue takes no kernel report, and a report's no other one: that may be new. Nor does a report that lets
+    its job go on say why checks were not reached.
     """
     found: list[KnownIssue | None] = []
     for change in fault.changes:
+        if change.splats and change.not_reached and not any(s.fatal or s.kind in BROKEN for s in change.splats):
+            return None
         where = (change.column, "*", title, version)
         subject = f"{change.group.scenario}: {change.row.case}"
         found += [known.of_splat(splat.fingerprint, *where) for splat in change.splats]
@@ -132,23 +154,28 @@ def _issue(known: Known, fault: Fault, title: str, version: str) -> KnownIssue |
     return found[0] if all(found) else None
 
 
-def _ran(now: Comparison, fault: Fault) -> bool:
-    """Whether all that showed a fault was tried again: not left out, skipped, blocked or lost."""
+def _passes(now: Comparison, fault: Fault) -> bool:
+    """Whether all that showed a fault was tried again and passes: each check of each scenario, in its column."""
     groups = {group.name: group for group in now.groups}
     return all(
-        (group := groups.get(change.group.name)) is not None and _tried(group, change) for change in fault.changes
+        (group := groups.get(change.group.name)) is not None and _fine(_again(group, change))
+        for change in fault.changes
     )
 
 
-def _tried(group: Group, change: Change) -> bool:
-    ran = any(job.outcome not in UNTRIED for job in group.jobs.get(change.column, ()))
-    cells = [row.cells[change.column] for row in group.rows if row.id == change.row.id and change.column in row.cells]
-    return ran and not any(cell.outcome in UNTRIED and not cell.missing for cell in cells)
+def _again(group: Group, change: Change) -> Cell | None:
+    """Return what became of a check; of one that only a fault brings, what became of its job."""
+    cells = {row.id: row.cells[change.column] for row in group.rows if change.column in row.cells}
+    cell = cells.get(change.row.id)
+    brought = change.row.id.kind in _BROUGHT and (cell is None or cell.missing)
+    return cells.get(JOB) if brought else cell
 
 
-def _line(fault: Fault) -> str:
-    return f"{fault.title} ({digest.where(fault.changes)})"
+def _fine(cell: Cell | None) -> bool:
+    return cell is not None and cell.outcome is Outcome.PASS and not (cell.missing or cell.implied or cell.flaky)
 
 
-def _lines(faults: Iterable[Fault]) -> tuple[str, ...]:
-    return tuple(_line(fault) for fault in faults)
+def _line(fault: Fault, splat: Splat | None = None) -> str:
+    """Return a fault in one line, by one of its reports where that tells the news."""
+    title = one_line(splat.title, 500) if splat else fault.title
+    return f"{title} ({digest.where(fault.changes)})"
