@@ -655,6 +655,17 @@ def test_what_was_found_before_the_guest_died_is_kept(bench):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("began", [True, False])
+def test_a_lost_job_tells_whether_its_script_began(bench, began):
+    def looks(guest):
+        guest.lost = None if began else GuestLost(Loss.PANIC, "Fatal exception")
+        guest.check()
+        return {}
+
+    result = bench({"look": looks, "run.sh": GuestLost(Loss.PANIC, "Fatal exception")})
+    assert (result.outcome, result.guest_s > 0) == (Outcome.CRASH, began)
+
+
 def test_checks_that_fail_for_a_guest_that_the_lab_lost_are_no_kernels_fault(bench):
     def fails_alone(guest, _):
         guest.on_output("stdout", b"KTAP version 1\n1..3\nok 1 - first\nnot ok 2 - timed out\n")

@@ -18,7 +18,7 @@ from kpatchlab.build.checkout import hash_of
 from kpatchlab.build.patchset import Patch
 from kpatchlab.cache import Cache
 from kpatchlab.lab.recipes import QuiltSeries
-from kpatchlab.model import Outcome, Splat
+from kpatchlab.model import Case, JobResult, Outcome, Splat, job_case, log_case
 from kpatchlab.series import trial
 from kpatchlab.series.since import Tried, earlier, remember
 from kpatchlab.store.run_dir import load_run
@@ -356,6 +356,59 @@ def test_a_base_that_does_not_boot_is_told_and_a_bad_one_is_not_offered_again(po
     _, out, err = try_(posted, "--no-patches", "--base", good)
     assert f"({good[:12]}) does not boot as far as a scenario: data intact" in out, err
     assert "the tree has no other commit that the series applies to" in out
+
+
+def of_base(outcome, *cases, **more):
+    """A run of one job, on the base of a trial."""
+    why = "main: exit status 1"
+    job = JobResult(
+        job="solo@without", scenario="solo", params={}, column=trial.BASE, placement={"main": trial.BASE}, repeat=0,
+        outcome=outcome, message=why, cases=(job_case(outcome, why), *cases), **more,
+    )  # fmt: skip
+    return SimpleNamespace(builds=(), jobs=(job,))
+
+
+DIED = log_case("main", Outcome.CRASH, "Oops", preparing=trial.BASE)
+UNLOADED = log_case("main", Outcome.PASS, preparing=trial.BASE)
+
+
+@pytest.mark.parametrize(
+    ("run", "ground"),
+    [
+        (of_base(Outcome.FAIL), True),
+        (of_base(Outcome.TIMEOUT), True),
+        (of_base(Outcome.PASS), True),
+        (of_base(Outcome.CRASH, Case("first", Outcome.PASS)), True),
+        (of_base(Outcome.CRASH, log_case("main", Outcome.CRASH, "Oops"), guest_s=0.1), True),
+        (of_base(Outcome.CRASH, log_case("main", Outcome.CRASH, "Oops")), False),
+        (of_base(Outcome.CRASH, DIED), False),
+        (of_base(Outcome.FAIL, UNLOADED), False),
+    ],
+    ids=["its script fails", "no end", "passes without checks", "a check", "its script began", "lost before", "boot",
+         "preparation"],
+)  # fmt: skip
+def test_only_a_base_that_comes_to_no_scenario_is_no_ground(run, ground):
+    assert (trial.fault_of_base(run) == "", trial.is_ground(run)) == (ground, ground)
+
+
+def test_a_base_that_no_job_tried_is_neither():
+    for run in (of_base(Outcome.SKIP), SimpleNamespace(builds=(), jobs=())):
+        assert (trial.fault_of_base(run), trial.is_ground(run)) == ("", False)
+
+
+def test_a_base_that_tests_well_is_no_longer_kept_from_trials(posted):
+    good = on_a_broken_base(posted)
+    posted.job = lambda text: Outcome.CRASH
+    try_(posted, "--no-patches", "--base", good)
+    (note,) = posted.root.glob(f"results/{trial.FOLDER}/*/{trial.BROKEN}")
+    other = write(note.parents[1] / "other" / trial.BROKEN, note.read_text())
+    unlike = write(note.parents[1] / "unlike" / trial.BROKEN, "0" * 40)
+    posted.job = lambda text: Outcome.SKIP
+    try_(posted, "--no-patches", "--base", good)
+    assert note.exists()
+    posted.job = lambda text: Outcome.PASS
+    try_(posted, "--no-patches", "--base", good)
+    assert [path.exists() for path in (note, other, unlike)] == [False, False, True]
 
 
 def test_a_series_that_crashes_alone_says_nothing_of_its_base(posted):

@@ -302,10 +302,12 @@ def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options, Sin
 
 def _offer(found: Trial, view: View) -> None:
     """Where nothing can be tested on the base, say so, and which commit is the next one to try it on."""
-    from kpatchlab.series.trial import BASE, fault_of_base, next_base
+    from kpatchlab.series.trial import BASE, clear, fault_of_base, is_ground, next_base
     from kpatchlab.textclean import one_line
 
     if not (why := fault_of_base(view.run)):
+        if is_ground(view.run):
+            clear(found)
         return
     base, source = found.base, found.lab.kernels[BASE].source
     click.echo(f"\nthe base {base.name} ({base.commit[:12]}) {one_line(why, 300)}")

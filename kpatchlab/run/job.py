@@ -203,14 +203,19 @@ def _script(
     scale = max(each.slowness for each in guests)
     limit_s = inputs.spec.timeout_s * scale * inputs.stretch
     stood: list[str] = []
-    done = guest.vm.run(
-        [f"/lab/scenario/{script.removesuffix('.j2')}"],
-        env=guest.environment(inputs, scale * starved.slowdown(each.vm for each in guests if each.vm is not None)),
-        cwd="/lab/scenario",
-        timeout_s=limit_s,
-        on_output=on_output,
-        on_late=lambda: stood.extend(_waits(inputs, guests, record)),
-    )
+    began = time.monotonic()
+    try:
+        done = guest.vm.run(
+            [f"/lab/scenario/{script.removesuffix('.j2')}"],
+            env=guest.environment(inputs, scale * starved.slowdown(each.vm for each in guests if each.vm is not None)),
+            cwd="/lab/scenario",
+            timeout_s=limit_s,
+            on_output=on_output,
+            on_late=lambda: stood.extend(_waits(inputs, guests, record)),
+        )
+    except GuestLost:
+        record.guest_s += time.monotonic() - began  # it began, which not each lost job can say
+        raise
     record.guest_s += done.duration_s
     if done.timed_out:
         return done, f"ran longer than {limit_s:.0f} s" + "".join(f"; {text}" for text in stood)

@@ -27,7 +27,7 @@ from kpatchlab.lab.systems import touches, within
 from kpatchlab.lab.written import said, written
 from kpatchlab.maintainers import NAME as MAINTAINERS
 from kpatchlab.maintainers import Section, concerned, parse
-from kpatchlab.model import UNTRIED, CaseKind, Outcome, Run
+from kpatchlab.model import UNTRIED, CaseKind, JobResult, Outcome, Run
 from kpatchlab.series.scenarios import write_quilt
 
 FOLDER = "tries"
@@ -221,10 +221,39 @@ def fault_of_base(run: Run) -> str:
     if build and build.outcome is Outcome.BLOCKED:
         place = f"{build.error_file}:{build.error_line}: " if build.error_file else ""
         return f"does not build: {place}{build.error}"
-    jobs = [job for job in run.jobs if job.column == BASE and job.outcome not in UNTRIED]
-    if jobs and not any(case.kind is CaseKind.CHECK or job.reported for job in jobs for case in job.cases):
+    jobs = _tried(run)
+    if jobs and all(map(_never_up, jobs)):
         return f"does not boot as far as a scenario: {next((job.message for job in jobs if job.message), 'no reason')}"
     return ""
+
+
+def is_ground(run: Run) -> bool:
+    """Whether a scenario began on a trial's base, whatever came of it."""
+    return not all(map(_never_up, _tried(run)))
+
+
+def _tried(run: Run) -> list[JobResult]:
+    return [job for job in run.jobs if job.column == BASE and job.outcome not in UNTRIED]
+
+
+def _never_up(job: JobResult) -> bool:
+    """Whether a guest did not come to where its scenario starts, or its kernel died there before a script began."""
+    kinds = {case.kind for case in job.cases}
+    began = CaseKind.CHECK in kinds or job.reported or job.guest_s > 0
+    return CaseKind.PREPARATION in kinds or (job.outcome is Outcome.CRASH and not began)
+
+
+def clear(trial: Trial) -> None:
+    """Forget that a trial's base was broken, whichever trial noted it."""
+    for path, commit in _notes(trial):
+        if commit == trial.base.commit:
+            path.unlink(missing_ok=True)
+
+
+def _notes(trial: Trial) -> list[tuple[Path, str]]:
+    """Return the notes of all trials of the lab about bases that are no ground, with the commit that each names."""
+    found = trial.folder.parent.glob(f"*/{BROKEN}")
+    return [(path, path.read_bytes().decode("ascii", "replace").strip()) for path in found]
 
 
 def next_base(trial: Trial, tree: Path) -> Base | None:
@@ -233,7 +262,7 @@ def next_base(trial: Trial, tree: Path) -> Base | None:
     The trial's own base is no candidate from now on, and those of other trials that were as bad are none.
     """
     write_atomic(trial.folder / BROKEN, f"{trial.base.commit}\n".encode())
-    broken = {path.read_text().strip() for path in trial.folder.parent.glob(f"*/{BROKEN}")}
+    broken = {commit for _, commit in _notes(trial)}
     try:
         found = find_base(git.open_local(tree), trial.patches, trial.clues, without=broken)
     except UserError:
