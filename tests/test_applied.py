@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -104,6 +105,49 @@ def test_what_is_on_top_and_is_another_series_is_refused(tree, text):
     with pytest.raises(UserError, match=r"in this series|on top") as caught:
         applied(text, tree.tree)
     assert "BASE..TIP" in caught.value.hint
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85"])
+def test_a_title_may_have_what_ends_a_line_for_others(tree, odd):
+    tree.write("core/odd.h", "/* odd */\n")
+    tree.git("add", "-A")
+    tree.git("commit", "-q", "-m", f"net: odd{odd}end")
+    head = tree.git("rev-parse", "HEAD")
+    text = f"=?utf-8?b?{base64.b64encode(f'net: odd{odd}end'.encode()).decode()}?="
+    assert applied(mail(f"[PATCH 1/1] {text}"), tree.tree).range.endswith(f"..{head}")
+    listed = f"Both.\n\nA U Thor (1):\n  net: odd{odd}end\n"
+    assert applied(mail("[PATCH 0/1] net: all", listed), tree.tree).range.endswith(f"..{head}")
+
+
+@pytest.mark.parametrize("charset", ["idna", "punycode", "undefined", "rot13", "nobody-knows", "utf-8\0", "hex"])
+def test_a_charset_that_is_none_is_utf_8(tree, charset):
+    tree.git("checkout", "-q", BRANCH)
+    head = "From: A <a@example.com>\nSubject: [PATCH 0/2] net: both\nMIME-Version: 1.0\n"
+    head += f"Content-Type: text/plain; charset={charset}\nContent-Transfer-Encoding: 8bit\n\n"
+    text = "Both.\n\nA U Thor (2):\n      net: one\n      net: two: äöü\n"
+    base, tip = (tree.git("rev-parse", f"HEAD~{back}") for back in (3, 1))
+    assert applied((head + text).encode(), tree.tree).range == f"{base}..{tip}"
+
+
+@pytest.mark.parametrize("title", ["net", "net: a", "one"])
+def test_a_cover_letter_names_a_commit_by_a_whole_line(tree, title):
+    tree.write("core/odd.h", "/* odd */\n")
+    tree.git("add", "-A")
+    tree.git("commit", "-q", "-m", title)
+    listed = "This is one for net: all of it.\n\nA U Thor (1):\n  net: a new one\n\n core/net.c | 1 +\n"
+    with pytest.raises(UserError, match="on top"):
+        applied(mail("[PATCH 0/1] net: both", listed), tree.tree)
+    listed = listed.replace("net: a new one", title)
+    assert applied(mail("[PATCH 0/1] net: both", listed), tree.tree).title == "net: both"
+
+
+def test_what_git_lists_of_a_long_title_is_one_title(tree):
+    tree.write("core/odd.h", "/* odd */\n")
+    tree.git("add", "-A")
+    tree.git("commit", "-q", "-m", "net: " + "a title of many words that git wraps in its list " * 4)
+    letter = tree.git("format-patch", "--stdout", "--cover-letter", "-1").split("\n---\n")[0]
+    assert "  net: a title" in letter
+    assert applied(f"{letter}\n".encode(), tree.tree).title
 
 
 def test_a_mail_without_a_subject_is_one_line(tree):

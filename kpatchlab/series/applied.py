@@ -25,6 +25,8 @@ from kpatchlab.textclean import one_line
 
 TRACKING = "B4_TRACKING_FILE"
 _BRANCH = "b4/review/"
+_WRAPPED = 6
+"""Lines of one title in a shortlog: `git format-patch` wraps at 72 letters."""
 _MOST = 4 * mails.MAX_PATCHES
 _HINT = "b4 review applies a series before it checks it: name its branch's commits as BASE..TIP to try them"
 
@@ -100,7 +102,7 @@ def _reviewed(repository: git.Repository, notes: Mapping[str, Any]) -> tuple[str
     branch = f"{_BRANCH}{notes.get('change-id')}"
     first, tip = repository.commit(str(notes["first-patch-commit"])), repository.commit(f"refs/heads/{branch}~1")
     base = repository.commit(f"{first}~1") if first else ""
-    if base and tip and repository.git("merge-base", "--is-ancestor", first, tip, check=False).status == 0:
+    if base and tip and repository.is_in(first, tip):
         return base, tip
     raise UserError(
         f"{repository.path}: the branch {one_line(branch, 100)} does not have the series that b4 names", hint=_HINT
@@ -110,7 +112,7 @@ def _reviewed(repository: git.Repository, notes: Mapping[str, Any]) -> tuple[str
 def _on_top(repository: git.Repository, mail: bytes, tags: mails.Tags) -> tuple[str, list[_Commit]]:
     """Return the last commits of what is checked out that change something, the oldest first, and what is below.
 
-    A cover letter is theirs where it names them all; a patch where it is one of them, see `_check_title`.
+    A cover letter is theirs where its shortlog has them all; a patch where it is one of them, see `_check_title`.
     """
     total = tags.total or 1
     found: list[_Commit] = []
@@ -119,22 +121,36 @@ def _on_top(repository: git.Repository, mail: bytes, tags: mails.Tags) -> tuple[
         if len(commit.parents) > 1 or len(found) == total:
             break
         found += [commit] if commit.tree != parent.tree else []
-    named = " ".join(_text(mail).split()) if tags.number == 0 else ""
-    lacking = [commit.title for commit in found if tags.number == 0 and " ".join(commit.title.split()) not in named]
+    listed = _shortlog(_text(mail)) if tags.number == 0 else set()
+    lacking = [commit.title for commit in found if tags.number == 0 and _plain(commit.title) not in listed]
     if len(found) < total or lacking:
         raise UserError(f"{repository.path} has no {total} commits of {tags.title!r} on top", hint=_HINT)
     return found[-1].parents[0], found[::-1]
 
 
 def _check_title(title: str, commits: Sequence[_Commit], tree: Path) -> None:
-    if one_line(title, 500) not in {one_line(commit.title, 500) for commit in commits}:
+    if _plain(title) not in {_plain(commit.title) for commit in commits}:
         raise UserError(f"{tree} has no commit {title!r} in this series", hint=_HINT)
 
 
 def _log(repository: git.Repository, *words: str) -> list[_Commit]:
-    rows = repository.read("log", "--format=%H%x00%T%x00%P%x00%s", *words).decode("utf-8", "replace").splitlines()
-    parted = [row.split("\0", 3) for row in rows]
+    rows = repository.read("log", "--format=%H%x00%T%x00%P%x00%s", *words).decode("utf-8", "replace").split("\n")
+    parted = [row.split("\0", 3) for row in rows if row]  # a title may have what ends a line for Python alone
     return [_Commit(commit, tree, tuple(parents.split()), title) for commit, tree, parents, title in parted]
+
+
+def _plain(title: str) -> str:
+    return one_line(" ".join(title.split()), 500)
+
+
+def _shortlog(text: str) -> set[str]:
+    """Return the titles that a cover letter may list: its indented lines, and up to `_WRAPPED` of these joined.
+
+    `git format-patch` wraps a long title; how far each line of it is indented is the user's to choose.
+    """
+    lines = [line.strip() if line[:1] in {" ", "\t"} else "" for line in text.split("\n")]
+    spans = (lines[at : at + count] for at in range(len(lines)) for count in range(1, _WRAPPED + 1))
+    return {_plain(" ".join(span)) for span in spans if all(span)}
 
 
 def _text(mail: bytes) -> str:
@@ -143,5 +159,5 @@ def _text(mail: bytes) -> str:
     data = body.get_payload(decode=True) if body else b""
     try:
         return data.decode(body.get_content_charset("utf-8"), "replace") if body and isinstance(data, bytes) else ""
-    except LookupError:
+    except (LookupError, ValueError):  # also codecs that are none of text, and those that replace nothing
         return data.decode("utf-8", "replace") if isinstance(data, bytes) else ""
