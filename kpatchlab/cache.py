@@ -100,8 +100,9 @@ _intact: dict[Path, str] = {}
 
 
 def _stamps(root: Path) -> Iterator[tuple[str, int, int, int, int]]:
-    for folder, _, names in os.walk(root):
-        for name in sorted(names):
+    for folder, folders, names in os.walk(root):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # to folders
+        for name in sorted(names + links):
             path = os.path.join(folder, name)
             if path != str(root / META):
                 stat = os.lstat(path)

@@ -234,6 +234,12 @@ def test_an_artifact_that_is_made_under_another_name_is_left_alone(tmp_path):
     assert (cache.get("initrd", "a" * 64, make) / "file").read_text() == "x"
 
 
+def relinked(link, target):
+    """Do what `ln -sfn` does."""
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+
 def test_what_is_published_is_read_only_and_what_was_altered_is_made_anew(tmp_path):
     cache = Cache(tmp_path)
     key = content_key("k")
@@ -243,19 +249,23 @@ def test_what_is_published_is_read_only_and_what_was_altered_is_made_anew(tmp_pa
         (work / "sub/image").write_text("right")
         (work / "run").write_text("#!/bin/sh")
         (work / "run").chmod(0o755)
+        (work / "cur").symlink_to("sub")  # a link to a folder
+        (work / "other").mkdir()
 
     folder = cache.get("kernel", key, make)
     image = folder / "sub/image"
     assert [oct(path.stat().st_mode & 0o777) for path in (image, folder / "run")] == ["0o444", "0o555"]
     assert cache.usable("kernel", key)
     for alter in (
-        lambda: image.write_text("wrong"),
+        lambda: (image.chmod(0o644), image.write_text("wrong")),
         lambda: (folder / "more").write_text(""),
         image.unlink,
         lambda: (folder / "run").chmod(0o644),
+        lambda: relinked(folder / "cur", "other"),
+        lambda: relinked(folder / "more", "sub"),
     ):
-        image.chmod(0o644)
-        alter()
+        assert cache.usable("kernel", key)  # and so its stamps are kept
+        alter()  # and nothing else: each is seen by itself
         assert not cache.usable("kernel", key)
         with pytest.warns(LabWarning, match="somebody wrote to it; it is made anew"):
             assert cache.get("kernel", key, make) == folder
@@ -298,10 +308,17 @@ def test_an_artifact_is_read_whole_once_by_all_processes(tmp_path, monkeypatch):
     assert not list((tmp_path / cache_module.SEEN).iterdir())
 
 
-@pytest.mark.parametrize("how", ["written", "replaced", "linked", "more", "mode", "mapped"])
+@pytest.mark.parametrize("how", ["written", "replaced", "linked", "more", "mode", "mapped", "relinked"])
 def test_another_process_sees_what_was_altered_whatever_its_size_and_time(tmp_path, monkeypatch, how):
     cache, key = Cache(tmp_path), content_key("k")
-    folder = cache.get("kernel", key, lambda work: (work / "image").write_text("right"))
+
+    def make(work):
+        (work / "image").write_text("right")
+        for name in "ab":
+            (work / name).mkdir()
+        (work / "current").symlink_to("a")
+
+    folder = cache.get("kernel", key, make)
     image, other = folder / "image", tmp_path / "other"
     with monkeypatch.context() as patched:
         later(patched)
@@ -323,12 +340,15 @@ def test_another_process_sees_what_was_altered_whatever_its_size_and_time(tmp_pa
         other.chmod(0o444)
     elif how == "mode":
         image.chmod(0o555)
+    elif how == "relinked":
+        relinked(folder / "current", "b")
     else:
         image.chmod(0o644)
         with image.open("r+b") as handle, mmap.mmap(handle.fileno(), 0) as mapped:
             mapped[:] = b"WRONG"
         image.chmod(0o444)
-    os.utime(image, ns=(was.st_atime_ns, was.st_mtime_ns))
+    if how not in {"more", "relinked"}:
+        os.utime(image, ns=(was.st_atime_ns, was.st_mtime_ns))
     now = image.stat()
     assert (now.st_size, now.st_mtime_ns) == (was.st_size, was.st_mtime_ns)
     later(monkeypatch)
