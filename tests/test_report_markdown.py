@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sample_run import SPLAT, C, F, P, S, job, large, sample
 
-from kpatchlab.model import KernelFacts, Metric, Run, Splat, SystemFacts, reach_case
+from kpatchlab.model import KernelFacts, Metric, Outcome, Run, Splat, SystemFacts, reach_case
 from kpatchlab.report import FORMATS
 from kpatchlab.report.digest import excerpt, figures, standing, uncovered
 from kpatchlab.report.markdown import LIMIT, cut, text
@@ -180,8 +180,9 @@ def test_checks_that_are_skipped_though_the_base_has_them_are_told_with_their_re
     old = reach_case("udp_sendpage", "client", P, "ran 2 times")
     new = reach_case("udp_sendpage", "client", S, "condition: only where the kernel lacks x", applies=False)
     udp = {"job": P, "both": (S, "no card"), "udp": P}
-    without = job("udp", "without", {**udp, "lite 1": P, "lite 2": P})
-    here = job("udp", "with", {**udp, "lite 1": lite, "lite 2": lite})
+    untried = {name: Outcome(name) for name in ("blocked", "infra")}
+    without = job("udp", "without", {**udp, "lite 1": P, "lite 2": P, **untried})
+    here = job("udp", "with", {**udp, "lite 1": lite, "lite 2": lite, **dict.fromkeys(untried, (S, "no card"))})
     run = dataclasses.replace(
         sample(),
         jobs=(

@@ -250,7 +250,8 @@ def _skipped_here(comparison: Comparison) -> Iterator[str]:
             base = row.cells.get(comparison.base)
             for column, cell in row.cells.items():
                 here = cell.outcome is Outcome.SKIP and cell.applies and not cell.missing and not cell.implied
-                if here and row.id != JOB and base and base.outcome is not Outcome.SKIP and not base.missing:
+                ran = base and base.outcome not in UNTRIED and not base.missing and not base.implied
+                if here and row.id != JOB and ran:
                     why.setdefault(line(cell.message), []).append(f"{group.name} on {column}")
     for reason, places in why.items():
         named = some(list(dict.fromkeys(places)), 4)
