@@ -405,13 +405,14 @@ class Thread:
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """What a kernel was made of, as other test systems name it.
+    """What a kernel was made of, as KCIDB names it.
 
     Attributes:
         commit: full id of the commit below its series.
         url: of that commit's repository, "" where it is one of this host.
         patches: a file of the run's folder for each patch, in their order; none without a series.
-        patchset: the hash of these files as KCIDB's `patchset_hash` has it, "" without a series.
+        patchset: the hash of these files, made as KCIDB's `patchset_hash` is, "" without a series. The lab wrote
+            them, so that only its own runs have the same.
     """
 
     kernel: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from unittest import mock
 
 import pytest
 
@@ -55,6 +56,7 @@ class Bench:
         self.host = FakeHost(root)
         self.settings = Settings(command="kpatchlab run")
         self.log = []
+        self.keys = {}  # kernel -> key that its recipe leads to, where it is another than `key-NAME`
         self.out = io.StringIO()
         self.kernel = lambda name, ctx: self.artifact(name)
         self.image = lambda name: None
@@ -62,11 +64,16 @@ class Bench:
         self.metrics = lambda inputs: ()
 
     def artifact(self, name, **changes):
-        values = {"key": f"key-{name}", "release": f"6.1-{name}"} | changes
+        values = {"key": self.keys.get(name, f"key-{name}"), "release": f"6.1-{name}"} | changes
         self.host.cache.path("kernel", values["key"]).mkdir(parents=True, exist_ok=True)
         return BuildResult(name, values.pop("outcome", Outcome.PASS), **values)
 
-    def build_kernel(self, recipe, name, ctx):
+    def kernel_key(self, recipe, ctx, origin):
+        """Return what a kernel's recipe leads to; one of a lab that was read anew leads to whatever it did before."""
+        found = [self.keys.get(name, f"key-{name}") for name, known in self.lab.kernels.items() if known is recipe]
+        return found[0] if found else mock.ANY
+
+    def build_kernel(self, recipe, name, ctx, origin):
         self.log.append(f"build {name}")
         found = self.kernel(name, ctx)
         if isinstance(found, BaseException):
@@ -132,6 +139,7 @@ def local(monkeypatch, call):
 def bench(tmp_path, monkeypatch):
     found = Bench(tmp_path)
     monkeypatch.setattr(stages, "build_kernel", found.build_kernel)
+    monkeypatch.setattr(stages, "kernel_key", found.kernel_key)
     monkeypatch.setattr(stages, "root_image", found.root_image)
     monkeypatch.setattr(stages, "initrd", lambda kernel, ctx: "key-initrd")
     monkeypatch.setattr(executor, "available_mib", lambda: 64_000)

@@ -83,7 +83,8 @@ def call(root: Path, words: list[str]) -> None:
     os.chdir(root / "lab")
     build = BuildResult("", Outcome.PASS, key="key-kernel", release="6.1.0-pretended")
     packages.missing = lambda stages: []
-    stages.build_kernel = lambda recipe, name, ctx: dataclasses.replace(build, kernel=name)
+    stages.kernel_key = lambda *_: build.key
+    stages.build_kernel = lambda recipe, name, ctx, origin: dataclasses.replace(build, kernel=name)
     stages.root_image = lambda recipe, ctx: None
     stages.root_key = lambda recipe, root: "key-root"
     stages.initrd = lambda kernel, ctx: "key-initrd"

@@ -1,4 +1,4 @@
-"""What a kernel was made of, as other test systems name it."""
+"""What a kernel was made of, as KCIDB names it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from kpatchlab.build import git
 from kpatchlab.build.checkout import checkout_of, hash_of
 from kpatchlab.build.kernel import kernel_key
+from kpatchlab.build.source import source_of
 from kpatchlab.model import BuildResult, Outcome
 from tests.build_fixtures import Bench
 
@@ -24,7 +25,7 @@ def bench(tmp_path):
 
 def checkout(bench, recipe, **changes):
     build = BuildResult("with", Outcome.PASS, key=kernel_key(recipe, bench.ctx))
-    return checkout_of(dataclasses.replace(build, **changes), recipe, bench.ctx)
+    return checkout_of(dataclasses.replace(build, **changes), recipe, bench.ctx, source_of(recipe.source, bench.ctx))
 
 
 def recipe(bench, *series, revision="main~1"):
@@ -43,10 +44,13 @@ def test_a_commit_and_the_patches_on_top(bench):
 
 def test_what_was_built_is_named_and_never_what_a_branch_is_by_now(bench):
     now = recipe(bench, revision="main")
-    key = kernel_key(now, bench.ctx)
+    origin, commit = source_of(now.source, bench.ctx), bench.git("rev-parse", "main")
+    build = BuildResult("with", Outcome.PASS, key=kernel_key(now, bench.ctx, origin))
     bench.sub("core/net.c", "return -22", "return -14")
     bench.git("commit", "-qam", "net: refuse with EFAULT")
-    assert checkout_of(BuildResult("with", Outcome.PASS, key=key), now, bench.ctx) is None
+    one, _ = checkout_of(build, now, bench.ctx, origin)
+    assert one.commit == commit != bench.git("rev-parse", "main")
+    assert checkout_of(build, now, bench.ctx, source_of(now.source, bench.ctx)) is None
     assert checkout(bench, now)
 
 

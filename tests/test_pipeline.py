@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,9 +16,10 @@ from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.patchset import DoesNotApplyError
 from kpatchlab.cache import META
 from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.files import is_inert
 from kpatchlab.lab import load
 from kpatchlab.lab.recipes import PatchesSeries
-from kpatchlab.model import ChangedFunction, JobResult, Outcome, PatchFacts, Verdict
+from kpatchlab.model import ChangedFunction, Checkout, JobResult, Outcome, PatchFacts, Verdict
 from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import pipeline, stages
@@ -54,7 +56,7 @@ def test_a_series_that_does_not_apply_costs_its_own_column(bench, monkeypatch):
         return dataclasses.replace(bench.artifact(name), base_key="tree")
 
     bench.kernel = kernel
-    monkeypatch.setattr(stages, "base_key", lambda *_: "tree")
+    monkeypatch.setattr(stages, "source_of", lambda *_: SimpleNamespace(tree_key="tree"))
     run = bench.execute()
     assert run.builds[1].outcome is Outcome.BLOCKED
     assert "hunk 1 of 2" in run.builds[1].error
@@ -448,10 +450,108 @@ def test_going_on_with_another_kernel_is_refused(bench):
     cancel_at(bench, 2)
     bench.execute(plan=plan)
     bench.settings, bench.job = Settings(), lambda inputs: Outcome.PASS
-    bench.kernel = lambda name, ctx: bench.artifact(name, key="another")
+    bench.keys = {"without": "another", "with": "another"}
+    bench.log = []
     run = bench.execute(plan=plan, run_dir=bench.store.open_run("last"))
     lost = [job for job in run.jobs if job.outcome is Outcome.INFRA]
     assert [job.message for job in lost] == ["kernel with is not the one that the run began with"]
+    assert "build with" not in bench.log, "what cannot be used is not built"
+    assert [build.outcome for build in run.builds] == [Outcome.PASS, Outcome.PASS], "both were built before"
+
+
+def repeat_wanted(bench, plan):
+    """Run a plan, and leave what a killed run that wants one more repeat of a job of `with` does."""
+    bench.execute(plan=plan)
+    run_dir = bench.store.open_run("last")
+    result = run_dir.done_jobs()["solo@with#1"]
+    run_dir.save_job(dataclasses.replace(result, outcome=Outcome.FAIL, duration_s=10.0, withheld_s=8.0))
+    bench.log, bench.out = [], io.StringIO()
+    return run_dir
+
+
+@pytest.mark.parametrize("lost", [UserError("no branch main"), None], ids=["its branch is gone", "its branch moved"])
+def test_a_repeat_is_of_the_kernel_that_the_run_began_with(bench, monkeypatch, lost):
+    """The recipe leads elsewhere by now; the first artifact is in the cache."""
+    plan = bench.plan()
+    run_dir = repeat_wanted(bench, plan)
+    (bench.host.cache.path("kernel", "key-with") / META).write_text("{}")
+    bench.keys = {"with": "another"}
+    if lost:
+        monkeypatch.setattr(stages, "kernel_key", lambda *_: (_ for _ in ()).throw(lost))
+    seen = []
+    bench.job = lambda inputs: seen.extend(k.build.key for k in inputs.kernels.values()) or Outcome.PASS
+    run = bench.execute(plan=plan, run_dir=run_dir)
+    assert outcomes(run)["solo@with#2"] == "pass"
+    assert seen == ["key-with"]
+    assert "build with" not in bench.log
+    assert [(build.outcome, build.key) for build in run.builds][1] == (Outcome.PASS, "key-with")
+    why = "no branch main" if lost else "its recipe leads to another one by now"
+    assert f"kernel with: it stays the one that the run began with: {why}" in bench.lines
+
+
+def test_a_repeat_whose_kernel_is_gone_is_not_run_and_the_run_stands(bench):
+    plan = bench.plan()
+    run_dir = repeat_wanted(bench, plan)
+    bench.keys = {"with": "another"}
+    run = bench.execute(plan=plan, run_dir=run_dir)
+    assert outcomes(run) == {"solo@without#1": "pass", "solo@with#1": "fail"}
+    assert run.complete
+    assert bench.log == [], "nothing is built, and nothing is run"
+    assert [(build.outcome, build.key) for build in run.builds][1] == (Outcome.PASS, "key-with")
+    assert bench.lines.count("solo@with#2 is not run: kernel with is not the one that the run began with") == 1
+
+
+def test_tests_of_another_tree_are_no_tests_of_the_kernel_that_the_run_began_with(bench, monkeypatch):
+    asked = []
+    with_selftests(bench, monkeypatch, lambda name: asked.append(name) or Programs(Outcome.PASS, "kselftest", name))
+    plan = bench.plan()
+    bench.execute(plan=plan)
+    run_dir = bench.store.open_run("last")
+    run_dir.drop_job(next(name for name, result in run_dir.done_jobs().items() if result.column == "with"))
+    (bench.host.cache.path("kernel", "key-with") / META).write_text("{}")
+    bench.keys, asked[:] = {"with": "another"}, []
+    run = bench.execute(plan=plan, run_dir=run_dir)
+    lost = [job.message for job in run.jobs if job.outcome is Outcome.INFRA]
+    assert lost == ["kernel with is not the one that the run began with"]
+    assert asked == []
+
+
+def test_all_cached_is_said_once_though_repeats_need_more_that_is(bench, monkeypatch):
+    bench.kernel = lambda name, ctx: bench.artifact(name, cached=True)
+    monkeypatch.setattr(bench.host.cache, "has", lambda kind, key: True)
+    plan = bench.plan()
+    run_dir = repeat_wanted(bench, plan)
+    run_dir.drop_job("solo@without#1")
+    run = bench.execute(plan=plan, run_dir=run_dir)
+    assert "solo@with#2" in outcomes(run)
+    assert bench.lines.count("nothing to build: all cached") == 1
+
+
+def test_what_a_kernel_was_made_of_is_asked_once_and_while_it_is_built(bench, monkeypatch):
+    """Where a branch stands by the end of the run does not matter, and no server is asked then."""
+    origins, ended = [], []
+
+    def source_of(spec, ctx):
+        assert not ended, "a source is asked for when all jobs are done"
+        origins.append(SimpleNamespace(tree_key="tree"))
+        return origins[-1]
+
+    def checkout_of(build, recipe, ctx, origin):
+        assert origin in origins
+        return (Checkout(build.kernel, "c" * 40, patchset="d" * 64), [b"a diff"]) if build.kernel == "with" else None
+
+    monkeypatch.setattr(stages, "source_of", source_of)
+    monkeypatch.setattr(stages, "checkout_of", checkout_of)
+    one_guest(bench)
+    bench.job = lambda inputs: ended.append(1) or Outcome.PASS
+    run = bench.execute()
+    assert len(origins) == len(run.builds) == 2
+    name = "patches/with/0001.patch.txt"
+    assert run.checkouts == (Checkout("with", "c" * 40, "", (name,), "d" * 64),)
+    assert (bench.root / "results" / run.id / name).read_bytes() == b"a diff"
+    assert is_inert(name), "a stranger's text is no page"
+    again = bench.execute(run_dir=bench.store.open_run(run.id))
+    assert again.checkouts == run.checkouts
 
 
 def test_reproduce_lines_reach_the_result(bench):

@@ -142,7 +142,7 @@ def test_junit_has_figures_as_properties():
 
 MADE = (
     Checkout("without", "c" * 40, "https://git.example.org/linux.git"),
-    Checkout("with", "c" * 40, "https://git.example.org/a tree.git", ("patches/with/0001.patch",), "d" * 64),
+    Checkout("with", "c" * 40, "https://git.example.org/a tree.git", ("patches/with/0001.patch.txt",), "d" * 64),
 )
 
 
@@ -154,7 +154,8 @@ def test_a_series_is_a_set_of_patches_on_the_commit_of_its_base():
     assert (base["patchset_hash"], patched["patchset_hash"]) == ("", "d" * 64)
     assert "patchset_files" not in base
     assert patched["git_repository_url"] == "https://git.example.org/a%20tree.git"
-    assert patched["patchset_files"] == [{"name": "0001.patch", "url": "file:///results/run/patches/with/0001.patch"}]
+    url = "file:///results/run/patches/with/0001.patch.txt"
+    assert patched["patchset_files"] == [{"name": "0001.patch.txt", "url": url}]
 
 
 @pytest.mark.parametrize(

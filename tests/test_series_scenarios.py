@@ -16,7 +16,7 @@ from kpatchlab.series.values import Applied, PatchBuild, PatchResult, Walk
 def test_each_patch_is_an_ordinary_run_of_the_patches_so_far(bench, monkeypatch):
     seen = []
 
-    def kernel(recipe, name, ctx):
+    def kernel(recipe, name, ctx, origin):
         folder = ctx.path(recipe.series[0].path) if recipe.series else None
         seen.append((name, (folder / "series").read_text().split() if folder else []))
         return bench.artifact(name)

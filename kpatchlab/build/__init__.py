@@ -2,7 +2,6 @@
 
 from kpatchlab.build.context import BuildCancelled, BuildContext, BuildProgress
 from kpatchlab.build.kernel import (
-    base_key,
     build_kernel,
     cached_kernel,
     kernel_key,
@@ -12,4 +11,4 @@ from kpatchlab.build.kernel import (
 )
 
 __all__ = ["BuildCancelled", "BuildContext", "BuildProgress"]
-__all__ += ["base_key", "build_kernel", "cached_kernel", "kernel_key", "lies_built", "series_changes", "stored_kernel"]
+__all__ += ["build_kernel", "cached_kernel", "kernel_key", "lies_built", "series_changes", "stored_kernel"]

@@ -141,16 +141,16 @@ def stored_kernel(key: str, name: str, ctx: BuildContext) -> BuildResult | None:
     return _load(ctx.cache.path("kernel", key), name, cached=True) if ctx.cache.has("kernel", key) else None
 
 
-def base_key(recipe: KernelRecipe, ctx: BuildContext) -> str:
-    """Return the content key of the recipe's tree without its series."""
-    return source.source_of(recipe.source, ctx).tree_key
-
-
-def build_kernel(recipe: KernelRecipe, name: str, ctx: BuildContext) -> BuildResult:
+def build_kernel(
+    recipe: KernelRecipe, name: str, ctx: BuildContext, origin: source.Source[Any] | None = None
+) -> BuildResult:
     """Return the kernel of a recipe: from the cache, or built (or fetched) now.
 
     A kernel that does not build is a BuildResult with outcome BLOCKED; a module that does not is left out and
     listed in `module_failures`. A build that was killed goes on where it was.
+
+    Args:
+        origin: as in `kernel_key`.
 
     Raises:
         UserError: the recipe is wrong: no such revision, a patch that does not apply, a tree that cannot be configured.
@@ -159,7 +159,7 @@ def build_kernel(recipe: KernelRecipe, name: str, ctx: BuildContext) -> BuildRes
     """
     begin = time.monotonic()
     ctx.progress(BuildProgress(name, "source"))
-    plan = _plan(recipe, ctx)
+    plan = _plan(recipe, ctx, origin)
     if ctx.cache.usable("kernel", plan.key):
         ctx.cache.touch("kernel", plan.key)
         return _load(ctx.cache.path("kernel", plan.key), name, cached=True, duration_s=time.monotonic() - begin)
@@ -425,15 +425,20 @@ def _covered(plan: _KernelSpec, work: Path, ctx: BuildContext) -> Path | None:
     return path
 
 
-def series_changes(recipe: KernelRecipe, ctx: BuildContext) -> changes.Changes:
+def series_changes(
+    recipe: KernelRecipe, ctx: BuildContext, origin: source.Source[Any] | None = None
+) -> changes.Changes:
     """Return what each patch of a recipe's series changes: from the cache, where its build left it.
 
     A kernel that was built before the lab kept this has its tree unpacked once more.
 
+    Args:
+        origin: as in `kernel_key`.
+
     Raises:
         UserError, HostError: as `build_kernel`.
     """
-    plan = _plan(recipe, ctx)
+    plan = _plan(recipe, ctx, origin)
     if not plan.patches:
         return changes.Changes()
     key = changes.changes_key(plan.base_key, plan.patches)

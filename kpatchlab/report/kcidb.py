@@ -1,10 +1,12 @@
 """KCIDB: the report format of KernelCI's database, version 5.3 of its schema (kcidb-io); written, never submitted.
 
-A kernel is a checkout and a build of it. Its checkout is a commit and a set of patches on top of it, named by the hash
-that other systems have for these patches, or by an empty hash for the commit alone; so a base and its series show side
-by side. Where the commit is not known, the checkout says its base and series in words alone. Every check of every job
-is a test, and so is every figure. On a mixed pair a test belongs to the build that is not the base's, and its
-environment names both. Outcomes:
+A kernel is a checkout and a build of it. Its checkout is a commit and a set of patches on top of it, named by KCIDB's
+hash over the files of these patches, or by an empty hash for the commit alone; so a base and its series show side by
+side. The files are the lab's own, which it makes of mails and commits (author, date, subject, text, diff) and leaves in
+the run's folder: the hash is the same in all runs of this lab's, and another one than that of the mails as they were
+posted, which other systems may have. Where the commit is not known, the checkout says its base and series in words
+alone. Every check of every job is a test, and so is every figure. On a mixed pair a test belongs to the build that is
+not the base's, and its environment names both. Outcomes:
 
     PASS     pass
     FAIL     fail, crash, timeout: the kernel is to blame

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from kpatchlab import maintainers
 from kpatchlab.build import BuildContext
-from kpatchlab.build.checkout import checkout_of
 from kpatchlab.build.roots import root_key
 from kpatchlab.build.thread import thread_of
 from kpatchlab.cache import Cache, content_key, file_digest
-from kpatchlab.errors import LabError
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.scenario import own_files
-from kpatchlab.model import BuildResult, Checkout, KernelFacts, PatchFacts, Run, SystemFacts, Thread
+from kpatchlab.model import Checkout, KernelFacts, PatchFacts, Run, SystemFacts, Thread
 from kpatchlab.plan.jobs import Plan
 from kpatchlab.report.digest import concerned_files
 from kpatchlab.store.run_dir import RunDir
@@ -55,22 +52,19 @@ def of_threads(lab: Lab, plan: Plan, context: Callable[[str], BuildContext]) -> 
     return tuple(thread for thread in found if thread)
 
 
-def of_checkouts(
-    lab: Lab, builds: Iterable[BuildResult], context: Callable[[str], BuildContext], run_dir: RunDir
-) -> tuple[Checkout, ...]:
+def of_checkouts(now: Mapping[str, tuple[Checkout, Sequence[bytes]]], run_dir: RunDir) -> tuple[Checkout, ...]:
     """Return what kernels were made of, where others can name it, and put their patches into the run's folder.
 
-    Those of kernels whose source or series cannot be read by now stay as they were.
+    Args:
+        now: kernel -> checkout and patches, of the kernels that were looked at in this part of the run; those of the
+            others stay as they were.
     """
     found = {one.kernel: one for one in run_dir.header.checkouts}
-    for build in builds:
-        with contextlib.suppress(LabError, OSError):
-            if made := checkout_of(build, lab.kernels[build.kernel], context(build.kernel)):
-                one, files = made
-                names = tuple(f"patches/{build.kernel}/{number:04d}.patch" for number in range(1, len(files) + 1))
-                for name, data in zip(names, files, strict=True):
-                    run_dir.write(name, data)
-                found[build.kernel] = replace(one, patches=names)
+    for kernel, (one, files) in now.items():
+        names = tuple(f"patches/{kernel}/{number:04d}.patch.txt" for number in range(1, len(files) + 1))
+        for name, data in zip(names, files, strict=True):
+            run_dir.write(name, data)
+        found[kernel] = replace(one, patches=names)
     return tuple(found.values())
 
 

@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from kpatchlab import __version__
-from kpatchlab.errors import HostError, UserError
+from kpatchlab.errors import HostError, told
 from kpatchlab.files import refuses
 from kpatchlab.host.host import Host
 from kpatchlab.host.peak import PeakMemory
@@ -31,7 +31,7 @@ from kpatchlab.report.view import View
 from kpatchlab.run import header
 from kpatchlab.run.again import once_more
 from kpatchlab.run.executor import Executor, Returned, Weight, infra
-from kpatchlab.run.stages import Settings, Stages, gather
+from kpatchlab.run.stages import Settings, Stages, another, gather
 from kpatchlab.store.run_dir import RunDir
 
 CONTENTS = "contents.json"
@@ -110,7 +110,7 @@ class _Execution:
             self.host.check_room()
         needed = self.plan if todo and settings.more else for_jobs(self.plan, todo)
         save = partial(_save_build, self.run_dir, self.earlier)
-        stages = Stages(self.lab, needed, self.host, settings, self.progress, save)
+        stages = Stages(self.lab, needed, self.host, settings, self.progress, save, self.earlier)
         try:
             with self.peak:
                 self._run(todo, stages)
@@ -118,11 +118,11 @@ class _Execution:
             cancelled = settings.cancel.is_set()
             stages.shutdown()
         built, problems = stages.finished()
-        builds = {
-            name: build
-            for name, build in (self.earlier | built).items()
-            if build.outcome is not Outcome.INFRA or (name in built and not cancelled)
-        }
+        known = {name: build for name, build in self.earlier.items() if build.outcome is not Outcome.INFRA}
+        lost = {name: build for name, build in built.items() if build.outcome is Outcome.INFRA}
+        builds = (
+            ({} if cancelled else lost) | known | {name: build for name, build in built.items() if name not in lost}
+        )
         host = self.host.facts() | {"peak_memory_mib": str(self.peak.mib)} if todo else self.run_dir.header.host
         view = self._store(stages, builds, host, cancelled=cancelled)
         if problems and not cancelled and all(result.outcome is Outcome.INFRA for result in view.run.jobs):
@@ -200,6 +200,11 @@ class _Execution:
         try:
             task = gather(self.lab, job, stages, self.settings)
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs this job alone, and no kernel is to blame
+            if job.id in self.repeated and any(made.exception() for made in stages.needed(job)):
+                self.planned.remove(job)  # the first word stands
+                self.progress.total_jobs -= 1
+                self.progress.note(f"{job.id} is not run: {told(error)}")
+                return None
             self._ended(Returned(infra(job, error), None), job, stages)
             return None
 
@@ -260,7 +265,7 @@ class _Execution:
             systems=header.of_systems(lab),
             patches=header.of_patches(before, stages.patches),
             threads=header.of_threads(lab, plan, stages.context),
-            checkouts=header.of_checkouts(lab, builds.values(), stages.context, self.run_dir),
+            checkouts=header.of_checkouts(stages.checkouts, self.run_dir),
             touches={
                 name: tuple(files_of(lab.scenarios[name], lab.systems))
                 for name in sorted({job.scenario for job in plan.jobs})
@@ -289,14 +294,11 @@ def _save_build(run_dir: RunDir, earlier: Mapping[str, BuildResult], build: Buil
     """Store a kernel as it ends; a run that goes on keeps what is known of the same kernel from before.
 
     Raises:
-        UserError: the run's other jobs ran on another kernel of this name.
+        UserError: the run's other jobs ran on another kernel of this name; its files changed since it was asked for.
     """
     if (known := earlier.get(build.kernel)) and known.key and build.key:
         if known.key != build.key:
-            raise UserError(
-                f"kernel {build.kernel} is not the one that the run began with",
-                hint="its source, series or configuration has changed since: start a new run",
-            )
+            raise another(build.kernel)
         return known
     run_dir.save_build(build)
     return build

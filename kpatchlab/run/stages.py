@@ -14,18 +14,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from kpatchlab.build import BuildContext, BuildProgress, base_key, build_kernel, series_changes, traceable
+from kpatchlab.build import BuildContext, BuildProgress, build_kernel, kernel_key, series_changes, traceable
 from kpatchlab.build.built import Programs
+from kpatchlab.build.checkout import checkout_of
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.build.patchset import DoesNotApplyError
 from kpatchlab.build.roots import initrd, root_image, root_key
+from kpatchlab.build.source import Source, source_of
 from kpatchlab.build.standing import standing_still
-from kpatchlab.errors import LabError, told
+from kpatchlab.errors import LabError, UserError, told
 from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.scenario import library_files, scenario_files
-from kpatchlab.model import BuildResult, JobResult, Outcome, PatchFacts
+from kpatchlab.model import BuildResult, Checkout, JobResult, Outcome, PatchFacts
 from kpatchlab.plan.jobs import Group, JobSpec, Plan
 from kpatchlab.progress import Progress, built, clock
 from kpatchlab.run import payload
@@ -75,6 +77,7 @@ class Stages:
 
     Args:
         done: takes each kernel as it ends; what it returns stands in its place.
+        earlier: kernels that a run which goes on has built before, by name: it has no others of these names.
 
     Attributes:
         kernels: name -> future of its BuildResult.
@@ -85,6 +88,7 @@ class Stages:
             made: no later edit changes a job.
         patches: name -> the patches of a kernel that is done; see `traceable.facts`.
         counted: name -> what `reach start` takes to count the functions that they change.
+        checkouts: name -> what a kernel that is done was made of, with its patches, where others can name it.
     """
 
     def __init__(
@@ -95,15 +99,20 @@ class Stages:
         settings: Settings,
         progress: Progress,
         done: Callable[[BuildResult], BuildResult] = lambda build: build,
+        earlier: Mapping[str, BuildResult] | None = None,
     ) -> None:
         self._done = done
+        self._earlier = dict(earlier or {})
+        self._moved: set[str] = set()  # earlier kernels whose recipes lead to other ones by now
         self._lock = threading.Lock()
         self._all = 0
         self._cached: list[str] = []
+        self._said = False  # that all was cached
         self._still: list[str] = []  # bases that have not moved, as they were told of
         self._spans: dict[str, tuple[float, float]] = {}  # what was made, from when to when
         self.patches: dict[str, tuple[PatchFacts, ...]] = {}
         self.counted: dict[str, tuple[str, ...]] = {}
+        self.checkouts: dict[str, tuple[Checkout, list[bytes]]] = {}
         self._lab, self._host, self._progress, self._settings = lab, host, progress, settings
         self.payloads: dict[Group, Future[tuple[str, ...]]] = {}
         self._builders = ThreadPoolExecutor(1, thread_name_prefix="kernel")
@@ -149,20 +158,55 @@ class Stages:
             self._found(label)
             return self._done(replace(self._settings.built[name], kernel=name))
         with self._telling(label):
-            try:
-                result = build_kernel(self._lab.kernels[name], name, self.context(label))
-            except DoesNotApplyError as error:  # the series' doing: it costs this kernel's columns, and no others
-                tail = "\n".join([*error.details, f"hint: {error.hint}"])
-                base = base_key(self._lab.kernels[name], self.context(label))
-                result = BuildResult(name, Outcome.BLOCKED, base_key=base, error=error.message, log_tail=tail)
+            origin = source_of(self._lab.kernels[name].source, self.context(label))
+            result = self._begun_with(name, label, origin) or self._built(name, label, origin)
         if result.cached:
             self._found(label)
         else:
             self._progress.stage_done(label, built(result))
         self._tell_still(name, label)
+        if name in self._moved:
+            return self._done(result)
         if self._lab.kernels[name].series and result.outcome in {Outcome.PASS, Outcome.BLOCKED}:
-            self._look(name, result, label)
-        return self._done(result)
+            self._look(name, result, label, origin)
+        kept = self._done(result)
+        with contextlib.suppress(LabError, OSError):  # a series that cannot be read by now: nobody else can name it
+            if checkout := checkout_of(result, self._lab.kernels[name], self.context(label), origin):
+                self.checkouts[name] = checkout
+        return kept
+
+    def _built(self, name: str, label: str, origin: Source[Any]) -> BuildResult:
+        """Return the kernel that the recipe leads to, from the cache or built now."""
+        try:
+            return build_kernel(self._lab.kernels[name], name, self.context(label), origin)
+        except DoesNotApplyError as error:  # the series' doing: it costs this kernel's columns, and no others
+            tail = "\n".join([*error.details, f"hint: {error.hint}"])
+            base = origin.tree_key
+            return BuildResult(name, Outcome.BLOCKED, base_key=base, error=error.message, log_tail=tail)
+
+    def _begun_with(self, name: str, label: str, origin: Source[Any]) -> BuildResult | None:
+        """Return the kernel that the run began with, where its recipe leads to another one by now, or to none.
+
+        Raises:
+            LabError: it does, and that kernel is gone from the cache.
+        """
+        known = self._earlier.get(name)
+        if not (known and known.key):
+            return None
+        gone: LabError = another(name)
+        try:
+            if kernel_key(self._lab.kernels[name], self.context(label), origin) == known.key:
+                return None
+            why = "its recipe leads to another one by now"
+        except BuildCancelled:
+            raise
+        except LabError as error:
+            gone, why = error, error.message
+        if known.outcome is Outcome.PASS and not self._host.cache.usable("kernel", known.key):
+            raise gone
+        self._moved.add(name)
+        self._progress.note(f"kernel {name}: it stays the one that the run began with: {why}")
+        return replace(known, cached=True)
 
     def _tell_still(self, name: str, label: str) -> None:
         """Say once of a base that it has not moved for weeks."""
@@ -171,10 +215,10 @@ class Stages:
                 self._still.append(line)
                 self._progress.note(line)
 
-    def _look(self, name: str, result: BuildResult, label: str) -> None:
+    def _look(self, name: str, result: BuildResult, label: str, origin: Source[Any]) -> None:
         """See what each patch of a kernel's series changes; a series that cannot be read costs the counts alone."""
         try:
-            changes = series_changes(self._lab.kernels[name], self.context(label))
+            changes = series_changes(self._lab.kernels[name], self.context(label), origin)
             artifact = self._host.cache.path("kernel", result.key) if result.outcome is Outcome.PASS else None
             self.patches[name], self.counted[name] = traceable.facts(name, changes, artifact)
         except LabError as error:
@@ -221,6 +265,10 @@ class Stages:
         began = time.monotonic()
         self._progress.stage(label, "build")
         with self._telling(label):
+            # What comes from the kernel's tree, where the run began with another tree than the recipe leads to by now.
+            of_tree = kernel in self._earlier and name.startswith("kselftest/")
+            if of_tree and self.kernels[kernel].result() and kernel in self._moved:
+                raise another(kernel)
             built = build_foreign(self._lab.kernels[kernel], name, self.context(label))
         if built.cached:
             self._found(label)
@@ -254,7 +302,8 @@ class Stages:
         with self._lock:
             self._spans.pop(label, None)
             self._cached.append(label)
-            everything = len(self._cached) == self._all
+            everything = len(self._cached) == self._all and not self._said
+            self._said = self._said or everything
         self._progress.stage_done(label, "nothing to build: all cached" if everything else "")
 
     def all(self) -> list[Future[Any]]:
@@ -295,6 +344,14 @@ class Stages:
         self._packers.shutdown(cancel_futures=True)
         self._imagers.shutdown(cancel_futures=True)
         self._testers.shutdown(cancel_futures=True)
+
+
+def another(kernel: str) -> UserError:
+    """Return the error of a run that goes on, for a kernel that is no longer to be had as the run began with it."""
+    return UserError(
+        f"kernel {kernel} is not the one that the run began with",
+        hint="its source, series or configuration has changed since: start a new run",
+    )
 
 
 def _foreign(job: JobSpec) -> list[tuple[str, str]]:
