@@ -97,3 +97,8 @@ def test_what_counts_as_found():
     assert score("taint", quiet, tainted)[0] == plants.Found.FOUND
     leaky = [job("a", turns=4), job("b", left=pages(900, 900, 900, 900), turns=4)]
     assert score("left", *leaky)[0] == plants.Found.FOUND
+    late = dataclasses.replace(same, outcome=Outcome.TIMEOUT, message="run.sh ran longer than 60 s")
+    assert score("time", good, late)[0] == plants.Found.FOUND
+    assert score("check", good, late)[0] == plants.Found.OTHERWISE
+    gone = dataclasses.replace(same, cases=(), outcome=Outcome.CRASH, message="no heartbeat for 30 s")
+    assert score("log", good, gone) == (plants.Found.FOUND, "s: job: no heartbeat for 30 s")

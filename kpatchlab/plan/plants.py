@@ -11,7 +11,7 @@ import dataclasses
 import email.parser
 import enum
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from kpatchlab.errors import UserError
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import MboxSeries
 from kpatchlab.lab.yamlfile import suggest
-from kpatchlab.model import CaseKind, Outcome, Run, Verdict
+from kpatchlab.model import UNTRIED, CaseKind, JobResult, Outcome, Run, Verdict
 from kpatchlab.plan.jobs import Plan, for_jobs, make_plan
 from kpatchlab.verdict.compare import compare
 
@@ -130,13 +130,13 @@ def score(plants: Iterable[Plant], run: Run) -> list[Score]:
     scores = []
     for plant in plants:
         worse = [
-            (WITNESSES[row.id.kind], group.name, row.case, cell.message)
+            (witness, group.name, row.case, cell.message)
             for group in groups
             for row in group.rows
-            if row.id.kind in WITNESSES  # a job's own row says what others have said
-            and (cell := row.cells.get(plant.name))
+            if (cell := row.cells.get(plant.name))
             and cell.verdict is Verdict.REGRESSED
             and not cell.implied
+            and (witness := _witness(row.id.kind, cell.outcome))
         ]
         jobs = [job for job in run.jobs if job.column == plant.name]
         right = [entry for entry in worse if entry[0] == plant.seen_by]
@@ -153,8 +153,15 @@ def score(plants: Iterable[Plant], run: Run) -> list[Score]:
     return scores
 
 
-def _ran(jobs: Collection[object]) -> bool:
-    return any(getattr(job, "outcome", None) in {Outcome.PASS, Outcome.FAIL} for job in jobs)
+def _witness(kind: CaseKind, outcome: Outcome) -> str:
+    """Return what a check is the witness of; "" for a job's own, which says what others say, but for how it ended."""
+    if kind is CaseKind.JOB:
+        return {Outcome.TIMEOUT: "time", Outcome.CRASH: "log"}.get(outcome, "")
+    return WITNESSES.get(kind, "")
+
+
+def _ran(jobs: Iterable[JobResult]) -> bool:
+    return any(job.outcome not in UNTRIED for job in jobs)
 
 
 def command(names: Sequence[str]) -> str:
