@@ -408,3 +408,10 @@ def test_tcp_is_asked_when_what_was_sent_before_has_arrived(lib):
 
     exchange = lib("exchange")
     assert list(exchange._tcp_counts(Slow())) == [28, 5]
+
+
+def test_an_offset_that_does_not_stand_behind_what_was_taken_is_told(lib):
+    calls = lib("splicecalls")
+    assert calls._behind("sendfile", 5, 7, 12) == 7
+    with pytest.raises(AssertionError, match="sendfile took 7 bytes from 5 on and leaves the offset at 5"):
+        calls._behind("sendfile", 5, 7, 5)

@@ -50,8 +50,11 @@ def _call(name, *arguments):
 
 def splice(source, target, count, flags=0, offset=None):
     """Move up to `count` bytes from one descriptor to another, one of them a pipe; `offset` is the source's."""
-    place = None if offset is None else ctypes.byref(ctypes.c_int64(offset))
-    return _call("splice", source, place, target, None, count, flags)
+    if offset is None:
+        return _call("splice", source, None, target, None, count, flags)
+    place = ctypes.c_int64(offset)
+    moved = _call("splice", source, ctypes.byref(place), target, None, count, flags)
+    return _behind("splice", offset, moved, place.value)
 
 
 def tee(source, target, count, flags=0):
@@ -77,7 +80,15 @@ def vmsplice(pipe, memory, flags=0, *, stays=True):
 
 def sendfile(sock, file, offset, count):
     """Send up to `count` bytes of a file from `offset` on; returns how many went."""
-    return _call("sendfile64", sock, file, ctypes.byref(ctypes.c_int64(offset)), count)
+    place = ctypes.c_int64(offset)
+    return _behind("sendfile", offset, _call("sendfile64", sock, file, ctypes.byref(place), count), place.value)
+
+
+def _behind(call, offset, done, place):
+    """Return `done`; the offset that the kernel leaves stands behind what it took, also where that is a part."""
+    if place != offset + done:
+        raise AssertionError(f"{call} took {done} bytes from {offset} on and leaves the offset at {place}")
+    return done
 
 
 def punch_hole(file, offset, count):
