@@ -610,3 +610,43 @@ def test_a_header_is_read_with_its_letters_also_where_nothing_says_how(raw, text
     mail = mails._headers(b"From: " + raw + b" <a@example.com>\nSubject: " + raw + b"\n\nbody\n")
     assert mails.header(mail, "Subject") == text
     assert "für alle" in mails.addresses(mail, "From")[0]
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ("[PATCH] žluť =?UTF-8?q?na=C3=AFve?=", "[PATCH] žluť naïve"),
+        ("[PATCH] =?UTF-8?q?na=C3=AFve?= größe", "[PATCH] naïve größe"),
+        ("=?UTF-8?q?na=C3=AFve_?=\n =?utf-8?b?xb5sdcWl?= end", "naïve žluť end"),
+        ("=?utf-8?B?xb5sdcWlPw?= =?utf-8?q?a_b?=", "žluť?a b"),
+        ("a=?utf-8?q?=C3=A4?=b", "aäb"),
+        ("=?utf-8?q?net=3A really??=", "net: really?"),
+        ("=?utf-8?q?=C3=A4?= a =?utf-8?q?=C3=B6?=", "ä a ö"),
+    ],
+)
+def test_encoded_words_are_read_among_other_letters_as_git_reads_them(tmp_path, raw, text):
+    data = f"From: =?UTF-8?q?J=C3=B6rg?= Žluť <a@example.com>\nSubject: {raw}\n\nbody\n".encode()
+    mail = mails._headers(data)
+    words = ["git", "mailinfo", "-k", "--encoding=UTF-8", str(tmp_path / "m"), str(tmp_path / "d")]
+    said = subprocess.run(words, input=data, capture_output=True, check=True).stdout.decode().splitlines()
+    assert "Author: Jörg Žluť" in said
+    assert f"Subject: {text}" in said
+    assert mails.header(mail, "subject") == text
+    assert mails.addresses(mail, "from") == ("Jörg Žluť <a@example.com>",)
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ("what =? is ?= this", "what =? is ?= this"),
+        ("=?UTF-8?q?na=C3=AFve?= =?iso-8859-1?Q?gr=F6=DFe?= ö", "naïvegröße ö"),
+        ("=?utf-8?q?=C3=A4?= ?= =?utf-8?q?=C3=B6?=", "ä ?= ö"),
+        ("a =?nobody?q?b?= ö", "a =?nobody?q?b?= ö"),
+        ("a =?idna?q?=C3=A4?= =?utf-8?q?=FF?=", "a =?idna?q?=C3=A4?= =?utf-8?q?=FF?="),
+        ("=?utf-8?b?x?= =?nobody?q?b?= c", "=?utf-8?b?x?= =?nobody?q?b?= c"),
+        ("=?utf-8*cs?q?=C5=BElu=C5?= =?utf-8?q?=A5?=", "žluť"),
+    ],
+)
+def test_an_encoded_word_that_says_nothing_stays_and_one_letter_in_two_is_one(raw, text):
+    mail = mails._headers(f"Subject: {raw}\n\nbody\n".encode())
+    assert mails.header(mail, "subject") == text

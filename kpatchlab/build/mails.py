@@ -5,7 +5,7 @@ Git says nothing of versions and numbers; these are in the subject, which is rea
 
 from __future__ import annotations
 
-import email.header
+import binascii
 import email.utils
 import functools
 import gzip
@@ -15,11 +15,12 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from email.errors import MessageError
 from email.message import Message
 from email.parser import BytesHeaderParser
 from email.policy import compat32
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from kpatchlab import proc
@@ -51,6 +52,9 @@ _BRACKET = re.compile(r"\s*\[([^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*)\]\s*")
 _COUNTER = re.compile(r"(\d{1,4})/(\d{1,4})")
 _OF = re.compile(r"\b(\d{1,4}) of (\d{1,4})\b")  # as Mercurial writes it
 _VERSION = re.compile(r"(?:patch|rfc|resend)?-?v(?:er)?(\d{1,4})(?:\.(\d{1,4}))?", re.IGNORECASE)
+_WORD = re.compile(r"=\?([^?\s]+)\?([bBqQ])\?(.*?)\?=")
+"""RFC 2047's encoded word; as git-mailinfo(1) has it, blanks and question marks may be in its text."""
+_WORDS = re.compile(r"=\?[^?\s]+\?[bBqQ]\?.*?\?=(?:\s*=\?[^?\s]+\?[bBqQ]\?.*?\?=)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,11 +333,28 @@ def _values(mail: Message, name: str) -> list[str]:
 
 
 def _text(raw: str) -> str:
-    try:
-        found = str(email.header.make_header(email.header.decode_header(raw)))
-    except (ValueError, LookupError, MessageError):  # a charset that Python does not know; broken base64
-        found = raw
+    found = _WORDS.sub(_of_words, " ".join(raw.split()))
     return " ".join(found.encode("utf-8", "replace").decode("utf-8", "replace").split())
+
+
+def _of_words(run: re.Match[str]) -> str:
+    """Return what a run of encoded words says, without the blanks between them; as it is where that is unknown.
+
+    `email.header` takes the letters around them for ASCII, and reads them wrong where they are not.
+    """
+    words = ((charset.partition("*")[0].lower(), _bytes(kind, text)) for charset, kind, text in _WORD.findall(run[0]))
+    try:
+        # A program may part one letter's bytes between two words.
+        alike = [(charset, b"".join(data for _, data in group)) for charset, group in groupby(words, itemgetter(0))]
+        return "".join(data.decode(charset) for charset, data in alike)
+    except (ValueError, LookupError):  # a charset that Python does not know; broken base64
+        return run[0]
+
+
+def _bytes(kind: str, text: str) -> bytes:
+    if kind in "qQ":
+        return binascii.a2b_qp(text.encode("utf-8", "replace"), header=True)
+    return binascii.a2b_base64(text + "===")  # some leave out what fills the last four
 
 
 def ids(mail: Message, name: str) -> tuple[str, ...]:
