@@ -295,6 +295,18 @@ def test_a_stub_of_a_killed_build_is_not_taken_for_an_object(bench, monkeypatch)
     assert [failure.module for failure in build(bench).module_failures] == ["delta"]
 
 
+def test_a_ccache_that_is_gone_hides_no_result(bench, monkeypatch):
+    folder = bench.ctx.cache.path(confined.STORES, confined.SHARED)
+    (folder / "objects").mkdir(parents=True)
+    bench.ctx.note(folder, confined.SHARED_LABEL)
+    (folder / "objects/one").write_bytes(b"x" * 100_000)
+    monkeypatch.setattr(confined, "SHARED_BYTES", 1)
+    monkeypatch.setenv("PATH", "")
+    confined.tidy(bench.ctx, confined.TRUSTED)
+    (store,) = [entry for entry in bench.ctx.cache.entries() if entry.kind == confined.STORES]
+    assert store.size_bytes >= 100_000
+
+
 def test_without_ccache_it_builds_as_well(bench, monkeypatch):
     real = fence.which
     monkeypatch.setattr(fence, "which", lambda name: None if name == "ccache" else real(name))

@@ -107,7 +107,22 @@ PAST, AHEAD = NOW - dt.timedelta(days=24), NOW + dt.timedelta(days=2)
 def test_a_suite_without_news_and_a_stale_mirror_are_told(bench, monkeypatch, date, until, said):
     monkeypatch.setattr(source, "Apt", type("Found", (Apt,), {"date": date, "until": until}))
     assert told(bench, IMAGE, IMAGE) == ([BASE + said] if said else [])
-    assert not told(bench, {"type": "debian-image", "package": "x", "suite": "sid"}) or said
+    other = {"type": "debian-image", "package": "x", "suite": "sid"}
+    assert told(bench, IMAGE, other) == ([BASE + said, BASE.replace("linux-image-amd64", "x") + said] if said else [])
+
+
+@pytest.mark.parametrize("stamp", ["@999999999999", "@99999999999999", "@253402300800"])
+def test_a_clock_that_shows_no_date_says_nothing_and_costs_nothing(branch, stamp):
+    env = {"GIT_COMMITTER_DATE": f"{stamp} +0000", "PATH": "/usr/bin:/bin"}
+    who = ["-c", "user.name=A", "-c", "user.email=a@example.com"]
+    subprocess.run(["git", *who, "-C", branch.tree, "commit", "-q", "--amend", "--no-edit"], check=True, env=env)
+    assert branch.git("log", "-1", "--format=%ct") == stamp[1:]
+    assert not told(branch, {"type": "git", "path": str(branch.tree), "revision": "main"})
+
+
+def test_a_package_without_a_version_says_nothing(bench, monkeypatch):
+    monkeypatch.setattr(source, "Apt", type("None", (Apt,), {"version": "", "until": PAST}))
+    assert not told(bench, IMAGE)
 
 
 def test_a_snapshot_is_not_followed(bench, monkeypatch):

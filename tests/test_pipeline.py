@@ -24,6 +24,7 @@ from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import pipeline, stages
 from kpatchlab.run.stages import Settings
+from kpatchlab.store.run_dir import RunDir
 from kpatchlab.verdict.compare import compare
 from tests import labdir
 
@@ -44,6 +45,15 @@ def test_a_base_that_has_not_moved_is_told_once_though_two_kernels_have_it(bench
     monkeypatch.setattr(stages, "standing_still", lambda recipes, ctx: ["base x has not moved"] * len(recipes))
     bench.execute()
     assert bench.lines.count("base x has not moved") == 1
+
+
+def test_a_base_is_told_of_when_its_kernel_is_kept(bench, monkeypatch):
+    kept = []
+    monkeypatch.setattr(stages, "standing_still", lambda recipes, ctx: [f"{len(kept)} kept"])
+    save = RunDir.save_build
+    monkeypatch.setattr(RunDir, "save_build", lambda self, build, log="": kept.append(build) or save(self, build, log))
+    bench.execute()
+    assert [line for line in bench.lines if line.endswith(" kept")] == ["1 kept", "2 kept"]
 
 
 # --- order

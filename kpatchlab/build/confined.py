@@ -13,6 +13,7 @@ from pathlib import Path
 from kpatchlab import fence, proc
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import META, disk_bytes
+from kpatchlab.errors import LabError
 from kpatchlab.fence import Fence, NoFence
 
 TRUSTED = ""
@@ -101,11 +102,13 @@ def tidy(ctx: BuildContext, author: str) -> None:
         folder, label = ctx.cache.path(STORES, SHARED), SHARED_LABEL
     if not (folder / META).exists():  # no ccache
         return
-    with contextlib.suppress(OSError):  # a full disk: what has filled it is told, not this
+    # A full disk, no ccache any more: what the build came to is told, not this.
+    with contextlib.suppress(OSError, LabError):
         if author == TRUSTED and disk_bytes(folder) > SHARED_BYTES:
             # A figure without a suffix is one of GiB.
             words = ["--trim-dir", str(folder / "objects"), "--trim-max-size", f"{SHARED_BYTES * 3 // 4 >> 10}Ki"]
             proc.run(["ccache", *words], timeout_s=TRIM_S, check=False, nice=proc.BUILD_NICE, cancel=ctx.cancel)
+    with contextlib.suppress(OSError):
         ctx.note(folder, label)
 
 

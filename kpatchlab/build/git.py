@@ -120,7 +120,11 @@ class Repository:
         return result.stdout.strip() if result.status == 0 else ""
 
     def committed(self, commit: str) -> dt.datetime:
-        """Return when a commit that the repository has was made, by its committer's clock."""
+        """Return when a commit that the repository has was made, by its committer's clock.
+
+        Raises:
+            ValueError, OverflowError, OSError: that clock showed what is no date; git takes any number.
+        """
         return dt.datetime.fromtimestamp(int(self.read("log", "-1", "--format=%ct", commit, "--")), dt.UTC)
 
     def is_in(self, older: str, newer: str) -> bool:

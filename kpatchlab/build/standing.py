@@ -23,7 +23,8 @@ def standing_still(recipes: Iterable[KernelRecipe], ctx: BuildContext, now: dt.d
 
 def _still(recipe: KernelRecipe, ctx: BuildContext, now: dt.datetime) -> str:
     stand = None
-    with contextlib.suppress(LabError):  # what cannot be had is told where it is wanted
+    # What cannot be had is told where it is wanted; a committer's clock may show any number, which is no date.
+    with contextlib.suppress(LabError, OSError, ValueError, OverflowError):
         stand = source_of(recipe.source, ctx).stand()
     if stand is None:
         return ""

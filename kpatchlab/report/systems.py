@@ -43,7 +43,7 @@ def render(view: View) -> bytes:
 def _told(run: Run, comparison: Comparison) -> Iterable[str]:
     """Yield what the table has only as numbers: a line for each thing, below a heading."""
     yield from ["", comparison.basis]
-    found = [(fault.word, f"{fault.title} ({where((fault.first, *fault.others))})") for fault in faults(comparison)]
+    found = [(fault.word, f"{fault.title} ({where(fault.changes)})") for fault in faults(comparison)]
     other = news(comparison, [Verdict.FIXED, Verdict.CHANGED, Verdict.FLAKY, Verdict.GONE, Verdict.NEW])
     sections = {
         "What differs from the base": [*found, *((item.word, item.text) for item in other)],

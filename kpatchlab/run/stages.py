@@ -164,12 +164,13 @@ class Stages:
             self._found(label)
         else:
             self._progress.stage_done(label, built(result))
-        self._tell_still(name, label)
-        if name in self._moved:
-            return self._done(result)
-        if self._lab.kernels[name].series and result.outcome in {Outcome.PASS, Outcome.BLOCKED}:
+        stays = name in self._moved
+        if not stays and self._lab.kernels[name].series and result.outcome in {Outcome.PASS, Outcome.BLOCKED}:
             self._look(name, result, label, origin)
         kept = self._done(result)
+        self._tell_still(name, label)
+        if stays:
+            return kept
         with contextlib.suppress(LabError, OSError):  # a series that cannot be read by now: nobody else can name it
             if checkout := checkout_of(result, self._lab.kernels[name], self.context(label), origin):
                 self.checkouts[name] = checkout
