@@ -612,6 +612,19 @@ def test_a_header_is_read_with_its_letters_also_where_nothing_says_how(raw, text
     assert "für alle" in mails.addresses(mail, "From")[0]
 
 
+@pytest.mark.parametrize("how", ["8bit", "quoted-printable", "base64"])
+def test_a_mail_of_another_charset_becomes_utf_8_and_its_patch_stays(how):
+    said, diff = "größer\n".encode("latin-1"), b"--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+gr\xf6\xdfe\n"
+    body = {"8bit": bytes, "quoted-printable": quopri.encodestring, "base64": base64.encodebytes}[how](
+        said + b"---\n" + diff
+    )
+    head = b"From: =?iso-8859-1?q?J=F6rg?= <a@example.com>\nSubject: [PATCH] x\nMIME-Version: 1.0\n"
+    head += f"Content-Type: text/plain; charset=iso-8859-1\nContent-Transfer-Encoding: {how}\n\n".encode()
+    (mail,) = mails.read(head + body, "m")
+    assert (mail.author, mail.text) == ("Jörg <a@example.com>", "größer\n".encode())
+    assert diff in mail.diff
+
+
 @pytest.mark.parametrize(
     ("raw", "text"),
     [

@@ -267,7 +267,9 @@ def _split(data: bytes, name: str) -> Iterator[tuple[int, bytes]]:
 
 def _decoded(raw: bytes, head: Message, where: str, folder: Path) -> Mail:
     message, diff = folder / "message", folder / "diff"
-    words = ["git", "mailinfo", "--encoding=UTF-8", "-k", "--no-scissors", "--quoted-cr=nowarn"]
+    # Not --encoding=UTF-8, with which git 2.39.5 decodes nothing.
+    words = ["git", "-c", "i18n.commitEncoding=UTF-8", "mailinfo", "-u"]
+    words += ["-k", "--no-scissors", "--quoted-cr=nowarn"]
     result = proc.run(
         [*words, str(message), str(diff)],
         timeout_s=GIT_S, check=False, env=git.plain_environment(), cwd=folder, input_bytes=raw,
