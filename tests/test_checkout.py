@@ -8,7 +8,7 @@ import pytest
 
 from kpatchlab.build import git
 from kpatchlab.build.checkout import checkout_of, hash_of
-from kpatchlab.build.kernel import kernel_key
+from kpatchlab.build.kernel import build_kernel, kernel_key, series_changes
 from kpatchlab.build.source import source_of
 from kpatchlab.model import BuildResult, Outcome
 from tests.build_fixtures import Bench
@@ -52,6 +52,24 @@ def test_what_was_built_is_named_and_never_what_a_branch_is_by_now(bench):
     assert one.commit == commit != bench.git("rev-parse", "main")
     assert checkout_of(build, now, bench.ctx, source_of(now.source, bench.ctx)) is None
     assert checkout(bench, now)
+
+
+def test_a_server_is_asked_once_for_a_kernel_its_changes_and_what_it_was_made_of(bench, monkeypatch):
+    commit, asked = bench.git("rev-parse", "main"), []
+    resolve = git.resolve_fetched
+    monkeypatch.setattr(git, "resolve_fetched", lambda *words: asked.append(words) or resolve(*words))
+    (bench.root / "a.patch").write_text(bench.git("diff", "-R", "main~1..main") + "\n")
+    ours = {"type": "mbox", "path": str(bench.root / "a.patch")}
+    far = bench.recipe(source={"type": "git", "url": bench.tree.as_uri(), "revision": "main"}, series=[ours])
+    origin = source_of(far.source, bench.ctx)
+    assert origin.key == {"commit": commit}
+    bench.sub("core/net.c", "return -22", "return -14")
+    bench.git("commit", "-qam", "net: refuse with EFAULT")
+    build = build_kernel(far, "with", bench.ctx, origin)
+    assert (build.outcome, commit[:12] in build.base) == (Outcome.PASS, True), build.error
+    assert series_changes(far, bench.ctx, origin).patches
+    one, _ = checkout_of(build, far, bench.ctx, origin)
+    assert (one.commit, len(asked)) == (commit, 1)
 
 
 def test_what_nobody_else_can_name_has_no_checkout(bench):
