@@ -15,7 +15,7 @@ from kpatchlab.errors import LabError, UserError
 from kpatchlab.files import safe_name, write_atomic
 from kpatchlab.history.record import Origin
 from kpatchlab.model import Run
-from kpatchlab.plan.forecast import last_builds
+from kpatchlab.plan.forecast import history, last_builds
 from kpatchlab.report import FORMATS
 from kpatchlab.report.view import View
 from kpatchlab.store import run_dir as run_dir_module
@@ -54,6 +54,26 @@ def test_each_file_of_a_run_is_read_once_and_its_builds_without_its_jobs(store, 
     read.clear()
     assert last_builds(SimpleNamespace(results=store.root)) == {build.kernel: build for build in reversed(whole.builds)}
     assert len(read) == 1 + len(whole.builds)
+
+
+def test_what_jobs_took_is_read_without_their_cases_and_the_newest_word_counts(store, monkeypatch):
+    first, last = sample(), dataclasses.replace(sample(), jobs=sample().jobs[:1])
+    slow = dataclasses.replace(last.jobs[0], duration_s=777.0)
+    fresh = dataclasses.replace(builds()[0], cached=False, duration_s=333.0)
+    old = stored(store, first)
+    new = stored(store, dataclasses.replace(last, jobs=(slow,), builds=(fresh,)))
+    broken = stored(store, first)
+    ids = [broken.id, new.id, old.id]  # of one second: by themselves they have no order
+    part = next((store.root / broken.id / "jobs").glob("*.json"))
+    monkeypatch.setattr(run_dir_module, "job_result", lambda data: pytest.fail("a job is read whole"))
+    for damage in ("{", '{"job": 1}', '{"job": "a", "duration_s": "long"}', "[]"):
+        part.write_text(damage)
+        took = history(store, among=ids)
+        assert took[slow.job] == 777.0
+        assert took[f"kernel:{fresh.kernel}"] == 333.0
+        assert {job.job for job in first.jobs} <= set(took), "those of the run before"
+    assert history(store, 1, ids) == {}, "the last one is damaged"
+    assert set(history(store)) == set(took)
 
 
 def test_run_that_was_killed_is_read_as_far_as_it_got(store):

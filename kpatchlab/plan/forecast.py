@@ -31,11 +31,14 @@ def last_runs(store: Store, runs: int = 5, among: Sequence[str] = ()) -> Iterato
     Args:
         among: only these runs, the newest first; none: the last ones of the store.
     """
-    there = set(store.ids())
-    wanted = [name for name in among if name in there] or sorted(there, reverse=True)
-    for name in wanted[:runs]:
+    for name in _last(store, runs, among):
         with contextlib.suppress(LabError):
             yield store.load(name)[0]
+
+
+def _last(store: Store, runs: int, among: Sequence[str] = ()) -> list[str]:
+    there = set(store.ids())
+    return ([name for name in among if name in there] or sorted(there, reverse=True))[:runs]
 
 
 def history(store: Store, runs: int = 5, among: Sequence[str] = ()) -> dict[str, float]:
@@ -45,12 +48,10 @@ def history(store: Store, runs: int = 5, among: Sequence[str] = ()) -> dict[str,
         among: as in `last_runs`.
     """
     found: dict[str, float] = {}
-    for run in last_runs(store, runs, among):
-        for job in run.jobs:
-            found.setdefault(job.job, job.duration_s)
-        for build in run.builds:
-            if not build.cached and build.duration_s > 1:
-                found.setdefault(f"kernel:{build.kernel}", build.duration_s)
+    for name in _last(store, runs, among):
+        with contextlib.suppress(LabError):  # a damaged one, as in `last_runs`
+            builds = [build for build in store.builds(name) if not build.cached and build.duration_s > 1]
+            found = store.seconds(name) | {f"kernel:{build.kernel}": build.duration_s for build in builds} | found
     return found
 
 
@@ -58,7 +59,7 @@ def last_builds(lab: Lab, runs: int = 5) -> dict[str, BuildResult]:
     """Return what came of each kernel's last build in the last runs of a lab, by name."""
     store = Store(lab.results)
     found: dict[str, BuildResult] = {}
-    for name in sorted(store.ids(), reverse=True)[:runs]:
+    for name in _last(store, runs):
         with contextlib.suppress(LabError):  # a damaged one, as in `last_runs`
             for build in reversed(store.builds(name)):
                 found.setdefault(build.kernel, build)

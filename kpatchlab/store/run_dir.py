@@ -297,6 +297,19 @@ def load_builds(folder: Path) -> tuple[BuildResult, ...]:
     return _builds(folder, _header(folder))
 
 
+def load_seconds(folder: Path) -> dict[str, float]:
+    """Read what each job of a run took alone, in seconds, by name; raises as `load_run`."""
+    _header(folder)
+    return dict(_parts(folder / "jobs", _took))
+
+
+def _took(data: Any) -> tuple[str, float]:
+    name, seconds = data["job"], data.get("duration_s", 0.0)
+    if not isinstance(name, str) or not isinstance(seconds, (int, float)):
+        raise TypeError("no name, or no time")
+    return name, seconds
+
+
 def load_run(folder: Path) -> Run:
     """Read a run whole; raises as `load_header`, and LabError for a damaged file of a job or build."""
     header = _header(folder)

@@ -24,7 +24,7 @@ from kpatchlab.history import database
 from kpatchlab.history.index import RunRow, insert_row, read_row, summary
 from kpatchlab.history.record import Origin, record
 from kpatchlab.model import BuildResult, KernelFacts, Run
-from kpatchlab.store.run_dir import HEADER, RunDir, hold, load_builds, load_header, load_run
+from kpatchlab.store.run_dir import HEADER, RunDir, hold, load_builds, load_header, load_run, load_seconds
 from kpatchlab.store.run_plan import RunPlan, load_plan
 from kpatchlab.verdict.compare import compare
 from kpatchlab.verdict.values import Comparison
@@ -164,6 +164,10 @@ class Store:
     def builds(self, wanted: str) -> tuple[BuildResult, ...]:
         """Read the builds of a run, and none of its jobs, which can be thousands; raises as `load`."""
         return load_builds(self.root / self.resolve(wanted))
+
+    def seconds(self, wanted: str) -> dict[str, float]:
+        """Read what each job of a run took, and none of its cases, which can be millions; raises as `load`."""
+        return load_seconds(self.root / self.resolve(wanted))
 
     def plan(self, wanted: str) -> RunPlan:
         """Read what a run was to do.
