@@ -199,6 +199,32 @@ def empty_pipe(kind):
             raise AssertionError(f"splice from a closed pipe moved {moved} bytes")
 
 
+def waiting_writer(kind):
+    """A writer that waits for room in a pipe goes on when a socket has taken what was in it."""
+    size, seed = 5 * PIPE + 7, 63
+    expected = datafile.content(size, seed)
+    near, far = near_end(kind, DEADLINE_S)
+    with near, far, Pipe() as pipe:
+
+        def write():
+            rest = memoryview(expected)
+            while rest:
+                rest = rest[os.write(pipe.writer, rest) :]
+
+        def send():
+            writer = threading.Thread(target=write)
+            writer.start()
+            time.sleep(2 * TICK_S)  # the pipe is full by now
+            left = size
+            while left:
+                left -= splicecalls.splice(pipe.reader, near.fileno(), left)
+            writer.join()
+
+        got = bytearray()
+        in_thread(lambda: got.extend(datafile.receive(far, size)), send, near)
+    datafile.same(got, expected)
+
+
 def more(kind, pieces, shut):
     """Pieces with SPLICE_F_MORE; then a last one without it, or a pause and the end of the stream.
 
@@ -437,6 +463,7 @@ def main():
         ("splice into a full socket that may not block", full, ("splice",)),
         ("sendfile into a full socket that may not block", full, ("sendfile",)),
         ("splice from an empty pipe and from a closed one", empty_pipe, ()),
+        ("a pipe whose writer waits for room", waiting_writer, ()),
         ("SPLICE_F_MORE, small pieces, the last one without", more, ((100, 200, 1, 50), 0)),
         ("SPLICE_F_MORE, pages, the last one without", more, ((4096, 65536, 5000, 3), 0)),
         ("SPLICE_F_MORE, small pieces, a pause, then the end of the stream", more, ((100, 200, 1), 1)),
