@@ -400,14 +400,20 @@ datafile.send(near, "data", 0, 3, "write")
 
 def test_tcp_is_asked_when_what_was_sent_before_has_arrived(lib):
     class Slow:
-        family, type = socket.AF_INET, socket.SOCK_STREAM
         answers = iter([(28, 0, 5), (28, 0, 5), (0, 28, 5)])
 
-        def getsockopt(self, level, option, size):
+        def __init__(self, domain):
+            self.domain = domain
+
+        def getsockopt(self, level, option, size=0):
+            if level == socket.SOL_SOCKET:
+                return {socket.SO_DOMAIN: self.domain, socket.SO_PROTOCOL: socket.IPPROTO_TCP}[option]
             return exchange._TCP_INFO.pack(*next(self.answers))
 
     exchange = lib("exchange")
-    assert list(exchange._tcp_counts(Slow())) == [28, 5]
+    assert list(exchange._tcp_counts(Slow(socket.AF_INET))) == [28, 5]
+    smc = 43
+    assert exchange._tcp_counts(Slow(smc)) is None, "RDMA carries its data, and TCP counts none of it"
 
 
 def test_an_offset_that_does_not_stand_behind_what_was_taken_is_told(lib):

@@ -92,12 +92,18 @@ def put(sock, size, offset, seed, sender, receiver, senders=None):
 _TCP_INFO = struct.Struct("@24xI92xQQ")  # of struct tcp_info: tcpi_unacked, tcpi_bytes_acked, tcpi_bytes_received
 
 
+def _is_tcp(sock):
+    """Whether TCP carries the data, as the kernel says: Python says AF_INET of an SMC socket too."""
+    domain, protocol = (sock.getsockopt(socket.SOL_SOCKET, option) for option in (socket.SO_DOMAIN, socket.SO_PROTOCOL))
+    return domain in {socket.AF_INET, socket.AF_INET6} and protocol == socket.IPPROTO_TCP
+
+
 def _tcp_counts(sock):
     """How many bytes TCP counts as sent and acknowledged, and how many as received; None for other sockets.
 
     What was sent before may still be on its way: SMC that falls back to TCP says so in 28 bytes, and gets no answer.
     """
-    if sock.family not in {socket.AF_INET, socket.AF_INET6} or sock.type != socket.SOCK_STREAM:
+    if not _is_tcp(sock):
         return None
     for _ in range(200):
         unacked, *counts = _TCP_INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
