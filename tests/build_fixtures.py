@@ -66,6 +66,11 @@ class Bench:
         self.git("commit", "-q", "-m", "Base")
         return self.git("rev-parse", "HEAD")
 
+    def commit(self, name: str, old: str, new: str, subject: str) -> None:
+        """Change a text in a file of the repository, as a commit."""
+        self.sub(name, old, new)
+        self.git("commit", "-qam", subject)
+
     def snapshot(self) -> dict[str, tuple[bytes, float]]:
         files = (path for path in self.tree.rglob("*") if path.is_file())
         return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}

@@ -152,13 +152,19 @@ def test_a_base_that_was_rewritten_is_not_called_sure(tree):
     assert found.why == "of those tried, the first that takes every patch"
 
 
-def test_prerequisite_patches_are_found_on_top_of_the_base(tree):
+def on_two_others(tree):
+    """Return the base, the two commits on top of it that a series is made on, and the series, which names them."""
     stable = tree.git("rev-parse", "HEAD")
     first = tree.edit("a", 20)
     second = tree.edit("a", 21)
     tree.git("checkout", "-q", "--detach")
     tree.edit("a", 22, "by the series")
     mails = tree.series(second, "HEAD", f"--base={stable}")
+    return stable, first, second, mails
+
+
+def test_prerequisite_patches_are_found_on_top_of_the_base(tree):
+    stable, first, second, mails = on_two_others(tree)
     assert mails.count(b"prerequisite-patch-id") == 2
     tree.git("checkout", "-q", "-B", "other", stable)
     tree.edit("c", 1)
@@ -171,12 +177,7 @@ def test_prerequisite_patches_are_found_on_top_of_the_base(tree):
 
 
 def test_prerequisites_that_a_second_branch_has_in_part_are_found_where_all_are(tree):
-    stable = tree.git("rev-parse", "HEAD")
-    first = tree.edit("a", 20)
-    second = tree.edit("a", 21)
-    tree.git("checkout", "-q", "--detach")
-    tree.edit("a", 22, "by the series")
-    mails = tree.series(second, "HEAD", f"--base={stable}")
+    stable, first, second, mails = on_two_others(tree)
     for branch, picked in (("part", (first,)), ("whole", (first, second)), ("piece", (first,))):
         tree.git("checkout", "-q", "-B", branch, stable)
         tree.edit("c", len(branch))

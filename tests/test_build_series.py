@@ -19,10 +19,8 @@ from kpatchlab.lab import recipes
 def bench(tmp_path):
     made = Bench(tmp_path)
     made.repository()
-    made.sub("core/net.c", "return -1", "return -22")
-    made.git("commit", "-qam", "net: refuse with EINVAL")
-    made.sub("drivers/delta.c", "core_send(0)", "core_send(1)")
-    made.git("commit", "-qam", "delta: send with a flag")
+    made.commit("core/net.c", "return -1", "return -22", "net: refuse with EINVAL")
+    made.commit("drivers/delta.c", "core_send(0)", "core_send(1)", "delta: send with a flag")
     return made
 
 

@@ -18,8 +18,7 @@ from tests.build_fixtures import Bench
 def bench(tmp_path):
     made = Bench(tmp_path)
     made.repository()
-    made.sub("core/net.c", "return -1", "return -22")
-    made.git("commit", "-qam", "net: refuse with EINVAL")
+    made.commit("core/net.c", "return -1", "return -22", "net: refuse with EINVAL")
     return made
 
 
