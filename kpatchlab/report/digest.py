@@ -36,10 +36,6 @@ class NewsLine:
     scenarios: tuple[str, ...]
 
 
-def _bad(change: Change) -> bool:
-    return change.cell.outcome is not Outcome.BLOCKED and change.cell.outcome is not Outcome.INFRA
-
-
 def where(found: Sequence[Change], first: Change | None = None) -> str:
     """Return "cifs-tcp on with, nfs on with: reads at once and 3 more".
 
@@ -48,9 +44,8 @@ def where(found: Sequence[Change], first: Change | None = None) -> str:
     """
     names: dict[str, None] = {}
     for change in found:
-        name = f"{change.group.name} on {change.column}"
         other = first is not None and change.row.id != first.row.id
-        names[f"{name}: {line(change.row.case, 100)}" if other else name] = None
+        names[f"{change.place}: {line(change.row.case, 100)}" if other else change.place] = None
     return some(list(names))
 
 
@@ -87,7 +82,7 @@ def news(comparison: Comparison, wanted: Iterable[Verdict]) -> list[NewsLine]:
     alike: dict[tuple[str, str, str, str, str], list[Row]] = {}
     kinds = set(wanted)
     for change in changes(comparison):
-        if change.cell.verdict in kinds and (change.cell.verdict is not Verdict.GONE or not _bad(change)):
+        if change.cell.verdict in kinds and not (change.cell.verdict is Verdict.GONE and change.is_fault):
             key = (change.word, change.group.scenario, change.group.name, change.column, outcomes(change))
             alike.setdefault(key, []).append(change.row)
     return [

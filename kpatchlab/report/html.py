@@ -25,7 +25,7 @@ from kpatchlab.report.common import line, reach_rows, reasons, tail
 from kpatchlab.report.view import View
 from kpatchlab.templates import templates
 from kpatchlab.textclean import counted, printable
-from kpatchlab.verdict.faults import Change, changes, faults
+from kpatchlab.verdict.faults import Change, changes, faults, splats
 from kpatchlab.verdict.ratios import AGAIN, metric_rows
 from kpatchlab.verdict.values import HEADLINE_ORDER, Comparison, Group
 
@@ -102,13 +102,12 @@ class Cluster:
     @property
     def more(self) -> list[str]:
         """Where it shows as well: scenario and column, without those of the first."""
-        found = dict.fromkeys(f"{change.group.name} on {change.column}" for change in self.changes)
-        return list(found)[1:]
+        return list(dict.fromkeys(change.place for change in self.changes))[1:]
 
     @property
     def splats(self) -> tuple[Splat, ...]:
         """Their splats, one of each fingerprint."""
-        return tuple({s.fingerprint: s for change in self.changes for s in change.splats}.values())
+        return tuple(splats(self.changes))
 
 
 def _clusters(comparison: Comparison) -> list[Cluster]:
@@ -192,7 +191,7 @@ def _seen_splats(comparison: Comparison) -> list[SeenSplat]:
     seen: dict[str, tuple[Splat, list[tuple[Group, str]]]] = {}
     for group in comparison.groups:
         for column, jobs in group.jobs.items():
-            for splat in {s.fingerprint: s for job in jobs for s in job.splats}.values():
+            for splat in splats(jobs):
                 seen.setdefault(splat.fingerprint, (splat, []))[1].append((group, column))
     made = [
         SeenSplat(

@@ -11,7 +11,7 @@ from pathlib import Path
 from kpatchlab.errors import LabError
 from kpatchlab.files import write_atomic
 from kpatchlab.lab.known import Known, KnownIssue
-from kpatchlab.model import JOB, CaseKind, Outcome, Splat, Verdict
+from kpatchlab.model import JOB, CaseKind, Splat, Verdict
 from kpatchlab.report import digest
 from kpatchlab.run.guests import BROKEN
 from kpatchlab.store.store import Store
@@ -157,10 +157,8 @@ def _issue(known: Known, fault: Fault, title: str, version: str) -> KnownIssue |
 def _passes(now: Comparison, fault: Fault) -> bool:
     """Whether all that showed a fault was tried again and passes: each check of each scenario, in its column."""
     groups = {group.name: group for group in now.groups}
-    return all(
-        (group := groups.get(change.group.name)) is not None and _fine(_again(group, change))
-        for change in fault.changes
-    )
+    again = [_again(group, change) if (group := groups.get(change.group.name)) else None for change in fault.changes]
+    return all(cell is not None and cell.fine for cell in again)
 
 
 def _again(group: Group, change: Change) -> Cell | None:
@@ -169,10 +167,6 @@ def _again(group: Group, change: Change) -> Cell | None:
     cell = cells.get(change.row.id)
     brought = change.row.id.kind in _BROUGHT and (cell is None or cell.missing)
     return cells.get(JOB) if brought else cell
-
-
-def _fine(cell: Cell | None) -> bool:
-    return cell is not None and cell.outcome is Outcome.PASS and not (cell.missing or cell.implied or cell.flaky)
 
 
 def _line(fault: Fault, splat: Splat | None = None) -> str:

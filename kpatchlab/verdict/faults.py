@@ -14,15 +14,14 @@ from kpatchlab.model import JOB, CaseKind, JobResult, Outcome, Splat, Verdict
 from kpatchlab.textclean import one_line
 from kpatchlab.verdict.values import VERDICT_ORDER, Cell, Comparison, Group, Row
 
-_TOLD = frozenset({None, Verdict.REGRESSED, Verdict.GONE})
 _PLACE = re.compile(r"\b(byte|bytes|offset|at|of|block|sector|page|pages|size) \d+\b")
 _LARGE = re.compile(r"\b(?:0x[0-9a-f]+|[0-9a-f]{8,}|\d{4,})\b")
 """What differs from one case to the next in a message: places, sizes, bytes in hex; an errno or a status stays."""
 
 
-def splats(jobs: Iterable[JobResult]) -> list[Splat]:
-    """Return the jobs' splats, one of each fingerprint."""
-    return list({splat.fingerprint: splat for job in jobs for splat in job.splats}.values())
+def splats(found: Iterable[JobResult | Change]) -> list[Splat]:
+    """Return the splats of jobs or changes, one of each fingerprint."""
+    return list({splat.fingerprint: splat for each in found for splat in each.splats}.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,17 @@ class Change:
     def word(self) -> str:
         """The verdict, or the outcome where there is nothing to compare."""
         return str(self.cell.verdict) if self.cell.verdict else self.cell.word.upper()
+
+    @property
+    def place(self) -> str:
+        """The scenario, and the column: "cifs-tcp on with"."""
+        return f"{self.group.name} on {self.column}"
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether something went wrong: it regressed, is gone, or is bad with nothing to compare; not what was lost."""
+        lost = self.cell.outcome in {Outcome.BLOCKED, Outcome.INFRA}
+        return self.cell.verdict in {None, Verdict.REGRESSED, Verdict.GONE} and not lost
 
     @property
     def reproduce(self) -> str:
@@ -95,9 +105,7 @@ def _change(comparison: Comparison, group: Group, column: str, row: Row) -> Chan
     base = row.cells.get(comparison.base) if column != comparison.base else None
     if not row.id.kind.sums_up or not (cell.outcome.is_bad or cell.flaky):
         return Change(group, column, row, cell, base, late, ())
-    there = (
-        {splat.fingerprint for job in group.jobs.get(comparison.base, ()) for splat in job.splats} if base else set()
-    )
+    there = {splat.fingerprint for splat in splats(group.jobs.get(comparison.base, ()))} if base else set()
     shown = splats(group.jobs[column])
     new = [splat for splat in shown if splat.fingerprint not in there]
     return Change(group, column, row, cell, base, late, tuple(new or shown), bool(new))
@@ -132,8 +140,7 @@ class Fault:
     @property
     def more_splats(self) -> tuple[Splat, ...]:
         """The kernel's other reports, wherever it shows, one of each fingerprint."""
-        every = {splat.fingerprint: splat for change in self.changes for splat in change.splats}
-        return tuple(splat for splat in every.values() if splat is not self.splat)
+        return tuple(splat for splat in splats(self.changes) if splat is not self.splat)
 
     @property
     def title(self) -> str:
@@ -146,11 +153,7 @@ class Fault:
 
 def faults(comparison: Comparison) -> list[Fault]:
     """Return what regressed, or, with nothing to compare, what is bad; the worst first."""
-    told = [
-        change
-        for change in changes(comparison)
-        if change.cell.verdict in _TOLD and change.cell.outcome not in {Outcome.BLOCKED, Outcome.INFRA}
-    ]
+    told = [change for change in changes(comparison) if change.is_fault]
     above: dict[_Mark, _Mark] = {}
     for change in told:
         first, *more = _marks(change)
