@@ -25,7 +25,7 @@ from kpatchlab.cli.running import interruptible, progress_for, session_of, start
 def plants(options: Options, names: tuple[str, ...], markdown: bool, as_json: bool) -> None:
     """Plant each fault of plants/ in the base kernel, and say which of them the scenarios find."""
     from kpatchlab.plan import plants as planting
-    from kpatchlab.report.common import markdown_table
+    from kpatchlab.report.common import markdown_cell, markdown_table
     from kpatchlab.run.stages import Settings
     from kpatchlab.store.run_plan import RunKind, RunPlan
     from kpatchlab.textclean import one_line
@@ -61,7 +61,7 @@ def plants(options: Options, names: tuple[str, ...], markdown: bool, as_json: bo
             for s in scores
         ]
         if markdown:
-            cells = ([str(cell).replace("|", "\\|") for cell in row.values()] for row in rows)
+            cells = (map(markdown_cell, row.values()) for row in rows)
             click.echo("\n".join(markdown_table(rows[0], cells)))
         else:
             table(rows)

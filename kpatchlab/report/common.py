@@ -90,6 +90,11 @@ def _counts(jobs: Iterable[JobResult], role: str, function: str) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
+def markdown_cell(text: str) -> str:
+    """Return text as one clean line that ends no cell of a Markdown table."""
+    return line(text, 2000).replace("|", "\\|")
+
+
 def markdown_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
     """Return the lines of a table in Markdown; heads and cells are Markdown already, without bare `|`."""
     top = list(heads)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from kpatchlab.model import JOB, Case, JobResult, Outcome, Run, Verdict
 from kpatchlab.progress import clock
-from kpatchlab.report.common import line, markdown_table, unconfined
+from kpatchlab.report.common import line, markdown_cell, markdown_table, unconfined
 from kpatchlab.report.digest import news, standing, uncovered, where
 from kpatchlab.report.view import View
 from kpatchlab.verdict.faults import faults
@@ -67,7 +67,7 @@ def _text(words: str) -> str:
 
 def _kernels(run: Run) -> list[str]:
     rows = [line(f"- `{build.kernel}`: Linux {build.release}, {build.base or 'not built'}") for build in run.builds]
-    return rows + [f"- `{kernel}`: {_cell(words)}" for kernel, words in unconfined(run)]
+    return rows + [f"- `{kernel}`: {markdown_cell(words)}" for kernel, words in unconfined(run)]
 
 
 def _alone(run: Run) -> list[str]:
@@ -123,8 +123,4 @@ def _reached(jobs: Sequence[JobResult]) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return markdown_table(map(_cell, heads), (map(_cell, row) for row in rows))
-
-
-def _cell(text: str) -> str:
-    return line(text, 2000).replace("|", "\\|")
+    return markdown_table(map(markdown_cell, heads), (map(markdown_cell, row) for row in rows))
