@@ -9,8 +9,10 @@ from kpatchlab import fence
 from kpatchlab.build import confined
 from kpatchlab.cli import main
 
-pytest_plugins = ["tests.tiers", "tests.fake_stages", "tests.nights", "tests.bisect_support", "tests.real_tree"]
-"""Which tests run where, and the fixtures that several files use: `bench`, `nights`, `lab`, `real_base`."""
+pytest_plugins = [
+    "tests.tiers", "tests.fake_stages", "tests.nights", "tests.bisect_support", "tests.real_tree", "tests.posting",
+]  # fmt: skip
+"""Which tests run where, and the fixtures that several files use: `bench`, `nights`, `lab`, `real_base`, `posted`."""
 
 settings.register_profile("steady", derandomize=True)
 settings.load_profile("steady")  # a clone has the same result on every day; `./lab bench fuzz` looks for new inputs

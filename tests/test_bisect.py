@@ -17,6 +17,8 @@ from kpatchlab.model import Outcome, Splat
 from tests.bisect_support import concluded, search, states
 from tests.fake_stages import local
 
+pytestmark = pytest.mark.toy
+
 KINDS = ["printk", "comment", "module", "printk", "fault", "comment", "printk", "module"]
 
 

@@ -14,6 +14,8 @@ from kpatchlab.bisect import commits, drive, gitlog, prober
 from kpatchlab.bisect.loop import Ask, Loop, Mark, Phase, ProbeResult
 from tests.bisect_support import search, states
 
+pytestmark = pytest.mark.toy
+
 KINDS = ["printk", "comment", "module", "printk", "printk", "fault", "printk", "printk", "printk", "comment"]
 CULPRIT = 1 + KINDS.index("fault")
 

@@ -20,6 +20,8 @@ from kpatchlab.run.executor import infra
 from tests.bisect_support import concluded, search, states
 from tests.fake_stages import local
 
+pytestmark = pytest.mark.toy
+
 
 def call_jobs(monkeypatch, run):
     local(monkeypatch, run)

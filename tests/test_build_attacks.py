@@ -21,6 +21,8 @@ from kpatchlab.fence import NoFence
 from kpatchlab.model import Outcome
 from kpatchlab.series import checks
 
+pytestmark = pytest.mark.toy
+
 needs_sandbox = pytest.mark.skipif(fence.lacking() is not None, reason=f"no sandbox on this host: {fence.lacking()}")
 SECRET = "s3cret-of-the-caller"
 

@@ -18,6 +18,8 @@ from tests import labdir
 from tests.bisect_support import KERNEL, lab, states
 from tests.fake_stages import local
 
+pytestmark = pytest.mark.toy
+
 __all__ = ["lab"]  # a fixture
 NIGHTLY = labdir.LAB.replace('["*"]', "[solo]") + "nightly: {again: 0, bisect_minutes: %s}\n"
 

@@ -22,6 +22,8 @@ from kpatchlab.series import Wanted, judge, walk
 from kpatchlab.series.scenarios import write_quilt
 from kpatchlab.series.views import VIEWS
 
+pytestmark = pytest.mark.toy
+
 ALPHA = ("drivers/alpha.c", "return core_answer();")
 SEND = "int core_send(int flags)\n{"
 WARNS = "int core_send2(int flags, int more);\nint core_send2(int flags, int more)\n{\n\treturn flags;\n}\n"

@@ -12,6 +12,8 @@ from kpatchlab.host import packages
 from kpatchlab.series.values import Applied, PatchBuild, PatchResult, Walk
 from tests import labdir
 
+pytestmark = pytest.mark.toy
+
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
