@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import sys
 from typing import Literal, get_args
 
 import pytest
@@ -213,7 +214,7 @@ def stub_b4(bench, monkeypatch, script):
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n" + script)
     program.chmod(0o755)
-    monkeypatch.setattr(patchset.sys, "executable", str(program.parent / "python3"))
+    monkeypatch.setattr(sys, "executable", str(program.parent / "python3"))
 
 
 def test_a_message_id_goes_through_b4_once(bench, monkeypatch):

@@ -261,6 +261,15 @@ def test_a_patch_that_was_posted_again_without_a_version_is_refused(series):
         box(old + new).choose()
 
 
+@pytest.mark.parametrize("title", ["v2: core: three", "core: three (v2)", "core: three [V3]"])
+def test_a_version_that_stands_in_the_title_alone_is_not_applied_on_top_of_the_first(series, title):
+    two, three = formatted(series, "-N", count=2)
+    again = three.replace("[PATCH] core: three", f"[PATCH] {title}").replace("int eq = 1;", "int eq = 2;")
+    with pytest.raises(UserError, match="patch 1 of v1 is in it twice, with different changes"):
+        box(three + again).choose()
+    assert len(box(two + again).choose().patches) == 2
+
+
 def test_the_same_mail_by_the_list_and_directly(series):
     one, two, three = formatted(series)
     footer = "\n_______________________________________________\nlist mailing list\nhttp://lists.example.org/\n"
@@ -577,6 +586,13 @@ def test_gzipped_patches_and_a_mark_in_front_are_read(series):
     (files[0].parent / "series").write_bytes(b"\xef\xbb\xbf" + "".join(f"{path.name}\r\n" for path in files).encode())
     for kind in ("quilt", "patches"):
         assert [patch.subject for patch in folder(series, kind)] == ["net: one", "delta: two", "core: three"]
+
+
+def test_mercurials_patch_is_called_by_its_title(series):
+    where = series.root / "a.patch"
+    head = "# HG changeset patch\n# User A <a@b.c>\n# Date 1700000000 0\n# Node ID 0123456789ab\ncore: three\n\n"
+    where.write_text(head + series.git("diff", "HEAD~1") + "\n")
+    assert [patch.subject for patch in read(series, where)] == ["core: three"]
 
 
 def test_debians_headers_are_no_mail(series):

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from kpatchlab import proc
-from kpatchlab.build import diffs, git, mails, posted, ranges
+from kpatchlab.build import b4, diffs, git, mails, posted, ranges
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key
-from kpatchlab.errors import HostError, LabError, UserError
+from kpatchlab.errors import UserError
 from kpatchlab.files import read_input
 from kpatchlab.lab import recipes
 from kpatchlab.textclean import one_line
 
 APPLY_S = 120.0
-B4_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +31,8 @@ class Patch:
     """One patch: `name` says where it is from (file, or n/m of a mailbox), `strip` is the N of `patch -pN`.
 
     `mail` is the whole of it, text and diff, decoded, for checks that read both; b"" where there is a diff alone.
-    `author` is "Name <address>", "" where it is not known. `flowed`: its mail says format=flowed.
+    `author` is "Name <address>", "" where it is not known. `flowed`: its mail says format=flowed. `message_id` is its
+    mail's, without angle brackets; "" where it came otherwise.
     """
 
     name: str
@@ -44,6 +42,7 @@ class Patch:
     mail: bytes = b""
     author: str = ""
     flowed: bool = False
+    message_id: str = ""
 
     def __str__(self) -> str:
         """Return name and subject, for messages."""
@@ -255,7 +254,7 @@ def patches_of(version: posted.Version, name: str) -> list[Patch]:
 
 
 def _patch(mail: mails.Mail, name: str, strip: int = 1) -> Patch:
-    return Patch(name, mail.tags.title, mail.diff, strip, mail.whole(), mail.author, mail.flowed)
+    return Patch(name, mail.tags.title, mail.diff, strip, mail.whole(), mail.author, mail.flowed, mail.message_id)
 
 
 def posted_of(item: recipes.SeriesModel, ctx: BuildContext) -> posted.Posted | None:
@@ -269,7 +268,7 @@ def posted_of(item: recipes.SeriesModel, ctx: BuildContext) -> posted.Posted | N
             data, name = mailbox(item, ctx)
             return posted.read(data, name) if mails.is_mail(mails.unpacked(data, name)) else None
         case recipes.MessageIdSeries():
-            return posted.read(_thread(item, ctx), _wanted(item))
+            return posted.read(b4.thread(item, ctx), b4.message_id(item))
         case recipes.PatchesSeries():
             return _one_series([file for path in _files(item, ctx) if (file := _File.read(path))], item.where)
         case _:
@@ -326,7 +325,7 @@ def _shown(path: Path) -> str:
 def _title(head: str) -> str:
     """Return what a diff's text calls it: Debian's Description, the indented title of `git show`, or its first line."""
     lines = [
-        line for line in head.splitlines() if line.strip() and not re.match(r"Index: |=+$|commit [0-9a-f]{7,}", line)
+        line for line in head.splitlines() if line.strip() and not re.match(r"Index: |=+$|commit [0-9a-f]{7,}|# ", line)
     ]
     named = next((line for line in lines if re.match(r"(Description|Subject): *\S", line)), "")
     shown = next((line for line in lines if line.startswith("    ")), "") if "\nAuthor: " in f"\n{head}" else ""
@@ -436,58 +435,9 @@ def _git(item: recipes.GitSeries, ctx: BuildContext) -> list[Patch]:
     return patches
 
 
-def _wanted(item: recipes.MessageIdSeries) -> str:
-    return item.id.strip().strip("<>")
-
-
 def _message_id(item: recipes.MessageIdSeries, ctx: BuildContext) -> list[Patch]:
-    """`{type: message-id, id:}`: a thread of the kernel's mailing lists, through `b4 am`; fetched once."""
-    return split_mbox(_thread(item, ctx), _wanted(item), item.version)
-
-
-def thread_key(item: recipes.MessageIdSeries) -> str:
-    """Return the content key of what b4 fetched, in the cache's kind "series"."""
-    return content_key("b4", _wanted(item), *([item.version] if item.version else []))
-
-
-def _thread(item: recipes.MessageIdSeries, ctx: BuildContext) -> bytes:
-    beside = Path(sys.executable).parent / "b4"
-    program = str(beside) if beside.exists() else shutil.which("b4")
-    if not program:
-        raise HostError("b4 is not installed", hint="pip install b4")
-    wanted = _wanted(item)
-    if wanted.startswith("-"):
-        raise UserError(f"{wanted!r} is no message-id", hint="it looks like 20230316152618.711970-1-name@example.org")
-
-    def fetch(work: Path) -> None:
-        number = posted.plain(item.version).removeprefix("rfc-")  # b4 counts an RFC by its number
-        version = ["-v", number] if number else []
-        words = [program, "am", "--no-add-trailers", *version, "-o", "-", wanted]
-        with (work / "series.mbox").open("wb") as handle:
-            result = proc.run(
-                words, timeout_s=B4_S, check=False, cwd=work, stdout_to=handle, cancel=ctx.cancel,
-                env=git.network_environment({"b4.save-maildirs": "no"}),
-            )  # fmt: skip
-        ctx.check_cancel()
-        if result.status != 0 or (work / "series.mbox").stat().st_size == 0:
-            raise _b4_failure(wanted, result)
-
-    path = ctx.cache.get("series", thread_key(item), fetch, label=f"series {wanted}")
-    return read_input(path / "series.mbox")
-
-
-def _b4_failure(wanted: str, result: proc.Result) -> LabError:
-    text = result.stderr
-    if result.timed_out or re.search(
-        r"ConnectionError|Max retries|resolve|Network|timed out|CRITICAL.*(50\d|querying)", text
-    ):
-        return HostError(
-            f"b4 cannot reach the mailing lists' archive for {wanted}",
-            hint="is there a network? a saved mailbox does as well: series: {type: mbox, path: ...}",
-            details=tuple(text.strip().splitlines()[-3:]),
-        )
-    last = (text.strip().splitlines() or ["it says nothing"])[-1]
-    return UserError(f"b4 finds no series for {wanted}: {last}", hint="is the message-id right, without < and >?")
+    """`{type: message-id, id:}`: a thread of the kernel's mailing lists, through b4."""
+    return split_mbox(b4.thread(item, ctx), b4.message_id(item), item.version)
 
 
 SERIES: dict[type[recipes.SeriesModel], Callable[[Any, BuildContext], list[Patch]]] = {

@@ -9,6 +9,7 @@ A mailbox is never taken for more than it is: what is not whole, or not one seri
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from kpatchlab.textclean import one_line
 
 Number = tuple[int, int]
 NO_PATCH_HINT = "is it the cover letter alone?"
+_REVISED = re.compile(r"^v\d+[:,] +| +[(\[]v\d+[)\]]$", re.IGNORECASE)
+"""How some say outside of the brackets that a patch is a later version, which the rest of a series need not say."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ def _version(
     """Return one version of mails that are all of it; the same patch sent again (by list and directly) counts once."""
     named: dict[int | str, list[Mail]] = {}
     for mail in found:
-        named.setdefault(mail.tags.number or mail.tags.title, []).append(mail)
+        named.setdefault(mail.tags.number or _REVISED.sub("", mail.tags.title), []).append(mail)
     numbers = [name for name in named if isinstance(name, int)]
     order: list[int | str] = [*sorted(numbers)] if total else [*named]  # without numbers: that of the mailbox
     twice = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from email.message import Message
 
-from kpatchlab.build import mails, patchset, posted
+from kpatchlab.build import b4, mails, posted
 from kpatchlab.build.context import BuildContext
 from kpatchlab.errors import LabError
 from kpatchlab.files import read_input
@@ -25,7 +25,7 @@ def thread_of(kernel: str, items: Sequence[recipes.SeriesModel], ctx: BuildConte
             heads = _heads(item, ctx)
         except (LabError, OSError, ValueError):
             heads = []
-        wanted = _message(item) if isinstance(item, recipes.MessageIdSeries) else ""
+        wanted = b4.message_id(item) if isinstance(item, recipes.MessageIdSeries) else ""
         first = next((h for h in heads if wanted and _id(h) == wanted), None) or min(heads, key=_rank, default=None)
         if first is not None:
             found = _thread(kernel, first)
@@ -36,15 +36,11 @@ def thread_of(kernel: str, items: Sequence[recipes.SeriesModel], ctx: BuildConte
     return None
 
 
-def _message(item: recipes.MessageIdSeries) -> str:
-    return item.id.strip().strip("<>")
-
-
 def _heads(item: recipes.SeriesModel, ctx: BuildContext) -> list[Message]:
     """Return the headers of one item's mails that have a message id, replies left out."""
     match item:
         case recipes.MessageIdSeries():
-            found = [read_input(ctx.cache.path("series", patchset.thread_key(item)) / "series.mbox")]
+            found = [read_input(ctx.cache.path("series", b4.thread_key(item)) / "series.mbox")]
         case recipes.MboxSeries(path="-"):
             found = [ctx.stdin()]
         case recipes.MboxSeries():
