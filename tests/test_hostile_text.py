@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from kpatchlab.build.changes import AddedLine, Changes, Hunk, PatchChanges
 from kpatchlab.cli.main import VERBS
 from kpatchlab.history.record import Origin
 from kpatchlab.nightly.letter import letter
@@ -20,6 +21,8 @@ from kpatchlab.store.run_plan import RunKind, RunPlan
 from kpatchlab.store.store import Store
 from kpatchlab.terminal import console
 from kpatchlab.textclean import CleanStream, clean
+from kpatchlab.variants import coverage
+from kpatchlab.variants.coverage import Coverage
 from kpatchlab.verdict.compare import compare
 from tests import labdir
 from tests.sample_run import sample
@@ -75,7 +78,14 @@ def here(tmp_path, monkeypatch):
             RunPlan(kind=RunKind.RUN, origin=Origin(lane=f"l{ODD}ane", heads={f"a{ODD}": {f"b{ODD}": f"c{ODD}"}}))
         )
         run_dir.finish(run, compare(run))
+        coverage.save([poisoned(_coverage())], run_dir.path)
     return tmp_path
+
+
+def _coverage():
+    hunk = Hunk("net/a.c", 1, (AddedLine(3, "a"), AddedLine(4, "b")), 2)
+    changes = Changes((PatchChanges(1, "first", ("net/a.c",), (hunk,)),))
+    return Coverage("with", "key", changes, {"net/a.c": (3, 4)}, {"net/a.c": {"s": {3: 1}}}, ("s",), ("t",))
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -95,7 +105,9 @@ def test_no_format_of_a_report_lets_control_characters_out(here, call, form, ver
         ["list", "runs"], ["list", "runs", "--json"],
         ["history"], ["history", "--json"], ["history", "*"], ["history", "*", "--json"],
         ["history", "--splats", "*"], ["history", "--splats", "*", "--json"],
-        ["plan"], ["plan", "--json"], ["doctor", "--store"], ["site"],
+        ["plan"], ["plan", "--json"], ["doctor", "--store"], ["site"], ["clean"], ["clean", "--runs", "1"],
+        ["coverage", "--of", "last"], ["coverage", "--of", "last", "--json"],
+        ["coverage", "--of", "last", "--lcov", "/dev/stdout", "--cobertura", "/dev/stderr"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -106,6 +118,18 @@ def test_no_verb_lets_control_characters_out(here, call, words):
     assert out
     harmless(out, words)
     harmless(err, words)
+
+
+@pytest.mark.parametrize("verb", [verb.name for verb in VERBS if verb.name != "try"])
+def test_no_verb_hands_a_hostile_word_back(here, call, verb):
+    """Words come from scripts that take them from mails, branches and files; `try` asks a server for what is none."""
+    odd = ODD.replace("\0", "")  # which no argument of a process can hold
+    for words in ([f"a{odd}b"], [f"--no{odd}such"], ["last", f"x{odd}y"]):
+        status, out, err = call(verb, *words)
+        assert status in {2, 3, 125, 128} or verb in {"completion", "clean", "doctor", "list"}, (words, status)
+        assert "Traceback" not in err
+        harmless(out, words)
+        harmless(err, words)
 
 
 def test_no_page_of_the_site_has_control_characters(here, call):

@@ -98,6 +98,13 @@ def test_the_splat_of_a_log_is_looked_for_in_the_scenarios_that_run_its_function
     assert "with: yes (1 of 1 runs): WARNING in core_send" in out
 
 
+def test_a_log_may_be_what_journalctl_shows(tmp_path):
+    lines = [line.partition("] ")[2] for line in LOG.splitlines()]
+    path = write(tmp_path / "log.txt", "".join(f"Nov 30 17:06:32 vm kernel: {line}\n" for line in lines))
+    assert reproducer.kind_of(path)[0] is reproducer.Kind.LOG
+    assert [splat.title for splat in reproducer.splats_of(path)] == ["WARNING in core_send"]
+
+
 def test_a_file_that_is_none_of_the_three_is_one_line(claimed):
     path = write(claimed.root / "notes.txt", "it broke\n")
     status, out, err = claimed.call("reproduce", str(path))

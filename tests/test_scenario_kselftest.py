@@ -103,6 +103,11 @@ def test_test_sockmap_that_tests_nothing_is_no_pass(play):
     assert play({"test_sockmap": "exit 0"}) == [("test_sockmap", "fail", "it reports no test")]
 
 
+def test_test_sockmap_without_a_test_of_these_words_is_skipped(play):
+    text = "echo 'Pass: 0 Fail: 0'"
+    assert play({"test_sockmap": text}) == [("test_sockmap", "skip", "this kernel's test_sockmap has no such test")]
+
+
 def test_output_is_not_printed_once_more_by_each_child(play):
     text = "exec python3 -c 'import os; print(\"1..1\\nok 1 once\"); os.fork()'"
     assert play({"forks": text}) == [("forks / once", "pass", "")]

@@ -8,7 +8,7 @@ from test_compare import run_of
 from kpatchlab.model import CaseKind, JobResult, Left, Outcome, Verdict
 from kpatchlab.plan.jobs import JobSpec
 from kpatchlab.run import leftovers
-from kpatchlab.run.again import once_more
+from kpatchlab.run.again import disturbed, once_more
 from kpatchlab.verdict import witnesses
 from kpatchlab.verdict.compare import compare
 
@@ -148,6 +148,23 @@ def test_what_is_left_is_the_difference_of_each_turn():
 
 
 # --- what is run again
+
+
+@pytest.mark.parametrize(
+    ("took", "asked"),
+    [
+        ({"duration_s": 10.0, "withheld_s": 8.0}, True),
+        ({"duration_s": 100.0, "guest_s": 20.0, "withheld_s": 12.0}, True),  # it booted and prepared its guest as well
+        ({"duration_s": 100.0, "withheld_s": 12.0}, False),
+        ({"duration_s": 9.0, "guest_s": 0.2, "withheld_s": 1.0}, False),
+        ({"duration_s": 9.0, "guest_s": 8.0, "withheld_s": 1.0}, False),
+        ({"duration_s": 9.0, "beside": ("kernel with",)}, True),
+    ],
+)
+def test_a_bad_job_that_the_host_disturbed_is_run_once_more(took, asked):
+    bad = dataclasses.replace(job("b"), outcome=Outcome.FAIL, **{"guest_s": 0.0, **took})
+    assert bool(disturbed(bad)) is asked
+    assert not disturbed(dataclasses.replace(bad, outcome=Outcome.PASS))
 
 
 def test_a_doubtful_job_and_its_base_are_run_once_more():

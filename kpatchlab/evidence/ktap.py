@@ -172,6 +172,7 @@ class _Reader:
         self._case_count = 0
         self._note_chars = 0
         self._base = 0
+        self._empty = 0  # the first report that plans no result, and does not say why
         self.began = False
 
     def _problem(self, text: str) -> None:
@@ -316,6 +317,8 @@ class _Reader:
                 level.notes = _Notes()
                 level.begin_again()
                 return
+            if level.plan == 0 and not level.seen:
+                self._empty = self._empty or level.again
         self._check_plan(level)
         level.begin_again()
 
@@ -460,6 +463,9 @@ class _Reader:
         self._end_report(top)
         if not top.entries:
             self._problem("no result at all")
+        elif self._empty:  # a kernel whose suites are all in modules begins with one: no pass, and no failure
+            message = f"report {self._empty} has no results"
+            top.entries.append(_Entry("all cases", Outcome.SKIP, message, _Notes(), _Notes()))
         return top.entries
 
 

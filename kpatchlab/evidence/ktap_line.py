@@ -7,16 +7,14 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from kpatchlab.evidence import logged
 from kpatchlab.model import Outcome
 from kpatchlab.textclean import one_line
 
 _TAB = 8
 _PRINTK = re.compile(
-    r"(?=\S)"
-    r"(?:[A-Z][a-z]{2} [ \d]\d [\d:]{8}(?:\.\d+)? \S+ kernel: )?"  # syslog
-    r"(?:\d{4}-\d\d-\d\dT[\d:]{8}[.,]\d+(?:Z|[+-]\d\d:?\d\d)? )?"  # dmesg --time-format iso, and who records consoles
-    r"(?:<\d{1,3}>|kern *: ?[a-z]+ *: )?"  # the level, raw or by dmesg -x
-    r"(?:\[(?: *\d+\.\d{6}|[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d [\d:]{8} \d{4})\](?:\[ *[TC]\d+\])? ?)?"  # time, caller
+    rf"(?=\S){logged.HOST}{logged.ISO}{logged.LEVEL}"
+    rf"(?:\[(?: *\d+\.\d{{6}}|{logged.CLOCK})\](?: ?\[ *[TC]\d+\])? ?)?"  # time, caller
 )
 _RESULT = re.compile(r"(not )?ok\b(?: +(?:1\.\.)?(\d{1,9})\b)?(?:$| *- *| +)(.*)$")  # `1..N`: kselftest up to 5.1
 _PLAN = re.compile(r"1\.\.(\d{1,9})\s*(?:#\s*(.*))?$")
@@ -24,6 +22,7 @@ _VERSION = re.compile(r"K?TAP version \d+$")
 _SUBTEST = re.compile(r"#\s*Subtest:\s*(.*)$")
 _COUNTER = re.compile(r"(\d{1,9}) (?=selftests: )|(\d{1,9}) - ")
 _PROGRAM = re.compile(r"# (?:\d{1,9} )?(selftests: \S+: \S.*)$")
+_PARAMETER = re.compile(r"# [\w.-]+: (?=(?:not )?ok \d{1,9} - )")
 _TOTALS = re.compile(r"#\s*(?:Totals|(?P<name>[\w.-]+)):((?:\s+(?:pass|fail|xfail|xpass|skip|error|total):\d{1,9})+)$")
 _RUN = re.compile(r"#\s*RUN\s+(\S+) \.\.\.$")
 """What kselftest_harness prints before each test: up to 6.8, a test that is skipped has its name nowhere else."""
@@ -154,8 +153,15 @@ def split_indent(text: str) -> tuple[int, str]:
 
 
 def commented(body: str) -> str | None:
-    """Return the line that kselftest's runner put "# " before; None: it is no such line."""
-    return body[2:] if body[:2] == "# " and len(body) > 2 else None
+    """Return the line that kselftest's runner put "# " before, or somebody "#" alone; None: it is no such line.
+
+    KUnit from 5.11 to 5.15 told so of a case's parameters, with the case's name before them.
+    """
+    if match := _PARAMETER.match(body):
+        return body[match.end() :]
+    if body[:2] in {"# ", "#\t"} and len(body) > 2:
+        return body[2:]
+    return body[1:] if body.startswith(("#ok ", "#not ok ")) else None
 
 
 def read(body: str) -> Item | None:

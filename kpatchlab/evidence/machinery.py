@@ -34,14 +34,17 @@ _MACHINERY = re.compile(
     | note_interrupt|handle_(?:\w+_)?irq\w*|generic_handle_\w+|dabt_\w+|und_\w+|do_DataAbort|do_undefinstr
     | call_fpe|pgm_check\w*|do_pgm_check|do_dat_exception|do_protection_exception|monitor_event_exception
     | system_call|do_syscall|program_check_\w+|data_access_\w+|do_hash_fault|user_exc_\w+|rust_begin_unwind
-    | rust_helper_BUG|core_panicking\w*
+    | rust_helper_BUG|core_panicking\w*|RN\w*(?:rust_begin_unwind|core9panicking)\w*|\w*brk_handler|handle_break
+    | stack_depot_\w+|\w*serror\w*|cant_(?:sleep|migrate)
     # checks that end in BUG() or WARN() for their caller
     | fortify_\w+|usercopy_\w+|check_heap_object|check_object_size|check_stack_object
     | skb_(?:over_|under_)?panic|skb_(?:put|push|pull)\w*|assertfail|ass?fail|asswarn|stack_chk_fail
     | phys_addr\w*|virt_addr_valid|dump_page|bad_page|free_page_is_bad\w*
     | check_new_page\w*|bad_range|list_\w*valid\w*|\w*sysfs_remove\w*|sysfs_\w+
     | internal_create_group\w*|kobject_\w+|kset_\w+|kobj_\w+|add_uevent_var
-    | proc_(?:register|create\w*|mkdir\w*)|bpf_warn_\w+|reiserfs_(?:panic|error)
+    | proc_(?:register|create\w*|mkdir\w*)|remove_proc_\w+|bpf_warn_\w+|reiserfs_(?:panic|error)
+    | debug_dma_\w+|check_(?:unmap|sync)|add_dma_entry|dma_(?:un)?map_\w+_attrs|check_flush_dependency
+    | setup_irq|request_\w*irq\w*|free_irq|timer_shutdown\w*
     | ext4_error\w*|xfs_\w*error_report|xfs_\w*corruption_error
     | device_(?:add|del|register|unregister|create)\w*
     | device_(?:destroy|release|initialize|for_each_child|remove_file|create_file)\w*|device_(?:links?|pm)_\w+
@@ -75,7 +78,9 @@ _MACHINERY = re.compile(
     | post_alloc_hook|kernel_(?:un)?(?:poison|map)_pages|check_poison_mem
     | free_(?:unref|pcp|frozen|pcppages|hot_cold)\w*|free_pages_\w+|put_page\w*|page_frag_\w+|pcpu_\w+
     | alloc_percpu\w*|free_percpu|kmemleak\w*|(?:create|delete)_object\w*|sock_k[mz]*alloc|\w+_debug_processing
-    | on_freelist|release_slab_\w+
+    | on_freelist|release_slab_\w+|check_(?:slab|page)_allocation|poison_slab_object|free_(?:to_)?partial\w*
+    | (?:free|alloc)_consistency_checks|free_one_page|free_tail_page\w*|free_page_is_bad\w*|page_bad_reason
+    | (?:find|remove)_vm_area|link_object|(?:find_and_get|find_and_remove|lookup)_object\w*|paint_ptr
     # strings and memory
     | (?:pi_)?mem(?:cpy|set|move|cmp|chr|scan|zero)\w*
     | (?:pi_)?str(?:n?len|n?cpy|n?cmp|n?cat|r?chr|n?str|scpy|lcpy|lcat|nchr|spn|sep|im|case)\w*
@@ -83,7 +88,7 @@ _MACHINERY = re.compile(
     | ip\w?_addr_string|kv?asprintf\w*|hex_dump_to_buffer|print_hex_dump\w*
     | (?:arch_)?copy_(?:to|from|in)_(?:user|iter|kernel)\w*|copy_(?:page|folio)_(?:to|from)_iter\w*
     | simple_copy_to_iter|copyin|copyout|rep_movs\w*|rep_stos\w*
-    | clear_(?:page|user|huge_page)\w*(?:_rep|_erms|_orig)|copy_user\w*|copy_overflow|sized_strscpy
+    | copy_page|clear_(?:page|user|huge_page)\w*(?:_rep|_erms|_orig)|copy_user\w*|copy_overflow|sized_strscpy
     | raw_copy_\w+|(?:get|put)_user(?:_\w*\d)?|strn(?:cpy_from|len)_user\w*|fault_in_\w+|crc\d\w*|crc_\w+
     | csum_\w*copy\w*|bitmap_\w+|find_(?:next|first|last)_\w*bit\w*
     # printing

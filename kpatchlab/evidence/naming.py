@@ -75,8 +75,13 @@ def name(kind: str, title: str, header: p.Header | None, function: str, messages
     if kind == "oops" and any(p.NULL_ADDRESS.match(text) for text in messages[:4]):
         title = "BUG: kernel NULL pointer dereference"
     counter = _counter(messages) if kind in p.RIP_FIRST else None
+    if kind == "dump":  # one of registers as well: below its stack's first line, what an interrupt broke into
+        counter = _counter(messages[: _trace(kind, messages) + 1])
     found = [name for name in _functions(kind, header, function, messages, counter) if name]
     telling = list(dict.fromkeys(name for name in found if not is_machinery(name)))
+    if kind == "lockdep" and not telling:  # its stack is cut off, or nothing but guesses
+        takers = (_plain(match["name"]) for text in messages if (match := p.TAKES.match(text)))
+        telling = [name for name in takers if not is_machinery(name)][:1]
     chosen = telling or [name for name in found if not only_prints(name)][:1]
     basis = chosen[:FINGERPRINT_FRAMES] or [title]
     if counter and (address := counter[1]["address"]):
@@ -137,15 +142,18 @@ def _trace(kind: str, messages: Sequence[str]) -> int:
 def _frames(messages: Iterable[str]) -> Iterable[str]:
     """Yield the functions of the first stack in these lines, innermost first.
 
-    A frame at +0x0 is the return address behind a call that does not return: it belongs to the function before.
+    A frame at +0x0 is the return address behind a call that does not return: it belongs to the function before. Where
+    an interrupt or a trap stands on a stack, the program counter below it is that of what it broke into.
     """
     any_yet = False
     for message in messages:
         if "+0x" in message:
-            frame = p.FRAME.match(message)
-            if frame and not frame["unsure"] and int(frame["offset"], 16):
-                any_yet = True
-                yield _plain(frame["name"])
+            if frame := p.FRAME.match(message):
+                if not frame["unsure"] and int(frame["offset"], 16):
+                    any_yet = True
+                    yield _plain(frame["name"])
+            elif any_yet and (within := p.PROGRAM_COUNTER.match(message)):
+                yield _plain(within["name"] or "")
         elif any_yet and p.OTHER_TRACE.match(message):
             return
 

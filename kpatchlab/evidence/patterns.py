@@ -15,7 +15,7 @@ class Trait(enum.Flag):
     """What else a first line says of its report."""
 
     ALONE = enum.auto()  # it can be the whole report: no dump has to prove it
-    LEADS = enum.auto()  # the WARN() or BUG() right behind it is the same report
+    LEADS = enum.auto()  # the WARN() or BUG() right behind it, or behind what it prints of itself, is the same report
     DIRECT = enum.auto()  # its own stack begins on the next line, and what says "Call Trace" later is another
     HOLDER = enum.auto()  # the lines of held locks name the function
     TORN = enum.auto()  # the beginning of one: a report only where the log ends in the midst of the line
@@ -48,7 +48,7 @@ _LOCKDEP = (
     "possible [a-z ]+|inconsistent lock state|suspicious RCU usage|held lock freed|bad unlock balance detected"
     "|Nested lock was not taken|Invalid wait context|bad contention detected|lock held at task exit time"
     r"|\w+-safe -> \w+-unsafe lock order detected|RCU used illegally from idle CPU"
-    "|trying to register non-static key|chain_key collision"
+    "|trying to register non-static key|chain_key collision|circular locking deadlock detected"
 )
 
 _REASON = r"[A-Za-z][\w ,.:/()'-]{2,80}?"
@@ -57,7 +57,7 @@ PANIC = "Kernel panic - not syncing: "
 HEADERS: tuple[Header, ...] = _headers(
     (
         "panic",
-        rf"{PANIC}(?P<what>stack-protector: Kernel stack is corrupted in): (?P<function>{NAME})",
+        rf"{PANIC}(?P<what>stack-protector: Kernel stack is corrupted) in: (?:[0-9a-f]{{8,16}}\b|(?P<function>{NAME}))",
         "Kernel panic: {what}",
     ),
     ("panic", rf"{PANIC}(?P<what>.*)", "Kernel panic: {what}"),
@@ -71,6 +71,7 @@ HEADERS: tuple[Header, ...] = _headers(
         "BUG: {tool}: {what}",
         Trait.DIRECT,
     ),
+    ("oops", rf"UBSAN: (?P<what>.+?) at {_AT}", "UBSAN: {what}"),  # since 6.12, with traps: an oops follows
     ("ubsan", r"UBSAN: (?P<what>.+?)(?: in |:\d|$)", "UBSAN: {what}"),
     ("kmemleak", r"kmemleak: \d+ new suspected memory leaks", "kmemleak: new suspected memory leaks"),
     ("kmemleak", r"(?:kmemleak: )?unreferenced object(?: 0x|$)", "kmemleak: unreferenced object"),
@@ -80,7 +81,7 @@ HEADERS: tuple[Header, ...] = _headers(
     ("oops", rf"Unable to handle kernel .* at virtual address (?:{_NULL})", "BUG: kernel NULL pointer dereference"),
     ("oops", r"Unable to handle kernel access to user memory", "BUG: access to user memory without uaccess routines"),
     ("oops", r"(?:BUG: )?[Uu]nable to handle (?:page fault|kernel)", "BUG: unable to handle page fault"),
-    ("oops", r"BUG: (?:\w+ )?stack guard page was hit", "BUG: stack guard page was hit"),
+    ("oops", r"BUG: (?:#?\w+ )?stack guard page was hit", "BUG: stack guard page was hit"),
     ("oops", r"BUG: unable to handle (?P<what>[a-z -]+)", "BUG: unable to handle {what}"),
     ("oops", r"Insufficient stack space to handle exception|Kernel stack overflow", "kernel stack overflow"),
     (
@@ -93,6 +94,7 @@ HEADERS: tuple[Header, ...] = _headers(
     ("oops", r"Unhandled fault: (?P<what>[^(]+?) ?(?:\(|$)", "Unhandled fault: {what}"),
     ("oops", r"Alignment trap: not handling instruction", "Alignment trap"),
     ("oops", r"Unhandled .{1,40} exception on CPU", "unhandled exception"),
+    ("oops", rf"CFI failure at {_AT}", "CFI failure"),
     # What die() prints: a reason, often with its code, and how many there were.
     ("oops", r"Oops ?\[#|(?:Oops|Internal error)(?:: | - )(?:Oops|[0-9a-f]{4,16}\b)", "Oops"),
     (
@@ -105,9 +107,14 @@ HEADERS: tuple[Header, ...] = _headers(
     # The two WARN formats: until 6.18, and since 6.19. Any other line with WARNING is a plain printk.
     ("warning", rf"WARNING: CPU: \d+ PID: \d+ at (?:.*? )??{_AT}", "WARNING"),
     ("warning", r"WARNING: CPU: \d+ PID: \d+ at ", "WARNING"),
-    ("warning", rf"WARNING: (?:.* )?at {_AT}(?: \[[^\]]*\])?, CPU#\d+", "WARNING"),
-    ("warning", r"WARNING: (?:.* )?at [^ ]+(?: \[[^\]]*\])?, CPU#\d+", "WARNING"),
-    ("warning", rf"WARNING: (?:.* )?at {_AT}(?: \[[^\]]*\]?)?(?:, .{{0,4}})?$", "WARNING", Trait.TORN),
+    ("warning", rf"WARNING: (?:.* )?at {_AT}(?: \S+:\d+)?(?: \[[^\]]*\])?, CPU#\d+", "WARNING"),
+    ("warning", r"WARNING: (?:.* )?at [^ ]+(?: \S+:\d+)?(?: \[[^\]]*\])?, CPU#\d+", "WARNING"),
+    (
+        "warning",
+        rf"WARNING: (?:(?:\[.*\] )?\S+:\d+ )?at {_AT}(?: \[[^\]]*\]?)?(?:, .{{0,4}})?$",
+        "WARNING",
+        Trait.TORN,
+    ),
     (
         "bug",
         r"WARNING: (?P<what>kernel stack (?:regs|frame pointer)) at .* has bad ",
@@ -141,7 +148,8 @@ HEADERS: tuple[Header, ...] = _headers(
     ("refcount", r"refcount_t: (?P<what>.*)", "refcount_t: {what}"),
     ("list", r"(?P<what>list_(?:add|del)\w* (?:corruption|double add))", "{what}"),
     ("bug", r"BUG: Bad page (?P<what>\w+)", "BUG: Bad page {what}"),
-    ("bug", r"BUG (?P<cache>[^ ]+) \((?:Not t|T)ainted[^)]*\): (?P<what>.*)", "BUG {cache}: {what}"),
+    # Since 6.16 (commit 3f6f32b14ab3) a WARN() behind its hex dumps prints the stack.
+    ("bug", r"BUG (?P<cache>[^ ]+) \((?:Not t|T)ainted[^)]*\): (?P<what>.*)", "BUG {cache}: {what}", Trait.LEADS),
     ("bug", rf"(?:INFO: )?(?P<what>Allocated|Freed) in {_AT} age=\d+ cpu=", "slab object: {what}", Trait.PART),
     # Messages that stand alone.
     ("bug", r"BUG: Bad rss-counter state", "BUG: Bad rss-counter state", Trait.ALONE),
@@ -159,13 +167,32 @@ HEADERS: tuple[Header, ...] = _headers(
         "ref_tracker: leaked reference",
         Trait.ALONE,
     ),
-    ("bug", r"ref_tracker: reference already released", "ref_tracker: reference already released", Trait.ALONE),
+    (
+        "bug",
+        r"ref_tracker: reference already released",
+        "ref_tracker: reference already released",
+        Trait.ALONE | Trait.LEADS,
+    ),
     (
         "bug",
         r"unregister_netdevice: waiting for",
         "unregister_netdevice: waiting for a device to become free",
         Trait.ALONE,
     ),
+    (
+        "bug",
+        r"(?:softirq: )?huh, entered softirq \d+ (?P<what>\w+) .*with preempt_count",
+        "softirq {what} changed preempt_count",
+        Trait.ALONE,
+    ),
+    (
+        "bug",
+        r"(?:\w+: )?(?P<what>(?:Attempt to release|Freeing) (?:alive \w+|TCP socket)[a-z ]*?)(?: \d+)?:? [0-9a-f]{8}",
+        "{what}",
+        Trait.ALONE,
+    ),
+    ("bug", r"(?:mm|arch)/\S{1,60}:\d+: (?P<what>bad p[gu4m]d) ", "{what}", Trait.ALONE),
+    ("bug", r"\w+: (?P<what>(?:Bad|Unused) swap (?:file|offset) entry) [0-9a-f]", "{what}", Trait.ALONE),
     # Plain messages with a dump_stack() behind them. Since 5.17 that of kmem_cache_destroy() is a WARN, and goes on.
     ("bug", r"csd: (?:Detected|Continued) non-responsive CSD lock", "csd: non-responsive CSD lock"),
     ("bug", r"sysfs: cannot create duplicate filename ", "sysfs: cannot create duplicate filename"),
@@ -182,6 +209,7 @@ FIRST = frozenset(
     {"BUG", "UBS", "kme", "unr", "Una", "Oop", "PAN", "tra", "gen", "seg", "Int", "ker", "Ker", "WAR", "INF", "rcu"}
     | {"NMI", "wat", "Wat", "Mem", "Out", "ref", "lis", "csd", "sys", "CPU", "VFS", "Ins", "Bad", "SEr", "Unh", "Ali"}
     | {"All", "Fre", "[ B", "[ I", "---", "===", "8<-", "Cal"}
+    | {"CFI", "huh", "sof", "Att", "IPv", "uni", "pac", "net", "mm/", "arc", "get", "swa", "_sw", "__s"}
 )
 """The first characters of a line worth a look: those of `HEADERS`, `WHO`, `TRACE`, `CUT_HERE` and `RULE`. Two kinds of
 first lines begin with what they like: those with `DIED` and with `OOM` in them."""
@@ -230,6 +258,10 @@ INNOCENT = re.compile(
     r"|.*unhandled (?:exception|signal)|Disabling lock debugging"
 )
 """Lines before a dump that somebody asked for, or that is about a user's program."""
+ASKED = re.compile(
+    r"\s*(?:\[<[0-9a-f]+>\] )?(?:\? )?(?:should_fail\w*|fail_dump|__handle_sysrq|backtrace_test_\w+)\+0x"
+)
+"""Frames of such a dump: another message may stand between it and its line."""
 
 PANIC_PROOF = re.compile(
     r"CPU: \d+ |Call [Tt]race:|Kernel Offset:|---\[ end Kernel panic|Rebooting in |Hardware name:|Dumping ftrace"
@@ -277,6 +309,8 @@ DATA = re.compile(r"[0-9a-f]{8,16}: [0-9a-f]{2}|\s|=*$|Disabling lock deb|\(?(?:
 """Lines that are no title, and part no reports: hex dumps, what is indented or empty, and what taint brings along."""
 DATA_FIRST = " \t=(r0123456789abcdef"
 """The first characters of such a line, if it is not empty."""
+DATA_WORDS = frozenset({"Modu", "skb ", "mac=", "shin", "csum", "hash", "prio", "enca", "dev ", "sk f"})
+"""The first characters of others: "Modules linked in:", and the lines of skb_dump() in net/core/skbuff.c."""
 
 IN_FLIGHT = re.compile(r"\s*in-flight: \d+(?:\(RESCUER\))?:([\w.]+)")
 KILLED = re.compile(r"(?:Memory cgroup o|O)ut of memory: Killed process \d+ \((.*?)\)")
@@ -295,7 +329,7 @@ FRAME = re.compile(
 """A line of a call trace; `unsure` marks an address that merely lay on the stack. s390 has frames in parentheses that
 another report of the same fault has without, so these count. 32-bit arm says who was called from where."""
 PROGRAM_COUNTER = re.compile(
-    r"\s*(?:RIP: 0010:|pc : |epc : |EIP: |E?IP: |EIP is at |PC is at |NIP \[[0-9a-f]+\] |ERA: [0-9a-f]+ "
+    r"\s*(?:RIP: (?:0010|e030):|pc : |epc : |EIP: |E?IP: |EIP is at |PC is at |NIP \[[0-9a-f]+\] |ERA: [0-9a-f]+ "
     r"|Krnl PSW : [0-9a-f]+ [0-9a-f]+ \()(?:(?:\[<[0-9a-f]+>\]\s*)*)(?:0060:)?"
     rf"(?:{SYMBOL}|(?P<address>0x[0-9a-f]+|[0-9a-f]{{16}})\b)"
 )
@@ -310,6 +344,8 @@ OWN = re.compile(
 )
 """Lines on which a report itself says which function it is about."""
 TRACE = re.compile(r"\s*Call [Tt]race:")
+TAKES = re.compile(rf".{{1,200}}\}}, at: (?:\[<\w+>\] )?(?P<name>{NAME})\+0x")
+"""What lockdep says of a lock that is taken, and where."""
 HELD = re.compile(rf"\s*#\d+: .* at: (?:\[<\w+>\] )?(?P<held>{NAME})\+0x")
 
 ASIDE = re.compile(

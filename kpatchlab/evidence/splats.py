@@ -88,7 +88,9 @@ class _Block:
         if self.kind == header.kind == "oom" and p.KILLED.match(message):
             return True
         counted = p.DIED in message
-        if self.kind:
+        # A log with files and lines names who was inlined first: "BUG: KASAN: ... in F FILE:LINE [inline]".
+        inlined = self.kind == header.kind and bool(self.lines) and self.lines[-1][1].endswith("[inline]")
+        if self.kind and not inlined:
             if not self._goes_on(header, counted=counted):
                 return False
             self.counted |= counted
@@ -101,15 +103,24 @@ class _Block:
 
     def is_beginning(self) -> bool:
         """Whether one of its first lines can come yet."""
-        over = self.traced or self.ended or self.panic_at >= 0
-        return bool(self.kind) and not over and len(self.pending) <= BESIDE
+        # What leads to a WARN() can have stacks of its own: of who allocated a slab's object.
+        stacked = self.dumped or self.stacked if self._leads() else self.traced
+        over = stacked or self.ended or self.panic_at >= 0
+        return bool(self.kind) and not over and len(self.pending) <= (LINGER_LINES if self._waits() else BESIDE)
+
+    def _waits(self) -> bool:
+        """Whether nothing but the first line of a fault is there: others print dozens of lines while it takes long."""
+        return self.kind == "oops" and not self.proven
+
+    def _leads(self) -> bool:
+        return self.header is not None and p.Trait.LEADS in self.header.trait
 
     def _goes_on(self, header: p.Header, *, counted: bool) -> bool:
         """Whether a header is a later line of this report's beginning."""
         if not self.is_beginning():
             return False
-        if self.header and p.Trait.LEADS in self.header.trait and not self.pending:
-            return header.kind in p.LED
+        if self._leads() and not self.pending and header.kind in p.LED:
+            return p.Trait.LEADS not in header.trait
         if header.kind not in p.CONTINUED.get(self.kind, ()):
             return False
         if self.kind == header.kind:  # die() counts its calls, once for each
@@ -122,7 +133,7 @@ class _Block:
             self.fatal = True
         frame = "+0x" in message and p.ANY_FRAME.search(message)
         known: bool | None = bool(frame) or None
-        tolerance = AFTER_END if self.ended else TOLERANCE.get(self.kind, 8)
+        tolerance = LINGER_LINES if self._waits() else AFTER_END if self.ended else TOLERANCE.get(self.kind, 8)
         if not self.kind:
             belongs = True  # between "cut here" and the header stands the message of WARN(), free text
         elif self._is_last_rule(message):
@@ -161,6 +172,8 @@ class _Block:
             return False
         if all(p.DATA.match(line) for _, line in self.pending):
             return False
+        if self._waits() and not self.counted and len(self.pending) > BESIDE:
+            return True  # die() counts a fault before it dumps
         trait = self.header.trait if self.header else p.Trait.NONE
         alone = self.kind == "bug" and p.Trait.ALONE in trait and p.Trait.LEADS not in trait
         return self.ended or alone or (self.stacked if at_trace else self.dumped)
@@ -183,7 +196,8 @@ class _Block:
         """Return the finished report."""
         messages = [message for _, message in self.lines]
         if self.kind == "dump":
-            self.title = naming.before_dump(messages[0], next(filter(p.WHO.match, messages), ""))
+            titles = (text for text in messages if not p.CUT_HERE.match(text.lstrip()))
+            self.title = naming.before_dump(next(titles), next(filter(p.WHO.match, messages), ""))
         own = messages[: self.panic_at] if self.panic_at > 0 and self.kind != "panic" else messages
         if not any(p.FRAME.match(text) for text in own[1:]):  # a WARN up to 5.x panics before its own dump
             own = messages
@@ -200,7 +214,7 @@ class _Block:
         if p.Trait.TORN in trait:
             return self.traced or (last and not self.pending)
         if self.kind == "dump":
-            return self.traced
+            return self.traced and not any(p.ASKED.match(message) for _, message in self.lines)
         if self.kind not in p.PROVEN_BY_TRACE or self.proven or self.fatal or p.Trait.ALONE in trait:
             return True
         exact = self.counted or any(p.ANY_FRAME.search(message) for _, message in self.lines)
@@ -327,7 +341,8 @@ class _Finder:
         self._remember(caller, text, message)
 
     def _remember(self, caller: str, text: str, message: str) -> None:
-        if (message[:1] in p.DATA_FIRST and p.DATA.match(message)) or " mems_allowed=" in message[:60]:
+        data = message[:1] in p.DATA_FIRST and p.DATA.match(message)
+        if data or message[:4] in p.DATA_WORDS or " mems_allowed=" in message[:60]:
             lead = self._before.get(caller)
             if lead and len(lead) < MAX_LEAD:
                 lead.append((text, message))
@@ -387,6 +402,7 @@ class _Finder:
         block = self._open.get(caller)
         at_trace = bool(p.TRACE.match(message))
         if block and not block.is_over(at_trace=at_trace):
+            block.kind = block.kind or "dump"  # a first line behind "cut here" that is not known
             block.dumped |= not at_trace
             block.stacked |= at_trace
             return False

@@ -24,7 +24,7 @@ from kpatchlab.variants import debug
 
 TAIL_BYTES = 16 << 10
 """How much of a console and of a script's output goes into the result itself; the whole lies beside it."""
-_DROPPED = re.compile(rb"^(?:\[[^\]]*\] ?)*\*\* (\d+) printk messages dropped \*\*", re.MULTILINE)
+_DROPPED = re.compile(rb"^(?:\[[^\]]*\] ?)*\*\* (\d{1,18}) printk messages dropped \*\*", re.MULTILINE)
 """kernel/printk/printk.c: what a console that is too slow for the kernel misses."""
 
 
@@ -129,11 +129,6 @@ def leaks(inputs: JobInputs, guests: Sequence[JobGuest], record: Record) -> None
         cases = [case for case in pool.map(lambda guest_role: debug.leaks(*guest_role), asked) if case is not None]
     record.cases += cases
     record.fail(cases)
-
-
-def nothing(splats: Sequence[Splat]) -> Sequence[Splat]:  # noqa: ARG001
-    """Return none of some splats: the host made none of them."""
-    return ()
 
 
 def guest_log(inputs: JobInputs, guest: JobGuest, record: Record) -> GuestLog:

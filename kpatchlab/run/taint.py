@@ -73,6 +73,15 @@ def read(guest: Guest) -> Reading:
     return Reading(_number(said.get(FILE, "").strip()), _number(level[0]), stamps)
 
 
+def _kinds(splat: Splat) -> set[str]:
+    """Return what a report is: a fault of a slab or a dentry has the WARN() in it that prints its stack.
+
+    A WARN() may have a first line that is not known.
+    """
+    warned = "WARNING: " in splat.text or (splat.kind == "dump" and "[ cut here ]" in splat.text)
+    return {splat.kind} | ({"warning"} if warned else set())
+
+
 def _number(text: str) -> int | None:
     return int(text) if text.isdecimal() and len(text) < 20 else None
 
@@ -108,7 +117,8 @@ def judged(role: str, begun: Reading, ended: Reading, earlier: Sequence[Splat], 
     told = []
     for flag in FLAGS:
         was_set = before is not None and bool(before >> flag.bit & 1)
-        explain = {splat.kind for splat in splats if was_set or before is None or splat.text not in old}
+        seen = [splat for splat in splats if was_set or before is None or splat.text not in old]
+        explain = {kind for splat in seen for kind in _kinds(splat)}
         if after >> flag.bit & 1 and not flag.kinds & explain:
             when = " since before the job" if was_set else ""
             told.append(f"bit {flag.bit} ({flag.letter}) is set{when}: {flag.meaning}")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kpatchlab.cache import content_key
 from kpatchlab.errors import UserError
+from kpatchlab.evidence import logged
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.files import read_input, write_atomic
 from kpatchlab.lab.file import FILE
@@ -108,7 +109,7 @@ def kind_of(path: Path) -> tuple[Kind, bytes]:
         return Kind.PROGRAM, data
     if data.startswith(b"#!"):
         return Kind.SCRIPT, data
-    if find_splats(data, died=True):
+    if find_splats(logged.plain(data), died=True):
         return Kind.LOG, data
     raise UserError(
         f"{path}: neither a program in C, nor a script, nor a log with a splat in it",
@@ -122,10 +123,11 @@ def splats_of(log: Path) -> list[Splat]:
     Raises:
         UserError: it cannot be read, or there is none in it.
     """
-    if found := find_splats(_read(log), died=True):
+    if found := find_splats(logged.plain(_read(log)), died=True):
         return found
     raise UserError(
-        f"{log}: there is no splat in it", hint="a log is what the console or dmesg shows, lines as they were"
+        f"{log}: there is no splat in it",
+        hint="a log is what the console, dmesg or journalctl shows, lines as they were",
     )
 
 
