@@ -9,6 +9,7 @@ same door: hostile ELF is no better than a hostile Makefile.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -22,6 +23,8 @@ from typing import IO
 
 from kpatchlab import cgroup, proc
 from kpatchlab.errors import HostError, LabError
+from kpatchlab.files import read_bounded
+from kpatchlab.textclean import one_line
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store", "/gnu/store")
 """What is there read-only, where the host has it."""
@@ -42,7 +45,12 @@ PROCESSES = 4096
 LEAST_MEMORY_BYTES = 4 << 30
 LEAST_FREE_BYTES = 256 << 20
 """Below this a disk counts as full: make deletes what it could not write, so a little room is there again."""
+MOST_DEEP = 64
+"""How deep folders may be in one another; those of a kernel are 12. Python's own functions recurse over them."""
+LEFT_BYTES = 64 << 20
+"""A file that the lab reads whole: lists of a kernel's symbols have some 10 MiB."""
 PROBE_S = 30.0
+DELETE_S = 600.0
 _USERNS = ("--unshare-user", "--disable-userns")
 
 
@@ -147,8 +155,11 @@ class Fence:
             if root.is_symlink():
                 raise Escape(f"{root} is a link: it is to be a folder of the lab's own")
             for path, what in _strays(root, (*self.write, *self.read)):
-                found = found or f"{what} was left: {path.relative_to(root)}"
-                path.unlink(missing_ok=True)
+                found = found or f"{what} was left: {one_line(str(path.relative_to(root)), 200)}"
+                if path.is_dir() and not path.is_symlink():
+                    proc.run(["rm", "-rf", "--", path], timeout_s=DELETE_S, check=False)  # Python recurses
+                else:
+                    path.unlink(missing_ok=True)
         return found
 
     def _check_host(self, name: str, killed: int) -> None:
@@ -176,6 +187,21 @@ class Fence:
         for name, value in self.environment().items():
             words += ["--setenv", name, value]
         return [*words, "--chdir", str(cwd or "/")]
+
+
+def read_left(path: Path) -> str:
+    """Return the text of a file that a command left; what is no UTF-8 in it is U+FFFD.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Escape: it is none to be read: a folder, a link to itself, or of any size.
+    """
+    try:
+        return read_bounded(path, LEFT_BYTES).decode("utf-8", "replace")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Escape(f"{error.strerror}: {path.name}") from None
 
 
 def tool(*read: Path, write: Sequence[Path] = ()) -> Fence:
@@ -376,19 +402,30 @@ def _last(text: str) -> str:
 def _strays(root: Path, visible: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """Yield what below a folder leads out of what a command could see, or is no file, and what it is."""
     homes = list(map(os.path.realpath, visible))
-    todo = [str(root)]
+    todo = [(str(root), 0)]
     while todo:
+        folder, depth = todo.pop()
         try:
-            entries = list(os.scandir(todo.pop()))
-        except OSError:  # unreadable by its own mode; nobody reads it then
+            if depth and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                os.chmod(folder, stat.S_IRWXU)  # else it can neither be looked at nor deleted
+            entries = list(os.scandir(folder))
+        except NotADirectoryError:  # a single file is shown
+            continue
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                continue
+            entries, depth = [], MOST_DEEP + 1
+        if depth > MOST_DEEP:
+            top = os.path.relpath(folder, root).partition(os.sep)[0]  # what is deeper can have no name
+            yield root / top, f"more than {MOST_DEEP} folders in one another"
             continue
         for entry in entries:
             if entry.is_symlink():
                 target = os.path.realpath(entry.path)
-                if not any(target == home or target.startswith(f"{home}/") for home in homes):
-                    yield Path(entry.path), f"a link to {os.readlink(entry.path)}"
+                if os.path.islink(target) or not any(target == home or target.startswith(f"{home}/") for home in homes):
+                    yield Path(entry.path), f"a link to {one_line(os.readlink(entry.path), 200)}"
             elif entry.is_dir():
-                todo.append(entry.path)
+                todo.append((entry.path, depth + 1))
             else:
                 mode = entry.stat(follow_symlinks=False).st_mode
                 if not stat.S_ISREG(mode):

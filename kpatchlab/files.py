@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -102,6 +103,18 @@ def refuses(folder: Path) -> str:
     return ""
 
 
+def regular(path: Path) -> Path:
+    """Return where a file really lies that somebody else was to make: a link to it would lead elsewhere from elsewhere.
+
+    Raises:
+        FileNotFoundError: there is none, or it is no regular file.
+    """
+    real = Path(os.path.realpath(path))
+    if not real.is_file():
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(path))
+    return real
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Put a file at `target`, as a hard link where the file system allows it."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -124,16 +137,25 @@ def read_input(path: Path, limit_bytes: int = MAX_INPUT_BYTES, hint: str = "") -
         kind = stat.S_IFMT(os.stat(path).st_mode)
         if kind != stat.S_IFREG:
             raise UserError(f"{path}: {KINDS.get(kind, 'no file')}, not a regular file", hint=hint)
-        # Not to be kept waiting by what was put in its place meanwhile.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:
-            data = handle.read(limit_bytes + 1)
+        return read_bounded(path, limit_bytes)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}", hint=hint) from None
+        more = "is it the right file?" if error.errno == errno.EFBIG else ""
+        raise UserError(f"{path}: {error.strerror}", hint=hint or more) from None
     except ValueError:  # a NUL in its name
         raise UserError(f"{str(path)!r}: no file can have this name", hint=hint) from None
+
+
+def read_bounded(path: Path, limit_bytes: int) -> bytes:
+    """Return what is in a file; nobody is kept waiting by what was put in its place.
+
+    Raises:
+        OSError: it cannot be read; EFBIG where it is larger than `limit_bytes`.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as handle:
+        data: bytes = handle.read(limit_bytes + 1)
     if len(data) > limit_bytes:
         size = f"{limit_bytes >> 20} MiB" if limit_bytes >= 1 << 20 else f"{limit_bytes} bytes"
-        raise UserError(f"{path}: larger than {size}", hint=hint or "is it the right file?")
+        raise OSError(errno.EFBIG, f"larger than {size}", str(path))
     return data
 
 
@@ -147,9 +169,17 @@ def below(root: Path, name: str) -> Path | None:
     return None if os.path.isabs(inside) or inside.split(os.sep)[0] == ".." or "\0" in name else root / inside
 
 
+def clear(path: Path) -> None:
+    """Delete what there is at a path, if anything: a file, a link, a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def put_plain(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a file in a folder that others write to as well: never through a link that they have put there."""
-    path.unlink(missing_ok=True)
+    clear(path)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb") as handle:
         handle.write(data)
     path.chmod(mode)

@@ -311,13 +311,8 @@ def run(
     )
     kept = {"stdout": Kept(), "stderr": Kept()}
     feeder = _feed(child, input_bytes)
-    timed_out = False
     try:
-        timed_out = not _pump(child, kept, on_line, begin + timeout_s, cancel)
-        if not timed_out and not (cancel and cancel.is_set()):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(max(0.1, begin + timeout_s - time.monotonic()))
-            timed_out = child.returncode is None
+        timed_out = not _ended(child, kept, on_line, begin + timeout_s, cancel)
     finally:
         if child.poll() is None:
             stop(child)
@@ -337,6 +332,23 @@ def run(
     if check and (result.status != 0 or timed_out):
         raise CommandFailed(result)
     return result
+
+
+def _ended(
+    child: subprocess.Popen[bytes],
+    kept: dict[str, Kept],
+    on_line: Callable[[str], None] | None,
+    deadline: float,
+    cancel: Cancel | None,
+) -> bool:
+    """Take what a child says until it ends or is cancelled; False where that lasts beyond the deadline."""
+    if not _pump(child, kept, on_line, deadline, cancel):
+        return False
+    if cancel and cancel.is_set():
+        return True
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(max(0.1, deadline - time.monotonic()))
+    return child.returncode is not None
 
 
 def _feed(child: subprocess.Popen[bytes], data: bytes | None) -> threading.Thread | None:

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
+import itertools
 import json
 import math
+import re
 import socket
 import sqlite3
 import time
@@ -21,6 +24,7 @@ from hypothesis import strategies as st
 
 from kpatchlab import maintainers
 from kpatchlab.build import changes, failures, mails, patchset, posted
+from kpatchlab.build.kconfig import Kconfig
 from kpatchlab.errors import HostError, LabError
 from kpatchlab.evidence.ktap import parse as parse_ktap
 from kpatchlab.evidence.splats import find_splats
@@ -39,7 +43,7 @@ from kpatchlab.lab.systems import SystemsFile
 from kpatchlab.model import KernelFacts, Run
 from kpatchlab.report import FORMATS
 from kpatchlab.report.view import View
-from kpatchlab.run import stacks
+from kpatchlab.run import leftovers, stacks
 from kpatchlab.series import warnings
 from kpatchlab.store import importing
 from kpatchlab.store.run_dir import load_run
@@ -78,8 +82,8 @@ class Target:
     def inputs(self) -> st.SearchStrategy[bytes]:
         """Inputs: changed seeds, tokens in any order, and any bytes."""
         tokens = st.sampled_from(self.tokens)
-        piece = st.one_of(tokens, tokens, st.binary(max_size=8), st.sampled_from(_words("odd")))
-        edit = st.tuples(st.integers(0, 3), st.floats(0, 1), st.floats(0, 0.3), piece)
+        piece = st.one_of(tokens, tokens, st.binary(max_size=8), st.sampled_from((*_words("odd"), LONG)))
+        edit = st.tuples(st.integers(0, 4), st.floats(0, 1), st.floats(0, 0.3), piece)
         changed = st.builds(_changed, st.sampled_from(self.seeds), st.lists(edit, max_size=8))
         return st.one_of(changed, changed, st.lists(piece, max_size=40).map(b"".join), st.binary(max_size=400))
 
@@ -102,6 +106,9 @@ class Target:
 
 
 DATA = Path(__file__).parent / "data/fuzz"
+LONG = b"9" * 5000
+"""int() of Python refuses numbers of more than 4,300 digits."""
+_NUMBER = re.compile(rb"\d+")
 
 
 def _seeds(name: str) -> tuple[bytes, ...]:
@@ -130,6 +137,9 @@ def _changed(seed: bytes, edits: Sequence[tuple[int, float, float, bytes]]) -> b
             seed = seed[:start] + seed[stop:]
         elif how == 2:
             seed = seed[:stop] + seed[start:stop] + seed[stop:]
+        elif how == 4 and (numbers := list(itertools.islice(_NUMBER.finditer(seed), 200))):
+            number = numbers[min(int(at * len(numbers)), len(numbers) - 1)]
+            seed = seed[: number.start()] + (LONG if long > 0.15 else piece) + seed[number.end() :]
         else:
             seed = seed[:start] + piece + seed[start + len(piece) :]
     return seed[: 1 << 16]
@@ -255,7 +265,7 @@ _VALUES = st.sampled_from(
         "2026-01-01",
         [["job", "x"]],
     ]
-)
+).map(copy.deepcopy)  # a later change may be within it
 
 
 @functools.cache
@@ -385,6 +395,23 @@ def _compiler(data: bytes, _: Path) -> None:
     failures.first_fault(printable(data), Path("/x"), make=True)
 
 
+def _figures(data: bytes, _: Path) -> None:
+    """Read the files of /proc of a guest, one behind the other, and what a script says of its work."""
+    texts = data.decode("utf-8", "replace").split("\0")
+    files = dict(zip(leftovers.FILES, texts, strict=False))
+    looks = [leftovers.amounts(files), leftovers.amounts(dict.fromkeys(leftovers.FILES, texts[0]))]
+    left, work = leftovers.left("main", looks), leftovers.work(data)
+    assert all(math.isfinite(turn) for one in left for turn in one.turns)
+    assert max(work) < 1 << 63
+
+
+def _kconfig(data: bytes, folder: Path) -> None:
+    (folder / "Kconfig").write_bytes(data)
+    found = Kconfig(folder, "x86")
+    for symbol in ["NET", *itertools.islice(found.symbols, 5)]:
+        found.why(symbol, "y", {"NET": "y", "INET": "m"})
+
+
 def _texts(data: bytes, _: Path) -> None:
     text = printable(data)
     assert printable(text) == text
@@ -413,6 +440,8 @@ def _targets() -> Iterator[Target]:
         "stacks", lambda data, _: stacks.told(stacks.parse(printable(data))), _seeds("stacks"), _words("console"), 40
     )
     yield Target("compiler", _compiler, *_both("compiler"), 60)
+    yield Target("figures", _figures, *_both("figures"), 40)
+    yield Target("Kconfig", _kconfig, *_both("kconfig"), 40)
     yield Target("text", _texts, *_both("text"), 60)
     yield _StoredTarget("stored run", _run, (_stored().encode(),), _words("json"), 15, grows=False)
     yield _StoredTarget("KCIDB", _kcidb, (_stored().encode(),), _words("json"), 15, grows=False)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from kpatchlab import fence
-from kpatchlab.build.failures import BuildError, first_fault, normal, read_records, relative
+from kpatchlab.build import failures
+from kpatchlab.build.failures import BuildError, first_fault, module_failures, normal, read_records, relative
 
 TREE = Path("/t/linux")
 
@@ -58,3 +59,24 @@ def test_a_record_that_was_cut_off_is_dropped(tmp_path):
     (record,) = read_records(tmp_path, Path("/t/linux/obj"))
     assert (record.modules, record.builtin, record.output) == (("a", "b_c"), False, "boom\nmore")
     assert normal("snd-hda,x") == "snd_hda_x"
+
+
+def test_records_that_no_compiler_made_are_bounded(tmp_path, monkeypatch):
+    for number in range(300):
+        text = f"a{number}.o\n../a.c\nm{number}\nmodule\n" + "a.c:1: error: x\n" + "y" * 100_000
+        (tmp_path / str(number)).write_text(text)
+    (tmp_path / "many").write_text("b.o\n../b.c\n" + "m:" * 100_000 + "\nmodule\nboom")
+    records = read_records(tmp_path, Path("/obj"))
+    found = module_failures(records, TREE)
+    assert {name for failure in found for name in [failure.module]} == {f"m{number}" for number in range(300)}
+    assert sum(len(failure.log) for failure in found) <= failures.LOGS_BYTES
+    assert found[0].log.startswith("a.c:1: error: x")
+    monkeypatch.setattr(failures, "MOST_RECORDS", 100)
+    with pytest.raises(fence.Escape, match="records of objects that fail"):
+        read_records(tmp_path, Path("/obj"))
+
+
+@pytest.mark.parametrize("line", ["9" * 30, "9" * 5000])
+def test_no_line_is_too_long_a_number(line):
+    for text in (f"a.c:{line}: error: x", f"a.S:{line}: Error: x", f"make: *** [Makefile:{line}: x] Error 1"):
+        assert first_fault(text, TREE, make=True).line < 1 << 31

@@ -112,6 +112,12 @@ def test_counters_under_names_of_other_places_are_left_alone(tmp_path, built):
     (data,) = counters.values()
     bad = {"../../etc/a.gcda": data, "/etc/b.gcda": data, next(iter(counters)).replace("a.gcda", "z.gcda"): data}
     assert list(coverage.read_counters(packed(tmp_path / "c.tar", bad), artifact)) == []
+    long = packed(tmp_path / "e.tar", {f"{'d' * 300}/{'x/' * 3000}a.gcda": data, **bad})
+    assert list(coverage.read_counters(long, artifact)) == []
+    whole = packed(tmp_path / "f.tar", counters).read_bytes()
+    for cut in (b"", b"no tar" * 200, whole[:520], b"\xff" * 1024):
+        (tmp_path / "g.tar").write_bytes(cut)
+        assert all(count == 0 for _, _, count in coverage.read_counters(tmp_path / "g.tar", artifact))
     broken = dict.fromkeys(counters, b"not counters")
     assert all(count == 0 for _, _, count in coverage.read_counters(packed(tmp_path / "d.tar", broken), artifact))
 

@@ -8,12 +8,15 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from kpatchlab import cgroup, fence, proc
 from kpatchlab.errors import HostError
 from kpatchlab.fence import Escape, Fence, NoFence
+from kpatchlab.guest.shapes import Held
+from kpatchlab.host import doctor
 
 needs_sandbox = pytest.mark.skipif(fence.lacking() is not None, reason=f"no sandbox on this host: {fence.lacking()}")
 
@@ -121,6 +124,9 @@ def test_cancelling_and_the_deadline_end_everything(door, tmp_path):
         ("mkdir d && ln -s /usr/bin/true d/cc.sh", "a link to /usr/bin/true was left: d/cc.sh"),
         ("mkfifo x", "a device, fifo or socket was left: x"),
         ("cp /usr/bin/true x && chmod u+s x", "a setuid program was left: x"),
+        ("ln -s x x", "a link to x was left: x"),
+        ("ln -s \"$(printf '/a\\nb\\033[31m')\" x", "a link to /a b was left: x"),
+        ("mkdir d && ln -s /etc/shadow d/x && chmod 0 d", "a link to /etc/shadow was left: d/x"),
     ],
 )
 def test_what_must_not_be_read_from_outside_is_deleted_and_told(door, tmp_path, script, what):
@@ -129,6 +135,31 @@ def test_what_must_not_be_read_from_outside_is_deleted_and_told(door, tmp_path, 
         sh(door, f"cd {tmp_path}/out && {script}")
     assert caught.value.message == what
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_symlink() or not path.is_dir()]
+
+
+@needs_sandbox
+@pytest.mark.parametrize(("count", "name"), [(1500, "d"), (30, "d" * 250)])
+def test_folders_that_nobody_can_walk_are_deleted_and_told(door, tmp_path, count, name):
+    code = f"import os\nfor _ in range({count}):\n    os.mkdir('{name}'); os.chdir('{name}')"
+    with pytest.raises(Escape, match="more than 64 folders in one another was left: d") as caught:
+        sh(door, f'cd {tmp_path}/out && python3 -c "{code}"')
+    assert len(caught.value.message) < 300
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_file_that_a_command_left_is_read_up_to_a_bound(tmp_path):
+    path = tmp_path / "x"
+    with pytest.raises(FileNotFoundError):
+        fence.read_left(path)
+    path.write_bytes(b"a\xff\n")
+    assert fence.read_left(path) == "a\ufffd\n"
+    os.truncate(path, 1 << 40)
+    with pytest.raises(Escape, match="larger than 64 MiB: x"):
+        fence.read_left(path)
+    with pytest.raises(Escape, match="Is a directory"):
+        fence.read_left(tmp_path)
+    os.mkfifo(tmp_path / "f")
+    assert fence.read_left(tmp_path / "f") == ""
 
 
 @needs_sandbox
@@ -273,3 +304,20 @@ def test_a_cgroup_of_either_kind_gets_its_bounds_and_goes(tmp_path):
     assert not folder.exists()
     with cgroup.bounded(1 << 30, 100, tmp_path / "nowhere") as words:
         assert words == []
+
+
+@pytest.mark.parametrize("lack", [None, fence.Lack("no bubblewrap", "apt-get install bubblewrap")])
+@pytest.mark.parametrize("held", [Held(bubblewrap=True, seccomp=True), Held(seccomp=True), Held()])
+def test_the_doctor_shows_the_sandbox_of_builds_and_that_of_guests(monkeypatch, lack, held):
+    monkeypatch.setattr(fence, "lacking", lambda: lack)
+    host = SimpleNamespace(qemu=lambda: SimpleNamespace(held=held))
+    names = {"_packages", "_kvm", "_qemu", "_memory", "_disk", "_namespaces", "_mirror"}
+    for name in names:
+        monkeypatch.setattr(doctor, name, lambda *_: doctor.HostCheck("other", "ok", ""))
+    found = {check.name: check for check in doctor.examine(SimpleNamespace(cache=None, qemu=host.qemu))}
+    builds, guests = found["sandbox"], found["guests"]
+    assert (builds.state, builds.remedy) == (("bad", lack.remedy) if lack else ("ok", ""))
+    assert ("series are built only with --trust: no bubblewrap" in builds.text) is bool(lack)
+    whole = held.bubblewrap and held.seccomp
+    assert (guests.state, bool(guests.remedy)) == (("ok", False) if whole else ("note", True))
+    assert guests.text.startswith("bubblewrap and a seccomp filter" if whole else "only" if str(held) else "nothing")

@@ -310,6 +310,35 @@ def test_a_tarball_with_a_fifo_or_a_device_is_refused(bench, kind, told):
         tarball(bench, ("core/odd", kind, b"")).write_tree(into)
 
 
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("../../outside", tarfile.REGTYPE, "")],
+        [("out", tarfile.SYMTYPE, ".."), ("out/../outside", tarfile.REGTYPE, "")],
+        [("out", tarfile.SYMTYPE, "../.."), ("out/outside", tarfile.REGTYPE, "")],
+        [("out", tarfile.SYMTYPE, "{root}"), ("out/outside", tarfile.REGTYPE, "")],
+        [("hard", tarfile.LNKTYPE, "{root}/secret"), ("hard", tarfile.REGTYPE, "")],
+        [("{root}/outside", tarfile.REGTYPE, "")],
+    ],
+)
+def test_a_tarball_writes_nothing_outside_and_brings_nothing_in(bench, members):
+    secret = bench.root / "secret"
+    secret.write_text("key")
+    into = bench.root / "a/b/tree"
+    into.mkdir(parents=True)
+    source = tarball(bench)
+    with tarfile.open(bench.root / "linux.tar", "a") as tar:
+        for name, kind, target in members:
+            info = tarfile.TarInfo(name.format(root=bench.root) if name.startswith("{") else f"linux/{name}")
+            info.type, info.linkname, info.size = kind, target.format(root=bench.root), 4 * (kind == tarfile.REGTYPE)
+            tar.addfile(info, io.BytesIO(b"evil"))
+    with contextlib.suppress(LabError):
+        source.write_tree(into)
+    assert secret.read_text() == "key"
+    assert not [path for path in bench.root.rglob("outside") if not path.resolve().is_relative_to(into)]
+    assert not [path for path in into.rglob("*") if path.is_file() and not path.is_symlink() and path.samefile(secret)]
+
+
 def test_a_tarball_loses_set_uid_bits_and_what_is_gits(bench):
     into = bench.root / "tree"
     into.mkdir()

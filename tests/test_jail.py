@@ -54,7 +54,8 @@ def test_there_is_nothing_to_read_and_nothing_to_reach(files):
         f"echo x >{files}/initrd; cat {files}/initrd; cat /proc/1/environ; cat /etc/passwd; ls /dev",
     )
     assert {"initrd", "nothing", "usr"} <= set(said)
-    assert not {"key", "secret", "SECRET=1", "root", "home", "proc", "dev", "sys", "new"} & set(said)
+    hidden = {"key", "secret", "SECRET=1", "root", "home", "proc", "dev", "sys", "new"}
+    assert not (hidden - {files.parts[1]}) & set(said)  # what leads to the files themselves
     assert not [line for line in said if line.startswith(("KPATCHLAB", "HOME=", "root:"))]
     assert (files / "initrd").read_text() == "initrd"
     assert not Path("/new").exists()

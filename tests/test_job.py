@@ -429,6 +429,15 @@ def test_a_taint_that_a_report_explains_passes(bench):
     assert "bit 7" not in both.message
 
 
+def test_a_warning_within_another_report_explains_its_bit(bench):
+    slab = b"[    5.000000] BUG kmalloc-64 (Not tainted): Poison overwritten\n" + WARNING
+    assert case(bench(tainted(0, 1 << 5 | 1 << 9, says=slab)), "taint: guest").outcome is Outcome.PASS
+    unknown = b"[    5.000000] ------------[ cut here ]------------\n" + WARNING.replace(b"WARNING: CPU", b"NOTE: CPU")
+    assert case(bench(tainted(0, 1 << 9, says=unknown)), "taint: guest").outcome is Outcome.PASS
+    alone = b"[    5.000000] BUG: Bad rss-counter state mm:00 type:MM_ANONPAGES val:2\n"
+    assert "bit 9" in case(bench(tainted(0, 1 << 5 | 1 << 9, says=alone)), "taint: guest").message
+
+
 def test_a_report_from_before_the_job_explains_only_what_was_set_then(bench):
     assert case(bench(tainted(1 << 9, 1 << 9), before=WARNING), "taint: guest").outcome is Outcome.PASS
     refcount = b"[    4.000000] refcount_t: underflow; use-after-free.\n" + WARNING
@@ -595,6 +604,20 @@ def test_a_starved_preparation_is_the_hosts(bench, monkeypatch):
     monkeypatch.setattr(job_guests, "_bring_up", fail)
     result = bench()
     assert {c.outcome for c in result.cases} == {Outcome.INFRA}
+    assert not result.splats
+
+
+def test_a_preparation_that_fails_on_a_host_that_set_off_a_watchdog_is_the_hosts(bench, monkeypatch):
+    failed = saved.PrepareFailed("modprobe failed (status 1): siw", LOCKUP)
+
+    def fail(*_):
+        raise failed
+
+    monkeypatch.setattr(job_guests, "_bring_up", fail)
+    assert bench().outcome is Outcome.CRASH
+    failed.excused = find_splats(LOCKUP)
+    result = bench()
+    assert result.outcome is Outcome.INFRA
     assert not result.splats
 
 

@@ -180,11 +180,22 @@ def test_task_that_ends_its_process_is_told_and_the_others_go_on():
 
 def test_tasks_that_all_end_their_process_are_not_tried_for_ever(monkeypatch):
     tried = []
-    monkeypatch.setattr(bounded, "_child", lambda tasks: (tried.append(len(tasks)), ([], "no end"))[1])
+    monkeypatch.setattr(bounded, "_child", lambda tasks, _: (tried.append(len(tasks)), ([], "no end"))[1])
     found = work_off([Task("compile", "x")] * 50)
     assert len(found) == 50
     assert all(answer.error for answer in found)
     assert len(tried) == 5
+
+
+def test_templates_that_end_late_again_and_again_take_seconds_in_all(root):
+    numbers = ", ".join(map(str, range(20)))
+    labdir.write(root / "scenarios/solo/scenario.yaml", SCENARIO + f"parameters: {{a: [{numbers}], b: [{numbers}]}}\n")
+    text = "{% for i in range(60000) %}{% for j in range(40) %}{% endfor %}{% endfor %}"
+    labdir.write(root / "scenarios/solo/x.conf.j2", text)
+    status, lines, took, _ = check(root)
+    assert status == 2
+    assert any("of processor time" in line for line in lines), lines
+    assert took < 12
 
 
 def test_number_of_jobs_is_bounded(root):

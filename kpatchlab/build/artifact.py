@@ -13,7 +13,7 @@ from pathlib import Path
 from kpatchlab import proc
 from kpatchlab.build.failures import normal
 from kpatchlab.errors import HostError, LabError
-from kpatchlab.fence import tool
+from kpatchlab.fence import read_left, tool
 from kpatchlab.files import link_or_copy
 from kpatchlab.jsonable import to_json
 from kpatchlab.model import BuildResult, ModuleFailure
@@ -78,7 +78,7 @@ def pack_modules(root: Path, image: Path, config: Path) -> None:
     Raises:
         HostError: mkfs.erofs is not there or fails.
     """
-    compress = ["-zlz4hc"] if "CONFIG_EROFS_FS_ZIP=y" in config.read_text() else []
+    compress = ["-zlz4hc"] if "CONFIG_EROFS_FS_ZIP=y" in read_left(config) else []
     words = [_sbin("mkfs.erofs"), "--quiet", "--all-root", "-T0", "-U00000000-0000-0000-0000-000000000000", *compress]
     image.touch()  # it alone is writable
     tool(root, write=[image]).run([*words, str(image), str(root / "lib/modules")], timeout_s=PACK_S)
@@ -102,7 +102,7 @@ def _sbin(program: str) -> str:
 
 def read_dependencies(folder: Path) -> dict[str, list[str]]:
     """Return modules.dep: module path -> paths of what must be loaded before it, in modules.dep's own order."""
-    lines = (folder / "modules.dep").read_text().splitlines()
+    lines = read_left(folder / "modules.dep").splitlines()
     return {left: right.split() for left, _, right in (line.partition(":") for line in lines)}
 
 
@@ -146,7 +146,7 @@ def _soft_dependencies(folder: Path) -> dict[str, list[str]]:
     with contextlib.suppress(FileNotFoundError):
         aliases = _aliases(folder)
         found: dict[str, list[str]] = {}
-        for line in (folder / "modules.softdep").read_text().splitlines():
+        for line in read_left(folder / "modules.softdep").splitlines():
             words = line.split()
             if words[:1] == ["softdep"] and len(words) > 3 and words[2] == "pre:":
                 names = [word for word in words[3:] if not word.endswith(":")]
@@ -159,7 +159,7 @@ def _soft_dependencies(folder: Path) -> dict[str, list[str]]:
 
 def _aliases(folder: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for line in (folder / "modules.alias").read_text().splitlines():
+    for line in read_left(folder / "modules.alias").splitlines():
         words = line.split()
         if len(words) == 3 and words[0] == "alias" and not re.search(r"[*?\[]", words[1]):
             found.setdefault(normal(words[1]), []).append(normal(words[2]))
@@ -199,4 +199,4 @@ def keep_lists(folder: Path, work: Path) -> None:
     """Copy the lists of modules, loadable and built in, to where they can be read without the image."""
     for name in ("modules.dep", "modules.builtin"):
         if (folder / name).exists():
-            shutil.copyfile(folder / name, work / name)
+            (work / name).write_text(read_left(folder / name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,22 +9,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kpatchlab import fence
-from kpatchlab.files import below
+from kpatchlab.files import below, clear
 from kpatchlab.model import ModuleFailure
 
 NM_S = 300.0
 NM_BATCH = 100
 """Modules in one call of nm: its output stays below what proc keeps."""
 LOG_BYTES = 64 << 10
-_ERROR = re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d+):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
-_ASSEMBLER = re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d+): Error: (?P<text>.*)$", re.MULTILINE)
+LOGS_BYTES = 16 << 20
+"""Of all modules of a kernel together: one bad header can fail thousands."""
+MOST_MODULES = 64
+"""That one object is part of; kbuild itself has a few."""
+MOST_RECORDS = 100_000
+"""A kernel of allyesconfig has some 30,000 objects."""
+_ERROR = re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d{1,9}):(?:\d+:)? (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
+_ASSEMBLER = re.compile(r"^(?P<file>[^\s:]+):(?P<line>\d{1,9}): Error: (?P<text>.*)$", re.MULTILINE)
 _LINKER = re.compile(
-    r"^(?:.*?[:\s])?(?P<file>[^\s:()]+\.\w+):(?:(?P<line>\d+)|\([^)]*\)): "
+    r"^(?:.*?[:\s])?(?P<file>[^\s:()]+\.\w+):(?:(?P<line>\d{1,9})|\([^)]*\)): "
     r"(?P<text>(?:undefined reference to|multiple definition of) .*)$",
     re.MULTILINE,
 )
 _MAKE = re.compile(
-    r"^make(?:\[\d+\])?: \*\*\* (?:\[(?P<file>[^\]:]+):(?P<line>\d+): \S+\] )?(?P<text>.*)$", re.MULTILINE
+    r"^make(?:\[\d+\])?: \*\*\* (?:\[(?P<file>[^\]:]+):(?P<line>\d{1,9}): \S+\] )?(?P<text>.*)$", re.MULTILINE
 )
 _UNDEFINED = re.compile(r"^(.+\.ko):\s+U (?!_GLOBAL_OFFSET_TABLE_)(\S+)$", re.MULTILINE)
 _NO_MEMORY = re.compile(r"out of memory allocating|memory exhausted|Cannot allocate memory")
@@ -89,16 +94,25 @@ def first_fault(output: str, tree: Path, *, make: bool = False) -> BuildError:
 
 
 def read_records(folder: Path, obj: Path) -> list[Record]:
-    """Return what cc.sh recorded, sorted by object; the build can write there, so only objects below `obj` count."""
+    """Return what cc.sh recorded, sorted by object; the build can write there, so only objects below `obj` count.
+
+    Raises:
+        Escape: there are more than a kernel has objects, or one is none to be read.
+    """
     found = []
-    for path in sorted(folder.glob("*")):
-        if path.is_dir():
+    paths = sorted(folder.glob("*"))
+    if len(paths) > MOST_RECORDS:
+        raise fence.Escape(f"{len(paths)} records of objects that fail")
+    for path in paths:
+        if not path.is_file():
             continue
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        if len(lines) < 5 or not below(obj, lines[0]):  # the first is so where a kill cut it off
+        lines = fence.read_left(path).split("\n")
+        words = re.split(r"[:\s]+", lines[2].strip("\"'")) if len(lines) > 4 else []
+        # The first is so where a kill cut it off.
+        if len(lines) < 5 or not below(obj, lines[0]) or len(words) > MOST_MODULES:
             path.unlink()
             continue
-        names = tuple(normal(name) for name in re.split(r"[:\s]+", lines[2].strip("\"'")) if name)
+        names = tuple(normal(name) for name in words if name)
         found.append(Record(lines[0], lines[1], names, lines[3] == "builtin", "\n".join(lines[4:]), path))
     return found
 
@@ -108,20 +122,20 @@ def forget(records: Iterable[Record], obj: Path) -> None:
     for record in records:
         target = obj / record.object  # below it, as `read_records` has seen to
         for path in (target, target.with_name(f".{target.name}.cmd"), record.path):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            clear(path)
 
 
 def module_failures(records: Iterable[Record], tree: Path) -> list[ModuleFailure]:
     """Return one failure for each module and object, without dependents yet."""
-    found = []
+    found: list[ModuleFailure] = []
+    room = LOGS_BYTES
     for record in records:
         fault = first_fault(record.output, tree)
         file = fault.file or relative(record.source, tree)
-        log = record.output[:LOG_BYTES]
-        found += [
-            ModuleFailure(name, file, fault.line, fault.text, log) for name in record.modules if not record.builtin
-        ]
+        for name in () if record.builtin else record.modules:
+            log = record.output[: min(LOG_BYTES, room)]
+            room -= len(log)
+            found.append(ModuleFailure(name, file, fault.line, fault.text, log))
     return found
 
 
@@ -144,7 +158,7 @@ def read_links(obj: Path, modules: Mapping[str, Path]) -> Links:
     modpost names only the first ten unresolved symbols of a kernel, hence this one.
     """
     owners: dict[str, str] = {}
-    for line in (obj / "Module.symvers").read_text(errors="replace").splitlines():
+    for line in fence.read_left(obj / "Module.symvers").splitlines():
         fields = line.split("\t")
         if len(fields) < 3:
             continue

@@ -7,6 +7,7 @@ those expressions against a finished .config. What it cannot judge, a `$(...)` m
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from kpatchlab.files import read_within
 
 _TOKEN = re.compile(r"\s*(&&|\|\||!=|<=|>=|[()=<>!]|\"[^\"]*\"|'[^']*'|[A-Za-z0-9_$.-]+)")
 _LEVEL = {"n": 0, "m": 1, "y": 2}
+MOST_DEEP = 40
+"""How deep files are in one another, and blocks in a file; those of a kernel are 6. What is deeper is not looked at."""
+FILE_BYTES = 4 << 20
 NO_SUCH = "no such symbol in this tree"
 """The reason of a miss that no setting of other symbols mends."""
 _PROMPTED = re.compile(r'(?:bool|tristate|string|int|hex|prompt)\s+["\'].*?["\'](?:\s+if\s+(.*))?$')
@@ -46,7 +50,8 @@ class Kconfig:
         self._tree = tree
         self._srcarch = srcarch
         self.symbols: dict[str, list[Definition]] = {}
-        self._read("Kconfig", [], in_choice=False)
+        self._seen: set[str] = set()
+        self._read("Kconfig", [], in_choice=False, depth=0)
 
     def selectors(self, symbol: str, values: Mapping[str, str]) -> list[str]:
         """Return the enabled symbols that select `symbol`."""
@@ -86,14 +91,18 @@ class Kconfig:
                 reasons.append("cannot be a module")
         return "; or ".join(dict.fromkeys(reasons)) or f"its dependencies are met ({definitions[0].place})"
 
-    def _read(self, name: str, outer: list[str], *, in_choice: bool) -> None:
-        data = read_within(self._tree, name)
+    def _read(self, name: str, outer: list[str], *, in_choice: bool, depth: int) -> None:
+        """Read a file, once, and those that it names."""
+        own = os.path.normpath(name)
+        data = read_within(self._tree, name, FILE_BYTES) if own not in self._seen and depth < MOST_DEEP else None
+        self._seen.add(own)
         if data is None:
             return
         text = data.decode("utf-8", "replace")
         blocks: list[tuple[str, list[str]]] = []  # (keyword, its conditions), innermost last
         current: Definition | None = None
         conditions: list[str] | None = None  # where a `depends on` goes
+        deeper = 0  # blocks that are not looked at
 
         def around() -> list[str]:
             return outer + [text for _, texts in blocks for text in texts]
@@ -107,10 +116,15 @@ class Kconfig:
                 conditions = current.depends
                 self.symbols.setdefault(rest, []).append(current)
             elif word in {"menu", "choice", "if"}:
-                blocks.append((word, [rest] if word == "if" else []))
+                if len(blocks) == MOST_DEEP:
+                    deeper += 1
+                else:
+                    blocks.append((word, [rest] if word == "if" else []))
                 conditions, current = blocks[-1][1], None
             elif word in {"endmenu", "endchoice", "endif"}:
-                if blocks:
+                if deeper:
+                    deeper -= 1
+                elif blocks:
                     blocks.pop()
                 conditions = current = None
             elif word in {"comment", "mainmenu"}:
@@ -120,7 +134,7 @@ class Kconfig:
             elif word in {"source", "orsource", "rsource", "osource"}:
                 target = rest.strip("\"'").replace("$(SRCARCH)", self._srcarch).replace("$SRCARCH", self._srcarch)
                 choice = in_choice or any(keyword == "choice" for keyword, _ in blocks)
-                self._read(target, around(), in_choice=choice)
+                self._read(target, around(), in_choice=choice, depth=depth + 1)
             elif current:
                 _attribute(current, word, rest, line)
 
@@ -139,7 +153,7 @@ def _attribute(current: Definition, word: str, rest: str, line: str) -> None:
 def _statements(text: str) -> Iterator[tuple[int, str]]:
     """Yield (line number, statement): no comments, no help texts, continued lines joined, one blank between words."""
     help_indent = -1  # -2: the help text's own indent is not known yet
-    joined, begin = "", 0
+    joined, begin = list[str](), 0
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.expandtabs()
         indent = len(line) - len(line.lstrip())
@@ -152,11 +166,12 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
         elif help_indent != -1:
             continue
         begin = begin if joined else number
-        joined += line.strip()
-        if joined.endswith("\\"):
-            joined = joined[:-1] + " "
+        joined.append(line.strip())
+        if joined[-1].endswith("\\"):
+            joined[-1] = joined[-1][:-1]
             continue
-        statement, joined = re.sub(r"\s+", " ", joined), ""
+        statement = " ".join(" ".join(joined).split())
+        joined.clear()
         if statement in {"help", "---help---"}:
             help_indent = -2
         elif statement and not statement.startswith("#"):
@@ -173,7 +188,7 @@ def level(text: str, values: Mapping[str, str]) -> int:
         return 2
     try:
         return _Reader(text, values).whole()
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RecursionError):
         return 2
 
 
@@ -214,40 +229,40 @@ class _Reader:
 
     def __init__(self, text: str, values: Mapping[str, str]) -> None:
         text = re.sub(r"\$\((?:[^()]|\([^()]*\))*\)", "y", text)  # a macro: taken for met
-        self._tokens = _TOKEN.findall(text)
+        self._tokens = _TOKEN.findall(text)[::-1]  # the next one is the last
         self._values = values
 
     def whole(self) -> int:
         result = self._or()
         if self._tokens:
-            raise ValueError(self._tokens[0])
+            raise ValueError(self._tokens[-1])
         return result
 
     def _or(self) -> int:
         result = self._and()
-        while self._tokens and self._tokens[0] == "||":
-            self._tokens.pop(0)
+        while self._tokens and self._tokens[-1] == "||":
+            self._tokens.pop()
             result = max(result, self._and())
         return result
 
     def _and(self) -> int:
         result = self._term()
-        while self._tokens and self._tokens[0] == "&&":
-            self._tokens.pop(0)
+        while self._tokens and self._tokens[-1] == "&&":
+            self._tokens.pop()
             result = min(result, self._term())
         return result
 
     def _term(self) -> int:
-        word = self._tokens.pop(0)
+        word = self._tokens.pop()
         if word == "!":
             return 2 - self._term()
         if word == "(":
             result = self._or()
-            self._tokens.pop(0)
+            self._tokens.pop()
             return result
-        if self._tokens and self._tokens[0] in {"=", "!=", "<", ">", "<=", ">="}:
-            operator = self._tokens.pop(0)
-            return 2 if _compare(self._value(word), operator, self._value(self._tokens.pop(0))) else 0
+        if self._tokens and self._tokens[-1] in {"=", "!=", "<", ">", "<=", ">="}:
+            operator = self._tokens.pop()
+            return 2 if _compare(self._value(word), operator, self._value(self._tokens.pop())) else 0
         return _LEVEL.get(self._value(word), 0)
 
     def _value(self, token: str) -> str:
@@ -261,5 +276,13 @@ class _Reader:
 def _compare(left: str, operator: str, right: str) -> bool:
     if operator in {"=", "!="}:
         return (left == right) == (operator == "=")
-    a, b = (int(text, 0) if re.fullmatch(r"0x[0-9a-fA-F]+|\d+", text) else 0 for text in (left, right))
+    a, b = map(_number, (left, right))
     return {"<": a < b, ">": a > b, "<=": a <= b, ">=": a >= b}[operator]
+
+
+def _number(text: str) -> int:
+    """Return a symbol's number as Kconfig compares it; what is none, or longer than one, counts as 0."""
+    match = re.fullmatch(r"(0[xX])?([0-9a-fA-F]{1,16})", text)
+    if not match or not (match[1] or match[2].isdecimal()):
+        return 0
+    return int(match[2], 16 if match[1] else 10)

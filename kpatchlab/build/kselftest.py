@@ -23,7 +23,7 @@ from kpatchlab.build.built import Programs, Unbuilt, check_host, version_of
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError
-from kpatchlab.fence import Escape, Fence
+from kpatchlab.fence import Escape, Fence, read_left
 from kpatchlab.files import put_plain
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.model import Outcome
@@ -41,7 +41,7 @@ _KEPT = (
     *("tools/lib", "include/uapi"),
 )
 """What of a kernel's tree its selftests are built from; below arch/ the headers."""
-_ERROR = re.compile(r"^(?P<file>[^:\s]+):(?P<line>\d+):\d+: (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
+_ERROR = re.compile(r"^(?P<file>[^:\s]+):(?P<line>\d{1,9}):\d+: (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
 _TEST = re.compile(r"^(?P<macro>TEST(?:_[A-Z_]+)?)\((?P<words>[^)]*)\)?")
 _LIST = "lab-list: ; $(info lab-tests $(TEST_GEN_PROGS) $(TEST_CUSTOM_PROGS)) $(info lab-scripts $(TEST_PROGS)) "
 _LIST += "$(info lab-others $(TEST_GEN_PROGS_EXTENDED) $(TEST_GEN_FILES)) "
@@ -255,7 +255,7 @@ def _leave_out(log: str, here: Path) -> list[tuple[str, str, str]]:
             errors.setdefault(path, []).append((int(match["line"]), match["text"]))
     dropped = []
     for path, found in errors.items():
-        text, gone = without_tests(path.read_text(errors="replace"), found)
+        text, gone = without_tests(read_left(path), found)
         if gone:
             put_plain(path, text.encode())
             dropped += [(path.stem, test, f"does not compile: {path.name}:{why}") for test, why in gone]

@@ -111,8 +111,9 @@ def _symbols(artifact: Path, wanted: set[str]) -> _Symbols:
 
 def _listed(system_map: Path, modules: Sequence[Path]) -> Iterator[tuple[str, str, str]]:
     """Yield (module or "", kind as nm has it, name) of every symbol."""
-    for line in system_map.read_text().splitlines():
-        yield ("", *line.split()[-2:])  # type: ignore[misc]
+    for line in fence.read_left(system_map).splitlines():
+        if len(words := line.split()) > 1:
+            yield "", *words[-2:]  # type: ignore[misc]
     home = normal(modules[0].stem) if modules else ""  # of a single file nm does not print the name
     for line in _read(["nm", *map(str, modules)], system_map.parent) if modules else ():
         if line.endswith(".ko:"):

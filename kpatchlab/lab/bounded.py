@@ -16,6 +16,8 @@ from pathlib import Path
 CHILD = Path(__file__).with_name("bounded_child.py")
 _WAIT_S = 30.0
 """Seconds of wall time for all tasks of one process, each of which has its own of a processor's."""
+_ALL_S = 2.0
+"""Seconds of a processor for all tasks together; each process that did not get over one leaves the next half of it."""
 _LOST = 5
 """Tasks that may end their process; what comes behind them is not looked at."""
 
@@ -51,18 +53,22 @@ class Answer:
 def work_off(tasks: Sequence[Task]) -> list[Answer]:
     """Return what became of each task, in their order; one that ends its process is told, and the others go on."""
     found: list[Answer] = []
-    for _ in range(_LOST):
+    for lost in range(_LOST):
         if len(found) == len(tasks):
             return found
-        got, why = _child(tasks[len(found) :])
+        got, why = _child(tasks[len(found) :], _ALL_S / 2**lost)
         found += got
         if len(found) < len(tasks):
             found.append(Answer(error=why))
     return found + [Answer(error="not looked at, since others before it did not end")] * (len(tasks) - len(found))
 
 
-def _child(tasks: Sequence[Task]) -> tuple[list[Answer], str]:
-    """Return the answers of one process, and what to say of the task that it did not get over."""
+def _child(tasks: Sequence[Task], all_s: float) -> tuple[list[Answer], str]:
+    """Return the answers of one process, and what to say of the task that it did not get over.
+
+    Args:
+        all_s: seconds of a processor for all tasks together.
+    """
     import tempfile
 
     from kpatchlab import proc
@@ -71,7 +77,7 @@ def _child(tasks: Sequence[Task]) -> tuple[list[Answer], str]:
     with tempfile.TemporaryFile() as output:
         done = proc.run(
             [sys.executable, "-I", CHILD],
-            input_bytes=json.dumps([asdict(task) for task in tasks]).encode("utf-8", "surrogatepass"),
+            input_bytes=json.dumps([all_s, *map(asdict, tasks)]).encode("utf-8", "surrogatepass"),
             timeout_s=_WAIT_S, check=False, stdout_to=output,
         )  # fmt: skip
         output.seek(0)
@@ -79,6 +85,8 @@ def _child(tasks: Sequence[Task]) -> tuple[list[Answer], str]:
     end = f"did not end within {limits.TIME_S:g} s of processor time"
     if done.status == limits.NO_MEMORY:
         end = f"takes more than {limits.MEMORY_MIB} MiB of memory, or makes more than {limits.OUTPUT_MIB} MiB of text"
+    elif done.status == limits.LATE:
+        end = f"not looked at, since those before it took {all_s:g} s of processor time"
     elif not done.timed_out and done.status != -limits.TIME_SIGNAL:
         end = f"breaks what reads it (status {done.status})"
     return [Answer(**json.loads(line)) for line in lines], end

@@ -54,30 +54,32 @@ def look(vm: Guest, *, drop_caches: bool) -> Amounts:
 def amounts(files: Mapping[str, str]) -> dict[str, float]:
     """Return what these files of /proc say; a file that is not there says nothing."""
     found: dict[str, float] = {}
-    if memory := _meminfo(files.get("/proc/meminfo", "")):
+    memory = _meminfo(files.get("/proc/meminfo", ""))
+    if {"MemTotal", "MemFree"} <= memory.keys():
         free = memory["MemFree"] / PAGE_KIB + _in_cpu_lists(files.get("/proc/zoneinfo", ""))
         held = sum(memory.get(name, 0.0) for name in HELD[1:]) / PAGE_KIB
         found["pages"] = memory["MemTotal"] / PAGE_KIB - free - held
         found["vmalloc pages"] = memory.get("VmallocUsed", 0.0) / PAGE_KIB
     for words in _rows(files.get("/proc/slabinfo", "")):
-        if len(words) > 2 and words[1].isdigit():
+        if len(words) > 2 and _is_number(words[1]):
             name = f"slab {_KMALLOC.sub('kmalloc-', words[0])}"
             found[name] = found.get(name, 0.0) + float(words[1])
     for words in _rows(files.get("/proc/net/protocols", "")):
         # protocol, size, sockets, memory (pages, -1: not accounted), ...
-        if len(words) > 3 and words[2].isdigit():
+        if len(words) > 3 and _is_number(words[2]):
             found[f"sockets {words[0]}"] = found.get(f"sockets {words[0]}", 0.0) + float(words[2])
-            if words[3].isdigit():
+            if _is_number(words[3]):
                 found[f"socket pages {words[0]}"] = float(words[3])
     for words in _rows(files.get("/proc/modules", "")):
-        if len(words) > 2 and words[2].isdigit():
+        if len(words) > 2 and _is_number(words[2]):
             found[f"module {words[0]}"] = float(words[2])
     for name, path, skip in (("mounts", "/proc/self/mounts", 0), ("network devices", "/proc/net/dev", 2)):
         if path in files:
             found[name] = float(len(files[path].splitlines()) - skip)
-    if opened := files.get("/proc/sys/fs/file-nr", "").split():
+    opened = files.get("/proc/sys/fs/file-nr", "").split()
+    if opened and _is_number(opened[0]):
         found["open files"] = float(opened[0])
-    if threads := re.search(r"/(\d+) ", files.get("/proc/loadavg", "")):
+    if threads := re.search(r"/([0-9]{1,18}) ", files.get("/proc/loadavg", "")):
         found["threads"] = float(threads[1])
     return found
 
@@ -95,8 +97,13 @@ def left(role: str, looks: Sequence[Amounts]) -> tuple[Left, ...]:
 
 def work(stdout: bytes) -> tuple[int, int]:
     """Return the bytes and the calls that a script says it sent, see `scenarios/lib/datafile.py`."""
-    said = re.findall(rb"^# sent (\d+) bytes in (\d+) calls$", stdout, re.MULTILINE)
+    said = re.findall(rb"^# sent ([0-9]{1,18}) bytes in ([0-9]{1,18}) calls$", stdout, re.MULTILINE)
     return (int(said[-1][0]), int(said[-1][1])) if said else (0, 0)
+
+
+def _is_number(text: str) -> bool:
+    """Whether a guest's word is a number that there can be so much of: a file of /proc says what its kernel likes."""
+    return text.isascii() and text.isdigit() and len(text) <= 18
 
 
 def _rows(text: str) -> list[list[str]]:
@@ -104,9 +111,9 @@ def _rows(text: str) -> list[list[str]]:
 
 
 def _meminfo(text: str) -> dict[str, float]:
-    return {name: float(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+    return {name: float(value) for name, value in re.findall(r"^(\w+):\s+([0-9]{1,18}) kB", text, re.MULTILINE)}
 
 
 def _in_cpu_lists(text: str) -> float:
     """Return the pages that processors keep for themselves, which are free as well."""
-    return float(sum(int(count) for count in re.findall(r"^\s+count:\s+(\d+)", text, re.MULTILINE)))
+    return float(sum(int(count) for count in re.findall(r"^\s+count:\s+([0-9]{1,18})\b", text, re.MULTILINE)))

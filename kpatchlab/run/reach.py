@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import re
 from collections.abc import Callable, Sequence
 
 from kpatchlab.errors import GuestRefused
@@ -76,7 +76,7 @@ class Counters:
             done = guest.run([f"{GUEST_LIB}/reach", "read"], timeout_s=DEADLINE_S)
             for line in done.stdout.decode("utf-8", "replace").splitlines():
                 name, _, number = line.rpartition(" ")
-                with contextlib.suppress(ValueError):
+                if re.fullmatch(r"-?[0-9]{1,18}", number):
                     counts[name] = int(number)
         reached, patched = (
             [ReachCount(self._role, name, counts.get(name, -1)) for name in names]

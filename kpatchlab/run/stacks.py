@@ -26,7 +26,7 @@ for p in [0-9]*; do
     cat "$p/stack"
 done 2>/dev/null
 """
-_HEAD = re.compile(r"== (\d+) (\w) (.*)")
+_HEAD = re.compile(r"== (\d{1,9}) (\w) (.*)")
 # How a task gives up its processor: these say that it waits, not for what.
 _DULL = re.compile(
     r"_*(schedule|io_schedule|context_switch|wait_for_completion|wait_woken|do_wait)(_\w+)?$|_*switch_to\b"

@@ -6,10 +6,10 @@ when a scenario starts and fetched before its guest ends, so that each job has i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-import tarfile
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from kpatchlab.build.changes import Changes, Hunk, PatchChanges
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.fence import tool
 from kpatchlab.files import write_atomic
+from kpatchlab.guest.tar import Malformed, members
 from kpatchlab.jsonable import from_json, to_json
 from kpatchlab.model import Run
 from kpatchlab.store.store import Store
@@ -226,8 +227,9 @@ def read_counters(data: Path, artifact: Path) -> Iterator[tuple[str, int, int]]:
                 ) from None
             handle.seek(0)
             for text in handle:
-                if text.strip():
-                    yield from _lines(json.loads(text), objects)
+                # Notes are the series' own, and gcov's JSON has the names in them as they are.
+                with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+                    yield from list(_lines(json.loads(text), objects))
 
 
 def _unpack(data: Path, objects: str, notes: Path, scratch: Path) -> Iterator[str]:
@@ -235,17 +237,19 @@ def _unpack(data: Path, objects: str, notes: Path, scratch: Path) -> Iterator[st
 
     Only what has notes is taken: a guest can put any name into its tar.
     """
-    with tarfile.open(data) as archive:
-        for member in archive:
-            name = os.path.relpath(f"/{member.name}", objects)
-            note = (notes / name).with_suffix(".gcno")
-            stream = archive.extractfile(member) if member.isfile() else None
-            if name.startswith("..") or stream is None or not note.exists():
+    counted: set[str] = set()
+    with contextlib.suppress(Malformed):
+        for raw, counters, odd in members(memoryview(data.read_bytes())):
+            name = os.path.relpath(f"/{os.fsdecode(raw)}", objects)
+            if odd or name in counted or not name.endswith(".gcda") or name.startswith(".."):
                 continue
-            target = scratch / name
+            target, note = scratch / name, (notes / name).with_suffix(".gcno")
+            if not os.path.isfile(note):
+                continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(stream.read())
+            target.write_bytes(counters)
             target.with_suffix(".gcno").symlink_to(note)
+            counted.add(name)
             yield name
 
 
