@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from kpatchlab.build import git, gitview, patchset
 from kpatchlab.build.source import source_of
-from kpatchlab.errors import UserError
+from kpatchlab.errors import LabError, UserError
 from kpatchlab.lab import recipes
 
 SETTINGS = {
@@ -258,6 +258,14 @@ def test_what_moves_meanwhile_is_seen(bench):
 def test_no_word_of_a_recipe_becomes_an_option(model, keys):
     with pytest.raises(ValidationError):
         model(**keys)
+
+
+@pytest.mark.parametrize("url", ["ext::sh -c 'touch {root}/ran'", "fd::7", "file::{root}", "ext::touch {root}/ran"])
+def test_no_url_names_a_program(bench, url):
+    url = url.format(root=bench.root)
+    with pytest.raises(LabError):
+        git.resolve_url(git.open_url(url, bench.ctx), "main")
+    assert not (bench.root / "ran").exists()
 
 
 def test_no_word_becomes_an_option_of_git(bench):

@@ -8,7 +8,7 @@ import pytest
 from sample_run import SPLAT, C, F, P, S, job, large, sample
 
 from kpatchlab.model import KernelFacts, Metric, Outcome, Run, Splat, SystemFacts, reach_case
-from kpatchlab.report import FORMATS
+from kpatchlab.report import FORMATS, markdown
 from kpatchlab.report.digest import excerpt, figures, standing, uncovered
 from kpatchlab.report.markdown import LIMIT, cut, text
 from kpatchlab.report.view import View
@@ -59,8 +59,8 @@ def test_limit_is_kept_and_the_cut_told():
     ]
     run = dataclasses.replace(sample(), jobs=tuple(scenarios))
     found = comment(run)
-    assert len(found) <= LIMIT
-    assert re.search(r"\*Cut here: \d+ more lines do not fit into 65536 characters\.", found)
+    assert len(found.encode()) <= LIMIT
+    assert re.search(r"\*Cut here: \d+ more lines do not fit into 65535 bytes\.", found)
     assert found.count("<details") == found.count("</details>")
     assert found.count("\n```") % 2 == 0
 
@@ -74,8 +74,22 @@ def test_a_cut_leaves_nothing_open(limit):
     assert found.count("```") % 2 == 0
 
 
+def test_letters_count_by_their_bytes():
+    found = cut(["ä" * 99] * 1000, LIMIT)
+    assert LIMIT - 400 < len(found.encode()) <= LIMIT
+
+
 def test_large_run_is_one_comment():
-    assert len(comment(large(400, 10))) <= LIMIT
+    assert len(comment(large(400, 10)).encode()) <= LIMIT
+
+
+def test_more_lines_of_text_stay_text_and_within_the_limit():
+    view = View(sample(), Path())
+    found = markdown.render(view, ["since v1: 1 fixed", "  fixed: <img> @torvalds"]).decode()
+    assert "\n* since v1: 1 fixed\n" in found
+    assert "<img>" not in found
+    assert "@torvalds" not in found
+    assert len(markdown.render(view, ["x" * 200] * 1000)) <= LIMIT
 
 
 def test_foreign_text_stays_text():

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from series_fixtures import SeriesBench, program, row
 
+from kpatchlab.build import objects
 from kpatchlab.errors import UserError
-from kpatchlab.series import checks, judge, objects
+from kpatchlab.series import checks, judge
 from kpatchlab.series.values import Applied, LostObject, PatchBuild, PatchResult, Walk
+
+pytestmark = pytest.mark.toy
 
 WARN_SH = Path(checks.__file__).with_name("warn.sh")
 UNUSED = "int {0}_{1}(int {1});\nint {0}_{1}(int {1})\n{{\n\treturn 0;\n}}\n"
@@ -125,6 +128,18 @@ def test_a_header_is_found_however_the_source_names_it(tmp_path):
     (folder / ".core.o.cmd").write_text(f"deps_drivers/tty/serial/8250/core.o := \\\n{deps}")
     found, lost, _ = objects.objects_of(["drivers/tty/serial/gpio.h", "drivers/gpio.h"], tmp_path)
     assert (found, lost) == (["drivers/tty/serial/8250/core.o"], ["drivers/gpio.h"])
+
+
+def test_code_of_the_kernel_that_no_object_is_compiled_from_is_named(tmp_path):
+    files = ["a/own.c", "a/part.c", "a/left.c", "a/gone.c", "a/Kconfig", "tools/x.c"]
+    for file in files:
+        path = tmp_path / "tree" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "tree/a/gone.c").unlink()
+    (tmp_path / "obj/a").mkdir(parents=True)
+    (tmp_path / "obj/a/.own.o.cmd").write_text("deps_a/own.o := \\\n  ../a/part.c \\\n")
+    assert objects.unbuilt(files, tmp_path / "tree", tmp_path / "obj") == ("a/left.c",)
 
 
 def test_an_object_that_fails_keeps_nothing_of_what_was_said_before(tmp_path):

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from kpatchlab.build import BuildContext, patchset
+from kpatchlab.build import BuildContext, b4, patchset
 from kpatchlab.build.base import Fit
 from kpatchlab.build.checkout import hash_of
 from kpatchlab.build.patchset import Patch
@@ -22,32 +22,10 @@ from kpatchlab.model import Case, JobResult, Outcome, Splat, job_case, log_case
 from kpatchlab.series import trial
 from kpatchlab.series.since import Tried, earlier, remember
 from kpatchlab.store.run_dir import load_run
-from tests.labdir import SOLO, write
+from tests.labdir import write
+from tests.posting import runs, try_
 
-
-@pytest.fixture
-def posted(lab):
-    """Return a lab, and a way to post the last commits of its tree: mails, and the tree without them."""
-
-    def post(count: int, *words: str) -> bytes:
-        git = lab.tree.git
-        mails = git("format-patch", "--stdout", *words, f"HEAD~{count}..HEAD") + "\n"
-        git("reset", "-q", "--hard", f"HEAD~{count}")
-        path = write(lab.root / "series.mbox", mails)
-        return path.read_bytes()
-
-    write(lab.root / "scenarios/solo/scenario.yaml", SOLO + "touches: {files: [core]}\n")
-    lab.post = post
-    return lab
-
-
-def try_(lab, *words, series="series.mbox"):
-    path = series if "@" in series else str(lab.root / series)
-    return lab.call("try", path, "--tree", str(lab.tree.tree), *words)
-
-
-def runs(lab):
-    return sorted(path.parent for path in lab.root.glob("results/2*/run.json"))
+pytestmark = pytest.mark.toy
 
 
 def test_from_a_mailbox_to_a_verdict_a_reply_and_the_patch_that_did_it(posted):
@@ -98,6 +76,15 @@ def test_a_dry_run_builds_nothing(posted):
     assert "takes " in out
     assert not runs(posted)
     assert not list(posted.host.cache.root.glob("kernel/*"))
+
+
+def test_whose_code_a_series_changes_is_said(posted):
+    posted.commit("maintainers", "THE CORE\nM:\tB <b@example.com>\nF:\tcore/\n", "MAINTAINERS")
+    posted.grow("comment", "printk")
+    posted.post(1)
+    status, out, err = try_(posted, "--dry-run")
+    assert status == 0, out + err
+    assert "subsystems THE CORE\npeople     B <b@example.com>\n" in out
 
 
 def test_where_it_does_not_apply_the_hunk_is_named(posted):
@@ -319,7 +306,7 @@ def test_what_was_merged_is_kept_with_its_mails_beside_what_is_remembered(tmp_pa
 def test_the_version_of_a_message_id_is_the_one_that_is_fetched(posted, monkeypatch, version):
     posted.grow("comment", "printk")
     mails, asked = posted.post(1, "-v2"), []
-    monkeypatch.setattr(patchset, "_thread", lambda item, ctx: asked.append(item.version) or mails)
+    monkeypatch.setattr(b4, "thread", lambda item, ctx: asked.append(item.version) or mails)
     status, out, err = try_(posted, "--version", version, "--dry-run", series="1@example.com")
     assert status == 0, out + err
     assert set(asked) == {"2"}

@@ -176,6 +176,8 @@ class _Finder:
             return self._asked(asked)
         for look in (self._trailer, self._blobs, self._nearest):
             if found := look():
+                if not found.sure and self.tree.read("rev-parse", "--is-shallow-repository").strip() == b"true":
+                    self.said.append("the tree is a shallow clone; git fetch --unshallow there brings what it lacks")
                 return replace(found, looked_at=tuple(self.said))
         raise UserError(
             f"{self.tree.path} has none of the files of the series: {', '.join(list(self.wanted)[:3])}",

@@ -184,7 +184,7 @@ def open_local(path: Path) -> Repository:
         UserError: there is none, or git refuses it.
     """
     if not path.is_dir():
-        raise UserError(f"{path}: no such directory", hint="source.path names a git repository")
+        raise UserError(f"{path}: no such directory", hint="--tree, or path in a recipe, names a git repository")
     return Repository(path, view=view_of(path))
 
 

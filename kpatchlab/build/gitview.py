@@ -180,7 +180,10 @@ def _refused(path: Path, asked: proc.Result) -> UserError:
     said = next((line for line in asked.stderr.splitlines() if line.startswith("fatal: ")), "fatal: git says nothing")
     reason = said.removeprefix("fatal: ")
     if "not a git repository" in reason:
-        return UserError(f"{path}: not a git repository", hint="for a plain tree: source: {type: dir, path: ...}")
+        return UserError(
+            f"{path}: not a git repository",
+            hint="try and bisect need its history; a recipe also takes {type: dir, path: ...}",
+        )
     if "dubious ownership" in reason:
         return UserError(
             f"git refuses {path}: {reason}: it belongs to another user",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kpatchlab.plan.jobs import ImageStep, KernelStep, Plan
     from kpatchlab.report.view import View
     from kpatchlab.series.judge import Table
+    from kpatchlab.series.patchwork import PatchCheck, Poster
     from kpatchlab.series.since import Since
     from kpatchlab.series.trial import Trial
     from kpatchlab.store.store import Store
@@ -53,6 +54,7 @@ MOST_NAMED = 8
 @click.option("--all", "everything", is_flag=True, help="Run the lab's other scenarios as well, after these.")
 @click.option("--repeat", type=click.IntRange(1, 1000), help="Run each job this often.")
 @click.option("--no-patches", is_flag=True, help="Do not build and check patch by patch afterwards.")
+@click.option("--post", is_flag=True, help="Send the checks to the patchwork server that the lab file names.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, and how long it takes; build nothing.")
 @click.option(
     "--for",
@@ -71,25 +73,29 @@ def try_(
     everything: bool,
     repeat: int | None,
     no_patches: bool,
+    post: bool,
     dry_run: bool,
     reader: str | None,
 ) -> None:
     """Try a posted series: find its base, build both kernels, run what it touches, write the reply."""
     if bool(series) == bool(reader):
         raise UserError("--for takes the series from b4's tree" if reader else "which series?", hint="try --help")
+    if post and reader:
+        raise UserError("--post with --for: b4 shows the checks itself", hint="leave one of them out")
     wanted = _Wanted(series or "", _tree(tree), version, asked, config, everything, repeat)
     if reader:
         _answer_b4(options, wanted, of_patch=reader == "b4-patch")
         return
     found = _found(options, wanted)
+    poster = _poster(found) if post else None
     plan = _plan(options, found, wanted)
     if dry_run:
         _forecast(found, plan)
         return
     view, own, told = _run(options, found, plan)
-    status = told.exit_code(view.comparison)
-    if not no_patches:
-        status = max(status, _patches(own, found, view, told)[0].exit_code)
+    table, folder = (None, None) if no_patches else _patches(own, found, view, told)
+    status = max(told.exit_code(view.comparison), table.exit_code if table else 0)
+    _tell_reviewers(found, view, told, table, folder, status, poster)
     sys.exit(status)
 
 
@@ -198,10 +204,12 @@ def _say(found: Trial) -> None:
         "changes": _some(found.files),
         "systems": _some(found.systems) or "none that the lab knows",
         "subsystems": _some([section.title for section in found.sections]) or "none in MAINTAINERS",
+        "people": _some(list(dict.fromkeys(who for section in found.sections for who in section.maintainers))),
         "base": f"{base.name} ({tried.commit[:12]}): {base.why}{'' if base.sure else '; not sure'}",
     }
     for name, text in rows.items():
-        wrapped(text, f"{name:11}", 11)
+        if text:
+            wrapped(text, f"{name:11}", 11)
     for line in base.looked_at:
         wrapped(f"tried: {line}", f"{'':11}", 11)
     for number, (patch, fit) in enumerate(zip(found.patches, tried.fits, strict=True), 1):
@@ -265,7 +273,7 @@ def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options, Sin
     from kpatchlab.files import write_atomic
     from kpatchlab.plan.forecast import history
     from kpatchlab.plan.jobs import estimate
-    from kpatchlab.report import FORMATS
+    from kpatchlab.report import FORMATS, digest, markdown
     from kpatchlab.run.stages import Settings
     from kpatchlab.series.trial import lab_file
     from kpatchlab.series.verdicts import Verdicts
@@ -287,14 +295,17 @@ def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options, Sin
     with progress_for(to_stderr=False) as progress, interruptible(settings, progress):
         view = session.carry_out(begun, settings, Verdicts(progress, begun.folder.header, plan.jobs))
     show(view, as_json=False)
+    for line in digest.not_built(view.run):
+        wrapped(line, "", 0)
     if settings.cancel.is_set():
         click.echo(f"stopped; to go on: {own.again(f'run --resume {begun.folder.id}')}", err=True)
         sys.exit(130)
     _offer(found, view)
     told = _since(found, view, session.store)
     more = "".join(f"{line}\n" for line in ["", *told.lines()]) if told.lines() else ""
-    for name in ("mail", "markdown"):
-        write_atomic(view.folder / FORMATS[name].file, FORMATS[name].render(view) + more.encode("utf-8", "replace"))
+    mail = FORMATS["mail"].render(view) + more.encode("utf-8", "replace")
+    write_atomic(view.folder / FORMATS["mail"].file, mail)
+    write_atomic(view.folder / FORMATS["markdown"].file, markdown.render(view, told.lines()))
     click.echo(more, nl=False)
     click.echo(f"the reply: {view.folder}/{FORMATS['mail'].file}; to run it again: {own.again('run')}")
     return view, own, told
@@ -350,3 +361,59 @@ def _patches(own: Options, found: Trial, view: View, told: Since) -> tuple[Table
     click.echo(f"\npatch by patch: {folder}/index.html")
     end_if_stopped(table, again)
     return table, folder
+
+
+def _poster(found: Trial) -> Poster:
+    """Return what `--post` sends with, before anything is built; raises a UserError where it cannot send."""
+    from kpatchlab.series.patchwork import Poster
+
+    return Poster.of(found.lab, found.patches)
+
+
+def _tell_reviewers(
+    found: Trial, view: View, told: Since, table: Table | None, walk: Path | None, status: int, poster: Poster | None
+) -> None:
+    """Leave the checks as patchwork and GitHub take them in the run's folder, where it is known to what; send or print.
+
+    Args:
+        table, walk: what the walk over the patches said, and its folder; None where there was none.
+        status: what the process ends with.
+    """
+    from kpatchlab.files import write_atomic
+    from kpatchlab.report import FORMATS
+    from kpatchlab.series import patchwork, review, trial
+
+    page, *more = [_page(found, folder) for folder in (view.folder, walk) if folder]
+    if commit := trial.head(found):
+        comment = (view.folder / FORMATS["markdown"].file).read_bytes()
+        checks = review.of_patches(table) if table else []
+        data = review.for_github(commit, status, view.comparison.headline, comment, checks, page)
+        write_atomic(view.folder / review.GITHUB_FILE, data)
+    if server := found.lab.patchwork:
+        whole = review.of_scenarios(view.comparison, told)
+        rows = patchwork.checks_of(found.patches, whole, table, (page, *more))
+        write_atomic(view.folder / patchwork.FILE, patchwork.document(server, rows))
+        if poster:
+            for line in poster.post(rows):
+                click.echo(line, err=True)
+        else:
+            _show(rows, f"{view.folder}/{patchwork.FILE}")
+
+
+def _show(rows: list[PatchCheck], file: str) -> None:
+    """Print requests that were not sent."""
+    import json
+
+    click.echo("\nfor patchwork, not sent without --post:")
+    for row in rows[:MOST_NAMED]:
+        click.echo(f"  patch {row.number}: POST {json.dumps(row.body)}")
+    more = len(rows) - MOST_NAMED
+    click.echo(f"  {f'and {more} more: ' if more > 0 else ''}{file}")
+
+
+def _page(found: Trial, folder: Path) -> str:
+    """Return the URL of a folder's page, "" where the lab file names none."""
+    from urllib.parse import quote
+
+    base = found.lab.results_url
+    return f"{base}/{quote(str(folder.relative_to(found.lab.results)))}/index.html" if base else ""

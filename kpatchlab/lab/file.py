@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, PlainValidator, Tag, WithJsonSchema
 
 from kpatchlab.lab.nightly import Nightly
+from kpatchlab.lab.patchwork import Patchwork, Server
 from kpatchlab.lab.recipes import KernelRecipe, Name, Needed
 from kpatchlab.lab.yamlfile import FileModel
 
@@ -155,3 +156,7 @@ class LabFile(FileModel):
     )
     executor: Jobs = Field(default=LocalJobs(type="local"), description="what runs the jobs")
     nightly: Nightly = Field(default=Nightly(), description="what the verb `nightly` runs, keeps and reports")
+    patchwork: Patchwork | None = Field(default=None, description="the server that `try --post` tells of its checks")
+    results_url: Server = Field(
+        default="", description="URL under which `results/` is served; checks link to the pages there"
+    )

@@ -7,13 +7,11 @@ wrong is told by the kind of error and the server's status alone.
 from __future__ import annotations
 
 import json
-import os
 import smtplib
 import ssl
 import urllib.request
 from collections.abc import Callable, Iterator
 from email.message import EmailMessage
-from pathlib import Path
 
 from kpatchlab import proc
 from kpatchlab.errors import LabError, UserError
@@ -21,6 +19,7 @@ from kpatchlab.history.nights import NightReport
 from kpatchlab.jsonable import to_json
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.nightly import Mail, Webhook
+from kpatchlab.lab.secret import secret
 from kpatchlab.nightly.letter import letter
 from kpatchlab.nightly.night import lines
 from kpatchlab.proc import CommandFailed
@@ -70,20 +69,8 @@ def body(report: NightReport) -> dict[str, object]:
     }
 
 
-def _secret(file: str, variable: str, lab: Lab) -> str:
-    if not file:
-        if variable not in os.environ:
-            raise UserError(f"{variable} is not in the environment")
-        return os.environ[variable]
-    path = lab.root / Path(file).expanduser()
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-
-
 def _webhook(settings: Webhook, lab: Lab, report: NightReport) -> None:
-    url = _secret(settings.url_file, "KPATCHLAB_WEBHOOK_URL", lab)
+    url = secret(settings.url_file, "KPATCHLAB_WEBHOOK_URL", lab.root)
     if not url.lower().startswith(("https://", "http://")):
         raise UserError("the webhook's URL is neither https nor http")
     data = json.dumps(body(report)).encode()
@@ -110,5 +97,5 @@ def _mail(settings: Mail, lab: Lab, report: NightReport, store: Store) -> None:
     with smtplib.SMTP(host, int(port or 25), timeout=TIMEOUT_S) as server:
         if settings.user:
             server.starttls(context=ssl.create_default_context())
-            server.login(settings.user, _secret(settings.password_file, "KPATCHLAB_SMTP_PASSWORD", lab))
+            server.login(settings.user, secret(settings.password_file, "KPATCHLAB_SMTP_PASSWORD", lab.root))
         server.send_message(mail)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from kpatchlab.model import JOB, UNTRIED, JobResult, Outcome, Run, Splat, Verdict
 from kpatchlab.progress import clock
-from kpatchlab.report.common import STAMP, frames, line, reasons, unconfined
+from kpatchlab.report.common import STAMP, frames, line, on_builds, reasons, unconfined
 from kpatchlab.report.patches import NO_FUNCTION, patch_rows
 from kpatchlab.textclean import counted, printable
 from kpatchlab.verdict.faults import Change, changes, faults, splats
@@ -233,8 +233,17 @@ def uncovered(run: Run, comparison: Comparison) -> list[str]:
     for outcome, word in kinds:
         for reason, jobs in reasons(comparison, outcome).items():
             found.append(f"{counted(len(jobs), 'job')} {word}: {reason} ({some(jobs, 4)})")
-    found += [*_skipped_here(comparison), *_systems(run, comparison)]
+    found += [*not_built(run), *_skipped_here(comparison), *_systems(run, comparison)]
     return found + [words for _, words in patches_left(run)]
+
+
+def not_built(run: Run) -> list[str]:
+    """Return a line for each kernel whose series changes code that its configuration does not compile."""
+    return [
+        f"not built here: {some(build.unbuilt, 8)} (the configuration of {build.kernel} leaves it out)"
+        for build in run.builds
+        if build.unbuilt
+    ]
 
 
 def _skipped_here(comparison: Comparison) -> Iterator[str]:
@@ -300,6 +309,8 @@ def tested(run: Run, comparison: Comparison) -> list[tuple[str, str]]:
         if build.config_misses:
             misses = [f"CONFIG_{m.symbol}={m.asked} came out as {m.got or 'not set'}" for m in build.config_misses]
             facts.append((f"{build.kernel}, configuration", some(misses)))
+    if builds := on_builds(run):
+        facts.append(("builds", builds))
     if compilers := dict.fromkeys(build.compiler for build in run.builds if build.compiler):
         facts.append(("compiler", line("; ".join(compilers))))
     repeats = max((len(jobs) for group in comparison.groups for jobs in group.jobs.values()), default=0)

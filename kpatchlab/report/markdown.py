@@ -26,28 +26,28 @@ from kpatchlab.verdict.faults import Fault, faults
 from kpatchlab.verdict.ratios import Speed
 from kpatchlab.verdict.values import Comparison, Group
 
-LIMIT = 65_536
-"""What GitHub takes for a comment or a description, in characters (its own error: "body is too long (maximum is 65536
-characters)"); GitLab takes a million."""
-CUT = "\n\n*Cut here: {left} more lines do not fit into {limit} characters. The page of the run has them.*\n"
+LIMIT = 65_535
+"""What GitHub takes for a comment, a description or a check's summary, in bytes (its own errors: "body is too long
+(maximum is 65536 characters)"; "Only 65535 characters are allowed", which counts bytes); GitLab takes a million."""
+CUT = "\n\n*Cut here: {left} more lines do not fit into {limit} bytes. The page of the run has them.*\n"
 MAX_ROWS = 40
 _SIGNS = re.compile(r"([\\`*_\[\]<>|~#])")
 
 
-def render(view: View) -> bytes:
-    """Return the comment, UTF-8, at most `LIMIT` characters."""
-    return cut(list(_lines(view.run, view.comparison)), LIMIT).encode("utf-8", "replace")
+def render(view: View, more: Sequence[str] = ()) -> bytes:
+    """Return the comment, UTF-8, at most `LIMIT` bytes; `more` has lines of plain text behind its summary."""
+    return cut(list(_lines(view.run, view.comparison, more)), LIMIT).encode("utf-8", "replace")
 
 
 def cut(lines: Sequence[str], limit: int) -> str:
-    """Return the lines as one text of at most `limit` characters; what is left out is told, what is open is closed."""
+    """Return the lines as one text of at most `limit` bytes; what is left out is told, what is open is closed."""
     whole = "\n".join(lines) + "\n"
-    if len(whole) <= limit:
+    if _size(whole) <= limit:
         return whole
     room = limit - len(CUT) - 60  # the numbers, a closing fence, a closing tag
     kept: list[str] = []
     for words in lines:
-        room -= len(words) + 1
+        room -= _size(words) + 1
         if room < 0:
             break
         kept.append(words)
@@ -57,7 +57,11 @@ def cut(lines: Sequence[str], limit: int) -> str:
     return "\n".join([*kept, *tail]) + CUT.format(left=len(lines) - len(kept), limit=limit)
 
 
-def _lines(run: Run, comparison: Comparison) -> Iterator[str]:
+def _size(words: str) -> int:
+    return len(words.encode("utf-8", "replace"))
+
+
+def _lines(run: Run, comparison: Comparison, more: Sequence[str]) -> Iterator[str]:
     yield f"## {text(run.title or 'kpatchlab')}: {comparison.headline}"
     yield ""
     yield comparison.basis + ("" if run.complete else " **The run did not end: jobs are missing.**")
@@ -65,6 +69,7 @@ def _lines(run: Run, comparison: Comparison) -> Iterator[str]:
     found, measured = faults(comparison), figures(comparison)
     yield from _table(["scenario", *comparison.columns], _matrix(comparison))
     yield from _summary(comparison, found)
+    yield from [*(f"* {text(words)}" for words in more), ""] if more else []
     yield from _builds(run, comparison)
     for number, fault in enumerate(found):
         yield from _fault(fault, is_open=number == 0)

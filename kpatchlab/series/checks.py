@@ -17,12 +17,12 @@ from pathlib import Path
 from kpatchlab import fence, proc
 from kpatchlab.build import config, confined, failures
 from kpatchlab.build.context import BuildContext
+from kpatchlab.build.objects import CODE, command_file, is_built, objects_of
 from kpatchlab.build.patchset import Patch
 from kpatchlab.errors import UserError
 from kpatchlab.fence import Escape
 from kpatchlab.files import put_plain
 from kpatchlab.series import warnings
-from kpatchlab.series.objects import CODE, command_file, is_built, objects_of
 from kpatchlab.series.tree import KCONFIG, State, Tree, put
 from kpatchlab.series.values import Finding, Looked
 
@@ -150,7 +150,7 @@ class Bench:
         for name in names:
             for kind, texts in said.items():
                 if (path := self._record(name, kind)).exists():
-                    texts[name] = path.read_text(encoding="utf-8", errors="replace")
+                    texts[name] = fence.read_left(path)
         if result.status:
             fault = failures.first_fault(result.stderr, self.tree.path, make=True)
             text = f"{fault.file}:{fault.line}: error: {fault.text}" if fault.line else fault.text
@@ -360,7 +360,7 @@ def checkpatch(tree: Path, patch: Patch, ctx: BuildContext) -> Looked:
     found = []
     for line in result.stdout.splitlines():
         if match := re.match(
-            r"^(?:(?P<file>[^\s:]+):)?(?P<line>\d+)?:? ?(?P<kind>ERROR|WARNING|CHECK):(?P<text>.+)$", line
+            r"^(?:(?P<file>[^\s:]+):)?(?P<line>\d{1,9})?:? ?(?P<kind>ERROR|WARNING|CHECK):(?P<text>.+)$", line
         ):
             inside = match["file"] not in {None, "-"}
             file, number = (match["file"], int(match["line"] or 0)) if inside else ("", 0)

@@ -1,8 +1,11 @@
-"""What a trial found, as the checks that b4 shows to reviewers. Pure.
+"""What a trial found, as the checks that b4 and GitHub show to reviewers. Pure.
 
 b4 (0.16, `b4.review-series-check-cmd` and `b4.review-perpatch-check-cmd`) reads a JSON list of objects from standard
 output; it takes a status that it does not know for a failure, of two results of one tool the last, and it heeds the
 exit status only where nothing was printed.
+
+GitHub (REST API, `POST /repos/OWNER/REPO/check-runs`) takes a check run of a commit that it has. A required check with
+the conclusion "neutral" lets a branch be merged, so what was not tested is "action_required".
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from enum import StrEnum
 from kpatchlab.build.mails import Tags
 from kpatchlab.errors import UserError
 from kpatchlab.model import Verdict
+from kpatchlab.report import markdown
 from kpatchlab.series.judge import CheckState, SeriesRow, Table
 from kpatchlab.series.since import Since
 from kpatchlab.textclean import one_line, printable
@@ -22,6 +26,7 @@ from kpatchlab.verdict.faults import changes
 from kpatchlab.verdict.values import Comparison
 
 TOOL = "kpatchlab"
+GITHUB_FILE = "github-check.json"
 SCENARIOS = "scenarios"
 MOST_LINES = 40
 """Lines of details; a review window shows them whole."""
@@ -82,6 +87,11 @@ def of_patch(table: Table, mail: Tags, url: str = "") -> list[Check]:
     row = next((row for row in named if row.facts.number == mail.number), named[0] if named else None)
     if row is None:
         raise UserError(f"the walk over the patches ended before {title!r}")
+    return of_row(row, url)
+
+
+def of_row(row: SeriesRow, url: str = "") -> list[Check]:
+    """Return a check for each column of one patch's row."""
     return [_column(name, [row], url) for name in row.cells]
 
 
@@ -110,3 +120,29 @@ def for_b4(checks: Iterable[Check]) -> bytes:
     """Return them as b4 reads them from a check command."""
     rows = [{key: str(value) for key, value in asdict(check).items()} for check in checks]
     return json.dumps(rows, indent=1).encode() + b"\n"
+
+
+def for_github(commit: str, exit_code: int, title: str, summary: bytes, checks: Sequence[Check], page: str) -> bytes:
+    """Return the body of the request that makes a check run.
+
+    Args:
+        commit: the series' last one.
+        exit_code: of `try`: 0 where nothing is wrong, 1 where something is.
+        summary: Markdown.
+        checks: of the patches.
+        page: URL, "" for none.
+    """
+    told = [f"* **{check.status}** {markdown.text(f'{check.tool}: {check.summary}')}" for check in checks]
+    body = {
+        "name": TOOL,
+        "head_sha": commit,
+        "status": "completed",
+        "conclusion": {0: "success", 1: "failure"}.get(exit_code, "action_required"),
+        **({"details_url": page} if page else {}),
+        "output": {
+            "title": one_line(title),
+            "summary": markdown.cut(summary.decode("utf-8", "replace").splitlines(), markdown.LIMIT),
+            **({"text": markdown.cut(told, markdown.LIMIT)} if told else {}),
+        },
+    }
+    return json.dumps(body, indent=1).encode() + b"\n"

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kpatchlab.build import git, patchset
 from kpatchlab.build.base import Base, Clues, Fit, find_base
+from kpatchlab.build.config import asked_symbols
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.patchset import Patch
 from kpatchlab.build.posted import plain
@@ -125,7 +126,7 @@ def make_trial(
         title, label: of the series and its version, for commits, which do not say them.
 
     Raises:
-        UserError: no patches, no such base, or a series that does not apply anywhere.
+        UserError: no patches, no such base, no such fragment, or a series that does not apply anywhere.
     """
     repository = git.open_local(tree)
     model, named, numbered, clues = _chosen(model, ctx, version)
@@ -137,11 +138,13 @@ def make_trial(
     key = content_key(base.commit, patchset.series_key(patches))
     folder = lab.results / FOLDER / key[:12]
     title = title or named or patches[0].subject or patches[0].name
+    own = _lab(lab, tree, base, title, model, config, folder)
+    asked_symbols(own.kernels[BASE], ctx)  # before a run begins
     return Trial(
         title, label or numbered, model, patches, base, files,
         systems=tuple(name for name, row in lab.systems.items() if _about(row.files, files)),
         sections=concerned(parse(_blob(repository, base.commit, MAINTAINERS)), files),
-        lab=_lab(lab, tree, base, title, model, config, folder),
+        lab=own,
         folder=folder,
         clues=clues,
     )  # fmt: skip
@@ -183,12 +186,12 @@ def _lab(
 ) -> Lab:
     """Return the lab with two kernels, the base without and with the series, and nothing else of other kernels."""
     own = lab.kernels[lab.base]
-    fragments = tuple(config) or (CONFIG if own.prebuilt else own.config)
+    fragments = tuple(config) or (CONFIG if own.is_prebuilt else own.config)
     plain = recipes.KernelRecipe(
         description=f"the base: {base.name}",
         source=recipes.GitSource(type="git", path=str(tree), revision=base.commit),
         config=fragments,
-        config_set={} if own.prebuilt or config else own.config_set,
+        config_set={} if own.is_prebuilt or config else own.config_set,
     )
     if base.tried.worst is Fit.THREE_WAY:
         model = recipes.QuiltSeries(type="quilt", path=str(folder))
@@ -196,6 +199,14 @@ def _lab(
         model = model.model_copy(update={"path": str(folder / "series.mbox")})
     patched = plain.model_copy(update={"description": title, "series": (model,)})
     return replace(lab, title=title, base=BASE, kernels={BASE: plain, WITH: patched}, variants={})
+
+
+def head(trial: Trial) -> str:
+    """Return the series' last commit, "" where it did not come as commits."""
+    if not isinstance(trial.model, recipes.GitSeries):
+        return ""
+    tip = re.split(r"\.\.+", trial.model.range, maxsplit=1)[1]
+    return git.open_local(Path(trial.model.path)).commit(tip)
 
 
 def write(trial: Trial, posted: bytes) -> None:

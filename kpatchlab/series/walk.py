@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kpatchlab import __version__, fence
-from kpatchlab.build import config, confined, failures, git, make, patchset, source
+from kpatchlab.build import config, confined, failures, git, make, objects, patchset, source
 from kpatchlab.build.context import BuildCancelled, BuildContext, BuildProgress
 from kpatchlab.build.kernel import cached_kernel, keep_kernel
 from kpatchlab.cache import content_key
@@ -28,7 +28,7 @@ from kpatchlab.files import write_atomic
 from kpatchlab.jsonable import from_json, to_json
 from kpatchlab.lab.recipes import GitSeries, KernelRecipe
 from kpatchlab.model import Outcome
-from kpatchlab.series import checks, objects, warnings
+from kpatchlab.series import checks, warnings
 from kpatchlab.series.tree import KCONFIG, Tree, files_of, renames_of
 from kpatchlab.series.values import Applied, Looked, LostObject, PatchBuild, PatchResult, Walk
 
@@ -145,7 +145,7 @@ class _WalkSpec:
 
 
 def _plan(recipe: KernelRecipe, name: str, ctx: BuildContext) -> _WalkSpec:
-    if recipe.prebuilt:
+    if recipe.is_prebuilt:
         raise UserError(
             f"kernel {name} is built already: there is nothing to look at patch by patch",
             hint="a kernel whose recipe has a source tree and a series",
@@ -155,7 +155,7 @@ def _plan(recipe: KernelRecipe, name: str, ctx: BuildContext) -> _WalkSpec:
     origin = source.source_of(recipe.source, ctx)
     base = origin.describe()
     patches = patchset.read_series(recipe.series, ctx)
-    asked, compiler = config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch)
+    asked, compiler = config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch, recipe.compiler)
     key = content_key(VERSION, ctx.arch, recipe.source.type, origin.key, config.key(asked), compiler)
     bare = [f"built WITHOUT A SANDBOX (--trust): {why}"] if (why := confined.unconfined()) else []
     return _WalkSpec(recipe, origin, patches, asked, compiler, base, key, (*bare, *_merges(recipe, ctx)))
@@ -189,6 +189,7 @@ def _room(ctx: BuildContext) -> Iterator[None]:
 
 class _Walker:
     def __init__(self, plan: _WalkSpec, name: str, ctx: BuildContext, out: Path, wanted: Wanted) -> None:
+        ctx = ctx.compiling(plan.recipe)
         self.plan, self.name, self.ctx, self.out, self.wanted = plan, name, ctx, out, wanted
         self.folder = ctx.cache.path(KIND, plan.warm)
         author = patchset.series_key(plan.patches)
@@ -405,14 +406,14 @@ class _Walker:
             return PatchBuild((LostObject("", "", 0, values.message),), duration_s=time.monotonic() - began)
         try:
             outcome = self._outcome = self.job.run(keep_going=True)
-        except Escape as error:
-            text = f"the build tried to leave its folders: {error.message}"
+            if outcome.fault:
+                modules = failures.module_failures(outcome.records, self.tree.path)
+            else:
+                modules = self.job.missing_modules(outcome.records, self.job.built_modules())
+            now = config.read_config(self.obj / ".config")
+        except (Escape, FileNotFoundError) as error:
+            text = f"the build tried to leave its folders: {error}"
             return PatchBuild((LostObject("", "", 0, text),), duration_s=time.monotonic() - began)
-        if outcome.fault:
-            modules = failures.module_failures(outcome.records, self.tree.path)
-        else:
-            modules = self.job.missing_modules(outcome.records, self.job.built_modules())
-        now = config.read_config(self.obj / ".config")
         changed = [
             f"{symbol}={now.get(symbol, 'n')}, was {values.get(symbol, 'n')}"
             for symbol in sorted({*now, *values})

@@ -7,15 +7,15 @@ build happened to compile plays no part: two sets of outputs are compared, of th
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from kpatchlab.build.objects import inside_tree
 from kpatchlab.series.values import Finding
 
 _SAID = re.compile(
-    r"^(?P<file>[^\s:][^:\n]*):(?P<line>\d+)(?::\d+)?(?:-\d+)?: "
+    r"^(?P<file>[^\s:][^:\n]*):(?P<line>\d{1,9})(?::\d+)?(?:-\d+)?: "
     r"(?:(?P<kind>warning|error|fatal error|WARNING|ERROR|CHECK): ?)?(?P<text>\S.*)$"
 )
 # A function that was inlined has no file before it, and its callers after it.
@@ -46,18 +46,6 @@ def parse(output: str, *, plain: bool = False) -> list[Finding]:
             kind = (match["kind"] or "warning").lower().removeprefix("fatal ")
             found.append(Finding(match["text"].strip(), inside_tree(match["file"]), int(match["line"]), kind, inside))
     return found
-
-
-def inside_tree(path: str) -> str:
-    """Return a path as compilers print it as one inside the tree.
-
-    >>> inside_tree("../drivers/tty/serial/8250/../serial_mctrl_gpio.h")
-    'drivers/tty/serial/serial_mctrl_gpio.h'
-    """
-    text = os.path.normpath(path)
-    while text.startswith("../"):  # the compiler stands in the object directory
-        text = text[3:]
-    return text
 
 
 def key(finding: Finding) -> Key:

@@ -1,4 +1,4 @@
-"""Which objects and folders of kbuild a patch's files are compiled into, as the object directory has them."""
+"""Which objects and folders of kbuild files are compiled into, as an object directory has them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-from kpatchlab.series import warnings
 
 INCLUDERS = 8
 """Objects that a changed header is looked at in, the nearest ones: its own warnings are the same in all others."""
@@ -64,6 +62,24 @@ def objects_of(files: Iterable[str], obj: Path) -> tuple[list[str], list[str], l
     return list(found), lost, notes
 
 
+def inside_tree(path: str) -> str:
+    """Return a path as compilers print it as one inside the tree.
+
+    >>> inside_tree("../drivers/tty/serial/8250/../serial_mctrl_gpio.h")
+    'drivers/tty/serial/serial_mctrl_gpio.h'
+    """
+    text = os.path.normpath(path)
+    while text.startswith("../"):  # the compiler stands in the object directory
+        text = text[3:]
+    return text
+
+
+def unbuilt(files: Iterable[str], tree: Path, obj: Path) -> tuple[str, ...]:
+    """Return those of `files` that are code of the kernel proper in `tree` and go into no object."""
+    there = [file for file in files if file.split("/")[0] not in _NOT_KERNEL and os.path.lexists(tree / file)]
+    return tuple(objects_of(there, obj)[1])
+
+
 def command_file(target: Path) -> Path:
     """Return where kbuild keeps the command that made an object."""
     return target.with_name(f".{target.name}.cmd")
@@ -90,6 +106,6 @@ def _includers(files: Sequence[str], obj: Path) -> dict[str, list[str]]:
                 with open(path, "rb") as handle:
                     words = {os.fsdecode(word) for word in handle.read().split() if word.endswith(ends)}
                 # The compiler writes a path as the source has it, ../drivers/a/../b.h.
-                for file in {warnings.inside_tree(word) for word in words} & users.keys():
+                for file in {inside_tree(word) for word in words} & users.keys():
                     users[file].append(target)
     return users
