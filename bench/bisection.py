@@ -15,16 +15,14 @@ for each step.
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchkit import labs, searches
+from benchkit import labs, searches, virtme
 from benchkit.rounds import last_line, parser, run, say
 from benchkit.searches import HOURS_S, git
 
@@ -133,17 +131,8 @@ class Git:
     def __init__(self, folder: Path, made: list[str], lab: Lab, *, clean: bool) -> None:
         self.tree, self.made, self.lab, self.folder = folder / "plain", made, lab, folder
         self.script = folder / "step.sh"
-        loaded = load(labs.CLONE / "lab.yaml")
-        shape = Host(Cache(), loaded.mirror, loaded.qemu).shape(loaded.machines[loaded.machine], None)
-        qemu, test = folder / "qemu", folder / "test.py"
-        qemu.write_text(f'#!/bin/sh\nexec {shlex.join(shape.qemu.argv)} "$@"\n')
-        shutil.copy(ODD_READS / "run.py", test)
-        for path in (qemu, test):
-            path.chmod(0o755)
+        vng = virtme.command(load(labs.CLONE / "lab.yaml"), ODD_READS / "run.py", folder)
         make = ["make", "-s", f"-j{Host.build_jobs('auto')}", "LOCALVERSION="]
-        vng = [str(Path(sys.executable).with_name("vng")), "-r", "arch/x86/boot/bzImage", "--qemu", str(qemu)]
-        vng += [] if shape.accel == "kvm" else ["--disable-kvm"]
-        vng += ["--cpus", str(shape.cpus), "--memory", f"{shape.memory_mib}M", "--force-9p", "--", str(test)]
         self._make = make
         build = shlex.join([*make, "bzImage", "modules"])
         build = f"{{ {shlex.join([*make, 'clean'])} && {build}; }}" if clean else build
@@ -162,10 +151,9 @@ class Git:
     def search(self) -> tuple[float, int]:
         """Search; returns seconds and steps."""
         git(self.tree, "bisect", "start", self.made[-1], self.made[0])
-        env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"}
         began = time.monotonic()
         done = subprocess.run(
-            ["git", "-C", str(self.tree), "bisect", "run", str(self.script)], check=False, env=env,
+            ["git", "-C", str(self.tree), "bisect", "run", str(self.script)], check=False, env=virtme.environment(),
             capture_output=True, text=True, timeout=HOURS_S,
         )  # fmt: skip
         took = time.monotonic() - began

@@ -26,6 +26,7 @@ from kpatchlab.lab import load as lab_file
 from kpatchlab.model import Run
 from kpatchlab.nightly.lanes import look
 from kpatchlab.store.store import Store
+from kpatchlab.verdict.compare import compare
 
 LAB = """\
 title: nothing new
@@ -94,7 +95,7 @@ def lay_out(root: Path, tree: Path, nights: int) -> None:
                 builds=(),
                 jobs=(),
             )
-            record(connection, run_, Origin(lane.lane.name, "n", lane.plan.digest, lane.plan.heads))
+            record(connection, run_, compare(run_), Origin(lane.lane.name, "n", lane.plan.digest, lane.plan.heads))
 
 
 def night(root: Path, processor: list[float]) -> Callable[[], float]:
