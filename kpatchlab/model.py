@@ -75,6 +75,11 @@ BY_CLOCK = frozenset({"hard-lockup", "soft-lockup", "rcu-stall", "workqueue", "h
 """Kinds of splats that a kernel makes when nothing came within a time by its own clock: a busy host can make them."""
 
 
+def image_of(kernel: str) -> str:
+    """Return the name of a kernel's image: its source as a distribution built it, beside the one that is compiled."""
+    return f"{kernel}-image"
+
+
 class CaseKind(enum.StrEnum):
     """What a case is about. A scenario's script makes CHECK, however it names it; the lab itself makes the others."""
 
@@ -217,12 +222,13 @@ class BuildResult:
     """One kernel, built or fetched, or the reason why not.
 
     Attributes:
-        kernel: its name in lab.yaml.
+        kernel: its name in lab.yaml; `image_of` that name for its image.
         key: sha256 content key of the artifact of kind "kernel" (vmlinuz, vmlinux, config, modules.erofs ...).
         release: `uname -r`.
         base: what the tree came from, in words; two kernels of one `base_key` differ by their series alone.
         objects_compiled / objects_total: what the compiler really did in this build, and what is in it.
         unconfined: why code of a series was run without a sandbox, where it was.
+        unbuilt: source files that its series changes and that its configuration does not compile.
     """
 
     kernel: str
@@ -246,6 +252,7 @@ class BuildResult:
     compiler: str = ""
     reproduce: str = ""
     unconfined: str = ""
+    unbuilt: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +336,7 @@ class JobResult:
         turns: how often it did its work in one guest; its cases and figures are the first one's.
         left: what it left behind.
         sent_bytes, sent_calls: what its script says of its work, in one turn; 0: nothing.
+        images: it ran on its kernels' images, and not on compiled ones, see `image_of`.
     """
 
     job: str
@@ -362,6 +370,12 @@ class JobResult:
     left: tuple[Left, ...] = ()
     sent_bytes: int = 0
     sent_calls: int = 0
+    images: bool = False
+
+    @property
+    def builds(self) -> dict[str, str]:
+        """Role -> name of the build that its guest ran."""
+        return {role: image_of(name) if self.images else name for role, name in self.placement.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ class Bench:
             metrics=tuple(self.metrics(inputs)),
             duration_s=1.0,
             mode=inputs.mode,
+            images=spec.images,
         )
 
     def plan(self, *choice):

@@ -48,3 +48,29 @@ def test_no_modules_import_each_other_in_a_circle():
         for name in free:
             del left[name]
     assert not left
+
+
+OUTSIDE_THE_FENCE = {
+    "bisect/workspace": "git", "build/b4": "b4", "build/base": "git", "build/git": "git", "build/gitview": "git",
+    "build/mails": "git", "build/patchset": "git", "series/tree": "git",
+    "build/built": "--version", "build/confined": "ccache on the lab's stores", "build/context": "rm",
+    "build/kselftest": "pkg-config", "build/make": "--version", "build/roots": "mmdebstrap", "build/source": "tar",
+    "build/suites": "tar on Debian's packages", "fence": "itself, rm", "guest/initrd": "gcc on the agent",
+    "guest/jail": "QEMU", "guest/vm": "QEMU", "host/accel": "gcc on a probe, QEMU", "host/debian": "apt and dpkg-deb",
+    "host/packages": "apt", "host/qemu": "QEMU", "lab/bounded": "itself", "lab/scripts": "sh -n",
+    "nightly/notify": "sendmail", "run/process": "a worker of the lab's",
+}  # fmt: skip
+"""Who starts processes without `fence`, and which: none that runs code of a tree, or reads what such code made."""
+
+
+def test_nothing_of_a_tree_is_run_outside_the_fence():
+    def starts(path):
+        return any(
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and (node.value.id, node.attr) in {("proc", "run"), ("proc", "spawn")}
+            for node in ast.walk(ast.parse(path.read_text()))
+        )
+
+    found = {str(path.relative_to(PACKAGE).with_suffix("")) for path in MODULES.values() if starts(path)}
+    assert found == set(OUTSIDE_THE_FENCE)

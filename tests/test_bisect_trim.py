@@ -7,10 +7,13 @@ import pytest
 from kpatchlab.bisect import trim
 from kpatchlab.bisect.criterion import Criterion
 from kpatchlab.build import config
+from kpatchlab.build.trim import SCRIPT
 from kpatchlab.lab.load import load
 from tests import labdir
 from tests.bisect_support import search, states
 from tests.fake_stages import local
+
+pytestmark = pytest.mark.toy
 
 LOCALMODCONFIG = """\
 #!/usr/bin/env perl
@@ -27,7 +30,7 @@ while (<$config>) {
 @pytest.fixture
 def history(lab):
     """A history whose tree has localmodconfig, with the fault in its fourth commit."""
-    lab.commit("tool", LOCALMODCONFIG, trim.SCRIPT)
+    lab.commit("tool", LOCALMODCONFIG, SCRIPT)
     return lab.grow("printk", "module", "fault", "printk", "comment")
 
 
@@ -94,10 +97,10 @@ def test_what_a_criterion_can_need(tmp_path):
     labdir.write(root / "scenarios/lib/other.py", "NAME = 'smc'\n")
     labdir.write(root / "scenarios/lib/prepare/siw.sh", "#!/bin/sh\nmodprobe ib_uverbs\n", 0o755)
     found = trim.wanted_modules(load(root / "lab.yaml"), Criterion("case", ("duo",)))
-    assert {"rds_tcp", "ib_uverbs", "virtio_net"} <= found
-    assert "smc" not in found
+    assert {"rds_tcp", "ib_uverbs", "virtio_net"} <= found.words
+    assert "smc" not in found.words
     assert trim.wanted_modules(load(root / "lab.yaml"), Criterion("build")) is None
-    assert {"tls", "erofs"} <= trim.wanted_modules(load(root / "lab.yaml"), Criterion("build", module="tls"))
+    assert {"tls", "erofs"} <= trim.wanted_modules(load(root / "lab.yaml"), Criterion("build", module="tls")).words
 
 
 def test_a_step_is_configured_anew_only_where_what_decides_differs(lab, monkeypatch):

@@ -18,6 +18,8 @@ from kpatchlab.cache import disk_bytes
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.model import Outcome
 
+pytestmark = pytest.mark.toy
+
 BROKEN = '#include <module.h>\nint broken(void)\n{\n\treturn nothing_of_that_name;\n}\nMODULE_LICENSE("GPL");\n'
 
 
@@ -50,6 +52,24 @@ def test_a_kernel_is_built_and_then_found(bench):
     again = build(bench)
     assert again.cached
     assert again.key == result.key
+
+
+def test_the_recipes_compiler_builds_it(bench):
+    major = proc.run(["gcc", "-dumpversion"], timeout_s=60).stdout.split(".")[0].strip()
+    plain = build(bench)
+    other = build(bench, bench.recipe(compiler=f"gcc-{major}"))
+    assert other.compiler.startswith(f"gcc-{major} ")
+    assert (other.outcome, other.key == plain.key) == (Outcome.PASS, False)
+    assert f" CC=gcc-{major} " in other.reproduce
+    assert " CC=" not in plain.reproduce
+    notes = next(bench.ctx.cache.root.glob("ccache/**/stats"), None)
+    assert notes  # what it compiled is in the lab's store as well
+
+
+def test_a_compiler_that_is_not_there_is_named_with_its_package(bench):
+    with pytest.raises(HostError) as caught:
+        build(bench, bench.recipe(compiler="clang-99"))
+    assert (caught.value.message, caught.value.hint) == ("clang-99: not found", "apt-get install clang-99")
 
 
 def test_the_users_tree_is_never_touched(bench):

@@ -96,7 +96,7 @@ def test_default_machine_is_always_there_and_can_be_redefined(path: Path) -> Non
         ("kernels:\n  a:\n    source: {type: dir, path: .}\n    config: [config/gest.config]", "lab.yaml:4: kernels.a.config[0]: there is no file kernels/config/gest.config; did you mean 'config/guest.config'?"),
         ("kernels:\n  a:\n    source: {type: dir, path: .}\n    config_set:\n      CONFIG_KASAN: y", "lab.yaml:5: kernels.a.config_set.CONFIG_KASAN: 'CONFIG_KASAN': write KASAN, without CONFIG_"),
         ("kernels:\n  a:\n    source: {type: dir, path: .}\n    config_set:\n      KASAN: yes", "lab.yaml:5: kernels.a.config_set.KASAN: 'yes' is not a value of a configuration symbol; write y"),
-        ("kernels:\n  a:\n    source: {type: debian-image, package: x, suite: y}\n    config: [x]", "lab.yaml:2: kernels.a: a debian-image is not built here: it takes no series, config or config_set"),
+        ("kernels:\n  a:\n    source: {type: debian-image, package: x, suite: y}\n    config: [x]", "lab.yaml:2: kernels.a: a debian-image is not built here: it takes no config"),
         ("kernels: {a: [b]}", "lab.yaml:1: kernels.a: must be a mapping ('key: value' lines), not a list"),
         ("kernels: {'a b': old}", "lab.yaml:1: kernels.a b: 'a b' is not of the form ^[A-Za-z0-9][A-Za-z0-9._-]*$"),
         ("kernels: {pairs: old}", "lab.yaml:1: kernels.pairs: cannot be a kernel's name: it has a meaning in matrix.columns"),

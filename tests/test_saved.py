@@ -279,6 +279,19 @@ def test_a_guest_with_a_lockup_of_the_hosts_making_is_not_kept_for_others(bench,
     assert not [entry for entry in bench.cache.entries() if entry.kind == "saved"]
 
 
+def test_a_preparation_that_fails_says_which_watchdogs_the_host_set_off(bench, monkeypatch):
+    base = saved.booted(bench.spec, bench.cache, "with")
+    monkeypatch.setattr(FakeGuest, "kept_s", 25.0)
+    bench.printed = b"\n" + LOCKUP
+    bench.answers["modprobe"] = exited(1, stderr=b"no such module")
+    how = Preparation(Identity("guest", "52:54:00:77:00:01", "", "0" * 32, b""), ("siw",), (), (), ())
+    with pytest.raises(PrepareFailed) as caught:
+        saved.prepared(base, how, bench.cache, "with")
+    assert caught.value.withheld_s == 25.0
+    assert [splat.kind for splat in caught.value.excused] == ["soft-lockup"]
+    assert caught.value.made_by_host(caught.value.excused) == caught.value.excused
+
+
 def test_a_warning_does_not_end_a_job():
     console = b"[    5.1] WARNING: CPU: 0 PID: 1 at net/core/x.c:1 f+0x1/0x2\n"
     warned = one(FakeGuest([], {}, console))

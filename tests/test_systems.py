@@ -133,7 +133,7 @@ def test_survey_of_kernels_that_are_not_built_goes_by_their_recipes(root, tmp_pa
     labdir.write(root / "kernels" / "config" / "guest.config", "# CONFIG_UNIX is not set\n")
     rows = {row.system: row for row in runnable.survey(load.load(root / "lab.yaml"), Cache(tmp_path / "c"), ["with"])}
     assert (rows["unix"].runnable, rows["unix"].reason) == (False, "with: is asked for without CONFIG_UNIX")
-    assert (rows["nfs"].runnable, rows["nfs"].reason) == (True, "")
+    assert (rows["nfs"].runnable, rows["nfs"].known, rows["nfs"].reason) == (True, False, "with: is not built yet")
     assert (rows["dlm"].runnable, rows["dlm"].reason) == (False, "no scenario tests it")
     assert not rows["unix"].kernels[0].built
 
@@ -148,6 +148,21 @@ def test_survey_of_a_built_kernel(root, tmp_path, monkeypatch):
     assert rows["unix"].kernels[0].built
 
 
+@pytest.mark.parametrize(("config", "known"), [("CONFIG_UNIX=y\n", True), ("CONFIG_NET=y\n", False)])
+def test_survey_goes_by_the_image_of_a_kernel_that_is_not_built(root, tmp_path, monkeypatch, config, known):
+    found = load.load(root / "lab.yaml")
+    image = found.kernels["with"].model_copy()
+    found = dataclasses.replace(found, images={"with": image})
+    cache = Cache(tmp_path / "c")
+    _kernel(cache.path("kernel", BUILT.key), config)
+    monkeypatch.setattr(runnable, "cached_kernel", lambda recipe, name, context: BUILT if recipe is image else None)
+    monkeypatch.setattr(runnable, "asked_symbols", lambda recipe, context: {})
+    rows = {row.system: row for row in runnable.survey(found, cache, ["with"])}
+    assert (rows["unix"].runnable, rows["unix"].known) == (True, known)
+    assert rows["unix"].reason == ("" if known else "with: is not built yet")
+    assert not rows["unix"].kernels[0].built
+
+
 @pytest.mark.mirror
 def test_list_systems_for_scripts(root, monkeypatch, capfd):
     from kpatchlab.cli import main
@@ -159,8 +174,8 @@ def test_list_systems_for_scripts(root, monkeypatch, capfd):
         main(sys.argv[1:])
     rows = json.loads(capfd.readouterr().out)
     assert [(row["system"], row["scenarios"], row["runnable"]) for row in rows] == [
-        ("unix", ["solo"], True),
-        ("nfs", ["duo"], True),
+        ("unix", ["solo"], None),  # no kernel is built
+        ("nfs", ["duo"], None),
         ("dlm", [], False),
     ]
     assert rows[2]["reason"] == "no scenario tests it"

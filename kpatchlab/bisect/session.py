@@ -17,6 +17,7 @@ from kpatchlab.bisect.request import Request, question, replayed
 from kpatchlab.bisect.state import Question, Searches, SearchState, save
 from kpatchlab.bisect.workspace import Workspace
 from kpatchlab.build import BuildContext, config
+from kpatchlab.build.trim import without
 from kpatchlab.cache import content_key
 from kpatchlab.errors import LabError, UserError
 from kpatchlab.host.host import Host
@@ -131,7 +132,7 @@ class SearchSession:
         if state.trimmed:
             count = len(state.trimmed)
             self.progress.note(f"without {count} symbols of modules that it cannot need; --whole-config keeps them")
-        return trim.without(tree.recipe, state.trimmed or ())
+        return without(tree.recipe, state.trimmed or ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ def _pin(state: SearchState, folder: Path, tree: _Tree) -> None:
 def _recipe(lab: Lab, asked: Question) -> KernelRecipe:
     """Return the kernel's recipe with the series that is searched in the place of its own, if there is one."""
     recipe = lab.kernels[asked.kernel]
-    if recipe.prebuilt:
+    if recipe.is_prebuilt:
         raise UserError(
             f"kernel {asked.kernel} is built already: it has no configuration to build others with",
             hint="--kernel NAME names one that is built here",

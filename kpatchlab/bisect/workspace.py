@@ -187,7 +187,7 @@ def of_series(
     patches = patchset.read_series(recipe.series, ctx)[:patches_at_most]
     if not patches:
         raise UserError("the kernel has no series", hint="--series FILE, or --good and --bad for commits")
-    if recipe.prebuilt:
+    if recipe.is_prebuilt:
         raise UserError("the kernel is built already: there is no tree to apply a series to")
     origin = source.source_of(recipe.source, ctx)
     repository = origin.fetched() if isinstance(origin, source.Git) else None

@@ -18,10 +18,10 @@ from kpatchlab.build.context import BuildContext
 from kpatchlab.build.kconfig import Kconfig
 from kpatchlab.cache import content_key
 from kpatchlab.errors import UserError
-from kpatchlab.fence import Fence
+from kpatchlab.fence import Fence, read_left
 from kpatchlab.files import put_plain
 from kpatchlab.jsonable import from_json, to_json
-from kpatchlab.lab.recipes import KernelRecipe
+from kpatchlab.lab.recipes import GCC, KernelRecipe
 from kpatchlab.model import ConfigMiss
 
 CONFIGURE_S = 600.0
@@ -45,7 +45,7 @@ class CannotConfigure(UserError):
     def __init__(self, at_fault: str, details: tuple[str, ...]) -> None:
         hint = "make allnoconfig in the tree shows it"
         super().__init__(f"the tree cannot be configured: {at_fault}", hint=hint, details=details)
-        place = re.match(r"(\S+):(\d+): *(.*)", at_fault)
+        place = re.match(r"(\S+):(\d{1,9}): *(.*)", at_fault)
         file, line, text = place.groups() if place else ("", "0", at_fault)
         self.fault = failures.BuildError(file, int(line), f"the tree cannot be configured: {text}")
 
@@ -117,6 +117,7 @@ def configure(
     put_plain(fragment, fragment_text(asked).encode())
     words, needed = _configkernel()
     words += ["--allnoconfig", "--arch", ctx.arch, "--custom", str(fragment), f"O={object_path(tree, obj)}"]
+    words += [] if ctx.compiler == GCC else [f"CC={ctx.compiler}"]
     result = fence.adding(read=needed).run(
         words, timeout_s=CONFIGURE_S, check=False, cwd=tree, cancel=ctx.cancel, on_line=ctx.verbose
     )
@@ -201,8 +202,12 @@ def object_path(tree: Path, obj: Path) -> str:
 
 
 def read_config(path: Path) -> dict[str, str]:
-    """Return what a .config sets, without the CONFIG_; what is not set is not in it."""
-    found = (_SET.match(line) for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    """Return what a .config sets, without the CONFIG_; what is not set is not in it.
+
+    Raises:
+        FileNotFoundError, Escape: as `fence.read_left`.
+    """
+    found = (_SET.match(line) for line in read_left(path).splitlines())
     return {match[1]: match[2] for match in found if match}
 
 

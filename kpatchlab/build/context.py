@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +18,7 @@ from kpatchlab import proc
 from kpatchlab.cache import META, Cache, disk_bytes
 from kpatchlab.errors import HostError, LabError
 from kpatchlab.lab.load import Lab, nothing_to_read
+from kpatchlab.lab.recipes import GCC, KernelRecipe
 
 GIB = 1 << 30
 DISCARD_S = 3600.0
@@ -55,6 +56,7 @@ class BuildContext:
         arch: as `uname -m` says it.
         min_free_bytes: a build refuses to start with less room than this below the cache.
         trust: build what strangers wrote also where this host cannot confine it.
+        compiler: the recipe's, see `compiling`.
     """
 
     cache: Cache
@@ -68,11 +70,16 @@ class BuildContext:
     min_free_bytes: int = 4 * GIB
     stdin: Callable[[], bytes] = nothing_to_read
     trust: bool = False
+    compiler: str = GCC
 
     @classmethod
     def of(cls, lab: Lab, cache: Cache) -> Self:
         """Return what a build in this lab needs; nobody is told how far it is."""
         return cls(cache, lab.root, lab.mirror, stdin=lab.stdin, trust=lab.trust)
+
+    def compiling(self, recipe: KernelRecipe) -> Self:
+        """Return the same for a build with the compiler of a recipe."""
+        return replace(self, compiler=recipe.compiler)
 
     @property
     def kernels_dir(self) -> Path:

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from kpatchlab import proc
-from kpatchlab.build import artifact, changes, config, confined, failures, make, patchset, prebuilt, source
+from kpatchlab.build import artifact, changes, config, confined, failures, make, objects, patchset, prebuilt, source
 from kpatchlab.build.context import BuildContext, BuildProgress
 from kpatchlab.build.copies import copy_of
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
-from kpatchlab.fence import Escape
-from kpatchlab.files import copied, link_or_copy, read_within
+from kpatchlab.fence import Escape, read_left
+from kpatchlab.files import copied, link_or_copy, read_within, regular
 from kpatchlab.jsonable import from_json
-from kpatchlab.lab.recipes import KernelRecipe
+from kpatchlab.lab.recipes import GCC, KernelRecipe
 from kpatchlab.maintainers import NAME as MAINTAINERS
 from kpatchlab.model import BuildResult, ConfigMiss, ModuleFailure, Outcome
 
@@ -41,7 +41,7 @@ OBJECTS = "obj-"
 """What the names of object directories in such trees begin with."""
 
 
-NOT_MADE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+NOT_MADE = (FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError)
 """What reading a kernel's files raises where make says that it is done and has not made them."""
 
 
@@ -72,7 +72,7 @@ class _KernelSpec:
 
     @property
     def prebuilt(self) -> bool:
-        return self.recipe.prebuilt
+        return self.recipe.is_prebuilt
 
     @property
     def base_key(self) -> str:
@@ -101,11 +101,11 @@ class _KernelSpec:
 
 
 def _plan(recipe: KernelRecipe, ctx: BuildContext, origin: source.Source[Any] | None = None) -> _KernelSpec:
-    origin, prebuilt = origin or source.source_of(recipe.source, ctx), recipe.prebuilt
+    origin, prebuilt = origin or source.source_of(recipe.source, ctx), recipe.is_prebuilt
     parts: list[object] = [VERSION, ctx.arch, origin.tree_key]
     patches = [] if prebuilt else patchset.read_series(recipe.series, ctx)
     asked = {} if prebuilt else config.asked_symbols(recipe, ctx)
-    plan = _KernelSpec(recipe, origin, patches, asked, "" if prebuilt else make.toolchain(ctx.arch))
+    plan = _KernelSpec(recipe, origin, patches, asked, "" if prebuilt else make.toolchain(ctx.arch, recipe.compiler))
     if not prebuilt:
         parts += [patchset.series_key(patches), config.key(asked), plan.compiler]
         parts += ["coverage", COVERAGE_VERSION] if recipe.coverage else []
@@ -157,7 +157,7 @@ def build_kernel(
         HostError: the host cannot: no compiler, no mirror, no room.
         BuildCancelled: `ctx.cancel` was set.
     """
-    begin = time.monotonic()
+    begin, ctx = time.monotonic(), ctx.compiling(recipe)
     ctx.progress(BuildProgress(name, "source"))
     plan = _plan(recipe, ctx, origin)
     if ctx.cache.usable("kernel", plan.key):
@@ -316,6 +316,7 @@ def _made(
     return replace(
         _result(plan, name), reproduce=_reproduce(plan, job, ctx), release=job.release(),
         objects_compiled=outcome.compiled, objects_total=outcome.total,
+        unbuilt=objects.unbuilt(patchset.changed_files(plan.patches), job.tree, job.obj),
     )  # fmt: skip
 
 
@@ -346,7 +347,7 @@ def keep_kernel(
         artifact.write_records(work, replace(result, module_failures=tuple(missing)), missing)
 
     _keep_changes(plan, changes.Replay(plan.patches, before), job.tree, ctx)
-    with contextlib.suppress(artifact.DependencyCycle):  # `build_kernel` tells of it
+    with contextlib.suppress(artifact.DependencyCycle, Escape, *NOT_MADE):  # `build_kernel` tells of it
         ctx.cache.get("kernel", plan.key, produce, label=_label(plan))
 
 
@@ -389,7 +390,7 @@ def _objects_in(tree: Path, asked: dict[str, config.Asked], compiler: str) -> Pa
 
 def lies_built(recipe: KernelRecipe, tree: Path, ctx: BuildContext) -> bool:
     """Whether a kernel of a recipe's configuration was built in a tree, from where it lies, so that its objects are."""
-    obj = _objects_in(tree, config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch))
+    obj = _objects_in(tree, config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch, recipe.compiler))
     return (obj / "vmlinux").exists()
 
 
@@ -414,6 +415,8 @@ def _covered(plan: _KernelSpec, work: Path, ctx: BuildContext) -> Path | None:
     """Write and return the list of sources that are compiled for gcov: those that the series changes."""
     if not plan.recipe.coverage:
         return None
+    if not plan.recipe.compiler.startswith(GCC):
+        raise UserError(f"coverage is read from what gcc notes, and the recipe says {plan.recipe.compiler}")
     sources = series_changes(plan.recipe, ctx).sources
     if not sources:
         raise UserError(
@@ -472,13 +475,13 @@ def _install(
     keep = link_or_copy if job.obj.is_relative_to(work) else copied
     for module, path in built.items():
         if module not in gone:
-            keep(path, work / "modules-debug" / path.relative_to(job.obj))
-    folder = artifact.finish_modules(root, release, job.obj / "System.map")
-    shutil.copyfile(job.image(), work / "vmlinuz")
-    keep(job.obj / "vmlinux", work / "vmlinux")
+            keep(regular(path), work / "modules-debug" / path.relative_to(job.obj))
+    folder = artifact.finish_modules(root, release, regular(job.obj / "System.map"))
+    shutil.copyfile(regular(job.image()), work / "vmlinuz")
+    keep(regular(job.obj / "vmlinux"), work / "vmlinux")
     # The next build in these objects makes a new vmlinux and new modules, but may write these two where they are.
     for kept, target in (("System.map", "System.map"), (".config", "config")):
-        shutil.copyfile(job.obj / kept, work / target)
+        (work / target).write_text(read_left(job.obj / kept))
     artifact.keep_lists(folder, work)
     artifact.pack_modules(root, work / "modules.erofs", work / "config")
     if (sections := read_within(job.tree, MAINTAINERS)) is not None:  # the tree itself is not kept
@@ -490,7 +493,8 @@ def _reproduce(plan: _KernelSpec, job: make.Job, ctx: BuildContext) -> str:
     """Return commands that build the same by hand, in the tree with the series applied."""
     fragments = [f"--custom {shlex.quote(str(ctx.path(name)))}" for name in plan.recipe.config]
     items = [f"--configitem {shlex.quote(f'{k}={v}')}" for k, v in plan.recipe.config_set.items()]
-    configure = " ".join(["virtme-configkernel --allnoconfig", *fragments, *items, "O=obj"])
+    other = "" if ctx.compiler == GCC else f" CC={ctx.compiler}"
+    configure = " ".join(["virtme-configkernel --allnoconfig", *fragments, *items, f"O=obj{other}"])
     names = ("KBUILD_BUILD_TIMESTAMP", "KBUILD_BUILD_USER", "KBUILD_BUILD_HOST", "KBUILD_BUILD_VERSION")
     words = " ".join(f"{name}={shlex.quote(job.fence.env[name])}" for name in names)
-    return f"{configure} && make O=obj {words} LOCALVERSION= -j{job.jobs} all"
+    return f"{configure} && make O=obj {words}{other} LOCALVERSION= -j{job.jobs} all"

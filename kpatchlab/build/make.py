@@ -13,7 +13,8 @@ from kpatchlab import fence, proc
 from kpatchlab.build import config, confined, failures
 from kpatchlab.build.context import BuildContext, BuildProgress
 from kpatchlab.errors import HostError
-from kpatchlab.files import below, put_plain
+from kpatchlab.files import below, clear, put_plain
+from kpatchlab.lab.recipes import GCC
 from kpatchlab.model import ModuleFailure
 
 MAKE_S = 6 * 3600.0
@@ -29,17 +30,18 @@ _LINKS = re.compile(r"^  (?:LD|MODPOST)\s+(?:\S*vmlinux|Module|modules-only)\S*$
 
 
 @functools.cache
-def toolchain(arch: str) -> str:
+def toolchain(arch: str, compiler: str = GCC) -> str:
     """Return compiler and linker in one line each, joined: they are part of a kernel's key.
 
     Raises:
         HostError: there is none.
     """
-    del arch  # one compiler a host, until somebody builds for another architecture
-    if not fence.which("gcc"):
-        raise HostError("gcc: not found", hint="kpatchlab doctor names the package")
+    del arch  # one compiler of a name, until somebody builds for another architecture
+    if not fence.which(compiler):
+        hint = "kpatchlab doctor names the package" if compiler == GCC else f"apt-get install {compiler}"
+        raise HostError(f"{compiler}: not found", hint=hint)
     found = []
-    for program in ("gcc", "ld"):
+    for program in (compiler, "ld"):
         text = proc.run([fence.which(program) or program, "--version"], timeout_s=QUICK_S).stdout
         found.append(text.splitlines()[0] if text else program)
     return "; ".join(found)
@@ -111,7 +113,7 @@ class Job:
             BuildCancelled: `cancel` was set.
         """
         failures.forget(failures.read_records(self._records, self.obj), self.obj)
-        self._stats.unlink(missing_ok=True)
+        clear(self._stats)
         put_plain(self.obj / "cc.sh", Path(__file__).with_name("cc.sh").read_bytes(), 0o755)
         seen = _Seen(self.name, self.ctx, self._estimate(), sum(1 for _ in self._objects()))
         result = self.fence.adding({"KPATCHLAB_OOM_KILLS": str(fence.oom_kills())}).run(
@@ -138,7 +140,7 @@ class Job:
     def release(self) -> str:
         """Return `uname -r` of the kernel, "" where make did not come that far, or where it is no name of a folder."""
         path = self.obj / "include/config/kernel.release"
-        found = path.read_text(errors="replace").strip() if path.exists() else ""
+        found = fence.read_left(path).strip() if path.exists() else ""
         return found if _RELEASE.fullmatch(found) else ""
 
     def image(self) -> Path:
@@ -150,7 +152,7 @@ class Job:
     def built_modules(self) -> dict[str, Path]:
         """Return the modules that make linked: name -> .ko with its debug information."""
         order = self.obj / "modules.order"
-        lines = order.read_text(errors="replace").split() if order.exists() else []
+        lines = fence.read_left(order).split() if order.exists() else []
         # Up to 6.1 modules.order names .ko files, from 6.2 on (f65a486821cf) .o files.
         paths = [path for line in lines if (path := below(self.obj, line))]
         found = [path.with_suffix(".ko") for path in paths]
@@ -216,8 +218,8 @@ class Job:
     def _compiled(self, seen: int) -> int:
         """Return how many objects the compiler made, of those that `_objects` counts."""
         try:
-            return misses(self._stats.read_text().splitlines())
-        except OSError:  # no ccache: every object that make announced was compiled
+            return misses(fence.read_left(self._stats).splitlines())
+        except FileNotFoundError:  # no ccache: every object that make announced was compiled
             return seen
 
     def _fault(self, result: proc.Result, records: Sequence[failures.Record]) -> failures.BuildError:

@@ -27,7 +27,7 @@ def unknown_symbols(
     lacked: dict[tuple[str, str], list[bool]] = {}  # (place, symbol), an entry for each kernel
     for name, recipe in kernels.items():
         try:
-            asked = {} if recipe.prebuilt else config.asked_symbols(recipe, ctx)
+            asked = {} if recipe.is_prebuilt else config.asked_symbols(recipe, ctx)
         except LabError:  # a fragment that is not there has been told of
             continue
         lacking = _lacking(recipe, asked, built.get(name), ctx) if asked else frozenset()

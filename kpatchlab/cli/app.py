@@ -192,7 +192,7 @@ class Verbs(Verb, click.Group):
     epilog="\b\nExamples:\n"
     "  kpatchlab run                        the whole lab.yaml\n"
     "  kpatchlab run nfs-tcp 'tag:siw'      two choices of scenarios\n"
-    "  kpatchlab run --lab quick.yaml       prebuilt kernels: a first result within minutes\n"
+    "  kpatchlab run --lab quick.yaml       prebuilt kernels alone: nothing is compiled\n"
     "  kpatchlab report --format text       the last run again\n\n" + EXITS,
 )
 @click.version_option(__version__, prog_name="kpatchlab")

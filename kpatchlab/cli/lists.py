@@ -62,7 +62,7 @@ def _systems(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:
                 "system": row.system,
                 "title": row.title,
                 "scenarios": " ".join(row.scenarios) or "-",
-                "runnable": "yes" if row.runnable else "no",
+                "runnable": ("yes" if row.runnable else "no") if row.known else "not known",
                 "reason": row.reason,
             }
             for row in rows
@@ -72,7 +72,7 @@ def _systems(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:
             "system": row.system,
             "title": row.title,
             "scenarios": row.scenarios,
-            "runnable": row.runnable,
+            "runnable": row.runnable if row.known else None,
             "reason": row.reason,
             "without": lab.systems[row.system].without,
             "with": lab.systems[row.system].with_,

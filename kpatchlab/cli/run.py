@@ -20,8 +20,9 @@ from kpatchlab.cli.running import interruptible, kernel_option, make, progress_f
 from kpatchlab.errors import HostError, UserError
 
 if TYPE_CHECKING:
+    from kpatchlab.lab.load import Lab
     from kpatchlab.model import Run
-    from kpatchlab.plan.jobs import ImageStep, KernelStep
+    from kpatchlab.plan.jobs import ImageStep, JobSpec, KernelStep
     from kpatchlab.report.view import View
     from kpatchlab.run.session import OpenRun, Session
     from kpatchlab.store.run_plan import RunPlan
@@ -58,6 +59,9 @@ if TYPE_CHECKING:
     help="Make every scenario send something wrong. Every job must fail: this proves that it can.",
 )
 @click.option(
+    "--compiled", is_flag=True, help="Run everything on compiled kernels, also what a distribution's images could run."
+)
+@click.option(
     "--no-trace", "untraced", is_flag=True, help="Do not count calls of the functions that the series changes."
 )
 @as_json
@@ -72,6 +76,7 @@ def run(
     resume: str | None,
     guest: str,
     broken: bool,
+    compiled: bool,
     untraced: bool,
     as_json: bool,
 ) -> None:
@@ -89,7 +94,8 @@ def run(
 
     plan = None if resume else plan_of_jobs(lab, jobs) if jobs else make(lab, choice, kernels, repeat)
     start(options, plan)
-    how = RunPlan(guest=guest, variant=variant or "", broken=broken, trace=not untraced)
+    images = bool(lab.images) and not compiled and guest == "fork"
+    how = RunPlan(guest=guest, variant=variant or "", broken=broken, trace=not untraced, images=images)
     session = session_of(dataclasses.replace(lab, qemu="host") if guest == "vng" else lab)
     if plan:
         title = f"{lab.title}, broken on purpose" if broken else lab.title
@@ -98,7 +104,7 @@ def run(
         begun = _go_on(session, resume or "", how)
     settings = Settings(
         command=shlex.join(sys.argv),
-        reproduce=lambda job: options.again(f"run {begun.how.options}--job {shlex.quote(job.id)}"),
+        reproduce=lambda job: options.again(f"run {_again(begun.how, lab, job)}--job {shlex.quote(job.id)}"),
         verbose=verbose(options),
         seconds=estimate(begun.plan, history(session.store, runs=2)).steps,
     )
@@ -110,6 +116,11 @@ def run(
         sys.exit(130)
     _tell_lost(view)
     sys.exit(_proven(view.run) if begun.how.broken else view.comparison.exit_code)
+
+
+def _again(how: RunPlan, lab: Lab, job: JobSpec) -> str:
+    """Return the options with which `run` runs a job as it ran here; a shorter run may need less of the images."""
+    return how.options + ("--compiled " if lab.images and not job.images else "")
 
 
 def show(view: View, *, as_json: bool) -> None:
@@ -178,6 +189,7 @@ def _near(path: Path) -> Path:
 @kernel_option
 @variant_option
 @click.option("--repeat", type=click.IntRange(1, 1000), help="As in run.")
+@click.option("--compiled", is_flag=True, help="As in run.")
 @as_json
 @pass_options
 def plan(
@@ -186,16 +198,18 @@ def plan(
     kernels: tuple[str, ...],
     variant: str | None,
     repeat: int | None,
+    compiled: bool,
     as_json: bool,
 ) -> None:
     """Show what would run, what is cached, and how long it takes."""
     from kpatchlab.cache import Cache
-    from kpatchlab.plan.forecast import forecast
+    from kpatchlab.plan.forecast import forecast, foreseen
     from kpatchlab.progress import clock
 
     lab = load_lab(options, choice, variant)
-    made = make(lab, choice, kernels_of(lab, kernels, variant), repeat)
-    seen = forecast(lab, made, Cache())
+    made, cache = make(lab, choice, kernels_of(lab, kernels, variant), repeat), Cache()
+    made = made if compiled else foreseen(lab, made, cache)
+    seen = forecast(lab, made, cache)
     seconds = seen.estimate.steps
     steps: list[KernelStep | ImageStep] = [*made.kernels, *made.images]
     if as_json:

@@ -21,11 +21,13 @@ from kpatchlab.files import read_input
 from kpatchlab.lab.choice import select
 from kpatchlab.lab.file import FILE, Jobs, LabFile, Limits, Machine, Matrix
 from kpatchlab.lab.nightly import Nightly
+from kpatchlab.lab.patchwork import Patchwork
 from kpatchlab.lab.recipes import GitSource, KernelRecipe, RootRecipe, SeriesModel, SourceModel, locate
 from kpatchlab.lab.scenario import FILE as SCENARIO_FILE
 from kpatchlab.lab.scenario import Scenario, load_scenario
 from kpatchlab.lab.systems import System, load_systems
 from kpatchlab.lab.yamlfile import MAX_BYTES, Document, Loc, Problems, read, suggest
+from kpatchlab.model import image_of
 
 RESULTS = "results"
 """Folder in a lab's directory, which all labs of that directory share."""
@@ -65,6 +67,7 @@ class Lab:
         systems: what a series changes, by name; empty where scenarios/systems.yaml is not there.
         selected: names of the scenarios to run, sorted.
         machines: "default" is always among them.
+        images: kernel -> recipe of its source as a distribution built it, for those that have one.
         stdin: returns standard input, whole and each time the same, for a series whose path is "-".
         trust: build series also where this host cannot confine them.
     """
@@ -89,7 +92,10 @@ class Lab:
     mirror: str
     qemu: Literal["auto", "host", "debian"]
     executor: Jobs
+    images: Mapping[str, KernelRecipe] = field(default_factory=dict)
     nightly: Nightly = field(default_factory=Nightly)
+    patchwork: Patchwork | None = None
+    results_url: str = ""
     stdin: Callable[[], bytes] = nothing_to_read
     trust: bool = False
 
@@ -207,12 +213,14 @@ class _Loader:
             return None
         machines = {"default": Machine(), **file.machines}
         base = file.base or next(iter(file.kernels))
+        kernels = self._kernels(file, document)
         lab = Lab(
             root=self.root,
             path=self.path,
             title=file.title,
             base=base,
-            kernels=self._kernels(file, document),
+            kernels=kernels,
+            images=self._images(kernels, file, document),
             machine=file.machine,
             machines=machines,
             rootfs=file.rootfs,
@@ -228,6 +236,8 @@ class _Loader:
             mirror=file.mirror,
             qemu=file.qemu,
             nightly=file.nightly,
+            patchwork=file.patchwork,
+            results_url=file.results_url,
             executor=file.executor,
         )
         _known(document, ["base"], base, file.kernels, "kernel")
@@ -273,24 +283,42 @@ class _Loader:
                 kernels[name] = entry
                 continue
             if entry not in recipes:
-                recipes[entry] = self._recipe(entry, document, name)
+                recipes[entry] = self._recipe(entry, document, ["kernels", name])
             recipe = recipes[entry]
             if recipe:
                 kernels[name] = recipe
         return kernels
+
+    def _images(
+        self, kernels: Mapping[str, KernelRecipe], file: LabFile, document: Document
+    ) -> dict[str, KernelRecipe]:
+        """Return the images of the kernels that have one; what is wrong with one is told where the kernel is named."""
+        images = {}
+        for name, kernel in kernels.items():
+            if not kernel.prebuilt:
+                continue
+            inline = isinstance(file.kernels[name], KernelRecipe)
+            recipe = self._recipe(kernel.prebuilt, document, ["kernels", name, *(["prebuilt"] if inline else [])])
+            if recipe and not recipe.is_prebuilt:
+                document.add(["kernels", name], f"prebuilt: kernels/{kernel.prebuilt}.yaml is no image")
+            elif (taken := image_of(name)) in kernels:
+                document.add(["kernels", taken], f"cannot be a kernel's name: reports call the image of {name} so")
+            elif recipe:
+                images[name] = recipe
+        return images
 
     def _named_recipes(self, document: Document) -> None:
         """Read the recipes that a lab names, though the lab itself is wrong: their errors are told with its own."""
         kernels = document.data.get("kernels")
         for name, entry in kernels.items() if isinstance(kernels, dict) else ():
             if isinstance(entry, str):
-                self._recipe(entry, document, name)
+                self._recipe(entry, document, ["kernels", name])
 
-    def _recipe(self, name: str, document: Document, kernel: str) -> KernelRecipe | None:
+    def _recipe(self, name: str, document: Document, loc: Loc) -> KernelRecipe | None:
         path = self.root / "kernels" / f"{name}.yaml"
         if not os.path.exists(path):
             near = suggest(name, [other.stem for other in path.parent.glob("*.yaml")])
-            document.add(["kernels", kernel], f"there is no recipe kernels/{name}.yaml{near}")
+            document.add(loc, f"there is no recipe kernels/{name}.yaml{near}")
             return None
         own = read(path, self.problems)
         recipe = own.parse(KernelRecipe) if own else None

@@ -17,6 +17,8 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from kpatchlab.files import below
 from kpatchlab.lab.yamlfile import FileModel
 
+GCC = "gcc"
+"""The compiler of kernels whose recipe names none."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 Text = Annotated[str, WithJsonSchema({"type": ["string", "number", "boolean"]})]
@@ -243,6 +245,10 @@ Source = Annotated[DebianSource | DebianImage | GitSource | DirSource | TarballS
 Series = Annotated[MboxSeries | PatchesSeries | QuiltSeries | GitSeries | MessageIdSeries, Field(discriminator="type")]
 
 
+_OF_A_BUILD = ("series", "config", "config_set", "prebuilt", "compiler")
+"""Keys that say how a tree is built."""
+
+
 class KernelRecipe(FileModel):
     """How to come by one kernel: a source, a series of patches on top of it, a configuration."""
 
@@ -255,9 +261,16 @@ class KernelRecipe(FileModel):
     config_set: dict[Symbol, SymbolValue] = Field(
         default={}, description="single configuration symbols without CONFIG_, merged last: y, m, n, a number or text"
     )
+    compiler: str = Field(
+        default=GCC, pattern=r"^(gcc|clang)(-[0-9]{1,2})?$", description="what compiles it, as in `gcc-12` or `clang`"
+    )
     debug: bool = Field(
         default=False,
         description="true for a kernel with sanitizers or other slow checks: the lab takes no figures on it",
+    )
+    prebuilt: Annotated[str, Field(pattern=rf"{NAME_PATTERN}|^$")] = Field(
+        default="",
+        description="recipe of the same source as a distribution built it: `run` takes it where it can run a scenario",
     )
     coverage: bool = Field(
         default=False,
@@ -265,14 +278,17 @@ class KernelRecipe(FileModel):
     )
 
     @property
-    def prebuilt(self) -> bool:
+    def is_prebuilt(self) -> bool:
         """Whether its source brings a finished kernel: nothing is compiled, and nothing can be added to it."""
         return self.source.prebuilt
 
     @model_validator(mode="after")
     def _nothing_to_build(self) -> Self:
-        if self.prebuilt and (self.series or self.config or self.config_set):
-            raise ValueError(f"a {self.source.type} is not built here: it takes no series, config or config_set")
+        own = [name for name in _OF_A_BUILD if getattr(self, name) != type(self).model_fields[name].default]
+        if self.is_prebuilt and own:
+            raise ValueError(f"a {self.source.type} is not built here: it takes no {', '.join(own)}")
+        if self.prebuilt and self.series:
+            raise ValueError("prebuilt: nobody has built a kernel with a series: leave it out")
         return self
 
 

@@ -7,12 +7,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from kpatchlab.build import BuildContext, kernel_key
+from kpatchlab.build import BuildContext, cached_kernel, kernel_key
 from kpatchlab.build.roots import root_key
 from kpatchlab.cache import Cache
 from kpatchlab.errors import LabError
 from kpatchlab.lab.load import Lab
-from kpatchlab.model import BuildResult, Run
+from kpatchlab.model import BuildResult, Run, image_of
+from kpatchlab.plan.images import chosen, fitting, placed, with_images
 from kpatchlab.plan.jobs import Estimate, Plan, estimate
 from kpatchlab.store.store import Store
 
@@ -64,6 +65,21 @@ def last_builds(lab: Lab, runs: int = 5) -> dict[str, BuildResult]:
             for build in reversed(store.builds(name)):
                 found.setdefault(build.kernel, build)
     return found
+
+
+def foreseen(lab: Lab, plan: Plan, cache: Cache) -> Plan:
+    """Return the plan with the images that a run of it takes, as far as that is known here.
+
+    What an image can run is read from the image: as long as one is not in the cache, all jobs stay on compiled kernels.
+    """
+    context = BuildContext.of(lab, cache)
+    made: dict[str, BuildResult] = {}
+    for name, recipe in lab.images.items():
+        with contextlib.suppress(LabError):
+            if found := cached_kernel(recipe, name, context):
+                made[image_of(name)] = found
+    whole = with_images(lab, plan)
+    return placed(whole, chosen(lab, plan, fitting(lab, made, cache))) if len(made) == len(lab.images) else whole
 
 
 def forecast(lab: Lab, plan: Plan, cache: Cache) -> Forecast:

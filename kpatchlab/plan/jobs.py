@@ -15,6 +15,7 @@ from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.lab.scenario import Role, Scenario, expand, foreign_tests
 from kpatchlab.lab.yamlfile import suggest
+from kpatchlab.model import image_of
 from kpatchlab.variants import debug
 
 BUILD_S = 1200.0
@@ -36,7 +37,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 @dataclass(frozen=True, slots=True)
 class KernelStep:
-    """One kernel to build or fetch; `name` is that of lab.yaml."""
+    """One kernel to build or fetch; `name` is that of lab.yaml, or `image_of` it."""
 
     name: str
     recipe: KernelRecipe
@@ -83,6 +84,7 @@ class JobSpec:
         timeout_s: seconds for each script, under emulation.
         foreign: tests of others that its guests get, by their folders below /lab.
         turns: how often it does its work in one guest, to see whether what it leaves behind grows.
+        images: it runs on its kernels' images, see `images`.
     """
 
     id: str
@@ -97,6 +99,16 @@ class JobSpec:
     timeout_s: float
     foreign: tuple[str, ...] = ()
     turns: int = 1
+    images: bool = False
+
+    def build_of(self, kernel: str) -> str:
+        """Return the name of the build that a guest of this kernel runs."""
+        return image_of(kernel) if self.images else kernel
+
+    @property
+    def builds(self) -> list[str]:
+        """The names of the builds that its guests run."""
+        return [self.build_of(kernel) for kernel in dict.fromkeys(self.placement.values())]
 
     @property
     def memory_mib(self) -> int:
@@ -304,7 +316,7 @@ def estimate(plan: Plan, durations: Mapping[str, float], cached: Collection[str]
         known.setdefault(re.split(r"[+@]", key)[0], []).append(value)
     steps: dict[str, float] = {}
     for kernel in plan.kernels:
-        default = FETCH_S if kernel.recipe.prebuilt else BUILD_S
+        default = FETCH_S if kernel.recipe.is_prebuilt else BUILD_S
         steps[kernel.id] = CACHED_S if kernel.id in cached else durations.get(kernel.id, default)
     for image in plan.images:
         steps[image.id] = CACHED_S if image.id in cached else durations.get(image.id, IMAGE_S)
@@ -325,7 +337,7 @@ def _wall(plan: Plan, steps: Mapping[str, float], guests: int) -> float:
     free = [0.0] * guests  # when each place for a guest is free again
     end = max(ready.values(), default=0.0)
     starts = {
-        job.id: max(ready[f"image:{job.rootfs}"], *(ready[f"kernel:{role.kernel}"] for role in job.roles))
+        job.id: max(ready[f"image:{job.rootfs}"], *(ready[f"kernel:{name}"] for name in job.builds))
         for job in plan.jobs
     }
     for job in sorted(longest_first(plan.jobs, steps), key=lambda job: starts[job.id]):
@@ -354,7 +366,7 @@ def plan_of_jobs(lab: Lab, names: Collection[str]) -> Plan:
 
 def for_jobs(plan: Plan, jobs: Collection[JobSpec]) -> Plan:
     """Return a plan with these jobs alone, and the kernels, roots and columns that they need."""
-    used = {kernel for job in jobs for kernel in job.placement.values()}
+    used = {build for job in jobs for build in job.builds}
     return replace(
         plan,
         jobs=tuple(jobs),

@@ -77,5 +77,5 @@ def _lacking_symbols(system_map: Path, symbols: Sequence[str]) -> list[str]:
     """A kernel that Debian built comes without its map: whether it has a symbol shows when it runs."""
     if not symbols or not system_map.exists():
         return []
-    have = {line.split()[-1] for line in system_map.read_text().splitlines()}
+    have = {word for line in system_map.read_text().splitlines() for word in line.split()[-1:]}
     return [f"the symbol {' or '.join(names)}" for one in symbols if have.isdisjoint(names := one.split(OR))]

@@ -34,6 +34,18 @@ def unconfined(run: Run) -> list[tuple[str, str]]:
     ]
 
 
+def on_builds(run: Run) -> str:
+    """Return which scenarios ran on which kind of build, in words; "" where none ran on images."""
+    kinds: dict[bool, set[str]] = {True: set(), False: set()}
+    for job in run.jobs:
+        kinds[job.images].add(job.scenario)
+    images, compiled = (sorted(kinds[kind]) for kind in (True, False))
+    if not images:
+        return ""
+    words = f"{len(images)} of {len(images) + len(compiled)} scenarios ran on images as the distribution built them"
+    return line(f"{words}; on compiled kernels: {', '.join(compiled)}" if compiled else words, 4000)
+
+
 def tail(text: str, limit: int) -> str:
     """Return the last whole lines of `text`, clean, at most `limit` characters."""
     text = printable(text)

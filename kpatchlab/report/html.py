@@ -21,7 +21,7 @@ from kpatchlab.files import is_inert
 from kpatchlab.model import SCHEMA_VERSION, BuildResult, GuestLog, JobResult, Outcome, Run, Splat, Verdict
 from kpatchlab.progress import clock
 from kpatchlab.report import markup, matrix, patches, sentence, speed
-from kpatchlab.report.common import line, reach_rows, reasons, tail
+from kpatchlab.report.common import line, on_builds, reach_rows, reasons, tail
 from kpatchlab.report.view import View
 from kpatchlab.templates import templates
 from kpatchlab.textclean import counted, printable
@@ -162,6 +162,7 @@ def _context(view: View) -> dict[str, Any]:
         "lost": reasons(comparison, Outcome.INFRA),
         "checks": {(check.kernel, check.step): check for check in comparison.builds},
         "kernels": {kernel.name: kernel for kernel in run.kernels},
+        "on_builds": on_builds(run),
         "broken": [build for build in run.builds if _broken(build)],
         "timings": _timings(run),
     }

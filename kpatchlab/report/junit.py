@@ -16,7 +16,7 @@ from xml.etree import ElementTree as ET
 from junit_xml import TestCase, TestSuite
 
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
-from kpatchlab.report.common import line, tail
+from kpatchlab.report.common import line, on_builds, tail
 from kpatchlab.report.view import View
 from kpatchlab.textclean import printable
 from kpatchlab.verdict.faults import splats
@@ -100,8 +100,10 @@ def _build_facts(build: BuildResult) -> list[tuple[str, str]]:
 
 
 def _column_suite(run: Run, comparison: Comparison, column: str) -> TestSuite:
-    kernels = [part.partition("=")[2] or part for part in column.split(",")]
+    kernels = {build for job in run.jobs if job.column == column for build in job.builds.values()}
     facts = dict(fact for build in run.builds if build.kernel in kernels for fact in _build_facts(build))
+    if words := on_builds(run):
+        facts["builds"] = words
     facts["base column"] = comparison.base
     facts["comparison"] = comparison.basis
     facts["run"] = run.id
@@ -181,6 +183,8 @@ def _row_case(group: Group, row: Row, column: str, limits: _Limits, *, with_tail
         )
     if cell.verdict:
         case.stdout = f"verdict: {cell.verdict}" + (f" ({printable(cell.reason)})" if cell.reason else "")
+    if any(job.images for job in jobs):
+        case.stdout = "\n".join(word for word in (case.stdout, "ran on an image") if word)
     if with_tail:
         case.stdout = "\n".join([case.stdout or "", *_tails(jobs, limits.tail_bytes)]).strip()
     return case

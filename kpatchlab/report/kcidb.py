@@ -191,8 +191,8 @@ def _status(job: JobResult, case: Case) -> str:
 
 def _head(run: Run, comparison: Comparison, job: JobResult, name: str, path: str) -> dict[str, Any]:
     base = next((kernel.name for kernel in run.kernels if kernel.role == "base"), comparison.base)
-    kernels = list(dict.fromkeys(job.placement.values()))
-    kernel = next((name for name in kernels if name != base), kernels[0] if kernels else job.column)
+    kernels = {job.placement[role]: build for role, build in job.builds.items()}
+    kernel = next((build for name, build in kernels.items() if name != base), kernels.get(base, job.column))
     told = {name: run.host[name] for name in ("cpu", "cpus", "qemu", "accel") if run.host.get(name)}
     return {
         "id": _id(run, name),

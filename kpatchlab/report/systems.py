@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from kpatchlab.model import JOB, Case, JobResult, Outcome, Run, Verdict
 from kpatchlab.progress import clock
-from kpatchlab.report.common import line, markdown_cell, markdown_table, unconfined
+from kpatchlab.report.common import line, markdown_cell, markdown_table, on_builds, unconfined
 from kpatchlab.report.digest import news, standing, uncovered, where
 from kpatchlab.report.view import View
 from kpatchlab.verdict.faults import faults
@@ -67,7 +67,8 @@ def _text(words: str) -> str:
 
 def _kernels(run: Run) -> list[str]:
     rows = [line(f"- `{build.kernel}`: Linux {build.release}, {build.base or 'not built'}") for build in run.builds]
-    return rows + [f"- `{kernel}`: {markdown_cell(words)}" for kernel, words in unconfined(run)]
+    rows += [f"- `{kernel}`: {markdown_cell(words)}" for kernel, words in unconfined(run)]
+    return rows + ([f"- {markdown_cell(words)}"] if (words := on_builds(run)) else [])
 
 
 def _alone(run: Run) -> list[str]:

@@ -14,7 +14,7 @@ from rich.text import Text
 from kpatchlab import terminal
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run, Verdict
 from kpatchlab.progress import clock
-from kpatchlab.report.common import frames, line, reasons, unconfined
+from kpatchlab.report.common import frames, line, on_builds, reasons, unconfined
 from kpatchlab.report.digest import where
 from kpatchlab.report.figures import verdict
 from kpatchlab.report.patches import patch_rows, summary
@@ -127,6 +127,8 @@ class _Page:
             if check.outcome is not Outcome.PASS:
                 word = str(check.verdict or check.outcome.upper())
                 self.say(word, style=STYLES.get(word, ""), end=f"  {check.kernel}: {check.step}: {line(check.message)}")
+        if words := on_builds(run):
+            self.say(f"{words}.")
         for kernel, words in unconfined(run):
             self.say(f"{kernel}: {words}", style="yellow")
         for text, kernels in _config_misses(run).items():

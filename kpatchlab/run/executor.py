@@ -244,5 +244,6 @@ def infra(spec: JobSpec, error: BaseException) -> JobResult:
         repeat=spec.repeat,
         outcome=Outcome.INFRA,
         message=message,
+        images=spec.images,
         cases=(job_case(Outcome.INFRA, message, details),),
     )

@@ -13,7 +13,7 @@ from kpatchlab.build.thread import thread_of
 from kpatchlab.cache import Cache, content_key, file_digest
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.scenario import own_files
-from kpatchlab.model import Checkout, KernelFacts, PatchFacts, Run, SystemFacts, Thread
+from kpatchlab.model import Checkout, KernelFacts, PatchFacts, Run, SystemFacts, Thread, image_of
 from kpatchlab.plan.jobs import Plan
 from kpatchlab.report.digest import concerned_files
 from kpatchlab.store.run_dir import RunDir
@@ -21,10 +21,19 @@ from kpatchlab.store.run_dir import RunDir
 
 def of_kernels(lab: Lab, plan: Plan) -> tuple[KernelFacts, ...]:
     """Return what a reader of a run must know of its kernels."""
-    return tuple(
-        KernelFacts(step.name, "base" if step.name == plan.base else "", lab.kernels[step.name].description)
+    used = {kernel for job in plan.jobs for kernel in job.placement.values()}
+    found = [
+        KernelFacts(name, "base" if name == plan.base else "", recipe.description)
+        for name, recipe in lab.kernels.items()
+        if name in used
+    ]
+    images = {image_of(name) for name in lab.images}
+    found += [
+        KernelFacts(step.name, "", step.recipe.description, against=image_of(plan.base))
         for step in plan.kernels
-    )
+        if step.name in images
+    ]
+    return tuple(found)
 
 
 def of_systems(lab: Lab) -> tuple[SystemFacts, ...]:
@@ -45,9 +54,9 @@ def of_patches(before: Run, now: Mapping[str, tuple[PatchFacts, ...]]) -> tuple[
     return earlier + tuple(patch for patches in now.values() for patch in patches)
 
 
-def of_threads(lab: Lab, plan: Plan, context: Callable[[str], BuildContext]) -> tuple[Thread, ...]:
+def of_threads(plan: Plan, context: Callable[[str], BuildContext]) -> tuple[Thread, ...]:
     """Return the mails that the kernels' series came by, for those that came by mail."""
-    recipes = {step.name: lab.kernels[step.name] for step in plan.kernels}
+    recipes = {step.name: step.recipe for step in plan.kernels}
     found = [thread_of(name, recipe.series, context(name)) for name, recipe in recipes.items() if recipe.series]
     return tuple(thread for thread in found if thread)
 

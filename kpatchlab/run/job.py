@@ -108,6 +108,7 @@ def run_job(task: JobTask, here: Here) -> JobResult:
         because=record.because,
         withheld_s=max([record.withheld_s, *(guest.vm.withheld_s() for guest in guests if guest.vm is not None)]),
         turns=inputs.spec.turns,
+        images=inputs.spec.images,
         sent_bytes=sent_bytes,
         sent_calls=sent_calls,
         left=tuple(left for role, looks in record.looks.items() for left in leftovers.left(role, looks)),
@@ -158,7 +159,7 @@ def _play(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -
         )
         judge.clean_log(
             inputs, record, failed.role, failed.kernel, failed.console, died=died, preparing=True,
-            made_by_host=starved.watchdogs if failed.starved else judge.nothing,
+            made_by_host=failed.made_by_host,
         )  # fmt: skip
     except GuestLost as lost:
         record.reported = False

@@ -28,7 +28,7 @@ from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, longest_first
 from kpatchlab.progress import Progress
 from kpatchlab.report import FORMATS
 from kpatchlab.report.view import View
-from kpatchlab.run import header
+from kpatchlab.run import header, images
 from kpatchlab.run.again import once_more
 from kpatchlab.run.executor import Executor, Returned, Weight, infra
 from kpatchlab.run.stages import Settings, Stages, another, gather
@@ -108,11 +108,14 @@ class _Execution:
         todo = todo or self._more()
         if todo:
             self.host.check_room()
-        needed = self.plan if todo and settings.more else for_jobs(self.plan, todo)
         save = partial(_save_build, self.run_dir, self.earlier)
-        stages = Stages(self.lab, needed, self.host, settings, self.progress, save, self.earlier)
+        first = self.plan if todo and settings.more else for_jobs(self.plan, todo)
+        first = images.first(self.lab, first) if settings.images else first
+        stages = Stages(self.lab, first, self.host, settings, self.progress, save, self.earlier)
         try:
             with self.peak:
+                if settings.images:
+                    todo = self._place(todo, stages)
                 self._run(todo, stages)
         finally:
             cancelled = settings.cancel.is_set()
@@ -130,6 +133,21 @@ class _Execution:
         return view
 
     # --- jobs
+
+    def _place(self, todo: Sequence[JobSpec], stages: Stages) -> list[JobSpec]:
+        """Return the jobs with the builds that they run on, once the images are there; those begin to be made."""
+        stages.read(todo)
+        before = {result.scenario: result.images for result in self.done.values()}
+        self.plan, wanted = images.place(self.lab, self.plan, stages, self.host.cache, before)
+        on_images = {job.scenario for job in self.plan.jobs if job.images}
+
+        def there(job: JobSpec) -> JobSpec:
+            return replace(job, images=job.scenario in on_images)
+
+        self.planned, todo = list(map(there, self.planned)), list(map(there, todo))  # repeats are in no plan
+        self.repeated = {name: there(job) for name, job in self.repeated.items()}
+        stages.add(for_jobs(self.plan, todo), wanted)
+        return todo
 
     def _run(self, todo: Sequence[JobSpec], stages: Stages) -> None:
         """Run jobs, and then what these show to be needed, until there is no more."""
@@ -264,7 +282,7 @@ class _Execution:
             host=host,
             systems=header.of_systems(lab),
             patches=header.of_patches(before, stages.patches),
-            threads=header.of_threads(lab, plan, stages.context),
+            threads=header.of_threads(plan, stages.context),
             checkouts=header.of_checkouts(stages.checkouts, self.run_dir),
             touches={
                 name: tuple(files_of(lab.scenarios[name], lab.systems))

@@ -17,6 +17,7 @@ from kpatchlab.errors import GuestLost, GuestRefused, Loss
 from kpatchlab.evidence.splats import find_splats
 from kpatchlab.guest.vm import Boot, Guest, Identity, SavedGuest, boot, resume
 from kpatchlab.lab.scenario import GUEST_LIB
+from kpatchlab.model import Splat
 from kpatchlab.proc import Cancel
 from kpatchlab.run import starved
 from kpatchlab.run.boot import BootSpec
@@ -38,7 +39,8 @@ class PrepareFailed(Exception):
     """A guest could not be brought to where a scenario starts; `console` is what it printed so far."""
 
     kernel = role = ""  # set by whoever knows whose guest it was
-    withheld_s = 0.0  # see `model.JobResult`; set by whoever has the guest
+    withheld_s = 0.0  # see `model.JobResult`; set by whoever has the guest, as the next one
+    excused: Sequence[Splat] = ()  # watchdogs' splats that the host set off, see `starved`
 
     def __init__(self, message: str, console: bytes, lost: GuestLost | None = None) -> None:
         super().__init__(message)
@@ -50,6 +52,10 @@ class PrepareFailed(Exception):
     def starved(self) -> bool:
         """Whether it was the host that kept the processor from the guest."""
         return self.lost is not None and self.lost.reason is Loss.STARVED
+
+    def made_by_host(self, splats: Sequence[Splat]) -> list[Splat]:
+        """Return those of some splats of the console that say nothing of the kernel."""
+        return starved.watchdogs(splats) if self.starved else [splat for splat in splats if splat in self.excused]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +193,12 @@ class _started:  # noqa: N801 - used as a function
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> None:
         assert self._guest is not None
-        withheld_s = self._guest.withheld_s() if error else 0.0
+        failed = PrepareFailed(str(error), self._console(), error) if isinstance(error, GuestLost) else error
+        if isinstance(failed, PrepareFailed):
+            failed.withheld_s = self._guest.withheld_s()
+            failed.excused = starved.made_by_host(self._guest, find_splats(failed.console))
         self._guest.close()
-        if isinstance(error, PrepareFailed):
-            error.withheld_s = withheld_s
-        elif isinstance(error, GuestLost):
-            failed = PrepareFailed(str(error), self._console(), error)
-            failed.withheld_s = withheld_s
+        if failed is not error and failed is not None:
             raise failed from error
 
     def _console(self) -> bytes:
@@ -217,5 +222,5 @@ def slowness_of(saved: SavedGuest) -> float:
 
 def symbols_of(saved: SavedGuest, wanted: Sequence[str]) -> frozenset[str]:
     """Return those of `wanted` that the kernel image's symbol table has (modules' symbols are not in it)."""
-    have = set((saved.path / "symbols").read_text().split()) if wanted else set()
-    return frozenset(name for name in wanted if name in have)
+    have = set((saved.path / "symbols").read_bytes().split()) if wanted else set()
+    return frozenset(name for name in wanted if name.encode() in have)

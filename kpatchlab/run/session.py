@@ -95,6 +95,6 @@ class Session:
             LabError: nothing could be run at all (no QEMU, no kernel's source).
         """
         how = run.how
-        settings = replace(settings, guest=how.guest, broken=how.broken, trace=how.trace)
+        settings = replace(settings, guest=how.guest, broken=how.broken, trace=how.trace, images=how.images)
         with executor_of(self.lab, self.host) as executor:
             return execute(self.lab, run.plan, self.host, run.folder, progress, settings, executor)

@@ -15,6 +15,7 @@ from kpatchlab.lab.scenario import Role, Scenario
 from kpatchlab.lab.yamlfile import suggest
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
 from kpatchlab.progress import Progress
+from kpatchlab.run import images
 from kpatchlab.run.guests import guests_of, occupied
 from kpatchlab.run.inputs import Here, JobInputs, resolve
 from kpatchlab.run.job import preflight, setup
@@ -78,11 +79,14 @@ def open_shell(
     wanted = role or next(name for name, entry in roles.items() if entry.run)
     if wanted not in roles:
         raise UserError(f"no role '{wanted}'{suggest(wanted, roles)}", hint=f"there are {', '.join(roles)}")
-    settings = Settings()
-    stages = Stages(lab, for_jobs(plan, [job]), host, settings, progress)
+    settings, plan = Settings(), for_jobs(plan, [job])
+    stages = Stages(lab, images.first(lab, plan), host, settings, progress)
     try:
         with tempfile.TemporaryDirectory(prefix="kpatchlab-shell-") as folder:
             with progress:
+                plan, needed = images.place(lab, plan, stages, host.cache)
+                job = plan.jobs[0]
+                stages.add(plan, needed)
                 task = gather(lab, job, stages, settings)
                 inputs = resolve(task, Here(host, Path(folder), settings.cancel))
             return _prompt(inputs, wanted, bare=scenario is None)

@@ -23,9 +23,11 @@ from kpatchlab.build.patchset import DoesNotApplyError
 from kpatchlab.build.roots import initrd, root_image, root_key
 from kpatchlab.build.source import Source, source_of
 from kpatchlab.build.standing import standing_still
+from kpatchlab.build.trim import Wanted, left_out, without
 from kpatchlab.errors import LabError, UserError, told
 from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab
+from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.lab.scenario import library_files, scenario_files
 from kpatchlab.model import BuildResult, Checkout, JobResult, Outcome, PatchFacts
 from kpatchlab.plan.jobs import Group, JobSpec, Plan
@@ -57,6 +59,7 @@ class Settings:
         more: asked when all jobs are done, of a run that goes on before anything else; None: there is never more.
         trace: whether calls of the functions that the series change are counted; it costs time in the guests.
         built: kernels that are there already, by name; none of them is looked for or built.
+        images: scenarios run on images where they can, see `plan.images`.
     """
 
     command: str = ""
@@ -70,6 +73,7 @@ class Settings:
     more: More | None = None
     built: Mapping[str, BuildResult] = field(default_factory=dict)
     trace: bool = False
+    images: bool = False
 
 
 class Stages:
@@ -84,8 +88,7 @@ class Stages:
         initrds: kernel -> future of the key of its initramfs; "" for one that does not build.
         roots: name -> future of its key.
         foreign: (kernel, name) -> future of the tests of others, built for that kernel.
-        payloads: scenario and parameters -> future of the keys of its guests' files. They are all read when this is
-            made: no later edit changes a job.
+        payloads: scenario and parameters -> future of the keys of its guests' files, see `read`.
         patches: name -> the patches of a kernel that is done; see `traceable.facts`.
         counted: name -> what `reach start` takes to count the functions that they change.
         checkouts: name -> what a kernel that is done was made of, with its patches, where others can name it.
@@ -103,6 +106,8 @@ class Stages:
     ) -> None:
         self._done = done
         self._earlier = dict(earlier or {})
+        self._recipes: dict[str, KernelRecipe] = {}
+        self._wanted: dict[str, Wanted] = {}  # of kernels that are not needed whole
         self._moved: set[str] = set()  # earlier kernels whose recipes lead to other ones by now
         self._lock = threading.Lock()
         self._all = 0
@@ -125,12 +130,18 @@ class Stages:
         self.foreign: dict[tuple[str, str], Future[Programs]] = {}
         self.add(plan)
 
-    def add(self, plan: Plan) -> None:
-        """Begin what a plan's jobs need and is not begun: of a run that goes on, a job that is done may be repeated."""
+    def add(self, plan: Plan, wanted: Wanted | None = None) -> None:
+        """Begin what a plan's jobs need and is not begun: of a run that goes on, a job that is done may be repeated.
+
+        Args:
+            wanted: what the kernels are needed for that begin now; None: for anything.
+        """
         kernels = [step.name for step in plan.kernels if step.name not in self.kernels]
+        self._recipes |= {step.name: step.recipe for step in plan.kernels if step.name in kernels}
+        self._wanted |= dict.fromkeys(kernels, wanted) if wanted else {}
         roots = [step.name for step in plan.images if step.name not in self.roots]
         pairs = dict.fromkeys(pair for job in plan.jobs for pair in _foreign(job) if pair not in self.foreign)
-        self.payloads |= self._read(job for job in plan.jobs if job.group not in self.payloads)
+        self.read(plan.jobs)
         with self._lock:
             self._all += len(kernels) + len(roots) + len(pairs)
         self.kernels |= {name: self._builders.submit(self._kernel, name) for name in kernels}
@@ -158,28 +169,38 @@ class Stages:
             self._found(label)
             return self._done(replace(self._settings.built[name], kernel=name))
         with self._telling(label):
-            origin = source_of(self._lab.kernels[name].source, self.context(label))
+            origin = source_of(self._recipes[name].source, self.context(label))
+            self._recipes[name] = self._trimmed(name, label, origin)
             result = self._begun_with(name, label, origin) or self._built(name, label, origin)
         if result.cached:
             self._found(label)
         else:
             self._progress.stage_done(label, built(result))
         stays = name in self._moved
-        if not stays and self._lab.kernels[name].series and result.outcome in {Outcome.PASS, Outcome.BLOCKED}:
+        if not stays and self._recipes[name].series and result.outcome in {Outcome.PASS, Outcome.BLOCKED}:
             self._look(name, result, label, origin)
         kept = self._done(result)
         self._tell_still(name, label)
         if stays:
             return kept
         with contextlib.suppress(LabError, OSError):  # a series that cannot be read by now: nobody else can name it
-            if checkout := checkout_of(result, self._lab.kernels[name], self.context(label), origin):
+            if checkout := checkout_of(result, self._recipes[name], self.context(label), origin):
                 self.checkouts[name] = checkout
         return kept
+
+    def _trimmed(self, name: str, label: str, origin: Source[Any]) -> KernelRecipe:
+        """Return a kernel's recipe without the modules that no job needs, where the whole of it is not built yet."""
+        recipe, wanted, ctx = self._recipes[name], self._wanted.get(name), self.context(label)
+        if wanted is None or self._host.cache.has("kernel", kernel_key(recipe, ctx, origin)):
+            return recipe
+        gone = left_out(recipe, wanted, origin, ctx)
+        self._progress.note(f"kernel {name}: without {len(gone)} symbols of modules that no scenario here needs")
+        return without(recipe, gone)
 
     def _built(self, name: str, label: str, origin: Source[Any]) -> BuildResult:
         """Return the kernel that the recipe leads to, from the cache or built now."""
         try:
-            return build_kernel(self._lab.kernels[name], name, self.context(label), origin)
+            return build_kernel(self._recipes[name], name, self.context(label), origin)
         except DoesNotApplyError as error:  # the series' doing: it costs this kernel's columns, and no others
             tail = "\n".join([*error.details, f"hint: {error.hint}"])
             base = origin.tree_key
@@ -196,7 +217,7 @@ class Stages:
             return None
         gone: LabError = another(name)
         try:
-            if kernel_key(self._lab.kernels[name], self.context(label), origin) == known.key:
+            if kernel_key(self._recipes[name], self.context(label), origin) == known.key:
                 return None
             why = "its recipe leads to another one by now"
         except BuildCancelled:
@@ -211,7 +232,7 @@ class Stages:
 
     def _tell_still(self, name: str, label: str) -> None:
         """Say once of a base that it has not moved for weeks."""
-        for line in standing_still([self._lab.kernels[name]], self.context(label)):
+        for line in standing_still([self._recipes[name]], self.context(label)):
             if line not in self._still:
                 self._still.append(line)
                 self._progress.note(line)
@@ -219,7 +240,7 @@ class Stages:
     def _look(self, name: str, result: BuildResult, label: str, origin: Source[Any]) -> None:
         """See what each patch of a kernel's series changes; a series that cannot be read costs the counts alone."""
         try:
-            changes = series_changes(self._lab.kernels[name], self.context(label), origin)
+            changes = series_changes(self._recipes[name], self.context(label), origin)
             artifact = self._host.cache.path("kernel", result.key) if result.outcome is Outcome.PASS else None
             self.patches[name], self.counted[name] = traceable.facts(name, changes, artifact)
         except LabError as error:
@@ -228,8 +249,11 @@ class Stages:
         for unread in (f"patch {patch.number}: {text}" for patch in changes.patches for text in patch.unread):
             self._progress.note(f"kernel {name}: {unread}: its lines and functions are not known")
 
-    def _read(self, jobs: Iterable[JobSpec]) -> dict[Group, Future[tuple[str, ...]]]:
-        """Read the files of all jobs now; a scenario whose files cannot be read costs its own jobs alone."""
+    def read(self, jobs: Iterable[JobSpec]) -> None:
+        """Read the files of all jobs now, so that no later edit changes a job.
+
+        A scenario whose files cannot be read costs its own jobs alone.
+        """
         library = functools.cache(lambda: payload.keep(library_files(self._lab.root), self._host.cache, "library"))
 
         def keep(name: str, params: Mapping[str, str]) -> tuple[str, ...]:
@@ -237,8 +261,9 @@ class Stages:
             return payload.keep(files, self._host.cache, f"files of {name}"), library()
 
         with ThreadPoolExecutor(1, thread_name_prefix="files") as pool:
-            different = {job.group: job for job in jobs}
-            return {group: pool.submit(keep, job.scenario, job.params) for group, job in different.items()}
+            different = {job.group: job for job in jobs if job.group not in self.payloads}
+            for group, job in different.items():
+                self.payloads[group] = pool.submit(keep, job.scenario, job.params)
 
     def _pack(self, name: str) -> str:
         kernel = self.kernels[name].result()
@@ -270,7 +295,7 @@ class Stages:
             of_tree = kernel in self._earlier and name.startswith("kselftest/")
             if of_tree and self.kernels[kernel].result() and kernel in self._moved:
                 raise another(kernel)
-            built = build_foreign(self._lab.kernels[kernel], name, self.context(label))
+            built = build_foreign(self._recipes[kernel], name, self.context(label))
         if built.cached:
             self._found(label)
         else:
@@ -336,7 +361,7 @@ class Stages:
     def needed(self, job: JobSpec) -> list[Future[Any]]:
         """Return what must be there before a job can start."""
         needed: list[Future[Any]] = [self.roots[job.rootfs]]
-        needed += [made[name] for name in set(job.placement.values()) for made in (self.kernels, self.initrds)]
+        needed += [made[name] for name in job.builds for made in (self.kernels, self.initrds)]
         return [*needed, *(self.foreign[pair] for pair in _foreign(job))]
 
     def shutdown(self) -> None:
@@ -356,8 +381,8 @@ def another(kernel: str) -> UserError:
 
 
 def _foreign(job: JobSpec) -> list[tuple[str, str]]:
-    """Return (kernel, name) of all tests of others that a job's guests get."""
-    return [(kernel, name) for kernel in dict.fromkeys(job.placement.values()) for name in job.foreign]
+    """Return (build, name) of all tests of others that a job's guests get."""
+    return [(build, name) for build in job.builds for name in job.foreign]
 
 
 def gather(lab: Lab, job: JobSpec, stages: Stages, settings: Settings) -> JobTask:
@@ -382,14 +407,15 @@ def gather(lab: Lab, job: JobSpec, stages: Stages, settings: Settings) -> JobTas
     )
 
 
-def _under_test(lab: Lab, job: JobSpec, name: str, stages: Stages, settings: Settings) -> KernelUnderTest:
+def _under_test(lab: Lab, job: JobSpec, kernel: str, stages: Stages, settings: Settings) -> KernelUnderTest:
+    name = job.build_of(kernel)
     build = stages.kernels[name].result()
     failures = tuple(replace(failure, log="") for failure in build.module_failures)
     return KernelUnderTest(
         build=replace(build, log_tail="", reproduce="", module_failures=failures),
         initrd=stages.initrds[name].result(),
-        debug=lab.kernels[name].debug,
-        covered=lab.kernels[name].coverage,
+        debug=lab.kernels[kernel].debug,
+        covered=lab.kernels[kernel].coverage,
         patched=stages.counted.get(name, ()) if settings.trace else (),
         tests={tests: stages.foreign[name, tests].result() for tests in job.foreign},
     )

@@ -66,6 +66,7 @@ class RunPlan:
         variant: of the lab's kernels, "" for these themselves.
         broken: scenarios are told to send something wrong, which they have to see.
         trace: calls of the functions that the series change are counted.
+        images: scenarios run on images of their kernels where they can, see `plan.images`.
         measurement: what it takes, beyond the jobs that it begins with; None for all other runs.
         origin: where it stands in the history, see `place`.
     """
@@ -76,6 +77,7 @@ class RunPlan:
     variant: str = ""
     broken: bool = False
     trace: bool = True
+    images: bool = False
     measurement: Measurement | None = None
     origin: Origin = field(default_factory=Origin)
 

@@ -51,7 +51,7 @@ def variant(lab: Lab, name: str) -> Lab:
         raise UserError(f"there is no variant '{name}'{near}", hint="`variants` in lab.yaml names them")
     if lacking := [path for path in lab.variants[name] if not locate(path, lab.root).is_file()]:
         raise UserError(f"variant {name}: there is no kernels/{lacking[0]}", hint="`variants` in lab.yaml names it")
-    if prebuilt := [kernel for kernel, recipe in lab.kernels.items() if recipe.prebuilt]:
+    if prebuilt := [kernel for kernel, recipe in lab.kernels.items() if recipe.is_prebuilt]:
         raise UserError(
             f"variant {name}: kernel {prebuilt[0]} is built already: it stays as it is",
             hint="a kernel that the lab builds can have it",
@@ -66,7 +66,7 @@ def variant(lab: Lab, name: str) -> Lab:
         for column in lab.matrix.columns
     )
     return dataclasses.replace(
-        lab, kernels=kernels, base=names[lab.base], matrix=lab.matrix.model_copy(update={"columns": columns})
+        lab, kernels=kernels, images={}, base=names[lab.base], matrix=lab.matrix.model_copy(update={"columns": columns})
     )
 
 
@@ -100,7 +100,7 @@ def leaks(guest: Guest, role: str) -> Case | None:
     if done.status != 0:
         said = "took too long" if done.timed_out else done.stderr.decode("utf-8", "replace").strip()
         return leaks_case(role, Outcome.FAIL, f"cannot be looked for: {said}")
-    objects = re.findall(r"^unreferenced object .*\(size (\d+)\)", text, re.MULTILINE)
+    objects = re.findall(r"^unreferenced object .*\(size (\d{1,18})\)", text, re.MULTILINE)
     if not objects:
         return leaks_case(role, Outcome.PASS)
     size = sum(map(int, objects))

@@ -168,7 +168,7 @@ def _kernels(one: Run, two: Run, jobs: Iterable[JobResult], names: Sequence[str]
     places: dict[str, dict[tuple[str, str, str], str]] = {name: {} for name in names}
     for job in jobs:
         params = repr(sorted(job.params.items()))
-        places[job.column] |= {(job.scenario, params, role): kernel for role, kernel in job.placement.items()}
+        places[job.column] |= {(job.scenario, params, role): build for role, build in job.builds.items()}
     before, after = (places[name] for name in names)
     against = {kernel: kernel for kernel in before.values()}
     for place, kernel in after.items():
