@@ -233,7 +233,7 @@ def test_check_parses_scripts_and_templates_as_well(
 def test_loading_starts_no_child_and_imports_nothing_heavy(path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from kpatchlab.lab.load import load; from kpatchlab.plan.jobs import make_plan; make_plan(load(Path(sys.argv[1])));"
-        "print(*({'jinja2', 'rich', 'paramiko', 'subprocess', 'asyncio', 'kpatchlab.proc'} & set(sys.modules)))"
+        "print(*({'jinja2', 'rich', 'paramiko', 'distributed', 'cryptography', 'subprocess', 'asyncio', 'kpatchlab.proc'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
