@@ -14,7 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 4 << 30
 """So much of it has to be free; the quick tests use a tenth of that. Containers have 64 MiB by default."""
-REAL = {"guest", "build", "mirror", "browser"}
+REAL = {"guest", "build", "mirror", "browser", "hosts"}
 """The marks of tests that need what takes its time: see CONTRIBUTING.md."""
 TOY = "toy"
 """The mark of builds too that take seconds each; any number of them run at once."""

@@ -111,6 +111,8 @@ HOST_PACKAGES = (
     Need("mmdebstrap", "makes roots", ("image",), ("mmdebstrap",)),
     Need("uidmap", "makes roots without being root", ("image",), ("newuidmap", "newgidmap"), non_root=True),
     Need("qemu-system-x86", "runs guests", ("guest",), ("qemu-system-x86_64",)),
+    Need("openssh-server", "logs in to hosts made of namespaces, to test that", TESTS, ("sshd", "ssh-keygen")),
+    Need("iproute2", "gives these hosts a network", TESTS, ("ip",)),
     Need("chromium", "opens the web page, to test it", TESTS, ("chromium",)),
 )
 
