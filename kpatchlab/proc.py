@@ -401,12 +401,13 @@ def _pump(
                     selector.unregister(key.fileobj)
                 kept[key.data].add(data)
                 if on_line:
-                    for line in _split(lines[key.data], data):
+                    for line in split_lines(lines[key.data], data):
                         on_line(line)
     return True
 
 
-def _split(buffer: bytearray, data: bytes) -> Iterator[str]:
+def split_lines(buffer: bytearray, data: bytes) -> Iterator[str]:
+    """Yield the whole lines of a stream of which `data` is the next piece; b"" is its end. `buffer` keeps the rest."""
     buffer += data
     while (end := buffer.find(b"\n")) >= 0 or (not data and buffer) or len(buffer) > 1 << 16:
         end = end if end >= 0 else len(buffer) - 1

@@ -102,8 +102,8 @@ def test_help_has_the_verbs_in_groups_and_no_sentence_is_cut_off(call):
 def test_help_of_every_verb_shows_the_options_of_all(call, verb):
     _, out, _ = call(*verb.split(), "--help")
     shown = out.partition("Options of every verb, before it or behind it:")[2].partition("Example")[0]
-    assert re.findall(r"^  (?:-v, )?(--[a-z-]+)", shown, re.MULTILINE)[:5] == [
-        "--lab", "--no-install", "--verbose", "--trust", "--debug"
+    assert re.findall(r"^  (?:-v, )?(--[a-z-]+)", shown, re.MULTILINE)[:6] == [
+        "--lab", "--hosts", "--no-install", "--verbose", "--trust", "--debug"
     ]  # fmt: skip
     options = out.partition("Options:")[2]
     assert "Example" in options

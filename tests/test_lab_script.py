@@ -44,6 +44,7 @@ def lab(tmp_path):
         (["check"], "-m kpatchlab check"),
         (["--lab", "quick.yaml", "run", "test"], "-m kpatchlab --lab quick.yaml run test"),
         (["--lab", "test", "check"], "-m kpatchlab --lab test check"),
+        (["--hosts", "test", "check"], "-m kpatchlab --hosts test check"),
         (["--lab=test", "-v", "check"], "-m kpatchlab --lab=test -v check"),
         (["run", "test"], "-m kpatchlab run test"),
         ([], "-m kpatchlab"),

@@ -17,6 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticUndefined
 
 from kpatchlab.lab.file import LabFile
+from kpatchlab.lab.hosts import HostsFile
 from kpatchlab.lab.known import KnownFile
 from kpatchlab.lab.recipes import KernelRecipe, RootRecipe
 from kpatchlab.lab.scenario import ScenarioFile
@@ -29,6 +30,7 @@ FORMATS: dict[str, type[BaseModel]] = {
     "scenario": ScenarioFile,
     "systems": SystemsFile,
     "known": KnownFile,
+    "hosts": HostsFile,
 }
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "kpatchlab" / "schemas"

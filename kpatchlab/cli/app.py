@@ -40,6 +40,7 @@ class Options:
     """What every verb can be told, before it or behind it."""
 
     lab: Path | None = None
+    hosts: Path | None = None
     no_install: bool = False
     verbose: bool = False
     debug: bool = False
@@ -80,7 +81,8 @@ class Options:
     def again(self, words: str) -> str:
         """Return a command line that does `words` on the same lab file."""
         lab = f"--lab {shlex.quote(os.path.relpath(self.lab))} " if self.lab else ""
-        return f"{program()} {lab}{words}"
+        hosts = f"--hosts {shlex.quote(os.path.relpath(self.hosts))} " if self.hosts else ""
+        return f"{program()} {lab}{hosts}{words}"
 
 
 def program() -> str:
@@ -108,6 +110,9 @@ def _for_all(*names: str, **more: Any) -> click.Option:
 FOR_ALL = (
     _for_all(
         "--lab", type=click.Path(path_type=Path), metavar="FILE", help="The lab file; default: the nearest lab.yaml."
+    ),
+    _for_all(
+        "--hosts", type=click.Path(path_type=Path), metavar="FILE", help="Other hosts, in the place of the lab file's."
     ),
     _for_all("--no-install", is_flag=True, help="Say which Debian packages are missing, and stop."),
     _for_all("-v", "--verbose", is_flag=True, help="Show the commands that the lab starts, ready to be pasted."),
@@ -147,7 +152,7 @@ class Verbs(Verb, click.Group):
         "One series": ("try", "series", "coverage", "measure", "plants"),
         "Search": ("bisect", "bisect-step", "reproduce"),
         "Nights and history": ("nightly", "history", "site", "serve", "import"),
-        "This host": ("doctor", "clean", "completion"),
+        "Hosts": ("doctor", "clean", "completion"),
     }
     ORDER = tuple(itertools.chain.from_iterable(GROUPS.values()))
 

@@ -28,9 +28,12 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for s
 def load_lab(options: Options, choice: tuple[str, ...] = (), variant: str | None = None) -> Lab:
     """Read the lab file and everything that it names; `variant`: of its kernels, see `variants.debug`."""
     from kpatchlab.lab import load
+    from kpatchlab.lab.hosts import load_hosts
     from kpatchlab.variants import debug
 
     loaded = dataclasses.replace(load.load(options.lab_file(), choice), stdin=options.stdin, trust=options.trust)
+    if options.hosts:
+        loaded = dataclasses.replace(loaded, hosts=load_hosts(options.hosts))
     return debug.variant(loaded, variant) if variant else loaded
 
 

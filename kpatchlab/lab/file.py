@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, PlainValidator, Tag, WithJsonSchema
 
+from kpatchlab.lab.hosts import Hosts
 from kpatchlab.lab.nightly import Nightly
 from kpatchlab.lab.patchwork import Patchwork, Server
 from kpatchlab.lab.recipes import KernelRecipe, Name, Needed
@@ -155,6 +156,7 @@ class LabFile(FileModel):
         "is one",
     )
     executor: Jobs = Field(default=LocalJobs(type="local"), description="what runs the jobs")
+    hosts: Hosts = Field(default={}, description="name -> other host to run on, see docs/hosts.md")
     nightly: Nightly = Field(default=Nightly(), description="what the verb `nightly` runs, keeps and reports")
     patchwork: Patchwork | None = Field(default=None, description="the server that `try --post` tells of its checks")
     results_url: Server = Field(

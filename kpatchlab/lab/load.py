@@ -20,6 +20,7 @@ from kpatchlab.errors import UserError
 from kpatchlab.files import read_input
 from kpatchlab.lab.choice import select
 from kpatchlab.lab.file import FILE, Jobs, LabFile, Limits, Machine, Matrix
+from kpatchlab.lab.hosts import HostEntry, resolved
 from kpatchlab.lab.nightly import Nightly
 from kpatchlab.lab.patchwork import Patchwork
 from kpatchlab.lab.recipes import GitSource, KernelRecipe, RootRecipe, SeriesModel, SourceModel, locate
@@ -67,6 +68,7 @@ class Lab:
         systems: what a series changes, by name; empty where scenarios/systems.yaml is not there.
         selected: names of the scenarios to run, sorted.
         machines: "default" is always among them.
+        hosts: where to run, by name, in the file's order; empty: on this host alone.
         images: kernel -> recipe of its source as a distribution built it, for those that have one.
         stdin: returns standard input, whole and each time the same, for a series whose path is "-".
         trust: build series also where this host cannot confine them.
@@ -92,6 +94,7 @@ class Lab:
     mirror: str
     qemu: Literal["auto", "host", "debian"]
     executor: Jobs
+    hosts: Mapping[str, HostEntry] = field(default_factory=dict)
     images: Mapping[str, KernelRecipe] = field(default_factory=dict)
     nightly: Nightly = field(default_factory=Nightly)
     patchwork: Patchwork | None = None
@@ -239,6 +242,7 @@ class _Loader:
             patchwork=file.patchwork,
             results_url=file.results_url,
             executor=file.executor,
+            hosts=resolved(file.hosts, document),
         )
         _known(document, ["base"], base, file.kernels, "kernel")
         _known(document, ["machine"], file.machine, machines, "machine")
