@@ -43,11 +43,21 @@ class Section:
 
     def has(self, path: str) -> bool:
         """Whether a file, or a folder (which stands for what is below it), belongs to the subsystem."""
-        if _EVERYTHING & set(self.files) or any(_fits(pattern, path) for pattern in self.excluded):
+        if _EVERYTHING & set(self.files) or any(fits(pattern, path) for pattern in self.excluded):
             return False
-        if any(_fits(pattern, path) or _below(pattern, path) for pattern in self.files):
+        if any(fits(pattern, path) or _below(pattern, path) for pattern in self.files):
             return True
         return any(found.search(path) for name in self.names if (found := _regex(name)))
+
+    def closeness(self, path: str) -> int:
+        """Return how closely its F: lines name a file: the length of the longest that does, 0 where none does."""
+        if not self.has(path):
+            return 0
+        return max((len(pattern) for pattern in self.files if fits(pattern, path)), default=0)
+
+    def below(self, folder: str) -> tuple[str, ...]:
+        """Return its F: patterns that name something below a folder, which ends with a slash."""
+        return tuple(pattern for pattern in self.files if pattern.startswith(folder) and pattern != folder)
 
 
 def parse(data: bytes) -> tuple[Section, ...]:
@@ -108,7 +118,8 @@ def _split(pattern: str) -> list[str]:
     return re.findall(r"\*\*|\*|\?|[^*?]+", pattern)
 
 
-def _fits(pattern: str, path: str) -> bool:
+def fits(pattern: str, path: str) -> bool:
+    """Whether an F: pattern names a file, or all of a folder."""
     wanted = _pattern(pattern)
     return wanted.match(path) is not None or (_is_folder(path) and wanted.match(path.rstrip("/") + "/") is not None)
 

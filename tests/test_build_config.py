@@ -118,3 +118,53 @@ def test_expressions():
 def test_a_value_cannot_set_another_symbol(bench, value):
     with pytest.raises(ValidationError, match="one line of printable characters"):
         bench.recipe(config_set={"LOCALVERSION": value})
+
+
+DEPENDING = """\
+config WANTED
+	tristate "Wanted"
+	depends on MODULAR && PLAIN && HIDDEN && (ONE || OTHER) && !FORBIDDEN
+	depends on PICKED
+if AROUND
+config INNER
+	bool "Inner" if EXPERT
+endif
+config MODULAR
+	tristate "Modular"
+config PLAIN
+	bool "Plain"
+	depends on DEEPER
+config DEEPER
+	bool "Deeper"
+	depends on WANTED
+config HIDDEN
+	bool
+config ONE
+	bool "One"
+config OTHER
+	bool "Other"
+config FORBIDDEN
+	bool "Forbidden"
+config AROUND
+	bool "Around"
+config EXPERT
+	bool "Expert"
+choice
+config PICKED
+	bool "Picked"
+endchoice
+"""
+
+
+def test_a_symbol_is_asked_for_with_what_it_depends_on(tmp_path):
+    (tmp_path / "Kconfig").write_text(DEPENDING)
+    tree = Kconfig(tmp_path, "x86")
+    assert tree.with_dependencies({"WANTED": "m", "GONE": "y"}, ()) == {
+        "WANTED": "m",
+        "MODULAR": "m",
+        "PLAIN": "y",
+        "DEEPER": "y",
+    }
+    assert tree.with_dependencies({"WANTED": "y"}, ("PLAIN",)) == {"WANTED": "y", "MODULAR": "y"}
+    assert tree.with_dependencies({"INNER": "y"}, ()) == {"INNER": "y", "AROUND": "y", "EXPERT": "y"}
+    assert tree.with_dependencies({"INNER": "y"}, ("INNER",)) == {}

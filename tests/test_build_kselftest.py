@@ -134,6 +134,22 @@ def test_a_program_that_does_not_compile_costs_itself(bench):
     assert not bench.ctx.cache.has("kselftest", alone.key)
 
 
+def test_folders_that_tests_need_come_with_them_and_links_to_folders_do_not(bench):
+    bench.write(f"{SELFTESTS}/net/Makefile", "TEST_PROGS := good.sh gone.sh\nTEST_FILES := data\ninclude ../lib.mk\n")
+    bench.write(f"{SELFTESTS}/net/data/below/x.txt", "x")
+    (bench.tree / SELFTESTS / "net/data/loop").symlink_to("..")
+    built = build(bench, "net")
+    assert built.outcome is Outcome.PASS, built.reason
+    found = [name for name, _, _ in payload.read(programs(bench, built))]
+    assert found == ["/data/below/x.txt", "/good.sh", "/lab.left-out", "/lab.tests", "/settings"]
+    assert left_out(bench, built) == [("gone.sh", "", "it is not in its folder")]
+
+
+def test_a_folder_without_tests_is_skipped(bench):
+    bench.write(f"{SELFTESTS}/net/Makefile", "TEST_GEN_FILES := good\ninclude ../lib.mk\n")
+    assert build(bench, "net") == Programs(Outcome.SKIP, reason=f"the kernel's tree has no test in {SELFTESTS}/net")
+
+
 @pytest.mark.parametrize("collection", ["net/none", "none", "none/at/all"])
 def test_what_the_tree_does_not_have_is_skipped(bench, collection):
     built = build(bench, collection)

@@ -65,6 +65,21 @@ def test_the_results_are_where_they_were_when_the_file_was_read(path: Path, tmp_
     assert lab.results == path.parent / "results"
 
 
+def test_scenarios_beside_a_lab_file_whose_root_is_elsewhere(path: Path, tmp_path: Path) -> None:
+    far = tmp_path / "results/far.yaml"
+    for name in ("solo", "own"):
+        labdir.write(far.parent / f"scenarios/{name}/scenario.yaml", labdir.SOLO.replace("one guest", "beside"))
+        labdir.write(far.parent / f"scenarios/{name}/run.sh", "#!/bin/sh\ntrue\n", 0o755)
+    far.write_text(f"root: ..\n{path.read_text()}")
+    lab = load.check(far)
+    assert {name: scenario.description for name, scenario in lab.scenarios.items()} == {
+        "duo": "two guests",
+        "solo": "beside",
+        "own": "beside",
+    }
+    assert set(load.load(path).scenarios) == {"duo", "solo"}
+
+
 def test_limits_as_numbers(path: Path) -> None:
     path.write_text(labdir.LAB + "limits: {guests: 3, build_jobs: auto, disk_gib: 1.5}\n")
     limits = load.load(path).limits

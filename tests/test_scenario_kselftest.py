@@ -24,13 +24,13 @@ kselftest.Collection("c", **{options!r}).run()
 def play(tmp_path):
     """Return a function that runs a collection of scripts (name -> shell text) and returns what is read of it."""
 
-    def run(programs, *, left_out="", budget=20, timeout=10, settings="", **options):
+    def run(programs, *, also=(), left_out="", budget=20, timeout=10, settings="", **options):
         folder = tmp_path / "c"
         folder.mkdir(exist_ok=True)
         for name, text in programs.items():
             (folder / name).write_text(f"#!/bin/sh\n{text}\n")
             (folder / name).chmod(0o755)
-        (folder / "lab.tests").write_text("".join(f"{name}\n" for name in programs))
+        (folder / "lab.tests").write_text("".join(f"{name}\n" for name in [*programs, *also]))
         (folder / "lab.left-out").write_text(left_out)
         if settings:
             (folder / "settings").write_text(settings)
@@ -54,6 +54,30 @@ def test_status_is_the_result_of_what_prints_no_tap(play):
         ("skips", "skip", "no device"),
         ("bad.sh", "fail", "status 2: FAIL: this"),
     ]
+
+
+def test_what_cannot_be_started_is_a_skip_and_a_mode_that_is_lost_is_none(play, tmp_path):
+    assert play({"good": "exit 0"}) == [("good", "pass", "")]
+    (tmp_path / "c/plain.sh").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / "c/alien").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "c/data").write_text("no program\n")
+    assert play({"good": "exit 0"}, also=("plain.sh", "alien", "data")) == [
+        ("good", "pass", ""),
+        ("plain.sh", "fail", "status 3"),
+        ("alien", "skip", "it cannot be started: No such file or directory"),
+        ("data", "skip", "it cannot be started: Permission denied"),
+    ]
+
+
+def test_the_collection_of_a_guest_is_found(play, tmp_path):
+    play({"good": "exit 0"})
+    (tmp_path / "net").mkdir()
+    (tmp_path / "c").rename(tmp_path / "net/tls")
+    text = f"import sys; sys.path.insert(0, {str(LIB)!r}); import kselftest; kselftest.FOLDER = {str(tmp_path)!r}\n"
+    done = subprocess.run(
+        [sys.executable, "-c", text + "print(kselftest.collections())"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "['net/tls']\n"
 
 
 def test_tap_is_passed_on(play):

@@ -1,17 +1,25 @@
 """Which scenarios a trial runs, and in which order."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from kpatchlab.lab.scenario import Needs, Scenario, Touches
+from kpatchlab.series.selftests import Collection
 from kpatchlab.series.trial import choose
 
 FILE = "net/unix/af_unix.c"
 
 
 def scenario(*files, systems=(), tags=(), kselftest=()):
-    return SimpleNamespace(
-        touches=SimpleNamespace(files=files), systems=systems, tags=tags, needs=SimpleNamespace(kselftest=kselftest)
+    return Scenario.model_construct(
+        name="",
+        folder=Path("/"),
+        touches=Touches(files=files),
+        systems=systems,
+        tags=tags,
+        needs=Needs(kselftest=kselftest),
     )
 
 
@@ -30,8 +38,9 @@ LAB = SimpleNamespace(
 )
 
 
-def chosen(*files, seconds=None, told=(), everything=False, lab=LAB):
-    return choose(SimpleNamespace(lab=lab, files=files), seconds or {}, told, everything=everything)
+def chosen(*files, seconds=None, told=(), everything=False, lab=LAB, collections=()):
+    trial = SimpleNamespace(lab=lab, files=files, collections=collections)
+    return choose(trial, seconds or {}, told, everything=everything)
 
 
 def test_what_names_the_file_runs_before_the_rest_of_its_system():
@@ -62,3 +71,11 @@ def test_without_smoke_all_that_the_lab_selects_runs():
     lab = SimpleNamespace(scenarios={"a": scenario("x")}, selected=("a",), systems={})
     found = chosen(FILE, lab=lab)
     assert (found.names, found.why.split(": ")[1]) == (("a",), "all that the lab selects")
+
+
+def test_changed_selftests_run_first_and_those_of_changed_code_where_nothing_else_is_about_it():
+    tls = [Collection("net/tls", changed, {}) for changed in (True, False)]
+    assert chosen(FILE, collections=tls[:1]).names == ("by-file", "by-folder", "farther", "by-system")
+    assert chosen(FILE, collections=tls[:1]).why == "3 by a changed file, 1 by a changed system"
+    assert chosen("drivers/gpu/x.c", collections=tls[:1]).names == ("farther", "far")
+    assert chosen("drivers/gpu/x.c", collections=tls[1:]).names == ("far", "farther")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,6 +65,30 @@ class Kconfig:
                 for target, condition in definition.selects
             )
         )
+
+    def with_dependencies(self, wanted: Mapping[str, str], asked: Collection[str]) -> dict[str, str]:
+        """Return what to ask for beyond `asked`, so that symbols come out as wanted: they, and what they depend on.
+
+        A dependency counts where it is a single symbol that can be asked for: of `A || B` nobody can tell which one is
+        meant. What this tree has not is left out.
+
+        >>> Kconfig(Path("/nowhere"), "x86").with_dependencies({"GONE": "y"}, ())
+        {}
+        """
+        found: dict[str, str] = {}
+        todo = list(wanted.items())
+        while todo:
+            symbol, value = todo.pop(0)
+            if symbol in found or symbol in asked or symbol not in self.symbols:
+                continue
+            found[symbol] = value
+            definition = next((one for one in self.symbols[symbol] if one.prompt), None)
+            for text in [*definition.depends, definition.prompt_if] if definition else ():
+                for other in _split_and(text):
+                    if any(one.prompt and not one.choice for one in self.symbols.get(other, ())):
+                        module = value == "m" and any(one.tristate for one in self.symbols[other])
+                        todo.append((other, "m" if module else "y"))
+        return found
 
     def why(self, symbol: str, asked: str, values: Mapping[str, str]) -> str:
         """Return why `symbol` is not `asked` in a configuration, in words; `values` has what is not n."""

@@ -28,7 +28,7 @@ from kpatchlab.files import put_plain
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.model import Outcome
 
-VERSION = 1
+VERSION = 2
 """Part of every key: raise it when the same inputs are to give other programs."""
 TESTS, LEFT_OUT = "lab.tests", "lab.left-out"
 """Beside the programs: which of them are tests, and what could not be built, see `_write_lists`."""
@@ -168,7 +168,8 @@ def _by_its_makefile(tree: Path, collection: str, work: Path, ctx: BuildContext,
     if only:
         listed = _narrowed(listed, only)
     if not listed.tests and not listed.scripts:
-        raise Unbuilt(Outcome.SKIP, f"the kernel's tree has no {_SELFTESTS}/{collection}")
+        lacks = f"no {_SELFTESTS}/{collection}" if only else f"no test in {_SELFTESTS}/{collection}"
+        raise Unbuilt(Outcome.SKIP, f"the kernel's tree has {lacks}")
     left_out, log = _compile(words, [*listed.tests, *listed.others], here, out, fence, ctx)
     for name in [*listed.tests, *listed.others]:
         if (out / name).exists():
@@ -176,15 +177,23 @@ def _by_its_makefile(tree: Path, collection: str, work: Path, ctx: BuildContext,
     for name in [*listed.scripts, *listed.files, "settings"]:
         if (here / name).is_file():
             shutil.copy2(here / name, programs / name)
+        elif (here / name).is_dir() and not (programs / name).exists():
+            shutil.copytree(here / name, programs / name, ignore=_linked_folders, ignore_dangling_symlinks=True)
     there = [name for name in (*listed.tests, *listed.scripts) if (programs / name).exists()]
     failed = [name for name in (*listed.tests, *listed.others) if not (programs / name).exists()]
     if not there or (only and failed):
         fault = failures.first_fault(log, here, make=True)
         raise Unbuilt(Outcome.BLOCKED, f"{collection} does not build: {_place(fault)}{fault.text}")
     left_out += [(name, "", f"does not build: {_reason(log, name)}") for name in failed]
+    left_out += [(name, "", "it is not in its folder") for name in listed.scripts if not (programs / name).exists()]
     _write_lists(programs, there, left_out)
     for done in (copy, out):
         shutil.rmtree(done)
+
+
+def _linked_folders(folder: str, names: list[str]) -> list[str]:
+    """Return what of a folder is not copied: a link may lead into the folder that it is in."""
+    return [name for name in names if Path(folder, name).is_symlink() and Path(folder, name).is_dir()]
 
 
 def _folder(tree: Path, collection: str) -> tuple[str, str]:

@@ -52,6 +52,13 @@ MOST_NAMED = 8
     "--config", multiple=True, metavar="FRAGMENT", help="A fragment in kernels/; default: those of the lab's base."
 )
 @click.option("--all", "everything", is_flag=True, help="Run the lab's other scenarios as well, after these.")
+@click.option(
+    "--selftests",
+    type=click.IntRange(0, 100),
+    metavar="N",
+    default=4,  # each has builds, and up to ten minutes on either kernel
+    help="Run at most N collections of the tree's own tests beyond those that the lab has scenarios of; default: 4.",
+)
 @click.option("--repeat", type=click.IntRange(1, 1000), help="Run each job this often.")
 @click.option("--no-patches", is_flag=True, help="Do not build and check patch by patch afterwards.")
 @click.option("--post", is_flag=True, help="Send the checks to the patchwork server that the lab file names.")
@@ -71,6 +78,7 @@ def try_(
     asked: str,
     config: tuple[str, ...],
     everything: bool,
+    selftests: int,
     repeat: int | None,
     no_patches: bool,
     post: bool,
@@ -82,7 +90,7 @@ def try_(
         raise UserError("--for takes the series from b4's tree" if reader else "which series?", hint="try --help")
     if post and reader:
         raise UserError("--post with --for: b4 shows the checks itself", hint="leave one of them out")
-    wanted = _Wanted(series or "", _tree(tree), version, asked, config, everything, repeat)
+    wanted = _Wanted(series or "", _tree(tree), version, asked, config, everything, selftests, repeat)
     if reader:
         _answer_b4(options, wanted, of_patch=reader == "b4-patch")
         return
@@ -109,6 +117,7 @@ class _Wanted:
     asked: str = ""
     config: tuple[str, ...] = ()
     everything: bool = False
+    selftests: int = 0
     repeat: int | None = None
     title: str = ""
     label: str = ""
@@ -129,7 +138,7 @@ def _found(options: Options, wanted: _Wanted) -> Trial:
     context = BuildContext.of(lab, Cache())
     found = trial.make_trial(
         lab, model, wanted.tree, context, version=wanted.version, asked=wanted.asked, config=wanted.config,
-        title=wanted.title, label=wanted.label,
+        title=wanted.title, label=wanted.label, most=wanted.selftests,
     )  # fmt: skip
     _say(found)
     if not found.base.tried.applies:
@@ -205,6 +214,7 @@ def _say(found: Trial) -> None:
         "systems": _some(found.systems) or "none that the lab knows",
         "subsystems": _some([section.title for section in found.sections]) or "none in MAINTAINERS",
         "people": _some(list(dict.fromkeys(who for section in found.sections for who in section.maintainers))),
+        "selftests": _some([one.name for one in found.collections]),
         "base": f"{base.name} ({tried.commit[:12]}): {base.why}{'' if base.sure else '; not sure'}",
     }
     for name, text in rows.items():
@@ -233,6 +243,7 @@ def _earlier(store: Store) -> tuple[dict[str, float], set[str]]:
 
 def _plan(options: Options, found: Trial, wanted: _Wanted) -> Plan:
     """Return the plan, in the order in which it is worth running, and say what is in it."""
+    from kpatchlab.series.selftests import RUNNER
     from kpatchlab.series.trial import choose
     from kpatchlab.store.store import Store
 
@@ -240,6 +251,10 @@ def _plan(options: Options, found: Trial, wanted: _Wanted) -> Plan:
     plan = make(found.lab, chosen.names, (), wanted.repeat)
     many = f"{len(chosen.names)} scenario{'' if len(chosen.names) == 1 else 's'}"
     wrapped(f"{len(plan.jobs)} jobs of {many}, {chosen.why}: {_some(chosen.names)}", f"{'runs':11}", 11)
+    if found.left_out:
+        runner = (found.lab.root / RUNNER).is_file()
+        why = f"at most {wanted.selftests}, see --selftests" if runner else f"the lab has no {RUNNER}"
+        wrapped(f"not run: selftests {', '.join(found.left_out)}: {why}", f"{'':11}", 11)
     return dataclasses.replace(plan, jobs=tuple(sorted(plan.jobs, key=lambda job: chosen.names.index(job.scenario))))
 
 
@@ -275,6 +290,7 @@ def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options, Sin
     from kpatchlab.plan.jobs import estimate
     from kpatchlab.report import FORMATS, digest, markdown
     from kpatchlab.run.stages import Settings
+    from kpatchlab.series import selftests
     from kpatchlab.series.trial import lab_file
     from kpatchlab.series.verdicts import Verdicts
     from kpatchlab.store.run_plan import RunPlan
@@ -284,6 +300,7 @@ def _run(options: Options, found: Trial, plan: Plan) -> tuple[View, Options, Sin
     session = session_of(found.lab)
     begun = session.begin(plan, RunPlan(), title=found.title, command=shlex.join(sys.argv))
     names = tuple(dict.fromkeys(job.scenario for job in plan.jobs))
+    selftests.write((found.lab.scenarios[name] for name in names), begun.folder.path)
     own = dataclasses.replace(options, lab=begun.folder.write("lab.yaml", lab_file(found, names, begun.folder.path)))
     settings = Settings(
         command=shlex.join(sys.argv),

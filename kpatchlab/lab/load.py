@@ -273,10 +273,11 @@ class _Loader:
         return recipes
 
     def _scenarios(self) -> None:
-        for path in sorted((self.root / "scenarios").glob(f"[!.]*/{SCENARIO_FILE}")):
-            found = load_scenario(path.parent, self.problems) if path.parent.name != "lib" else None
-            if found:
-                self.scenarios[path.parent.name], self._documents[path.parent.name] = found
+        for home in dict.fromkeys([self.root, self.path.parent]):  # of two of a name, the one beside the lab's file
+            for path in sorted((home / "scenarios").glob(f"[!.]*/{SCENARIO_FILE}")):
+                found = load_scenario(path.parent, self.problems) if path.parent.name != "lib" else None
+                if found:
+                    self.scenarios[path.parent.name], self._documents[path.parent.name] = found
 
     def _kernels(self, file: LabFile, document: Document) -> dict[str, KernelRecipe]:
         kernels = {}

@@ -1,4 +1,4 @@
-"""Lab files that the lab itself writes."""
+"""Lab files and scenarios that the lab itself writes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from kpatchlab.lab.file import LabFile, LocalJobs
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe
+from kpatchlab.lab.scenario import ScenarioFile
 
 HOW = ("repeat", "settle_s", "limits", "mirror", "qemu", "executor")
 """Keys of a lab file that say how jobs are run, and not which."""
@@ -42,6 +43,11 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, BaseModel):
         return value
     return value.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+def scenario_file(scenario: ScenarioFile) -> bytes:
+    """Return a scenario as its file has it."""
+    return written(_plain(scenario))
 
 
 def written(values: Mapping[str, Any], remark: str = "") -> bytes:

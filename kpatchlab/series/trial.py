@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kpatchlab.build import git, patchset
 from kpatchlab.build.base import Base, Clues, Fit, find_base
-from kpatchlab.build.config import asked_symbols
+from kpatchlab.build.config import asked_symbols, source_arch
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.patchset import Patch
 from kpatchlab.build.posted import plain
@@ -29,7 +29,9 @@ from kpatchlab.lab.written import said, written
 from kpatchlab.maintainers import NAME as MAINTAINERS
 from kpatchlab.maintainers import Section, concerned, parse
 from kpatchlab.model import UNTRIED, CaseKind, JobResult, Outcome, Run
+from kpatchlab.series import selftests
 from kpatchlab.series.scenarios import write_quilt
+from kpatchlab.series.selftests import Collection
 
 FOLDER = "tries"
 """Below the lab's results: what was tried, a folder for each series on each base."""
@@ -64,6 +66,8 @@ class Trial:
         sections: of the tree's MAINTAINERS, those whose files change.
         lab: two kernels, the base without and with the series.
         clues: what its mails say of their base.
+        collections: of the tree's selftests, those that the series calls for.
+        left_out: those among them that no scenario of `lab` runs.
     """
 
     title: str
@@ -77,6 +81,8 @@ class Trial:
     lab: Lab
     folder: Path
     clues: Clues
+    collections: tuple[Collection, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def series_model(word: str, tree: Path) -> recipes.SeriesModel:
@@ -110,6 +116,7 @@ def make_trial(
     tree: Path,
     ctx: BuildContext,
     *,
+    most: int,
     version: str = "",
     asked: str = "",
     config: Sequence[str] = (),
@@ -120,6 +127,7 @@ def make_trial(
 
     Args:
         lab: gives scenarios, machines and, unless `config` names some, the configuration of its base.
+        most: for how many collections of selftests a scenario is made.
         version: which of those that were posted, "2" for v2; "": the newest.
         asked: the user's word for the base.
         config: fragments, as a recipe names them.
@@ -139,14 +147,23 @@ def make_trial(
     folder = lab.results / FOLDER / key[:12]
     title = title or named or patches[0].subject or patches[0].name
     own = _lab(lab, tree, base, title, model, config, folder)
-    asked_symbols(own.kernels[BASE], ctx)  # before a run begins
+    symbols = asked_symbols(own.kernels[BASE], ctx)  # before a run begins
+    sections = concerned(parse(_blob(repository, base.commit, MAINTAINERS)), files)
+    tests = selftests.Selftests(repository, base.commit, patches).called_for(files, sections)
+    if any(touches(lab.scenarios[name], lab.systems, file) for name in lab.selected for file in files):
+        tests = [one for one in tests if one.changed]
+    done = selftests.run_by(own)
+    new = [one for one in tests if one.name not in done]
+    made = new[:most] if (lab.root / selftests.RUNNER).is_file() else []
     return Trial(
         title, label or numbered, model, patches, base, files,
         systems=tuple(name for name, row in lab.systems.items() if _about(row.files, files)),
-        sections=concerned(parse(_blob(repository, base.commit, MAINTAINERS)), files),
-        lab=own,
+        sections=sections,
+        lab=selftests.with_scenarios(own, made, repository, base.commit, source_arch(ctx.arch), symbols),
         folder=folder,
         clues=clues,
+        collections=tuple(tests),
+        left_out=tuple(one.name for one in new if one not in made),
     )  # fmt: skip
 
 
@@ -298,8 +315,8 @@ def lab_file(trial: Trial, choice: Sequence[str], folder: Path) -> bytes:
 def choose(trial: Trial, seconds: Mapping[str, float], told: Iterable[str], *, everything: bool) -> Chosen:
     """Return the scenarios that the series calls for, in the order in which they are worth running.
 
-    First those that name a changed file, then the rest of the systems that it changes, then, with `everything`, the
-    others that the lab selects. Within each: what has told something before, then what is short.
+    First those that name a changed file or run changed selftests, then the rest of the systems that it changes, then,
+    with `everything`, the others that the lab selects. Within each: what has told something before, then what is short.
 
     Args:
         seconds: scenario -> what its longest job took before.
@@ -307,19 +324,24 @@ def choose(trial: Trial, seconds: Mapping[str, float], told: Iterable[str], *, e
     """
     lab, told = trial.lab, set(told)
     runs = {name: lab.scenarios[name] for name in lab.selected}
-    first = [name for name, s in runs.items() if _about(s.touches.files, trial.files)]
-    system = [name for name, s in runs.items() if any(touches(s, lab.systems, file) for file in trial.files)]
-    ranks = dict.fromkeys(runs, 2) | dict.fromkeys(system, 1) | dict.fromkeys(first, 0)
-    near = sum(rank < 2 for rank in ranks.values())
-    why = f"{len(first)} by a changed file, {near - len(first)} by a changed system"
-    if not near:
-        nearby = (name for name, s in runs.items() if SMOKE in s.tags or _tests_of(s.needs.kselftest, trial.files))
-        ranks |= dict.fromkeys(nearby, 1)
+    runners = selftests.run_by(lab)
+    tests = {name: one.changed for one in trial.collections for name in runners.get(one.name, ())}
+    changed = [name for name, by_series in tests.items() if by_series]
+    others = {name: scenario for name, scenario in runs.items() if not selftests.is_made(scenario)}
+    first = [name for name, s in others.items() if _about(s.touches.files, trial.files)]
+    system = [name for name, s in others.items() if any(touches(s, lab.systems, file) for file in trial.files)]
+    if system:
+        ranks = dict.fromkeys(system, 1) | dict.fromkeys([*first, *changed], 0)
+        head = sum(rank == 0 for rank in ranks.values())
+        why = f"{head} by a changed file, {len(ranks) - head} by a changed system"
+    else:
+        nearby = [name for name, s in runs.items() if SMOKE in s.tags or _tests_of(s.needs.kselftest, trial.files)]
+        ranks = dict.fromkeys([*nearby, *tests], 1) | dict.fromkeys(changed, 0)
         why = "no scenario is about a file of the series: these say whether a kernel works, and are tests from nearby"
-    taken = [name for name, rank in ranks.items() if everything or rank < 2]
+    taken = [name for name in runs if everything or name in ranks]
     if not taken:
         taken, why = list(runs), "no scenario is about a file of the series: all that the lab selects"
-    order = sorted(taken, key=lambda name: (ranks[name], name not in told, seconds.get(name, 0.0), name))
+    order = sorted(taken, key=lambda name: (ranks.get(name, 2), name not in told, seconds.get(name, 0.0), name))
     return Chosen(tuple(order), why)
 
 

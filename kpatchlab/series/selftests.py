@@ -1,0 +1,231 @@
+"""The tree's own tests of what a series changes: collections of its selftests, and a scenario for each.
+
+A collection is what `needs: {kselftest: [...]}` takes: a folder below tools/testing/selftests with a Makefile, or
+FOLDER/PROGRAM. A scenario is made for one that no scenario of the lab runs.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kpatchlab.build import diffs, git
+from kpatchlab.build.kconfig import Kconfig
+from kpatchlab.build.patchset import Patch
+from kpatchlab.lab.load import Lab
+from kpatchlab.lab.scenario import FILE, Needs, Role, Scenario, Touches, expand, foreign_tests, own_files
+from kpatchlab.lab.written import scenario_file
+from kpatchlab.maintainers import Section, fits
+
+SELFTESTS = "tools/testing/selftests/"
+RUNNER = "scenarios/lib/kselftest.py"
+"""Of a lab: what runs a collection in a guest."""
+TIMEOUT_S = 600.0
+"""As scenarios of selftests have it; the runner ends before."""
+_HOME = Path(__file__).with_name("selftest")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
+_TESTS = re.compile(r"^[ \t]*TEST_(?:GEN_PROGS|CUSTOM_PROGS|PROGS)[ \t]*[:+?]?=(.*)$", re.MULTILINE)
+_SYMBOL = re.compile(r"CONFIG_(\w+)=(y|m|-?\d+|0x[0-9a-fA-F]+|\"[^\"]*\")\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """One collection that a series calls for.
+
+    Attributes:
+        changed: the series changes it; else MAINTAINERS has it beside code that the series changes.
+        config: what the file `config` of its folder asks for: symbol -> value.
+    """
+
+    name: str
+    changed: bool
+    config: Mapping[str, str]
+
+    @property
+    def scenario(self) -> str:
+        """The name of the scenario that is made for it."""
+        return "kselftest-" + self.name.replace("/", ".").replace("+", "_")
+
+
+class Selftests:
+    """The selftests of a commit, with a series on top.
+
+    Args:
+        patches: as they apply to the commit.
+    """
+
+    def __init__(self, tree: git.Repository, commit: str, patches: Iterable[Patch]) -> None:
+        self._tree, self._commit = tree, commit
+        self._added: dict[str, list[str]] = {}  # file -> lines that the series adds
+        for part in (part for patch in patches for part in diffs.parts(patch.data, patch.strip)):
+            if part.new.startswith(SELFTESTS):
+                lines = (text for hunk in part.hunks for sign, text in hunk.rows if sign == "+")
+                self._added.setdefault(part.new, []).extend(lines)
+        self._files = sorted({*_files(tree, commit, SELFTESTS), *self._added})
+        folders = (name.removesuffix("/Makefile") for name in self._files if name.endswith("/Makefile"))
+        self._folders = {name for name in folders if name.startswith(SELFTESTS)}
+
+    def called_for(self, files: Sequence[str], sections: Sequence[Section]) -> list[Collection]:
+        """Return the collections that the files of a series call for: those that it changes, then those of its code.
+
+        Args:
+            sections: of MAINTAINERS. One whose F: lines name a file and tests says which tests are the file's; of
+                several, the one that names the file most closely.
+        """
+        found: dict[str, bool] = {}
+        for file in files:
+            if file.startswith(SELFTESTS) and (name := self._of(file)):
+                found[name] = True
+        for file in files:
+            for pattern in [] if file.startswith(SELFTESTS) else _tests_beside(file, sections):
+                for name in self._named(pattern):
+                    found.setdefault(name, False)
+        return [Collection(name, own, self._config(name)) for name, own in found.items() if _NAME.fullmatch(name)]
+
+    def _of(self, file: str) -> str:
+        """Return the collection that a file belongs to, "" for one that all share.
+
+        It is FOLDER/PROGRAM for a test that the folder's Makefile lists by itself.
+        """
+        folder = next((str(above) for above in Path(file).parents if str(above) in self._folders), "")
+        if not folder:
+            return ""
+        name = folder.removeprefix(SELFTESTS)
+        program, _, kind = file.removeprefix(f"{folder}/").rpartition(".")
+        listed = {"c": program, "sh": f"{program}.sh"}.get(kind)
+        return f"{name}/{program}" if listed in self._tests(folder) else name
+
+    def _tests(self, folder: str) -> set[str]:
+        """Return the tests that a folder's Makefile lists in so many words."""
+        text = re.sub(r"\\\n", " ", "\n".join(self._lines(f"{folder}/Makefile")))
+        return {word.removeprefix("$(OUTPUT)/") for words in _TESTS.findall(text) for word in words.split()}
+
+    def _named(self, pattern: str) -> Iterator[str]:
+        """Yield the collections that an F: pattern names."""
+        folder = pattern.rstrip("/")
+        if folder in self._folders:
+            yield folder.removeprefix(SELFTESTS)
+            return
+        for name in self._files:
+            if fits(pattern, name) and (found := self._of(name)):
+                yield found
+
+    def _config(self, name: str) -> dict[str, str]:
+        """Return what the file `config` of a collection's folder asks for."""
+        place = Path(SELFTESTS, name)
+        folder = place if str(place) in self._folders else place.parent
+        found = (_SYMBOL.match(line) for line in self._lines(f"{folder}/config"))
+        return {match[1]: match[2] for match in found if match}
+
+    def _lines(self, file: str) -> list[str]:
+        """Return the lines of a file of the commit, and behind them those that the series adds."""
+        shown = self._tree.git("cat-file", "blob", f"{self._commit}:{file}", check=False)
+        return [*(shown.stdout.splitlines() if shown.status == 0 else []), *self._added.get(file, [])]
+
+
+def _files(tree: git.Repository, commit: str, below: str = ".") -> list[str]:
+    """Return the names of a commit's files below a folder; what is no UTF-8 cannot be a collection's."""
+    listed = tree.read("ls-tree", "-r", "-z", "--full-tree", "--name-only", commit, "--", below)
+    return [name for name in listed.decode("utf-8", "replace").split("\0") if name]
+
+
+def _tests_beside(file: str, sections: Iterable[Section]) -> tuple[str, ...]:
+    """Return the F: patterns of tests in the section that names a file most closely, of those that name tests."""
+    naming = [section for section in sections if section.below(SELFTESTS)]
+    closest = max(naming, key=lambda section: section.closeness(file), default=None)
+    return closest.below(SELFTESTS) if closest and closest.closeness(file) else ()
+
+
+def run_by(lab: Lab) -> dict[str, list[str]]:
+    """Return collection -> the scenarios of the lab's selection that run it."""
+    found: dict[str, list[str]] = {}
+    for name in lab.selected:
+        tests = {test for params in expand(lab.scenarios[name]) for test in foreign_tests(lab.scenarios[name], params)}
+        for test in tests:
+            kind, _, collection = test.partition("/")
+            if kind == "kselftest":
+                found.setdefault(collection, []).append(name)
+    return found
+
+
+def with_scenarios(
+    lab: Lab, wanted: Iterable[Collection], tree: git.Repository, commit: str, arch: str, asked: Iterable[str]
+) -> Lab:
+    """Return a lab with a scenario for each collection, and with kernels that have what the collections ask for.
+
+    Args:
+        tree, commit: of which the kernels are; its Kconfig files say what a symbol depends on.
+        arch: as kbuild's SRCARCH.
+        asked: symbols that the kernels' recipes ask for already, whatever for: that stays.
+    """
+    wanted, asked = list(wanted), frozenset(asked)
+    everything = {symbol: value for one in wanted for symbol, value in one.config.items()}
+    there, more = _in_tree(tree, commit, arch, everything, asked)
+    kernels = {
+        name: recipe.model_copy(update={"config_set": {**more, **recipe.config_set}})
+        for name, recipe in lab.kernels.items()
+    }
+    made = {one.scenario: _scenario(one, there) for one in wanted}
+    selected = tuple(sorted({*lab.selected, *made}))
+    return replace(lab, kernels=kernels, scenarios={**lab.scenarios, **made}, selected=selected)
+
+
+def _in_tree(
+    tree: git.Repository, commit: str, arch: str, wanted: Mapping[str, str], asked: frozenset[str]
+) -> tuple[frozenset[str], dict[str, str]]:
+    """Return which symbols the tree has, and what to ask for so that they come out as wanted."""
+    names = [name for name in _files(tree, commit) if Path(name).name.startswith("Kconfig")] if wanted else []
+    if not names:
+        return frozenset(), {}
+    packed = tree.read("archive", "--format=tar", commit, "--", *names)
+    with tempfile.TemporaryDirectory(prefix="kpatchlab-") as folder:
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            archive.extractall(folder, filter="data")
+        kconfig = Kconfig(Path(folder), arch)
+    return frozenset(wanted) & kconfig.symbols.keys(), kconfig.with_dependencies(wanted, asked)
+
+
+def _scenario(one: Collection, there: frozenset[str]) -> Scenario:
+    """Return the scenario of a collection.
+
+    Args:
+        there: symbols that the tree has: what it has no more, no test of it can need.
+    """
+    return Scenario(
+        name=one.scenario,
+        folder=_HOME,
+        description=f"The kernel's own tests {one.name} pass.",
+        tags=("kselftest",),
+        timeout_s=TIMEOUT_S,
+        roles={"main": Role(run="run.sh")},
+        needs=Needs(
+            config=tuple(symbol for symbol, value in one.config.items() if value in {"y", "m"} and symbol in there),
+            kselftest=(one.name,),
+        ),
+        touches=Touches(files=(f"{SELFTESTS}{one.name}",)),
+    )
+
+
+def is_made(scenario: Scenario) -> bool:
+    """Whether a scenario was made here, and is in no folder of the lab's."""
+    return scenario.folder == _HOME
+
+
+def write(scenarios: Iterable[Scenario], folder: Path) -> None:
+    """Write those that were made here below `folder`/scenarios, where a lab file in `folder` finds them.
+
+    Raises:
+        HostError: they cannot be written.
+    """
+    for scenario in filter(is_made, scenarios):
+        home = folder / "scenarios" / scenario.name
+        home.mkdir(parents=True)
+        (home / FILE).write_bytes(scenario_file(scenario.file()))
+        for name, path in own_files(scenario.folder):
+            shutil.copy(path, home / name)
