@@ -33,6 +33,8 @@ F:\t{T}/deep/
 SPOTS
 F:\tinclude/
 F:\t{T}/core/b*
+F:\t{T}/core/h*
+F:\t{T}/net/*
 
 NO TESTS
 F:\tcore/net.c*
@@ -98,7 +100,8 @@ def called_for(tree, *files, patches=()):
         (["core/main.c", f"{T}/core/helper.c"], [("core", True)]),
         (["core/main.c", f"{T}/net/shared.c"], [("net", True), ("core", False)]),
         (["drivers/x.c"], [("deep/one", False), ("deep/two/below", False)]),
-        (["include/x.h"], [("core/b", False)]),
+        (["include/x.h"], [("core/b", False), ("net", False)]),
+        (["include/x.h", f"{T}/net/one.c", f"{T}/core/helper.c"], [("core", True), ("net", False)]),
     ],
     ids=str,
 )

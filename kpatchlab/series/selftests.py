@@ -86,7 +86,12 @@ class Selftests:
             for pattern in [] if file.startswith(SELFTESTS) else _tests_beside(file, sections):
                 for name in self._named(pattern):
                     found.setdefault(name, False)
-        return [Collection(name, own, self._config(name)) for name, own in found.items() if _NAME.fullmatch(name)]
+        named = {name: own for name, own in found.items() if _NAME.fullmatch(name) and self._above(name) not in found}
+        return [Collection(name, own, self._config(name)) for name, own in named.items()]
+
+    def _above(self, name: str) -> str:
+        """Return the folder that a single test is of, "" for a collection that is a folder."""
+        return "" if f"{SELFTESTS}{name}" in self._folders else name.rpartition("/")[0]
 
     def _of(self, file: str) -> str:
         """Return the collection that a file belongs to, "" for one that all share.
@@ -107,20 +112,21 @@ class Selftests:
         return {word.removeprefix("$(OUTPUT)/") for words in _TESTS.findall(text) for word in words.split()}
 
     def _named(self, pattern: str) -> Iterator[str]:
-        """Yield the collections that an F: pattern names."""
-        folder = pattern.rstrip("/")
+        """Yield the collections that an F: pattern names: a folder, those right below one, or tests by themselves."""
+        folder = pattern.removesuffix("*").rstrip("/")
         if folder in self._folders:
             yield folder.removeprefix(SELFTESTS)
             return
         for name in self._files:
-            if fits(pattern, name) and (found := self._of(name)):
+            found = self._of(name) if fits(pattern, name) else ""
+            whole = f"{SELFTESTS}{found}" in self._folders
+            if found and (not whole or f"{SELFTESTS}{found}/".startswith(f"{folder}/")):
                 yield found
 
     def _config(self, name: str) -> dict[str, str]:
         """Return what the file `config` of a collection's folder asks for."""
-        place = Path(SELFTESTS, name)
-        folder = place if str(place) in self._folders else place.parent
-        found = (_SYMBOL.match(line) for line in self._lines(f"{folder}/config"))
+        lines = self._lines(f"{SELFTESTS}{self._above(name) or name}/config")
+        found = (_SYMBOL.match(line) for line in lines)
         return {match[1]: match[2] for match in found if match}
 
     def _lines(self, file: str) -> list[str]:
@@ -180,10 +186,9 @@ def _in_tree(
     tree: git.Repository, commit: str, arch: str, wanted: Mapping[str, str], asked: frozenset[str]
 ) -> tuple[frozenset[str], dict[str, str]]:
     """Return which symbols the tree has, and what to ask for so that they come out as wanted."""
-    names = [name for name in _files(tree, commit) if Path(name).name.startswith("Kconfig")] if wanted else []
-    if not names:
+    if not wanted:
         return frozenset(), {}
-    packed = tree.read("archive", "--format=tar", commit, "--", *names)
+    packed = tree.read("archive", "--format=tar", commit, "--", ":(glob)**/Kconfig*")
     with tempfile.TemporaryDirectory(prefix="kpatchlab-") as folder:
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             archive.extractall(folder, filter="data")
