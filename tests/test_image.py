@@ -3,7 +3,9 @@
 import dataclasses
 import io
 import os
+import subprocess
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from kpatchlab import proc
-from kpatchlab.build import BuildContext, roots
+from kpatchlab.build import BuildCancelled, BuildContext, roots
 from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.lab.recipes import RootRecipe
@@ -67,6 +69,7 @@ def quiet_debian(monkeypatch, tmp_path):
     monkeypatch.setattr(roots.debian, "keyring", lambda: tmp_path / "k.gpg")
     monkeypatch.setattr(roots.debian, "reach_options", lambda: ('Acquire::Check-Date "false";',))
     monkeypatch.setattr(roots, "_mode", lambda: "root")
+    monkeypatch.setattr(roots, "_mounts_of_its_own", tuple)
 
 
 def destination(argv, inside):
@@ -132,6 +135,66 @@ def test_mode_without_root(monkeypatch, tmp_path):
         roots._mode()
     monkeypatch.setattr(roots, "_has_subordinate_ids", lambda: True)
     assert roots._mode() == "unshare"
+
+
+UNSHARED = ("unshare", "--mount", "--propagation", "private", "--")
+BOOTSTRAP = """\
+#!/bin/sh
+# Stands in for mmdebstrap: mounts what it fills, and is killed before it ends.
+mkdir "$TMPDIR/proc"
+mount -t tmpfs none "$TMPDIR/proc" || exit 1
+touch "$TMPDIR/proc/mounted"
+echo mounted >&2
+sleep 300
+"""
+
+
+@pytest.mark.parametrize(
+    ("uid", "there", "status", "words"),
+    [(0, True, 0, UNSHARED), (0, True, 1, ()), (0, False, 0, ()), (1000, True, 0, ())],
+    ids=["root", "forbidden", "no unshare", "not root"],
+)
+def test_what_stands_before_mmdebstrap(monkeypatch, tmp_path, uid, there, status, words):
+    asked = []
+
+    def fake(argv, **_kwargs):
+        asked.append(tuple(argv))
+        return proc.Result(tuple(argv), status, "", "", 0.1)
+
+    monkeypatch.setattr(roots.os, "geteuid", lambda: uid)
+    monkeypatch.setattr(roots.shutil, "which", lambda name: f"/usr/bin/{name}" if there else None)
+    monkeypatch.setattr(roots.proc, "run", fake)
+    assert roots._mounts_of_its_own() == words
+    assert asked == ([(*UNSHARED, "true")] if uid == 0 and there else [])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts as root")
+def test_what_root_mounts_ends_with_the_build_that_is_stopped(monkeypatch, tmp_path):
+    if not roots._mounts_of_its_own():
+        pytest.skip("this host lets root unshare nothing")
+    monkeypatch.setattr(roots.debian.Apt, "resolve", lambda self, *names: list(names))
+    monkeypatch.setattr(roots.debian, "keyring", lambda: tmp_path / "k.gpg")
+    program = tmp_path / "bin/mmdebstrap"
+    program.parent.mkdir()
+    program.write_text(BOOTSTRAP)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    stop = threading.Event()
+    said = []
+
+    def verbose(line):
+        said.append(line)
+        stop.set()
+
+    ctx = dataclasses.replace(context(tmp_path / "cache", tmp_path), verbose=verbose, cancel=stop)
+    with pytest.raises(BuildCancelled):
+        roots.root_image(recipe(), ctx)
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    left = [place for place in mounts if place.startswith(str(tmp_path))]
+    for place in left:
+        subprocess.run(["umount", place], check=True)
+    assert (said, left) == (["mounted"], [])
+    assert not list(ctx.cache.root.glob("tmp/root*"))
 
 
 def test_subordinate_ids(tmp_path):

@@ -27,6 +27,7 @@ IMAGE = "root.erofs"
 PACKAGES = "packages.txt"
 INITRD = "initrd.img"
 BUILD_TIMEOUT_S = 3600.0
+UNSHARE_S = 60.0
 
 # Nobody reads manuals in a guest. C.UTF-8 is in libc-bin and stays.
 _LEFT_OUT = (
@@ -109,7 +110,7 @@ def _build(recipe: RootRecipe, ctx: BuildContext, out: Path) -> None:
     tar = out / "files.tar"
     tar.write_bytes(_files_tar(_own_files(recipe, ctx.lab_root)))
     status = out / "status"
-    argv = _mmdebstrap(recipe, tar=tar, image=out / IMAGE, status=status)
+    argv = [*_mounts_of_its_own(), *_mmdebstrap(recipe, tar=tar, image=out / IMAGE, status=status)]
     lines = debian.sources(recipe.suite, debian.choose_mirror(ctx.mirror))
     result = proc.run(
         argv, timeout_s=BUILD_TIMEOUT_S, check=False, env=_environment(private), nice=proc.BUILD_NICE,
@@ -168,6 +169,18 @@ def _mmdebstrap(recipe: RootRecipe, *, tar: Path, image: Path, status: Path) -> 
         "-",
         "-",
     ]
+
+
+def _mounts_of_its_own() -> tuple[str, ...]:
+    """Return what stands before mmdebstrap so that what it mounts as root ends with it, however it ends.
+
+    Killed, it leaves proc, sys and dev mounted in the tree that it fills. In a user namespace they end with that. A
+    container may forbid root to unshare: there it mostly forbids the mounts as well.
+    """
+    words = ("unshare", "--mount", "--propagation", "private", "--")
+    if os.geteuid() != 0 or not shutil.which(words[0]):
+        return ()
+    return words if proc.run([*words, "true"], timeout_s=UNSHARE_S, check=False).status == 0 else ()
 
 
 def _mode() -> str:
