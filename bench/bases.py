@@ -138,7 +138,7 @@ def made_tree(path: Path, dice: random.Random) -> Tree:
     return tree
 
 
-def found_rates(options: argparse.Namespace) -> dict[str, object]:
+def found_rates(options: argparse.Namespace) -> dict[str, float | str | None]:
     """Make series and look for their bases."""
     dice = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="kpatchlab-bases-", dir=options.work) as work:
@@ -196,9 +196,9 @@ def long_history(path: Path, commits: int) -> None:
     subprocess.run(["git", "-C", str(path), "repack", "-q", "-a", "-d", "--depth=10", "--window=5"], check=True)
 
 
-def long_times(options: argparse.Namespace) -> dict[str, object]:
+def long_times(options: argparse.Namespace) -> dict[str, float | str | None]:
     """Look for the base of a series in histories of growing length."""
-    found: dict[str, object] = {}
+    found: dict[str, float | str | None] = {}
     for share in (4, 2, 1):
         commits = options.commits // share
         with tempfile.TemporaryDirectory(prefix="kpatchlab-bases-", dir=options.work) as work:

@@ -117,6 +117,12 @@ def test_failure_says_what_mmdebstrap_said(monkeypatch, tmp_path, quiet_debian):
     assert not list(ctx.cache.root.glob("root/*")), "nothing half made stays"
 
 
+def test_a_root_for_which_there_is_no_room_is_not_begun(tmp_path):
+    ctx = context(tmp_path / "cache", tmp_path)
+    with pytest.raises(HostError, match=r"GiB free below .*, the root of Debian trixie needs 1074.2"):
+        roots.root_image(recipe(size_hint_mib=1_100_000), ctx)
+
+
 def test_mirror_out_of_reach(monkeypatch, tmp_path, quiet_debian):
     said = "Err:1 http://m.example/debian trixie InRelease\n  Temporary failure resolving 'm.example'\n"
     monkeypatch.setattr(roots.proc, "run", lambda argv, **_k: proc.Result(tuple(argv), 25, "", said, 1.0))

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,72 @@ def test_another_lock_of_the_tests_is_installed_once(lab):
     assert "pip" not in "".join(map(str, lab("--version")))
     assert "--require-hashes -r lock/tests.txt" in lab("test")[2]
     assert "pip" not in lab("test")[2]
+
+
+SYSTEM = f"""\
+#!/bin/sh
+# The system's Python: what it is asked of itself it says, and the environment that it makes is as the fixture's.
+case "$1 $2" in
+"-m venv") echo "made anew" >&2; rm -rf "$4"; mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; exit ;;
+-m*) printf '%s\\n' "$*"; exit ;;
+esac
+exec {sys.executable} "$@"
+"""
+
+
+@pytest.fixture
+def outdated(lab, monkeypatch, tmp_path):
+    """Return a clone whose environment is sound, and was made before pyproject.toml changed."""
+    system = tmp_path / "bin/python3"
+    system.parent.mkdir()
+    system.write_text(SYSTEM)
+    system.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{system.parent}:{os.environ['PATH']}")
+    python = lab.clone / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\ncase $1 in -c) exec {sys.executable} "$@" ;; esac\nprintf \'%s\\n\' "$*"\n')
+    with (lab.clone / "pyproject.toml").open("a") as file:
+        file.write("# another one\n")
+    (lab.clone / ".venv/theirs").touch()
+    return lab
+
+
+PIP = ["--require-hashes -r lock/lab.txt", "--no-deps --editable ."]
+
+
+def test_an_environment_that_is_sound_is_brought_up_to_date_in_place(outdated):
+    status, out, err = outdated("check")
+    assert (status, out) == (0, ["-m kpatchlab check"])
+    assert "made anew" not in err
+    assert [line.partition("--use-pep517 ")[2] for line in err.splitlines() if "pip install" in line] == PIP
+    assert (outdated.clone / ".venv/theirs").exists()
+    assert "pip" not in outdated("check")[2]
+    assert "--require-hashes -r lock/tests.txt" in outdated("test")[2], "what is new may not be what the tests have"
+
+
+@pytest.mark.parametrize("broken", ["gone", "no pip", "another Python", "none of its own"])
+def test_an_environment_that_is_not_sound_is_made_anew(outdated, broken):
+    python = outdated.clone / ".venv/bin/python"
+    if broken == "gone":
+        python.unlink()
+        python.symlink_to("/no/such/python")
+    else:
+        said = {"no pip": "exit 1", "another Python": "echo True 3 9; exit", "none of its own": "echo False 3 11; exit"}
+        python.write_text(f"#!/bin/sh\ncase $1 in -c) {said[broken]} ;; esac\n")
+    status, out, err = outdated("check")
+    assert (status, out) == (0, ["-m kpatchlab check"]), err
+    assert "made anew" in err
+    assert [line.partition("--use-pep517 ")[2] for line in err.splitlines() if "pip install" in line] == PIP
+
+
+def test_an_update_that_fails_is_tried_again(outdated):
+    python = outdated.clone / ".venv/bin/python"
+    good = python.read_text()
+    python.write_text(good + "exit 1\n")
+    assert outdated("check")[0] == 3
+    python.write_text(good)
+    pyproject = outdated.clone / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().removesuffix("# another one\n"))
+    assert "pip install" in outdated("check")[2], "what it was made of before is no longer in it"
 
 
 def test_help_names_what_a_clone_has_beside_the_verbs(lab):

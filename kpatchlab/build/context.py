@@ -112,15 +112,20 @@ class BuildContext:
         if self.cancel.is_set():
             raise BuildCancelled("build cancelled", hint="run it again: it goes on where it was")
 
-    def check_space(self) -> None:
-        """Raise HostError where the cache's file system has no room for a kernel's objects."""
+    def check_space(self, what: str = "a kernel build", needed_bytes: int | None = None) -> None:
+        """Refuse to make something for which the cache's file system has no room; None: as a kernel's objects take.
+
+        Raises:
+            HostError: it has not.
+        """
+        needed = self.min_free_bytes if needed_bytes is None else needed_bytes
         place = self.cache.root
         while not place.exists():
             place = place.parent
         stat = os.statvfs(place)
         free = stat.f_bavail * stat.f_frsize
-        if free < self.min_free_bytes:
+        if free < needed:
             raise HostError(
-                f"{free / GIB:.1f} GiB free below {place}, a kernel build needs {self.min_free_bytes / GIB:.0f}",
+                f"{free / GIB:.1f} GiB free below {place}, {what} needs {needed / GIB:.1f}",
                 hint="kpatchlab clean frees cached artifacts; KPATCHLAB_CACHE names another place",
             )

@@ -104,6 +104,7 @@ def _finish_script() -> str:
 
 def _build(recipe: RootRecipe, ctx: BuildContext, out: Path) -> None:
     """Fill `out` with the image and the list of packages."""
+    ctx.check_space(f"the root of Debian {recipe.suite}", recipe.size_hint_mib << 20)
     _check_packages(recipe, ctx)
     private = out / "private"  # as root the tree that is filled has setuid programs and devices: nobody may look in
     private.mkdir(mode=0o700)

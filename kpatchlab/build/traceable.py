@@ -18,15 +18,12 @@ from kpatchlab.model import ChangedFunction, PatchFacts
 READ_S = 300.0
 GONE, INLINED, NOT_BUILT, AMBIGUOUS, UNTRACED = "gone", "inlined", "not built", "ambiguous", "ftrace off"
 UNKNOWN = "no symbol, and no DWARF to say why"
-WHY = {
-    GONE: "a later patch of the series, or the patch itself, takes it out of the tree",
-    INLINED: "the compiler left no function of that name: inlined into its callers, or never called",
-    NOT_BUILT: "its file is not compiled in this configuration, or its module did not build",
-    AMBIGUOUS: "several source files have a function of that name, and a count by name cannot tell them apart",
-    UNTRACED: "the kernel has neither the function profiler nor kprobe events",
-    UNKNOWN: "the kernel was built without debug information",
-}
-"""Words for `ChangedFunction.trace` -> what they mean."""
+"""Words for `ChangedFunction.trace`.
+
+Gone: by the patch itself or a later one. Inlined: the compiler left no function of that name, or it is never called.
+Not built: not in this configuration, or its module failed. Ambiguous: several files have one of that name, and calls
+are counted by name.
+"""
 
 
 @dataclass(frozen=True, slots=True)

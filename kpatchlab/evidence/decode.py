@@ -33,8 +33,6 @@ _SYMBOL = re.compile(r"\s*\d+: ([0-9a-f]+) +\S+ (?:FUNC|NOTYPE) +\w+ +\w+ +(?:\[
 _STAMPED = re.compile(r"(?:<\d+>)?(?:\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ?)?")
 _GROUP = re.compile(r"^0x([0-9a-f]+)\n", re.MULTILINE)
 
-Place = tuple[str, str]
-"""(section, address): the section is "" in vmlinux, where addresses are absolute."""
 Line = tuple[str, str]
 """(function, "file:line"), innermost first where functions are inlined."""
 
