@@ -188,7 +188,7 @@ class Cache:
             return True
         now, stamps = time.time_ns(), list(_stamps(final))
         seen = content_key(wanted, stamps)
-        if seen in {_intact.get(final), self._seen(kind, key)}:
+        if seen == _intact.get(final) or seen == self._seen(kind, key):
             return True
         if tree_digest(final, META) != wanted:
             return False

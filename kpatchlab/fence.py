@@ -214,7 +214,12 @@ def tool(*read: Path, write: Sequence[Path] = ()) -> Fence:
 
 def search_path() -> str:
     """Return PATH behind the fence: of the caller's only what is part of the system, then Debian's."""
-    given = os.environ.get("PATH", "").split(os.pathsep)
+    return _search_path(os.environ.get("PATH", ""))
+
+
+@functools.cache
+def _search_path(path: str) -> str:
+    given = path.split(os.pathsep)
     own = [name for name in given if any(Path(name).is_relative_to(home) for home in SYSTEM)]
     return os.pathsep.join(dict.fromkeys([*own, *PATH]))
 

@@ -259,7 +259,8 @@ class Guest:
         """
         began, before = time.monotonic(), self.got_s()
         far_s = max(FAR * limit_s, FAR_LEAST_S)
-        while not event.is_set() and (left := limit_s - (self.got_s() - before)) > 0:
+        left = limit_s
+        while not event.is_set() and left > 0:
             if self.cancel and self.cancel.is_set():
                 self._lose(Loss.EXIT, "the job was cancelled")
                 self.check()
@@ -267,7 +268,8 @@ class Guest:
                 why = f"the host gave the guest {limit_s - left:.0f} s of {wall:.0f} s"
                 self._lose(Loss.STARVED, f"{why}, and it needed more")
                 self.check()
-            event.wait(min(max(left, 0.01), 0.5))
+            if not event.wait(min(max(left, 0.01), 0.5)):
+                left = limit_s - (self.got_s() - before)
         return event.is_set()
 
     # --- what the kinds of guests fill in
@@ -409,6 +411,7 @@ class Guest:
 
     def _read_all(self) -> None:
         with self._selector:
+            ticked = time.monotonic()
             while not self._closing and self._selector.get_map():
                 for key, _ in self._selector.select(TICK_S):
                     source = key.fileobj
@@ -422,7 +425,9 @@ class Guest:
                     else:
                         self._selector.unregister(source)
                         self._on_closed(source)
-                self._tick()
+                if time.monotonic() - ticked >= TICK_S:
+                    self._tick()
+                    ticked = time.monotonic()
 
     def _on_ctl(self, data: bytes) -> None:
         try:

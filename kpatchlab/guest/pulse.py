@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from kpatchlab.guest.share import threads
+from kpatchlab.guest.share import stat_of, threads
 
 SILENT_S = 6.0
 """Seconds in which a guest could have beaten and did not; twice the longest seen (2.8 s of processor time, while
@@ -32,8 +32,7 @@ _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 def used_s(pid: int) -> float:
     """Return the processor time of a process so far, in seconds; 0.0 if it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as handle:
-            fields = handle.read().rsplit(b")", 1)[1].split()
+        fields = stat_of(f"/proc/{pid}")
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND

@@ -20,6 +20,7 @@ that had no chance meanwhile."""
 OPEN_S = 0.03
 """A thread that wants to run and did not for so long waits; the kernel adds a wait to its figure when it is over."""
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+_PROC_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,33 @@ def threads(pid: int) -> dict[int, ThreadTimes]:
     return found
 
 
+def read_proc(path: str) -> bytes:
+    """Return what a small file of /proc says; a tenth of what `open` costs, and each guest is looked at all the time.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(handle, _PROC_BYTES)
+    finally:
+        os.close(handle)
+
+
+def stat_of(folder: str) -> list[bytes]:
+    """Return what `stat` of a process or a thread says behind its name: its state is the first field.
+
+    Raises:
+        OSError: it is gone.
+    """
+    return read_proc(f"{folder}/stat").rsplit(b")", 1)[1].split()
+
+
 def _times(folder: str) -> ThreadTimes:
-    with open(f"{folder}/stat", "rb") as handle:
-        fields = handle.read().rsplit(b")", 1)[1].split()
+    fields = stat_of(folder)
     state = fields[0].decode()
     try:
-        with open(f"{folder}/schedstat", "rb") as handle:
-            ran_ns, waited_ns, _ = map(int, handle.read().split())
+        ran_ns, waited_ns, _ = map(int, read_proc(f"{folder}/schedstat").split())
     except (OSError, ValueError):
         return ThreadTimes((int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND, None, state)
     return ThreadTimes(ran_ns / 1e9, waited_ns / 1e9, state)

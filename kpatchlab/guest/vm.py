@@ -25,7 +25,7 @@ from kpatchlab.guest.guest import End, Guest
 from kpatchlab.guest.pulse import Pulse, process_ns
 from kpatchlab.guest.qmp import Qmp
 from kpatchlab.guest.shapes import Boot, Exit, Identity, MachineShape, Qemu, SavedGuest
-from kpatchlab.guest.share import Share
+from kpatchlab.guest.share import Share, read_proc
 
 __all__ = ["Boot", "Exit", "Guest", "Identity", "MachineShape", "Qemu", "QemuGuest", "SavedGuest"]
 __all__ += ["boot", "link", "resume"]
@@ -203,7 +203,7 @@ class QemuGuest(Guest):
         """Return QEMU's process: what we started, or that one's only child."""
         pid = self._process.pid
         with contextlib.suppress(OSError, ValueError):
-            pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+            pid = int(read_proc(f"/proc/{pid}/task/{pid}/children"))
         return pid
 
     # --- ending
