@@ -18,6 +18,7 @@ from pathlib import Path
 from kpatchlab.build import diffs, git
 from kpatchlab.build.kconfig import Kconfig
 from kpatchlab.build.patchset import Patch
+from kpatchlab.files import below
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.scenario import FILE, Needs, Role, Scenario, Touches, expand, foreign_tests, own_files
 from kpatchlab.lab.written import scenario_file
@@ -190,8 +191,13 @@ def _in_tree(
         return frozenset(), {}
     packed = tree.read("archive", "--format=tar", commit, "--", ":(glob)**/Kconfig*")
     with tempfile.TemporaryDirectory(prefix="kpatchlab-") as folder:
+        # By hand: extractall(filter="data") came with Python 3.11.4, and Debian 12 has 3.11.2.
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            archive.extractall(folder, filter="data")
+            for member in archive:
+                content = archive.extractfile(member) if member.isfile() else None
+                if content and (target := below(Path(folder), member.name)):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(content.read())
         kconfig = Kconfig(Path(folder), arch)
     return frozenset(wanted) & kconfig.symbols.keys(), kconfig.with_dependencies(wanted, asked)
 
