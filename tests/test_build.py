@@ -72,6 +72,21 @@ def test_a_compiler_that_is_not_there_is_named_with_its_package(bench):
     assert (caught.value.message, caught.value.hint) == ("clang-99: not found", "apt-get install clang-99")
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_what_a_series_changes_and_no_configuration_compiles_is_told_of_what_make_went_through(bench, broken):
+    bench.repository()
+    bench.write("core/unbuilt.c", "int unbuilt;\n")
+    if broken:  # make stops there, and has not come to the rest
+        bench.sub("core/main.c", "#include", "#error built in\n#include")
+    bench.git("add", "-A")
+    bench.git("commit", "-qm", "both")
+    series = [{"type": "git", "path": str(bench.tree), "range": "HEAD~1..HEAD"}]
+    source = {"type": "git", "path": str(bench.tree), "revision": "HEAD~1"}
+    result = build(bench, bench.recipe(source=source, series=series))
+    wanted = (Outcome.BLOCKED, ()) if broken else (Outcome.PASS, ("core/unbuilt.c",))
+    assert (result.outcome, result.unbuilt) == wanted
+
+
 def test_the_users_tree_is_never_touched(bench):
     bench.repository()
     before = bench.snapshot()

@@ -316,7 +316,7 @@ def _made(
     return replace(
         _result(plan, name), reproduce=_reproduce(plan, job, ctx), release=job.release(),
         objects_compiled=outcome.compiled, objects_total=outcome.total,
-        unbuilt=objects.unbuilt(patchset.changed_files(plan.patches), job.tree, job.obj),
+        unbuilt=() if outcome.fault else objects.unbuilt(patchset.changed_files(plan.patches), job.tree, job.obj),
     )  # fmt: skip
 
 
