@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from unittest import mock
 
 import pytest
 
@@ -214,6 +215,27 @@ def test_a_run_that_goes_on_keeps_a_scenario_on_its_builds(imaged):
     assert {job.images for job in again.jobs if job.scenario == "solo"} == {True}
     assert {job.outcome for job in again.jobs} == {Outcome.PASS}
     assert [build.kernel for build in again.builds] == ["without-image", "with-image", "without", "with"]
+
+
+@pytest.mark.parametrize(("began", "cached"), [("trimmed", "whole"), ("whole", "nothing")])
+def test_a_run_that_goes_on_takes_the_configuration_that_it_began_with(imaged, monkeypatch, began, cached):
+    """Whatever was built or deleted meanwhile: a kernel has not moved where one of the two is what it was."""
+
+    def kernel_key(recipe, ctx, origin):
+        return mock.ANY if recipe.is_prebuilt else "trimmed" if "SMC" in recipe.config_set else "whole"
+
+    monkeypatch.setattr(stages, "kernel_key", kernel_key)
+    imaged.keys = {"without": began, "with": began}
+    imaged.host.cache.has = lambda kind, key: key == began == "whole"
+    plan = imaged.plan("duo")
+    folder = imaged.begin(plan)
+    imaged.job = lambda inputs: HostError("the disk is full") if inputs.spec.column == "with" else Outcome.PASS
+    imaged.execute(plan=plan, run_dir=folder)
+    imaged.host.cache.has = lambda kind, key: key == cached
+    imaged.job = lambda inputs: Outcome.PASS
+    again = imaged.execute(plan=plan, run_dir=folder)
+    assert {job.outcome for job in again.jobs} == {Outcome.PASS}, imaged.lines
+    assert not [line for line in imaged.lines if "it stays the one" in line]
 
 
 @pytest.mark.parametrize("name", ["text", "html", "junit", "markdown", "mail", "systems", "json", "kcidb"])

@@ -110,7 +110,8 @@ class _Execution:
             self.host.check_room()
         save = partial(_save_build, self.run_dir, self.earlier)
         first = self.plan if todo and settings.more else for_jobs(self.plan, todo)
-        first = images.first(self.lab, first) if settings.images else first
+        if settings.images and todo:  # all images decide, also those that no job is left for: as when the run began
+            first = replace(images.first(self.lab, self.plan), images=first.images)
         stages = Stages(self.lab, first, self.host, settings, self.progress, save, self.earlier)
         try:
             with self.peak:

@@ -189,9 +189,15 @@ class Stages:
         return kept
 
     def _trimmed(self, name: str, label: str, origin: Source[Any]) -> KernelRecipe:
-        """Return a kernel's recipe without the modules that no job needs, where the whole of it is not built yet."""
+        """Return a kernel's recipe without the modules that no job needs, where the whole of it is not built yet.
+
+        A run that goes on takes that of the two with which it began.
+        """
         recipe, wanted, ctx = self._recipes[name], self._wanted.get(name), self.context(label)
-        if wanted is None or self._host.cache.has("kernel", kernel_key(recipe, ctx, origin)):
+        if wanted is None:
+            return recipe
+        whole, known = kernel_key(recipe, ctx, origin), self._earlier.get(name)
+        if known.key == whole if known and known.key else self._host.cache.has("kernel", whole):
             return recipe
         gone = left_out(recipe, wanted, origin, ctx)
         self._progress.note(f"kernel {name}: without {len(gone)} symbols of modules that no scenario here needs")
