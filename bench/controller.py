@@ -63,7 +63,7 @@ def ms_a_job(tree: Path, jobs: int, peaks: dict[str, int]) -> float:
         LabError: not every job passed.
     """
     with tempfile.TemporaryDirectory(prefix="kpatchlab-pretended-") as folder:
-        done = proc.run([sys.executable, "-P", RUN, tree, folder, jobs], timeout_s=RUN_S, check=False)
+        done = proc.run([sys.executable, "-P", RUN, tree, folder, str(jobs)], timeout_s=RUN_S, check=False)
     if done.status != 0:
         raise LabError(f"the run ended with status {done.status}", details=tuple(done.stderr.splitlines()[-8:]))
     used, peak = done.stderr.split()[-2:]

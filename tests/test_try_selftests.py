@@ -41,6 +41,7 @@ F:\tcore/net.c*
 """
 FILES = {
     "MAINTAINERS": MAINTAINERS,
+    "Kconfig": "",
     "Makefile": "headers:\n\tmkdir -p usr/include\n",
     f"{T}/Makefile": "TARGETS = core net\n",
     f"{T}/lib.mk": "$(OUTPUT)/%: %.c\n\tgcc $(LDFLAGS) $< -o $@\n",
@@ -72,12 +73,15 @@ def tree(tmp_path):
     return open_local(tmp_path)
 
 
-def new(name: str, text: str) -> Patch:
-    lines = text.splitlines()
-    diff = (
-        f"diff --git a/{name} b/{name}\nnew file mode 100644\n--- /dev/null\n+++ b/{name}\n@@ -0,0 +1,{len(lines)} @@\n"
-    )
-    return Patch(name, name, (diff + "".join(f"+{line}\n" for line in lines)).encode(), 1)
+def patch(tree, files: dict[str, str]) -> Patch:
+    """Return a patch that writes these files."""
+    git = ["git", "-C", str(tree.path)]
+    for name, text in files.items():
+        write(tree.path / name, text)
+    subprocess.run([*git, "add", "-A"], check=True)
+    diff = subprocess.run([*git, "diff", "--cached"], check=True, capture_output=True).stdout
+    subprocess.run([*git, "reset", "-q", "--hard"], check=True)
+    return Patch("1", "1", diff, 1)
 
 
 def called_for(tree, *files, patches=()):
@@ -110,15 +114,31 @@ def test_which_collections_the_files_of_a_series_call_for(tree, files, wanted):
 
 
 def test_a_collection_that_the_series_adds(tree):
-    patches = [new(f"{T}/fresh/Makefile", "TEST_GEN_PROGS := x\n"), new(f"{T}/fresh/config", "CONFIG_NET=y\n")]
-    patches.append(new(f"{T}/fresh/x.c", "int main(void) { return 0; }\n"))
+    files = {f"{T}/fresh/Makefile": "TEST_GEN_PROGS := x\n", f"{T}/fresh/config": "CONFIG_NET=y\n"}
+    patches = [patch(tree, {**files, f"{T}/fresh/x.c": "int main(void) { return 0; }\n"})]
     (one,) = Selftests(tree, "HEAD", patches).called_for([f"{T}/fresh/x.c"], ())
     assert (one.name, one.config) == ("fresh/x", {"NET": "y"})
     assert one.scenario == "kselftest-fresh.x"
 
 
+def test_a_test_that_the_series_adds_to_a_collection(tree):
+    makefile = FILES[f"{T}/net/Makefile"].replace("\tzero \\\n", "\tzero \\\n\tthree \\\n")
+    patches = [patch(tree, {f"{T}/net/Makefile": makefile, f"{T}/net/three.c": "int x;\n"})]
+    assert called_for(tree, f"{T}/net/three.c", patches=patches) == [("net/three", True)]
+    assert called_for(tree, f"{T}/net/three.c") == [("net", True)]
+
+
+def test_a_symbol_that_the_series_adds_is_in_the_tree(tree):
+    added = 'config FRESH\n\tbool "Fresh"\n\tdepends on OLD\nconfig OLD\n\tbool "Old"\n'
+    patches = [patch(tree, {"Kconfig": 'source "sub/Kconfig"\n', "sub/Kconfig": added})]
+    assert Selftests(tree, "HEAD", patches).kconfig("x86").with_dependencies({"FRESH": "y"}, ()) == {
+        "FRESH": "y",
+        "OLD": "y",
+    }
+
+
 def test_a_name_that_no_collection_can_have(tree):
-    patches = [new(f"{T}/a b/Makefile", "TEST_PROGS := x.sh\n")]
+    patches = [patch(tree, {f"{T}/a b/Makefile": "TEST_PROGS := x.sh\n"})]
     assert called_for(tree, f"{T}/a b/Makefile", patches=patches) == []
 
 
@@ -133,7 +153,7 @@ def tested(posted):
     path = posted.root / "scenarios/solo/scenario.yaml"
     write(path, path.read_text().replace("files: [core]", "files: [elsewhere]").replace("tags: [", "tags: [smoke, "))
     write(posted.root / "scenarios/lib/kselftest.py", "")
-    files = {name: text for name, text in FILES.items() if name != "Makefile"}
+    files = {name: text for name, text in FILES.items() if name not in {"Makefile", "Kconfig"}}
     posted.tree.write("Makefile", (posted.tree.tree / "Makefile").read_text() + "\n" + FILES["Makefile"])
     kconfig = (posted.tree.tree / "Kconfig").read_text()
     posted.tree.write("Kconfig", kconfig + 'config DEEP\n\tbool "Deep"\n\tdepends on SHALLOW && (NET || BLOCK)\n')

@@ -149,6 +149,12 @@ class Replay:
                 lines = _split(data)
                 self._texts[name] = _Text(lines, [None] * len(lines))
 
+    def texts(self) -> dict[str, str]:
+        """Return the files that the patches leave, as they leave them; without those of which that is not known."""
+        for patch in self._patches:
+            patch.replay(self._texts)
+        return {name: "".join(text.lines) for name, text in self._texts.items() if not text.problem}
+
     def run(self, final: Callable[[str], bytes | None]) -> Changes:
         """Return what the patches change; `final` is as `base`, for the tree with the series."""
         for patch in self._patches:

@@ -119,6 +119,13 @@ class Repository:
         result = self.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", check=False)
         return result.stdout.strip() if result.status == 0 else ""
 
+    def blob(self, commit: str, path: str) -> bytes | None:
+        """Return a file of a commit, None where the commit has none of that name."""
+        try:
+            return self.read("cat-file", "blob", f"{commit}:{path}")
+        except proc.CommandFailed:
+            return None
+
     def committed(self, commit: str) -> dt.datetime:
         """Return when a commit that the repository has was made, by its committer's clock.
 

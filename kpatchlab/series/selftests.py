@@ -11,11 +11,12 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kpatchlab.build import diffs, git
+from kpatchlab.build import git
+from kpatchlab.build.changes import Replay
 from kpatchlab.build.kconfig import Kconfig
 from kpatchlab.build.patchset import Patch
 from kpatchlab.files import below
@@ -61,16 +62,17 @@ class Selftests:
         patches: as they apply to the commit.
     """
 
-    def __init__(self, tree: git.Repository, commit: str, patches: Iterable[Patch]) -> None:
+    def __init__(self, tree: git.Repository, commit: str, patches: Sequence[Patch]) -> None:
+        def base(name: str) -> bytes | None:
+            return tree.blob(commit, name) if name.startswith(SELFTESTS) or _is_kconfig(name) else None
+
         self._tree, self._commit = tree, commit
-        self._added: dict[str, list[str]] = {}  # file -> lines that the series adds
-        for part in (part for patch in patches for part in diffs.parts(patch.data, patch.strip)):
-            if part.new.startswith(SELFTESTS):
-                lines = (text for hunk in part.hunks for sign, text in hunk.rows if sign == "+")
-                self._added.setdefault(part.new, []).extend(lines)
-        self._files = sorted({*_files(tree, commit, SELFTESTS), *self._added})
-        folders = (name.removesuffix("/Makefile") for name in self._files if name.endswith("/Makefile"))
-        self._folders = {name for name in folders if name.startswith(SELFTESTS)}
+        self._texts = Replay(patches, base).texts()  # others are of no interest, and stay unknown
+        listed = tree.read("ls-tree", "-r", "-z", "--full-tree", "--name-only", commit, "--", SELFTESTS)
+        there = [name for name in listed.decode("utf-8", "replace").split("\0") if name]
+        self._files = sorted({*there, *(name for name in self._texts if name.startswith(SELFTESTS))})
+        self._folders = {name.removesuffix("/Makefile") for name in self._files if name.endswith("/Makefile")}
+        self._folders.discard(SELFTESTS.rstrip("/"))
 
     def called_for(self, files: Sequence[str], sections: Sequence[Section]) -> list[Collection]:
         """Return the collections that the files of a series call for: those that it changes, then those of its code.
@@ -131,15 +133,28 @@ class Selftests:
         return {match[1]: match[2] for match in found if match}
 
     def _lines(self, file: str) -> list[str]:
-        """Return the lines of a file of the commit, and behind them those that the series adds."""
-        shown = self._tree.git("cat-file", "blob", f"{self._commit}:{file}", check=False)
-        return [*(shown.stdout.splitlines() if shown.status == 0 else []), *self._added.get(file, [])]
+        """Return the lines of a file, as the series leaves it."""
+        if file not in self._texts:
+            self._texts[file] = (self._tree.blob(self._commit, file) or b"").decode("utf-8", "replace")
+        return self._texts[file].splitlines()
+
+    def kconfig(self, arch: str) -> Kconfig:
+        """Return the symbols of the tree with the series; `arch` as kbuild's SRCARCH."""
+        packed = self._tree.read("archive", "--format=tar", self._commit, "--", ":(glob)**/Kconfig*")
+        with tempfile.TemporaryDirectory(prefix="kpatchlab-") as folder:
+            with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+                members = ((member.name, archive.extractfile(member)) for member in archive if member.isfile())
+                found = {name: content.read() for name, content in members if content}
+            own = {name: text.encode("utf-8", "surrogateescape") for name, text in self._texts.items()}
+            for name, data in {**found, **{name: data for name, data in own.items() if _is_kconfig(name)}}.items():
+                if target := below(Path(folder), name):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(data)
+            return Kconfig(Path(folder), arch)
 
 
-def _files(tree: git.Repository, commit: str, below: str = ".") -> list[str]:
-    """Return the names of a commit's files below a folder; what is no UTF-8 cannot be a collection's."""
-    listed = tree.read("ls-tree", "-r", "-z", "--full-tree", "--name-only", commit, "--", below)
-    return [name for name in listed.decode("utf-8", "replace").split("\0") if name]
+def _is_kconfig(name: str) -> bool:
+    return Path(name).name.startswith("Kconfig")
 
 
 def _tests_beside(file: str, sections: Iterable[Section]) -> tuple[str, ...]:
@@ -161,48 +176,27 @@ def run_by(lab: Lab) -> dict[str, list[str]]:
     return found
 
 
-def with_scenarios(
-    lab: Lab, wanted: Iterable[Collection], tree: git.Repository, commit: str, arch: str, asked: Iterable[str]
-) -> Lab:
+def with_scenarios(lab: Lab, wanted: Sequence[Collection], tests: Selftests, arch: str, asked: Iterable[str]) -> Lab:
     """Return a lab with a scenario for each collection, and with kernels that have what the collections ask for.
 
     Args:
-        tree, commit: of which the kernels are; its Kconfig files say what a symbol depends on.
+        tests: where they are from; what a symbol depends on is said there.
         arch: as kbuild's SRCARCH.
         asked: symbols that the kernels' recipes ask for already, whatever for: that stays.
     """
-    wanted, asked = list(wanted), frozenset(asked)
-    everything = {symbol: value for one in wanted for symbol, value in one.config.items()}
-    there, more = _in_tree(tree, commit, arch, everything, asked)
+    symbols = {symbol: value for one in wanted for symbol, value in one.config.items()}
+    kconfig = tests.kconfig(arch) if symbols else None
+    more = kconfig.with_dependencies(symbols, frozenset(asked)) if kconfig else {}
     kernels = {
         name: recipe.model_copy(update={"config_set": {**more, **recipe.config_set}})
         for name, recipe in lab.kernels.items()
     }
-    made = {one.scenario: _scenario(one, there) for one in wanted}
+    made = {one.scenario: _scenario(one, kconfig.symbols if kconfig else ()) for one in wanted}
     selected = tuple(sorted({*lab.selected, *made}))
     return replace(lab, kernels=kernels, scenarios={**lab.scenarios, **made}, selected=selected)
 
 
-def _in_tree(
-    tree: git.Repository, commit: str, arch: str, wanted: Mapping[str, str], asked: frozenset[str]
-) -> tuple[frozenset[str], dict[str, str]]:
-    """Return which symbols the tree has, and what to ask for so that they come out as wanted."""
-    if not wanted:
-        return frozenset(), {}
-    packed = tree.read("archive", "--format=tar", commit, "--", ":(glob)**/Kconfig*")
-    with tempfile.TemporaryDirectory(prefix="kpatchlab-") as folder:
-        # By hand: extractall(filter="data") came with Python 3.11.4, and Debian 12 has 3.11.2.
-        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-            for member in archive:
-                content = archive.extractfile(member) if member.isfile() else None
-                if content and (target := below(Path(folder), member.name)):
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(content.read())
-        kconfig = Kconfig(Path(folder), arch)
-    return frozenset(wanted) & kconfig.symbols.keys(), kconfig.with_dependencies(wanted, asked)
-
-
-def _scenario(one: Collection, there: frozenset[str]) -> Scenario:
+def _scenario(one: Collection, there: Container[str]) -> Scenario:
     """Return the scenario of a collection.
 
     Args:

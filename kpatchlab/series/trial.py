@@ -148,8 +148,9 @@ def make_trial(
     title = title or named or patches[0].subject or patches[0].name
     own = _lab(lab, tree, base, title, model, config, folder)
     symbols = asked_symbols(own.kernels[BASE], ctx)  # before a run begins
-    sections = concerned(parse(_blob(repository, base.commit, MAINTAINERS)), files)
-    tests = selftests.Selftests(repository, base.commit, patches).called_for(files, sections)
+    sections = concerned(parse(repository.blob(base.commit, MAINTAINERS) or b""), files)
+    owned = selftests.Selftests(repository, base.commit, patches)
+    tests = owned.called_for(files, sections)
     if any(touches(lab.scenarios[name], lab.systems, file) for name in lab.selected for file in files):
         tests = [one for one in tests if one.changed]
     done = selftests.run_by(own)
@@ -159,7 +160,7 @@ def make_trial(
         title, label or numbered, model, patches, base, files,
         systems=tuple(name for name, row in lab.systems.items() if _about(row.files, files)),
         sections=sections,
-        lab=selftests.with_scenarios(own, made, repository, base.commit, source_arch(ctx.arch), symbols),
+        lab=selftests.with_scenarios(own, made, owned, source_arch(ctx.arch), symbols),
         folder=folder,
         clues=clues,
         collections=tuple(tests),
@@ -187,11 +188,6 @@ def _seconds(date: str) -> float | None:
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         return email.utils.parsedate_to_datetime(date).timestamp()
     return None
-
-
-def _blob(tree: git.Repository, commit: str, path: str) -> bytes:
-    found = tree.git("cat-file", "blob", f"{commit}:{path}", check=False)
-    return found.stdout.encode("utf-8", "surrogateescape") if found.status == 0 else b""
 
 
 def _about(folders: Iterable[str], files: Iterable[str]) -> bool:
