@@ -14,9 +14,11 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
+import string
 import subprocess
 import sys
 import tempfile
@@ -108,20 +110,24 @@ class _Bridge:
 @contextlib.contextmanager
 def _bridge() -> Iterator[_Bridge]:
     """Make the cable's other end, with the first address of a network that nobody has."""
-    for _ in range(50):
-        number = random.SystemRandom().randrange(1, 255)
-        name = f"kplab{number}"
-        with contextlib.suppress(AssertionError):  # somebody has that one
-            _ip("link", "add", name, "type", "bridge")
-            break
-    else:
-        pytest.fail("no bridge can be made: does this machine allow network namespaces?")
+    _sweep()
+    taken = _ip("-o", "address")
+    number = random.SystemRandom().choice([n for n in range(1, 255) if f" 198.18.{n}." not in taken])
+    name = next(name for letter in string.ascii_lowercase if (name := f"kpl{os.getpid()}{letter}") not in taken)
+    _ip("link", "add", name, "type", "bridge")
     try:
         _ip("address", "add", f"198.18.{number}.1/24", "dev", name)
         _ip("link", "set", name, "up")
         yield _Bridge(name, f"198.18.{number}")
     finally:
         _ip("link", "delete", name)
+
+
+def _sweep() -> None:
+    """Delete the bridges of tests that were killed; their hosts have ended with them."""
+    for name, pid in set(re.findall(r"\b(kpl(\d+)[a-z]):", _ip("-o", "link"))):
+        if not Path(f"/proc/{pid}").exists():
+            _ip("link", "delete", name)
 
 
 def _host(
@@ -170,7 +176,19 @@ def _apart(namespaces: bool) -> list[str]:
         return []
     Path("/run/sshd").mkdir(exist_ok=True)
     wait = 'while ! ip address show dev eth0 2>/dev/null | grep -q inet; do sleep 0.05; done; exec "$@"'
-    apart = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    apart = [
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "unshare",
+        "--net",
+        "--mount",
+        "--uts",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+    ]
     return [*apart, "sh", "-c", wait, "sh"]
 
 
@@ -213,9 +231,10 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _ip(*words: str) -> None:
+def _ip(*words: str) -> str:
     done = subprocess.run(["ip", *words], check=False, capture_output=True, text=True)
     assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
+    return done.stdout
 
 
 def _keygen(path: Path) -> None:

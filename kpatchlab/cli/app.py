@@ -152,7 +152,7 @@ class Verbs(Verb, click.Group):
         "One series": ("try", "series", "coverage", "measure", "plants"),
         "Search": ("bisect", "bisect-step", "reproduce"),
         "Nights and history": ("nightly", "history", "site", "serve", "import"),
-        "Hosts": ("doctor", "clean", "completion"),
+        "Hosts": ("doctor", "hosts", "clean", "completion"),
     }
     ORDER = tuple(itertools.chain.from_iterable(GROUPS.values()))
 

@@ -46,3 +46,13 @@ def runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[st
         return _fitting(["last", *reversed(Store(results_of(_lab_file(ctx))).ids())], incomplete)
     except LabError:
         return []
+
+
+def hosts(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Propose the hosts that the lab file, or --hosts, names."""
+    from kpatchlab.cli.common import load_lab
+
+    try:
+        return _fitting(list(load_lab(ctx.ensure_object(Options)).hosts), incomplete)
+    except LabError:
+        return []

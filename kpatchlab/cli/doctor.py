@@ -6,12 +6,16 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kpatchlab.cli.app import COMPLETE_VAR, Options, Verb, as_called
 from kpatchlab.cli.common import as_json, dump, load_lab, pass_options, table, wrapped
 from kpatchlab.errors import UserError
+
+if TYPE_CHECKING:
+    from kpatchlab.host.doctor import HostCheck
 
 
 @click.command(
@@ -60,14 +64,19 @@ def doctor(
     if as_json:
         dump(found)
     else:
-        marks = {"ok": ("ok", "green"), "note": ("note", "yellow"), "bad": ("BAD", "red")}
         for item in found:
-            word, colour = marks[item.state]
-            wrapped(item.text, f"{word:6}{item.name + ':':14}", 20, colour)
-            if item.remedy and item.state != "ok":
-                wrapped(as_called(item.remedy), f"{'':20}-> ", 23)
+            show_check(item)
     if any(item.state == "bad" for item in found):
         sys.exit(3)
+
+
+def show_check(item: HostCheck, of: str = "") -> None:
+    """Print a finding and its remedy, `of` whom."""
+    word, colour = {"ok": ("ok", "green"), "note": ("note", "yellow"), "bad": ("BAD", "red")}[item.state]
+    head = f"{word:6}{of and of + ' '}{item.name + ':':14}"
+    wrapped(item.text, head, len(head), colour)
+    if item.remedy and item.state != "ok":
+        wrapped(as_called(item.remedy), f"{'':{len(head)}}-> ", len(head) + 3)
 
 
 def _doctor_store(options: Options, *, repair: bool, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from kpatchlab.cli.compare import compare
 from kpatchlab.cli.coverage import coverage
 from kpatchlab.cli.doctor import clean, completion, doctor
 from kpatchlab.cli.history import history
+from kpatchlab.cli.hosts import hosts
 from kpatchlab.cli.importing import import_results
 from kpatchlab.cli.lists import list_things
 from kpatchlab.cli.measure import measure
@@ -36,7 +37,8 @@ from kpatchlab.textclean import CleanStream
 
 VERBS = (
     *(run, measure, plan, build, list_things, check, report, compare, nightly, history, coverage, try_, series),
-    *(plants, site, serve, import_results, shell, bisect, bisect_step, reproduce, new, doctor, clean, completion),
+    *(plants, site, serve, import_results, shell, bisect, bisect_step, reproduce, new, doctor, hosts, clean),
+    completion,
 )
 
 

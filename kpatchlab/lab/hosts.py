@@ -70,9 +70,10 @@ class HostEntry(FileModel):
         default="", description="file with its key, beside ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts"
     )
     cache: str = Field(
-        default="", pattern=r"^((~/|/).*)?$", description="folder there for artifacts and the lab itself; empty: "
-        "`~/.cache/kpatchlab`",
-    )  # fmt: skip
+        default="",
+        pattern=r"^((~/|/)[^\s|&\\]*)?$",
+        description="folder there for artifacts and the lab itself; empty: `~/.cache/kpatchlab`",
+    )
     cpus: int = Field(default=0, ge=0, le=4096, description="processors that the lab may take there; 0: all")
     memory_gib: float = Field(
         default=0, ge=0, allow_inf_nan=False, description="memory that the lab may take there, in GiB; 0: all"
