@@ -234,4 +234,4 @@ def test_a_job_that_idles_holds_memory_and_no_slot(host, held):
     held.set()
     wait(futures)
     assert len(begun) == 4
-    assert local._free == local._room
+    assert local._room.free == local._room.total

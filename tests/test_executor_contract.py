@@ -30,7 +30,7 @@ from kpatchlab.model import BuildResult, Outcome
 from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import process, stages
-from kpatchlab.run.executor import LocalExecutor
+from kpatchlab.run.executor import Room
 from kpatchlab.run.executors import EXECUTORS, executor_of
 from kpatchlab.run.pipeline import execute
 from kpatchlab.run.stages import Settings
@@ -188,8 +188,8 @@ def test_results_are_whole(site, executor):
 
 
 def test_a_job_whose_guests_idle_lets_go_of_its_slot(site, executor, monkeypatch):
-    idle, freed = LocalExecutor._idle, []
-    monkeypatch.setattr(LocalExecutor, "_idle", lambda self, queued: (freed.append(queued), idle(self, queued)))
+    idle, freed = Room.idle, []
+    monkeypatch.setattr(Room, "idle", lambda self, queued: (freed.append(queued), idle(self, queued)))
     site.run(executor, "says")
     assert not freed, "a job that does not idle keeps it"
     site.lab = dataclasses.replace(site.lab, settle_s=0.1)

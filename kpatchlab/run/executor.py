@@ -1,7 +1,8 @@
 """Where jobs run. A job is a pure function of its task, so an executor only has to call it and bring the value back.
 
-An executor queues by itself: who submits does not ask for room. A new one (other hosts over SSH, a cluster) is one
-class with the methods of `Executor` and one row in `executors.EXECUTORS`.
+An executor queues by itself: who submits does not ask for room. `Queue` and `Room` are the parts of every queue: what
+waits, and what one host has for it. A new executor is one class with the methods of `Executor` and one row in
+`executors.EXECUTORS`.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ class Executor(Protocol):
 
 
 @dataclass(order=True, slots=True)
-class _Queued:
-    """A job that waits for its turn; the least is the first."""
+class Queued:
+    """A job that waits for its turn, or has it; the least is the first."""
 
     rank: tuple[int, int]
     task: JobTask = field(compare=False)
@@ -113,6 +114,63 @@ class _Queued:
     cancel: Cancel = field(compare=False)
     started: Callable[[], None] = field(compare=False)
     future: Future[Returned] = field(compare=False, default_factory=Future)
+
+
+class Queue:
+    """Jobs that wait, by priority; of equals, the first that came."""
+
+    def __init__(self) -> None:
+        self._heaps: dict[Weight, list[Queued]] = {}
+
+    def push(self, queued: Queued) -> None:
+        """Let a job wait."""
+        heapq.heappush(self._heaps.setdefault(queued.weight, []), queued)
+
+    def pop(self, fits: Callable[[Weight], bool]) -> Queued | None:
+        """Take out the first job whose weight fits; None where there is none."""
+        heaps = [heap for weight, heap in self._heaps.items() if heap and fits(weight)]
+        return heapq.heappop(min(heaps, key=lambda heap: heap[0])) if heaps else None
+
+    def drain(self, which: Callable[[Queued], bool] = lambda _: True) -> list[Queued]:
+        """Take out all jobs of a sort."""
+        gone = [queued for heap in self._heaps.values() for queued in heap if which(queued)]
+        if gone:
+            left = [queued for heap in self._heaps.values() for queued in heap if not which(queued)]
+            self._heaps.clear()
+            for queued in left:
+                self.push(queued)
+        return gone
+
+    def __len__(self) -> int:
+        return sum(map(len, self._heaps.values()))
+
+
+class Room:
+    """What one host has for jobs, and what of it is free; whoever has it calls it from one thread at a time."""
+
+    def __init__(self, total: Weight) -> None:
+        self.total = self.free = total
+        self.running = 0
+
+    def fits(self, weight: Weight) -> bool:
+        """Whether there is room for a job; where nothing runs there always is."""
+        return not self.running or weight.times_in(self.free) > 0
+
+    def take(self, queued: Queued) -> None:
+        """Let a job have its part."""
+        self.running += 1
+        self.free -= queued.weight
+
+    def idle(self, queued: Queued) -> None:
+        """Let others take the processors of a job whose guests only idle; the memory stays theirs."""
+        memory = Weight(0, 0, queued.weight.memory_mib)
+        self.free += queued.weight - memory
+        queued.weight = memory
+
+    def leave(self, queued: Queued) -> None:
+        """Take back what a job had."""
+        self.running -= 1
+        self.free += queued.weight
 
 
 class LocalExecutor:
@@ -129,10 +187,8 @@ class LocalExecutor:
         self._pool = ThreadPoolExecutor(64, thread_name_prefix="job")
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._waiting: dict[Weight, list[_Queued]] = {}  # heaps
-        self._running = 0
-        cpus = UNLIMITED if guests else max(2, len(os.sched_getaffinity(0)))
-        self._room = self._free = Weight(guests or UNLIMITED, cpus, int(available_mib() * MEMORY_SHARE))
+        self._queue = Queue()
+        self._room = Room(room_here(guests))
 
     @classmethod
     def of(cls, lab: Lab, host: Host) -> Self:
@@ -143,22 +199,21 @@ class LocalExecutor:
         self, task: JobTask, weight: Weight, priority: int = 0, *, cancel: Cancel, started: Callable[[], None]
     ) -> Future[Returned]:
         """See `Executor.submit`."""
-        queued = _Queued((-priority, next(self._numbers)), task, weight, cancel, started)
+        queued = Queued((-priority, next(self._numbers)), task, weight, cancel, started)
         with self._lock:
-            heapq.heappush(self._waiting.setdefault(weight, []), queued)
+            self._queue.push(queued)
         self._start()
         return queued.future
 
     def width(self, weight: Weight) -> int:
         """See `Executor.width`."""
-        return max(1, weight.times_in(self._room))
+        return max(1, weight.times_in(self._room.total))
 
     def shutdown(self) -> None:
         """See `Executor.shutdown`."""
         with self._lock:
-            left = [queued.future for heap in self._waiting.values() for queued in heap]
-            self._waiting.clear()
-        _drop(left)
+            left = self._queue.drain()
+        drop(queued.future for queued in left)
         self._pool.shutdown()
 
     def __enter__(self) -> Self:
@@ -171,43 +226,30 @@ class LocalExecutor:
         """Start every job that there is room for, in their order; those that are cancelled leave the queue."""
         cancelled = []
         with self._lock:
-            while (queued := self._next()) is not None:
+            while (queued := self._queue.pop(self._room.fits)) is not None:
                 if queued.cancel.is_set():
                     cancelled.append(queued.future)
                 elif queued.future.set_running_or_notify_cancel():
-                    self._running += 1
-                    self._free -= queued.weight
+                    self._room.take(queued)
                     self._pool.submit(self._run, queued)
-        _drop(cancelled)  # not under the lock: it calls back
+        drop(cancelled)  # not under the lock: it calls back
 
-    def _next(self) -> _Queued | None:
-        """Take the first job that there is room for out of the queue; one always fits where nothing runs."""
-        heaps = [heap for weight, heap in self._waiting.items() if heap and self._fits(weight)]
-        return heapq.heappop(min(heaps, key=lambda heap: heap[0])) if heaps else None
-
-    def _fits(self, weight: Weight) -> bool:
-        return not self._running or weight.times_in(self._free) > 0
-
-    def _run(self, queued: _Queued) -> None:
+    def _run(self, queued: Queued) -> None:
         try:
             tell = partial(queued.future.set_result, self._result(queued))
         except BaseException as error:  # noqa: BLE001 - an interrupt is the submitter's
             tell = partial(queued.future.set_exception, error)
         with self._lock:
-            self._running -= 1
-            self._free += queued.weight
+            self._room.leave(queued)
         self._start()
         tell()
 
-    def _idle(self, queued: _Queued) -> None:
-        """Let others take the processors of a job whose guests only idle; the memory stays theirs."""
-        memory = Weight(0, 0, queued.weight.memory_mib)
+    def _idle(self, queued: Queued) -> None:
         with self._lock:
-            self._free += queued.weight - memory
-            queued.weight = memory
+            self._room.idle(queued)
         self._start()
 
-    def _result(self, queued: _Queued) -> Returned:
+    def _result(self, queued: Queued) -> Returned:
         folder = None
         try:
             folder = self._host.cache.scratch("job")
@@ -224,7 +266,13 @@ def limit_of(lab: Lab) -> int | None:
     return None if lab.limits.guests == "auto" else lab.limits.guests
 
 
-def _drop(futures: Iterable[Future[Returned]]) -> None:
+def room_here(guests: int | None) -> Weight:
+    """Return what this host has for jobs; a limit of guests stands in place of its processors."""
+    cpus = UNLIMITED if guests else max(2, len(os.sched_getaffinity(0)))
+    return Weight(guests or UNLIMITED, cpus, int(available_mib() * MEMORY_SHARE))
+
+
+def drop(futures: Iterable[Future[Returned]]) -> None:
     """Tell who waits for these that they will not begin."""
     for future in futures:
         future.cancel()
