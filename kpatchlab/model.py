@@ -324,19 +324,18 @@ class JobResult:
 
     Attributes:
         column: name of the matrix column: a kernel ("with"), or "client=with,server=without" for a mixed pair.
-        placement: role -> kernel name.
-        cases: every check, the lab's own included.
+        placement: role -> kernel name; cases: every check, the lab's own included.
         guest_s: time the scenario's own commands took; overhead_s: all the rest of the job.
         reported: its script ended and reported every check that it announced, whatever became of them.
         mode: what its figures count: "time (KVM)", "time (TCG)" or "instructions".
-        patched: calls of the functions that the series changes.
+        patched: calls of the functions that the series changes; left: what it left behind.
         because: the cases that made `outcome` what it is; none where a script did not end or the lab lost the job.
         beside: builds that the lab did on this host meanwhile, by name.
         withheld_s: seconds in which the host kept the processor from its guests; the most that one of them lost.
         turns: how often it did its work in one guest; its cases and figures are the first one's.
-        left: what it left behind.
         sent_bytes, sent_calls: what its script says of its work, in one turn; 0: nothing.
         images: it ran on its kernels' images, and not on compiled ones, see `image_of`.
+        host: name of the host that ran it; "": the one that ran the lab.
     """
 
     job: str
@@ -371,6 +370,7 @@ class JobResult:
     sent_bytes: int = 0
     sent_calls: int = 0
     images: bool = False
+    host: str = ""
 
     @property
     def builds(self) -> dict[str, str]:

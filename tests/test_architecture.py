@@ -58,7 +58,7 @@ OUTSIDE_THE_FENCE = {
     "build/suites": "tar on Debian's packages", "fence": "itself, rm", "guest/initrd": "gcc on the agent",
     "guest/jail": "QEMU", "guest/vm": "QEMU", "host/accel": "gcc on a probe, QEMU", "host/debian": "apt and dpkg-deb",
     "host/packages": "apt", "host/qemu": "QEMU", "hosts/wheels": "pip", "lab/bounded": "itself", "lab/scripts": "sh -n",
-    "nightly/notify": "sendmail", "run/process": "a worker of the lab's",
+    "nightly/notify": "sendmail", "run/cluster/launch": "a worker of the lab's", "run/process": "a worker of the lab's",
 }  # fmt: skip
 """Who starts processes without `fence`, and which: none that runs code of a tree, or reads what such code made."""
 

@@ -30,6 +30,8 @@ from kpatchlab.model import BuildResult, Outcome
 from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import process, stages
+from kpatchlab.run.cluster.executor import HostsExecutor
+from kpatchlab.run.cluster.launch import Here
 from kpatchlab.run.executor import Room
 from kpatchlab.run.executors import EXECUTORS, executor_of
 from kpatchlab.run.pipeline import execute
@@ -120,6 +122,9 @@ class Site:
 
     def executor(self, kind, guests=2):
         """Return one that lab.yaml names."""
+        if kind == "hosts":
+            workers = [Here(name, cache=str(self.root / "workers" / name)) for name in ("one", "two")]
+            return HostsExecutor(self.host, workers, guests=guests)
         asked = TypeAdapter(Jobs).validate_python({"type": kind, **WANTED.get(kind, {})})
         limits = self.lab.limits.model_copy(update={"guests": guests})
         return executor_of(dataclasses.replace(self.lab, executor=asked, limits=limits), self.host)
@@ -157,7 +162,7 @@ def executor(request, site):
 def timeless(value):
     """Return a result as JSON without its times and what the host did meanwhile, which are no two runs' the same."""
     if isinstance(value, dict):
-        chance = {"started", "beside", "left"}
+        chance = {"started", "beside", "left", "host"}
         return {k: timeless(item) for k, item in value.items() if k not in chance and not k.endswith("_s")}
     return [timeless(item) for item in value] if isinstance(value, list) else value
 

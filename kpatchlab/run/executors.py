@@ -9,9 +9,17 @@ from kpatchlab.lab.load import Lab
 from kpatchlab.run.executor import Executor, LocalExecutor
 from kpatchlab.run.process import ProcessExecutor
 
+
+def _on_hosts(lab: Lab, host: Host) -> Executor:
+    from kpatchlab.run.cluster.of_lab import hosts_executor
+
+    return hosts_executor(lab, host)
+
+
 EXECUTORS: Mapping[str, Callable[[Lab, Host], Executor]] = {
     "local": LocalExecutor.of,
     "process": ProcessExecutor.of,
+    "hosts": _on_hosts,
 }
 """`executor.type` of lab.yaml -> what makes it."""
 
