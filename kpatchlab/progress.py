@@ -107,6 +107,7 @@ def clock(seconds: float) -> str:
 def job_line(result: JobResult) -> str:
     """Return one line about a finished job."""
     text = f"{result.outcome.value.upper():8} {result.job}  {clock(result.duration_s)}"
+    text += f" on {result.host}" if result.host else ""
     return f"{text}  {result.message}" if result.message else text
 
 

@@ -30,8 +30,10 @@ from kpatchlab.model import BuildResult, Outcome
 from kpatchlab.plan.jobs import make_plan
 from kpatchlab.progress import PlainProgress
 from kpatchlab.run import process, stages
+from kpatchlab.run.cluster.certificates import Authority
 from kpatchlab.run.cluster.executor import HostsExecutor
-from kpatchlab.run.cluster.launch import Here
+from kpatchlab.run.cluster.launch import Here, Keeper
+from kpatchlab.run.cluster.mailbox import Mailbox
 from kpatchlab.run.executor import Room
 from kpatchlab.run.executors import EXECUTORS, executor_of
 from kpatchlab.run.pipeline import execute
@@ -80,6 +82,7 @@ class Site:
 
     def __init__(self, root, monkeypatch):
         self.root = root
+        self.cluster, self.closing = None, []
         self.lab = dataclasses.replace(load(self._lab(root / "lab")), settle_s=0.0)
         self.host = Host(Cache(root / "cache"), qemu_choice="host")
         self.store = Store(self.lab.results)
@@ -123,11 +126,26 @@ class Site:
     def executor(self, kind, guests=2):
         """Return one that lab.yaml names."""
         if kind == "hosts":
-            workers = [Here(name, cache=str(self.root / "workers" / name)) for name in ("one", "two")]
+            workers = [Here(name, cache=str(self.root / "hosts" / name)) for name in ("one", "two")]
             return HostsExecutor(self.host, workers, guests=guests)
-        asked = TypeAdapter(Jobs).validate_python({"type": kind, **WANTED.get(kind, {})})
+        more = self.standing() if kind == "cluster" else WANTED.get(kind, {})
+        asked = TypeAdapter(Jobs).validate_python({"type": kind, **more})
         limits = self.lab.limits.model_copy(update={"guests": guests})
         return executor_of(dataclasses.replace(self.lab, executor=asked, limits=limits), self.host)
+
+    def standing(self):
+        """Return the keys of a Dask cluster of two workers, which stands until the test ends."""
+        if self.cluster is None:
+            identity = Authority().issue("cluster")
+            identity.write(self.root / "tls")
+            self.cluster = Mailbox(identity, "127.0.0.1")
+            url = f"tls://127.0.0.1:{self.cluster.port}"
+            keepers = [Keeper(Here(name), url, identity, print) for name in ("three", "four")]
+            self.closing += [keeper.stop for keeper in keepers] + [keeper.join for keeper in keepers]
+            self.closing.append(self.cluster.close)
+        files = {"ca": "ca.pem", "certificate": "cert.pem", "key": "key.pem"}
+        url = f"tls://127.0.0.1:{self.cluster.port}"
+        return {"scheduler": url, **{word: str(self.root / "tls" / name) for word, name in files.items()}}
 
     def run(self, executor, *choice):
         """Run scenarios on the kernel `without`; returns the run and its folder."""
@@ -147,10 +165,14 @@ def site(tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setattr("kpatchlab.run.again.disturbed", lambda _: "")  # by how busy this host is
-    return Site(tmp_path, monkeypatch)
+    monkeypatch.setenv("KPATCHLAB_CACHE", str(tmp_path / "cluster"))  # of a cluster's workers
+    found = Site(tmp_path, monkeypatch)
+    yield found
+    for close in found.closing:
+        close()
 
 
-KINDS = sorted(EXECUTORS)
+KINDS = sorted({*EXECUTORS, "hosts"})
 
 
 @pytest.fixture(params=KINDS)

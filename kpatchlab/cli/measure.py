@@ -96,6 +96,7 @@ def measure(
         command=command,
         reproduce=lambda job: options.again(f"measure {shlex.quote(job.scenario)} {again}"),
         more=rounds.more,
+        pinned=True,
     )
     conditions.begin()
     with progress_for(to_stderr=as_json) as progress, interruptible(settings, progress):

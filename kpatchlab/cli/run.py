@@ -16,7 +16,17 @@ from kpatchlab.cli import complete, streams
 from kpatchlab.cli.app import Options, Verb
 from kpatchlab.cli.choosing import CHOICE_HELP, choosing, kernels_of, variant_option
 from kpatchlab.cli.common import as_json, dump, load_lab, pass_options, table
-from kpatchlab.cli.running import interruptible, kernel_option, make, progress_for, session_of, start, verbose
+from kpatchlab.cli.running import (
+    interruptible,
+    kernel_option,
+    make,
+    on_option,
+    placed,
+    progress_for,
+    session_of,
+    start,
+    verbose,
+)
 from kpatchlab.errors import HostError, UserError
 
 if TYPE_CHECKING:
@@ -38,6 +48,7 @@ if TYPE_CHECKING:
 @choosing
 @kernel_option
 @variant_option
+@on_option
 @click.option("--repeat", type=click.IntRange(1, 1000), help="Run each job this often; default: as the lab file says.")
 @click.option("--job", "jobs", multiple=True, metavar="ID", help="Only this job; `plan` and every report show the ids.")
 @click.option(
@@ -71,6 +82,7 @@ def run(
     choice: tuple[str, ...],
     kernels: tuple[str, ...],
     variant: str | None,
+    places: tuple[str, ...],
     repeat: int | None,
     jobs: tuple[str, ...],
     resume: str | None,
@@ -85,7 +97,7 @@ def run(
         raise UserError(f"--{'resume' if resume else 'job'} says what is run: leave the other choices out")
     if resume:
         variant = variant or _variant_of(options, resume)
-    lab = load_lab(options, choice, variant)
+    lab = placed(load_lab(options, choice, variant), places)
     kernels = kernels_of(lab, kernels, variant)
     from kpatchlab.plan.forecast import history
     from kpatchlab.plan.jobs import estimate, plan_of_jobs

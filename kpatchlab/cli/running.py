@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +16,7 @@ import click
 from kpatchlab import terminal
 from kpatchlab.cli import complete
 from kpatchlab.cli.app import Options
-from kpatchlab.errors import HostError
+from kpatchlab.errors import HostError, UserError
 from kpatchlab.urls import hide
 
 if TYPE_CHECKING:
@@ -36,6 +38,45 @@ kernel_option = click.option(
     shell_complete=complete.kernels,
     help="Only this kernel; may be repeated.",
 )
+
+
+on_option = click.option(
+    "--on",
+    "places",
+    multiple=True,
+    metavar="HOST",
+    help="Run jobs only on this host of `hosts`, or on those with this tag; may be repeated. local: on none of them. "
+    "tls://HOST:PORT: on a Dask cluster that stands.",
+)
+
+
+def placed(lab: Lab, places: tuple[str, ...]) -> Lab:
+    """Return a lab that runs where a user's `--on` words say.
+
+    Raises:
+        UserError: there is no such host, or the words do not go together.
+    """
+    from kpatchlab.lab.file import ClusterJobs
+    from kpatchlab.lab.hosts import LOCAL
+    from kpatchlab.lab.yamlfile import suggest
+
+    urls = [place for place in places if "://" in place]
+    if urls and len(places) > 1:
+        raise UserError(f"--on {urls[0]}: a cluster that stands is used alone")
+    if urls:
+        if not re.fullmatch(r"tls://[^\s/]+:\d+", urls[0]):
+            raise UserError(f"--on {urls[0]}: a scheduler's URL is tls://HOST:PORT")
+        return replace(lab, hosts={}, executor=ClusterJobs(type="cluster", scheduler=urls[0]))
+    chosen = set[str]()
+    for place in places:
+        names = {name for name, entry in lab.hosts.items() if place == name or place in entry.tags}
+        if not names and place != LOCAL:
+            there = [*lab.hosts, *(tag for entry in lab.hosts.values() for tag in entry.tags)]
+            raise UserError(
+                f"--on {place}: there is no such host{suggest(place, there)}", hint="`hosts` in lab.yaml names them"
+            )
+        chosen |= names
+    return replace(lab, hosts={name: entry for name, entry in lab.hosts.items() if name in chosen}) if places else lab
 
 
 def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: int | None) -> Plan:

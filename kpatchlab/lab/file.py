@@ -65,7 +65,22 @@ class ProcessJobs(FileModel):
     )
 
 
-Jobs = Annotated[LocalJobs | ProcessJobs, Field(discriminator="type")]
+class ClusterJobs(FileModel):
+    """Jobs run on a Dask cluster that stands, whose workers have this version of the lab."""
+
+    type: Literal["cluster"] = Field(description="jobs run on a Dask cluster that stands")
+    scheduler: str = Field(pattern=r"^tls://[^\s/]+:\d+$", description="its scheduler, `tls://HOST:PORT`")
+    ca: str = Field(
+        default="",
+        description="file with its authority's certificate; empty: Dask's own setting `distributed.comm.tls.ca-file`",
+    )
+    certificate: str = Field(
+        default="", description="file with a certificate for the lab; empty: Dask's `distributed.comm.tls.client.cert`"
+    )
+    key: str = Field(default="", description="file with its key; empty: Dask's `distributed.comm.tls.client.key`")
+
+
+Jobs = Annotated[LocalJobs | ProcessJobs | ClusterJobs, Field(discriminator="type")]
 """What runs the jobs."""
 
 

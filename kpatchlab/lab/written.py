@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from kpatchlab.lab.file import LabFile, LocalJobs
+from kpatchlab.lab.file import LabFile
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.lab.scenario import ScenarioFile
@@ -24,9 +24,9 @@ def said(lab: Lab, kernels: Mapping[str, KernelRecipe]) -> dict[str, Any]:
     How jobs are run is left out where it is as by default.
     """
     how = {name: getattr(lab, name) for name in HOW}
-    if not isinstance(lab.executor, LocalJobs):  # a path, which starts at the lab's root
-        cache = str(lab.root / Path(lab.executor.cache).expanduser())
-        how["executor"] = lab.executor.model_copy(update={"cache": cache})
+    words = [word for word in ("cache", "ca", "certificate", "key") if getattr(lab.executor, word, "")]
+    paths = {word: str(lab.root / Path(getattr(lab.executor, word)).expanduser()) for word in words}
+    how["executor"] = lab.executor.model_copy(update=paths)  # these start at the lab's root
     return {
         "title": lab.title,
         "base": lab.base,

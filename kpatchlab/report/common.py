@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from kpatchlab.model import JOB, JobResult, Outcome, Run, Splat
@@ -44,6 +45,14 @@ def on_builds(run: Run) -> str:
         return ""
     words = f"{len(images)} of {len(images) + len(compiled)} scenarios ran on images as the distribution built them"
     return line(f"{words}; on compiled kernels: {', '.join(compiled)}" if compiled else words, 4000)
+
+
+def on_hosts(run: Run) -> str:
+    """Return how many jobs ran on which host, in words; "" where all ran on the lab's own."""
+    jobs = Counter(job.host for job in run.jobs)
+    if not any(jobs):
+        return ""
+    return line(", ".join(f"{name or 'this host'}: {count} jobs" for name, count in sorted(jobs.items())), 4000)
 
 
 def tail(text: str, limit: int) -> str:

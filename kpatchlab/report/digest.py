@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from kpatchlab.model import JOB, UNTRIED, JobResult, Outcome, Run, Splat, Verdict
 from kpatchlab.progress import clock
-from kpatchlab.report.common import STAMP, frames, line, on_builds, reasons, unconfined
+from kpatchlab.report.common import STAMP, frames, line, on_builds, on_hosts, reasons, unconfined
 from kpatchlab.report.patches import NO_FUNCTION, patch_rows
 from kpatchlab.textclean import counted, printable
 from kpatchlab.verdict.faults import Change, changes, faults, splats
@@ -140,7 +140,7 @@ class FigureLine:
     @property
     def name(self) -> str:
         """Scenario, metric and column."""
-        return f"{self.row.group.name}: {self.row.name} on {self.column}"
+        return f"{self.row.group.name}: {self.row.title} on {self.column}"
 
     @property
     def ratio(self) -> str:
@@ -215,7 +215,7 @@ def figures(comparison: Comparison) -> Figures:
     rank = {speed: number for number, speed in enumerate((Speed.SLOWER, Speed.FASTER, Speed.SAME, Speed.UNKNOWN))}
     found.sort(key=lambda told: rank[told.figure.speed or Speed.UNKNOWN])
     lacking = [
-        (row.group.scenario, f"{row.group.name}: {row.name}: no figure on {some(list(row.lacking))}")
+        (row.group.scenario, f"{row.group.name}: {row.title}: no figure on {some(list(row.lacking))}")
         for row in rows
         if row.lacking
     ]
@@ -311,6 +311,8 @@ def tested(run: Run, comparison: Comparison) -> list[tuple[str, str]]:
             facts.append((f"{build.kernel}, configuration", some(misses)))
     if builds := on_builds(run):
         facts.append(("builds", builds))
+    if hosts := on_hosts(run):
+        facts.append(("hosts", hosts))
     if compilers := dict.fromkeys(build.compiler for build in run.builds if build.compiler):
         facts.append(("compiler", line("; ".join(compilers))))
     repeats = max((len(jobs) for group in comparison.groups for jobs in group.jobs.values()), default=0)

@@ -41,7 +41,7 @@ def show(view: View, console: Console) -> None:
             second = row.figures.get(run.base + AGAIN)
             if second and second.speed is not Speed.SAME:
                 word, style = verdict(second)
-                say(console, f"A/A: {row.group.name} {row.name} {word}: {_ratio(second)}, {_bounds(second)}", style)
+                say(console, f"A/A: {row.group.name} {row.title} {word}: {_ratio(second)}, {_bounds(second)}", style)
     if not rows:
         say(console, "No figures: no job printed a metric.", "bold red")
     for job in run.jobs:
@@ -71,7 +71,7 @@ def _table(name: str, rows: list[MetricRow], base: str, column: str) -> Table:
     for row in rows:
         own, here = row.figures.get(base), row.figures.get(column)
         mean = f"{own.mean:.5g} {row.unit}" if own else "no value"
-        cells = [row.name, mean, *((_ratio(here), _bounds(here)) if here else ("no value", ""))]
+        cells = [row.title, mean, *((_ratio(here), _bounds(here)) if here else ("no value", ""))]
         table.add_row(*(Text(printable(cell)) for cell in cells), Text(*verdict(here)) if here else Text(""))
     return table
 

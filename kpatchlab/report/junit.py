@@ -16,7 +16,7 @@ from xml.etree import ElementTree as ET
 from junit_xml import TestCase, TestSuite
 
 from kpatchlab.model import BuildResult, JobResult, Outcome, Run
-from kpatchlab.report.common import line, on_builds, tail
+from kpatchlab.report.common import line, on_builds, on_hosts, tail
 from kpatchlab.report.view import View
 from kpatchlab.textclean import printable
 from kpatchlab.verdict.faults import splats
@@ -104,6 +104,8 @@ def _column_suite(run: Run, comparison: Comparison, column: str) -> TestSuite:
     facts = dict(fact for build in run.builds if build.kernel in kernels for fact in _build_facts(build))
     if words := on_builds(run):
         facts["builds"] = words
+    if words := on_hosts(run):
+        facts["hosts"] = words
     facts["base column"] = comparison.base
     facts["comparison"] = comparison.basis
     facts["run"] = run.id
@@ -124,7 +126,7 @@ def _column_suite(run: Run, comparison: Comparison, column: str) -> TestSuite:
 def _metrics(comparison: Comparison, column: str) -> Iterator[tuple[str, str]]:
     """Yield each figure of a column as a property; a metric that this column lacks says so."""
     for row in metric_rows(comparison):
-        name = printable(f"metric {row.group.name}: {row.name}")
+        name = printable(f"metric {row.group.name}: {row.title}")
         mode = f", {row.mode}" if row.mode else ""
         if column in row.lacking:
             yield name, "no figure"
@@ -183,8 +185,9 @@ def _row_case(group: Group, row: Row, column: str, limits: _Limits, *, with_tail
         )
     if cell.verdict:
         case.stdout = f"verdict: {cell.verdict}" + (f" ({printable(cell.reason)})" if cell.reason else "")
-    if any(job.images for job in jobs):
-        case.stdout = "\n".join(word for word in (case.stdout, "ran on an image") if word)
+    words = [f"ran on host {printable(name)}" for name in sorted({job.host for job in jobs} - {""})]
+    words += ["ran on an image"] if any(job.images for job in jobs) else []
+    case.stdout = "\n".join(word for word in (case.stdout, *words) if word)
     if with_tail:
         case.stdout = "\n".join([case.stdout or "", *_tails(jobs, limits.tail_bytes)]).strip()
     return case

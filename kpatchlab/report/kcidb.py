@@ -231,12 +231,14 @@ def _file(name: str) -> str:
 
 
 def _figures(run: Run, comparison: Comparison) -> Iterator[dict[str, Any]]:
-    rows = {(id(row.group), row.name, row.unit, row.direction, row.mode): row for row in metric_rows(comparison)}
+    rows = {
+        (id(row.group), row.name, row.unit, row.direction, row.mode, row.host): row for row in metric_rows(comparison)
+    }
     for group in comparison.groups:
         for column, jobs in group.jobs.items():
             for job in jobs:
                 for number, metric in enumerate(job.metrics):
-                    row = rows[id(group), metric.name, metric.unit, metric.direction, job.mode]
+                    row = rows[id(group), metric.name, metric.unit, metric.direction, job.mode, job.host]
                     figure = row.figures.get(column)
                     value = metric.value if math.isfinite(metric.value) else None
                     yield {

@@ -163,7 +163,7 @@ def _row(comparison: Comparison, row: MetricRow, column: str) -> SpeedRow:
     drawn = [f.values[:MAX_VALUES] if f else () for _, f in sides]
     return SpeedRow(
         group=row.group,
-        name=row.name,
+        name=row.title,
         unit=line(row.unit, 40) or "no unit",
         direction=f"{row.direction} is better" if row.direction in {"higher", "lower"} else "no better side named",
         column=column,

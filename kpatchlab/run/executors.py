@@ -10,16 +10,16 @@ from kpatchlab.run.executor import Executor, LocalExecutor
 from kpatchlab.run.process import ProcessExecutor
 
 
-def _on_hosts(lab: Lab, host: Host) -> Executor:
-    from kpatchlab.run.cluster.of_lab import hosts_executor
+def _on_cluster(lab: Lab, host: Host) -> Executor:
+    from kpatchlab.run.cluster.of_lab import on_cluster
 
-    return hosts_executor(lab, host)
+    return on_cluster(lab, host)
 
 
 EXECUTORS: Mapping[str, Callable[[Lab, Host], Executor]] = {
     "local": LocalExecutor.of,
     "process": ProcessExecutor.of,
-    "hosts": _on_hosts,
+    "cluster": _on_cluster,
 }
 """`executor.type` of lab.yaml -> what makes it."""
 

@@ -246,7 +246,8 @@ class _Execution:
             result = self.run_dir.take_in(result, returned.folder)
         if result.outcome is Outcome.INFRA:
             self._check_disks()
-        beside = stages.beside(self.started[job.id], time.monotonic()) if job.id in self.started else ()
+        here = job.id in self.started and not result.host
+        beside = stages.beside(self.started[job.id], time.monotonic()) if here else ()
         result = replace(result, reproduce=self.settings.reproduce(job), beside=beside)
         self.done[result.job] = result
         self.run_dir.save_job(result)

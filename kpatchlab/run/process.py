@@ -14,7 +14,7 @@ from kpatchlab import proc
 from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError
 from kpatchlab.host.host import Host
-from kpatchlab.lab.file import LocalJobs
+from kpatchlab.lab.file import ClusterJobs, LocalJobs
 from kpatchlab.lab.load import Lab
 from kpatchlab.model import JobResult
 from kpatchlab.run import worker
@@ -49,7 +49,7 @@ class ProcessExecutor(LocalExecutor):
     @classmethod
     def of(cls, lab: Lab, host: Host) -> Self:
         """Return the one that a lab asks for."""
-        assert not isinstance(lab.executor, LocalJobs)
+        assert not isinstance(lab.executor, LocalJobs | ClusterJobs)
         cache = lab.root / Path(lab.executor.cache).expanduser()
         return cls(host, limit_of(lab), cache, lab.limits.disk_gib)
 

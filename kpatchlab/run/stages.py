@@ -60,6 +60,7 @@ class Settings:
         trace: whether calls of the functions that the series change are counted; it costs time in the guests.
         built: kernels that are there already, by name; none of them is looked for or built.
         images: scenarios run on images where they can, see `plan.images`.
+        pinned: all jobs of one scenario and its parameters run on one host, so that their figures can be compared.
     """
 
     command: str = ""
@@ -74,6 +75,7 @@ class Settings:
     built: Mapping[str, BuildResult] = field(default_factory=dict)
     trace: bool = False
     images: bool = False
+    pinned: bool = False
 
 
 class Stages:
@@ -410,6 +412,7 @@ def gather(lab: Lab, job: JobSpec, stages: Stages, settings: Settings) -> JobTas
         guest=settings.guest,
         broken=settings.broken,
         settle_s=lab.settle_s,
+        pinned=settings.pinned,
     )
 
 

@@ -47,6 +47,7 @@ class JobTask:
         guest: "fork" for saved guests, "vng" for virtme-ng on the host's own root.
         broken: the scenario is told to send something wrong, which it then has to see.
         settle_s: how long its guests idle before they are judged.
+        pinned: see `stages.Settings`.
     """
 
     spec: JobSpec
@@ -60,6 +61,7 @@ class JobTask:
     guest: str = "fork"
     broken: bool = False
     settle_s: float = 0.0
+    pinned: bool = False
 
     def to_json(self) -> bytes:
         """Return it as JSON."""

@@ -23,6 +23,7 @@ import random
 import statistics
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -97,12 +98,14 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """One metric of one scenario, by column; `unit` and `direction` are the scenario's own words.
+    """One metric of one scenario on one host, by column; `unit` and `direction` are the scenario's own words.
 
     Attributes:
         figures: of the columns that have a value.
         mode: what the figures count, see `JobResult.mode`.
         lacking: columns that ran the scenario and have no value for this metric.
+        host: that took the figures, see `JobResult.host`; those of two hosts are never compared.
+        hosts: how many took figures of this metric.
     """
 
     group: Group
@@ -112,6 +115,13 @@ class MetricRow:
     figures: dict[str, Figure]
     mode: str = ""
     lacking: tuple[str, ...] = ()
+    host: str = ""
+    hosts: int = 1
+
+    @property
+    def title(self) -> str:
+        """The metric's name, with the host's where there are several."""
+        return f"{self.name} ({self.host or 'this host'})" if self.hosts > 1 else self.name
 
 
 Values = dict[int, list[float]]
@@ -121,24 +131,25 @@ Values = dict[int, list[float]]
 def metric_rows(comparison: Comparison) -> Iterator[MetricRow]:
     """Yield every metric of the run, in the run's order; values that are no numbers are left out."""
     for group in comparison.groups:
-        names: dict[tuple[str, str, str, str], dict[str, Values]] = {}
+        names: dict[tuple[str, str, str, str, str], dict[str, Values]] = {}
         for column, jobs in group.jobs.items():
             for job in jobs:
                 for metric in job.metrics:
-                    key = (metric.name, metric.unit, metric.direction, job.mode)
+                    key = (metric.name, metric.unit, metric.direction, job.mode, job.host)
                     found = names.setdefault(key, {}).setdefault(column, {})
                     if math.isfinite(metric.value):
                         found.setdefault(job.repeat, []).append(metric.value)
-        for (name, unit, direction, mode), by_column in names.items():
+        hosts = Counter(key[:4] for key in names)
+        for (name, unit, direction, mode, host), by_column in names.items():
             held = {column: values for column, values in by_column.items() if values}
             base = held.get(comparison.base, {})
             figures = {c: _figure(v, None if c == comparison.base else base, mode, direction) for c, v in held.items()}
             second = figures.get(comparison.base + AGAIN)
             if second is not None:
                 figures = {c: f if f is second else _held_against(f, second) for c, f in figures.items()}
-            yield MetricRow(
-                group, name, unit, direction, figures, mode, tuple(c for c in group.jobs if c not in figures)
-            )
+            lacking = tuple(c for c in group.jobs if c not in figures)
+            several = hosts[name, unit, direction, mode]
+            yield MetricRow(group, name, unit, direction, figures, mode, lacking, host, several)
 
 
 def _held_against(figure: Figure, second: Figure) -> Figure:

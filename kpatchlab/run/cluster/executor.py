@@ -18,16 +18,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from kpatchlab.cache import META
-from kpatchlab.errors import HostError, LabError, LabWarning, told
+from kpatchlab.errors import HostError, LabWarning, told
 from kpatchlab.host.host import Host
 from kpatchlab.jsonable import from_json, to_json
 from kpatchlab.proc import Cancel
 from kpatchlab.run import process, worker
 from kpatchlab.run.cluster import place
-from kpatchlab.run.cluster.artifacts import Shelf
-from kpatchlab.run.cluster.certificates import CONTROLLER, Authority
-from kpatchlab.run.cluster.launch import Keeper, Launcher, ask_of
-from kpatchlab.run.cluster.mailbox import Mailbox
+from kpatchlab.run.cluster.hub import Hub, Standing
+from kpatchlab.run.cluster.launch import Launcher
 from kpatchlab.run.cluster.members import Member, Members, Name, Seat, artifacts_of
 from kpatchlab.run.cluster.place import Ask, Facts, Unfit
 from kpatchlab.run.executor import Queue, Queued, Returned, Room, Weight, drop, infra
@@ -44,6 +42,10 @@ UNFIT_S = 30.0
 """Seconds that a host gets no job which could not run one."""
 NOBODY_S = 120.0
 """Seconds without any host until the jobs that wait are given up."""
+PULSE_S = 15.0
+"""Seconds between signs of life to the workers of a cluster that stands, see `hub.GONE_S`."""
+LOOK_S = 2.0
+"""Seconds between two questions to a scheduler that stands, who is there."""
 FIRST_S = 600.0
 """Seconds that `width` waits for a first host: it may have to be brought up."""
 
@@ -75,13 +77,20 @@ class HostsExecutor:
     Args:
         guests: at most so many guests at once on each host; None: as there is room for.
         disk_gib: size that each host's cache is kept within.
+        standing: a cluster that stands, whose workers are used as well.
 
     Raises:
         HostError: no host can be reached.
     """
 
     def __init__(
-        self, host: Host, launchers: Sequence[Launcher], *, guests: int | None = None, disk_gib: float = 20.0
+        self,
+        host: Host,
+        launchers: Sequence[Launcher],
+        *,
+        guests: int | None = None,
+        disk_gib: float = 20.0,
+        standing: Standing | None = None,
     ) -> None:
         self._host = host
         self._numbers = itertools.count()
@@ -97,41 +106,13 @@ class HostsExecutor:
         self._somebody = threading.Event()
         self._due = self._closing = False
         self._nobody_since = time.monotonic()
+        self._standing, self._pulse, self._looked = standing, 0.0, 0.0
+        self._topic = f"kpatchlab-{self._token}"
         self._version = place.version_of(process.PACKAGE / "kpatchlab")
-        self._open(launchers, Ask("", guests=guests, qemu=host.qemu_choice, mirror=host.mirror, disk_gib=disk_gib))
-
-    def _open(self, launchers: Sequence[Launcher], ask: Ask) -> None:
-        authority = Authority()
-        faces = self._faces(launchers)
-        address = next(iter(set(faces.values()))) if len(set(faces.values())) == 1 else "0.0.0.0"  # noqa: S104 - by TLS
-        identity = authority.issue(CONTROLLER)
-        self._shelf = Shelf(self._host.cache, identity.context(server=True), address)
-        self._mail = Mailbox(identity, address)
-        port = self._mail.address.rpartition(":")[2]
-        topic = f"kpatchlab-{self._token}"
-        self._asks: dict[str, Ask] = {}
-        self._keepers: dict[str, Keeper] = {}
-        for number, launcher in enumerate(launchers):
-            if launcher.name not in faces:
-                continue
-            face, own = faces[launcher.name], authority.issue(f"worker-{number}.kpatchlab")
-            common = replace(ask, topic=topic, url=f"https://{face}:{self._shelf.port}", identity=own)
-            self._asks[launcher.name] = ask_of(launcher, common, self._host.cache.root)
-            self._keepers[launcher.name] = Keeper(launcher, f"tls://{face}:{port}", own, self._tell)
-        self._mail.call(self._begin(topic)).result()
-
-    def _faces(self, launchers: Sequence[Launcher]) -> dict[str, str]:
-        """Return the address of this host that each other one reaches."""
-        faces, problems = {}, []
-        for launcher in launchers:
-            try:
-                faces[launcher.name] = launcher.face()
-            except LabError as error:
-                problems.append(error)
-                self._tell(f"host {launcher.name} is not used: {told(error)}")
-        if not faces:
-            raise HostError("no host can be reached", details=tuple(map(told, problems)))
-        return faces
+        common = Ask(self._topic, guests=guests, qemu=host.qemu_choice, mirror=host.mirror, disk_gib=disk_gib)
+        self._hub = Hub(host.cache, launchers, common, self._tell, standing)
+        self._mail = self._hub.mail
+        self._mail.call(self._begin()).result()
 
     # --- what every executor has
 
@@ -163,12 +144,7 @@ class HostsExecutor:
         wait(self._mail.call(empty()).result())
         with contextlib.suppress(Exception):
             self._mail.call(self._end()).result(MEET_S)
-        for keeper in self._keepers.values():
-            keeper.stop()
-        for keeper in self._keepers.values():
-            keeper.join()
-        self._mail.close()
-        self._shelf.close()
+        self._hub.close()
 
     def __enter__(self) -> Self:
         return self
@@ -215,7 +191,8 @@ class HostsExecutor:
     async def _play(self, attempt: Attempt) -> None:
         """Have a host run a job, and bring home what comes of it."""
         member, queued = attempt.member, attempt.queued
-        promise = self._mail.submit(attempt.key, member.seat, place.play, attempt.key, queued.task.to_json())
+        words = (self._topic, attempt.key, queued.task.to_json())
+        promise = self._mail.submit(attempt.key, member.seat, place.play, *words)
         try:
             parcel = await promise
         except asyncio.CancelledError:
@@ -277,8 +254,8 @@ class HostsExecutor:
 
     # --- the hosts
 
-    async def _begin(self, topic: str) -> None:
-        self._mail.listen(topic, self._told)
+    async def _begin(self) -> None:
+        self._mail.listen(self._topic, self._told)
         self._later(self._watch())
 
     async def _watch(self) -> None:
@@ -288,9 +265,16 @@ class HostsExecutor:
                 await self._look()
             self._stop_cancelled()
             self._mind_nobody()
+            if self._standing and time.monotonic() - self._pulse > PULSE_S:
+                self._pulse = time.monotonic()
+                for member in self._members:
+                    self._later(self._stop(member, ()))
             await asyncio.sleep(TICK_S)
 
     async def _look(self) -> None:
+        if self._standing and time.monotonic() - self._looked < LOOK_S:
+            return
+        self._looked = time.monotonic()
         seats = {seat.address: seat for seat in await self._mail.there()}
         for member in self._members:
             if member.seat.address not in seats:
@@ -321,13 +305,13 @@ class HostsExecutor:
         self._start_soon()
 
     async def _facts(self, seat: Seat) -> Facts:
-        ask = self._asks[seat.name]
+        ask = self._hub.ask_of(seat.name)
         asked = json.dumps(to_json(ask)).encode()
         return from_json(Facts, json.loads(await self._mail.ask(seat, place.introduce, asked, within_s=MEET_S)))
 
     async def _refuse(self, seat: Seat, why: str, *, for_good: bool = False) -> None:
         self._tell(f"host {seat.name} is not used: {why}")
-        if for_good and (keeper := self._keepers.get(seat.name)):
+        if for_good and (keeper := self._hub.keepers.get(seat.name)):
             keeper.refuse(why)
         with contextlib.suppress(Exception):
             await self._mail.dismiss(seat)
@@ -398,14 +382,14 @@ class HostsExecutor:
 
     async def _stop(self, member: Member, keys: Sequence[str]) -> None:
         with contextlib.suppress(Exception):  # a host that does not hear is given up
-            await self._mail.ask(member.seat, place.stop, keys, within_s=CANCEL_S)
+            await self._mail.ask(member.seat, place.stop, self._topic, keys, within_s=CANCEL_S)
 
     def _mind_nobody(self) -> None:
         """Give up what waits where no host has been there for long, and none is on its way."""
-        keepers = list(self._keepers.values())
+        keepers = list(self._hub.keepers.values())
         if any(not member.unfit for member in self._members) or any(keeper.coming for keeper in keepers):
             self._nobody_since = time.monotonic()
-        hopeless = all(keeper.refused for keeper in keepers) and not self._members
+        hopeless = bool(keepers) and all(keeper.refused for keeper in keepers) and not self._members
         if len(self._queue) and (hopeless or time.monotonic() - self._nobody_since > NOBODY_S):
             why = "; ".join(sorted(self._said)[-4:]) or "none came"
             for queued in self._queue.drain():
@@ -413,9 +397,9 @@ class HostsExecutor:
 
     async def _end(self) -> None:
         asked = [
-            self._mail.ask(member.seat, place.prune)
+            self._mail.ask(member.seat, place.leave, self._topic)
             for member in self._members
-            if self._asks[member.name].identity is not None
+            if self._hub.ask_of(member.name).identity is not None
         ]
         await asyncio.gather(*asked, return_exceptions=True)
         for task in self._tasks:

@@ -16,7 +16,6 @@ from kpatchlab import proc
 from kpatchlab.errors import LabError, told
 from kpatchlab.run import process
 from kpatchlab.run.cluster.certificates import Identity
-from kpatchlab.run.cluster.place import Ask
 from kpatchlab.run.cluster.worker import MODULE
 
 LOOK_S = 0.5
@@ -171,13 +170,3 @@ class Keeper:
                 self._tell(f"host {self.launcher.name}: {why}; it is started again")
             self._over.wait(again_s)
             again_s = min(again_s * 2, AGAIN_MOST_S)
-
-
-def ask_of(launcher: Launcher, common: Ask, lab_cache: Path) -> Ask:
-    """Return what the controller wants of a host."""
-    from dataclasses import replace
-
-    own = replace(common, cpus=launcher.cpus, memory_mib=launcher.memory_mib)
-    if launcher.shares:
-        return replace(own, cache=str(lab_cache), url="", identity=None)
-    return replace(own, cache=launcher.cache)

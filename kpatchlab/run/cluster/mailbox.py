@@ -73,7 +73,7 @@ class Mailbox:
                 host=address, port=0, protocol="tls", security=self._security, dashboard=False, dashboard_address=None
             )
             address = self._scheduler.address
-        self.address = address
+        self.port = int(address.rpartition(":")[2])
         self._client: Client = await Client(
             address, asynchronous=True, security=self._security, set_as_default=False, timeout="30s", name="kpatchlab"
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kpatchlab.model import Outcome
+from kpatchlab.plan.jobs import Group
 from kpatchlab.run import payload
 from kpatchlab.run.executor import Queue, Queued, Room, Weight
 from kpatchlab.run.task import JobTask
@@ -78,6 +79,7 @@ class Members:
     def __init__(self, size_of: Callable[[Name], int]) -> None:
         self._size_of = size_of
         self._all: dict[str, Member] = {}
+        self._pins: dict[Group, str] = {}  # whose figures are compared -> host
         self._homes: dict[Weight, list[Member]] = {}  # those that are large enough for it, else all
 
     def __iter__(self) -> Iterator[Member]:
@@ -105,7 +107,9 @@ class Members:
         """Return how many jobs of a weight run side by side where nothing else does; at least 1."""
         return max(1, sum(min(weight.times_in(one.room.total), one.seat.slots) for one in self._all.values()))
 
-    def next(self, queue: Queue, lost_on: Callable[[Queued], Sequence[str]]) -> tuple[Queued, Member] | None:
+    def next(
+        self, queue: Queue, lost_on: Callable[[Queued], Sequence[str]] = lambda _: ()
+    ) -> tuple[Queued, Member] | None:
         """Take the first job out of the queue that a host has room for, and say which host.
 
         Args:
@@ -114,17 +118,28 @@ class Members:
         aside: list[Queued] = []
         try:
             while (queued := queue.pop(self._takes)) is not None:
-                able = [one for one in self._large(queued.weight) if one.takes(queued.weight)]
-                before = lost_on(queued)
-                if before and any(one.name not in before for one in self._all.values()):
-                    able = [one for one in able if one.name not in before]
-                if able:
-                    return queued, self._best(able, artifacts_of(queued.task))
+                homes = self._homes_of(queued, lost_on(queued))
+                if able := [one for one in homes if one.takes(queued.weight)]:
+                    best = self._best(able, artifacts_of(queued.task))
+                    if queued.task.pinned:
+                        self._pins[queued.task.spec.group] = best.name
+                    return queued, best
                 aside.append(queued)
             return None
         finally:
             for queued in aside:
                 queue.push(queued)
+
+    def _homes_of(self, queued: Queued, lost_on: Sequence[str]) -> Sequence[Member]:
+        """Return the hosts that may have a job: that of its pin, and none that has lost it, where there are others."""
+        pinned = self._all.get(self._pins.get(queued.task.spec.group, "")) if queued.task.pinned else None
+        if pinned is not None and pinned.name not in lost_on:
+            return [pinned]
+        large = self._large(queued.weight)
+        if not lost_on:
+            return large
+        others = [one for one in self._all.values() if one.name not in lost_on]
+        return [one for one in large if one in others] if others else large
 
     def _takes(self, weight: Weight) -> bool:
         return any(one.takes(weight) for one in self._large(weight))

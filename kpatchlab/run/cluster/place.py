@@ -39,7 +39,6 @@ from kpatchlab.run.inputs import Here
 from kpatchlab.run.job import run_job
 from kpatchlab.run.task import JobTask
 
-PLUGIN = "kpatchlab"
 SPENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 """What a host says that is full, out of memory or broken."""
 IDLE, STARTED = "idle", "started"
@@ -60,6 +59,7 @@ class Ask:
         guests: at most so many at once; None: as there is room for.
         cpus, memory_mib: at most so much is taken; 0: as there is.
         qemu, mirror: as in lab.yaml.
+        gone_s: jobs end where the controller says nothing for so many seconds; 0: the worker ends with it anyway.
         disk_gib: size that the cache is kept within.
     """
 
@@ -72,6 +72,7 @@ class Ask:
     memory_mib: int = 0
     qemu: str = "auto"
     mirror: str = ""
+    gone_s: float = 0.0
     disk_gib: float = 20.0
 
 
@@ -116,18 +117,31 @@ class Place(WorkerPlugin):
         self._cache = Cache(root, upstream)
         self._host = Host(self._cache, ask.mirror, ask.qemu)
         self._began = time.time()
+        self._heard = time.monotonic()
+        self._over = threading.Event()
         self.jobs: dict[str, threading.Event] = {}
 
     def setup(self, worker: Worker) -> None:
         """Belong to a worker."""
         self._worker = worker
+        if self._ask.gone_s:
+            threading.Thread(target=self._mind, name="controller", daemon=True).start()
 
     def teardown(self, worker: Worker) -> None:  # noqa: ARG002
         """End all jobs: the controller is gone, or has given this host up."""
+        self._over.set()
         self.stop(list(self.jobs))
+
+    def _mind(self) -> None:
+        """End all jobs where the controller is gone and the worker is not."""
+        while not self._over.wait(1.0):
+            if time.monotonic() - self._heard > self._ask.gone_s:
+                self.stop(list(self.jobs))
 
     def stop(self, keys: Sequence[str]) -> None:
         """End some jobs early."""
+        if not keys:
+            self._heard = time.monotonic()
         for key in keys:
             self.jobs.setdefault(key, threading.Event()).set()  # one that is only about to begin included
 
@@ -203,30 +217,41 @@ class Place(WorkerPlugin):
 
 
 async def introduce(asked: bytes, dask_worker: Worker) -> bytes:
-    """Make a Dask worker a place for jobs, once for each controller; returns its `Facts` as JSON."""
+    """Make a Dask worker a place for jobs, once for each controller's topic; returns its `Facts` as JSON."""
     ask = from_json(Ask, json.loads(asked))
-    place = dask_worker.plugins.get(PLUGIN)
-    if not isinstance(place, Place) or place._ask != ask:  # noqa: SLF001 - a module's own
+    place = _place(dask_worker, ask.topic)
+    if place is None:
         place = await asyncio.to_thread(Place, ask)
-        await dask_worker.plugin_add(place, name=PLUGIN)
+        await dask_worker.plugin_add(place, name=ask.topic)
     facts = await asyncio.to_thread(place.facts)
     return json.dumps(to_json(facts)).encode()
 
 
-async def stop(keys: Sequence[str], dask_worker: Worker) -> None:
-    """End some jobs of a worker early."""
-    if isinstance(place := dask_worker.plugins.get(PLUGIN), Place):
+async def stop(topic: str, keys: Sequence[str], dask_worker: Worker) -> None:
+    """End some jobs of a worker early; none: only say that the controller is there."""
+    if place := _place(dask_worker, topic):
         place.stop(keys)
 
 
-async def prune(dask_worker: Worker) -> None:
-    """See `Place.prune`."""
-    if isinstance(place := dask_worker.plugins.get(PLUGIN), Place):
+async def leave(topic: str, dask_worker: Worker) -> None:
+    """Take leave of a worker that may go on for others."""
+    if place := _place(dask_worker, topic):
         await asyncio.to_thread(place.prune)
+        await dask_worker.plugin_remove(topic)
 
 
-def play(key: str, data: bytes) -> bytes:
-    """See `Place.play`: the task of Dask's that is a job."""
-    place = get_worker().plugins[PLUGIN]
-    assert isinstance(place, Place)
+def play(topic: str, key: str, data: bytes) -> bytes:
+    """See `Place.play`: the task of Dask's that is a job.
+
+    Raises:
+        Unfit: this worker does not know the controller: it is another one than was introduced.
+    """
+    place = _place(get_worker(), topic)
+    if place is None:
+        raise Unfit("its worker was started anew")
     return place.play(key, data)
+
+
+def _place(dask_worker: Worker, topic: str) -> Place | None:
+    found = dask_worker.plugins.get(topic)
+    return found if isinstance(found, Place) else None

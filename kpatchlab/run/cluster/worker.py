@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -46,9 +47,9 @@ class Quiet(Worker):
 class Served:
     """Workers of one name, one after the other, for as long as there is a controller."""
 
-    def __init__(self, scheduler: str, name: str, tls: Path, slots: int = SLOTS) -> None:
+    def __init__(self, scheduler: str, name: str, identity: Identity, slots: int = SLOTS) -> None:
         self._scheduler, self._name, self._slots = scheduler, name, slots
-        self._security = settings.security_of(Identity.read(tls))
+        self._security = settings.security_of(identity)
         self._worker: Worker | None = None
         self._over = asyncio.Event()
 
@@ -95,7 +96,10 @@ def _say(text: str) -> None:
 
 
 async def _main(options: argparse.Namespace) -> None:
-    served = Served(options.scheduler, options.name, options.tls, options.slots)
+    identity = Identity.read(options.tls)
+    if options.once:
+        shutil.rmtree(options.tls)
+    served = Served(options.scheduler, options.name, identity, options.slots)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, served.stop)
     _say(await served.serve())
@@ -107,6 +111,7 @@ def main() -> None:
     parser.add_argument("--scheduler", required=True, metavar="tls://HOST:PORT", help="the controller's scheduler")
     parser.add_argument("--name", required=True, help="the host's name")
     parser.add_argument("--tls", type=Path, required=True, help="folder with ca.pem, cert.pem and key.pem")
+    parser.add_argument("--once", action="store_true", help="delete that folder once it is read")
     parser.add_argument("--slots", type=int, default=SLOTS, help="jobs that can run side by side")
     options = parser.parse_args()
     logging.getLogger("distributed").setLevel(logging.ERROR)
