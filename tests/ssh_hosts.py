@@ -56,9 +56,9 @@ class MadeHost:
         return int(self.entry["port"])
 
     def pids(self) -> list[int]:
-        """Return every process of the host (of this machine, where it has no namespace), but its namespace's keeper."""
-        own = _pid_namespace("self")
-        top = {_pid_namespace(pid) for pid in _children(self.sshd.pid)} - {own}
+        """Return every process of the host."""
+        assert self.link, "who is not root cannot tell a host's processes from others"
+        top = {_pid_namespace(pid) for pid in _children(self.sshd.pid)}
         return [pid for pid in _all_pids() if _pid_namespace(pid) in top]
 
     def commands(self) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 from kpatchlab import proc
 from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError
+from kpatchlab.host.doctor import HostCheck
 from kpatchlab.hosts import bringup, look
 from kpatchlab.hosts import wheels as collected
 from kpatchlab.hosts.bringup import Far, bring_up
@@ -210,6 +211,21 @@ def test_a_package_without_a_wheel_is_told_of(monkeypatch, tmp_path):
 )
 def test_clocks(ahead_s, unsure_s, state):
     assert look._clock(Far("/root", "", HERE, True, ahead_s, unsure_s)).state == state
+
+
+def test_this_host_is_looked_at_as_the_others_are(monkeypatch, tmp_path):
+    said = Told({"memory_mib": "4096"}, (HostCheck("kvm", "note", "slow", "buy one"),), 2, 3000, 9000, "/c")
+    monkeypatch.setattr(look, "tell", lambda *_: said)
+    hosts = {"here": HostEntry(ssh="local"), "small": HostEntry(ssh="local", memory_gib=8)}
+    here, small = look.look(hosts, Cache(tmp_path), "", "auto")
+    assert (here.state, here.told, [check.name for check in here.checks]) == ("note", said, ["machine", "kvm"])
+    assert (small.state, small.checks[-1].text) == ("bad", "8 asked for, and it has 4.0")
+
+
+def test_one_host_that_fails_in_a_way_nobody_thought_of_leaves_the_others(monkeypatch, tmp_path):
+    monkeypatch.setattr(look, "tell", lambda *_: 1 / 0)
+    (found,) = look.look({"here": HostEntry(ssh="local")}, Cache(tmp_path), "", "auto")
+    assert (found.state, found.checks[0].text) == ("bad", "ZeroDivisionError: division by zero")
 
 
 def test_a_host_that_tells_something_else():

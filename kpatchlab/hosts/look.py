@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -75,8 +75,20 @@ def look(
             found = _with(found, HostCheck("reachable", "bad", _own(told(error), name), getattr(error, "hint", "")))
         return _with(found, *_asked_too_much(entry, found.told)) if found.told else found
 
-    with ThreadPoolExecutor(min(AT_ONCE, len(hosts)) or 1) as pool:
-        return list(pool.map(one, hosts))
+    found: dict[str, HostLook] = {}
+    free = threading.BoundedSemaphore(AT_ONCE)
+
+    def take(name: str) -> None:
+        with free:
+            found[name] = one(name)
+
+    # No pool of threads: that would wait for all of them when the user wants to stop.
+    threads = [threading.Thread(target=take, args=(name,), daemon=True) for name in hosts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found[name] for name in hosts]
 
 
 def _local(found: HostLook, mirror: str, qemu: str) -> HostLook:

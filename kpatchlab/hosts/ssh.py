@@ -1,8 +1,8 @@
 """One host by SSH: log in, run, start what ends with the connection, put files there.
 
-Nothing that is started here outlives its connection: a plain command has a deadline on the far side as well, and a
-process of `start` has a watcher there that ends it when the controller is silent or gone. There is no terminal: without
-one sshd leaves what it started alone when the connection ends (OpenSSH 9.2 and 10.0).
+Nothing that is started here outlives its connection: it has a watcher on the far side, which ends it when the
+controller is silent or gone, or it reads until the connection ends. There is no terminal: without one sshd leaves what
+it started alone when the connection ends (OpenSSH 9.2 and 10.0).
 """
 
 from __future__ import annotations
@@ -41,12 +41,15 @@ GRACE_S = 5.0
 """Seconds between SIGTERM and SIGKILL on the far side."""
 _CHUNK = 1 << 17
 
-# $1: seconds of silence, $2: of grace in fifths. Standard input, which is the pulse, is the watcher's alone. The job is
-# a session of its own, so that its number is that of its group; before it is that, it is ended alone.
+# $1: seconds of silence, $2: of grace in fifths, $3: how many streams there are. Standard input, which is the pulse, is
+# the watcher's alone. The job is a session of its own, so that its number is that of its group; before it is that, it
+# is ended alone.
 _WATCHED = """\
-silence=$1 grace=$2; shift 2
+silence=$1 grace=$2
+[ "$3" -eq 2 ] || exec 2>&1
+shift 3
 exec 3<&0 </dev/null
-setsid "$@" 3<&- 2>&1 & p=$!
+setsid "$@" 3<&- & p=$!
 end() { kill -s "$1" -- "-$p" || kill -s "$1" "$p"; }
 {
   while [ -n "$(timeout "$silence" head -c 1 <&3)" ]; do :; done
@@ -135,13 +138,14 @@ class Connection:
     def run(
         self, words: Sequence[str], *, input_bytes: bytes = b"", timeout_s: float = 60.0, check: bool = True
     ) -> Result:
-        """Run a command to its end; of either stream 4 MiB are kept.
+        """Run a command to its end; of either stream 4 MiB are kept. What it leaves in its process group ends with it.
 
         Raises:
             HostError: the connection is lost or the time is over; with `check`, the status is not 0. A host that does
                 not even begin in that time loses the connection.
         """
-        return self._run(words, lambda sink: sink.write(input_bytes), Kept(), timeout_s, check=check)
+        feed = (lambda sink: sink.write(input_bytes)) if input_bytes else None
+        return self._run(words, feed, Kept(), timeout_s, check=check)
 
     def put(self, local: Path, remote: str, *, timeout_s: float = 600.0) -> None:
         """Put a file at an absolute path there, whole or not at all; its folder is made.
@@ -183,7 +187,7 @@ class Connection:
             local.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=local.parent, prefix=f".{local.name[:40]}.", delete=False) as beside:
                 try:
-                    self._run(["cat", "--", remote], lambda _: None, _File(beside), timeout_s)
+                    self._run(["cat", "--", remote], None, _File(beside), timeout_s)
                     beside.flush()
                     os.fsync(beside.fileno())
                     os.replace(beside.name, local)
@@ -214,8 +218,7 @@ class Connection:
             HostError: the connection is lost, or the host takes no more sessions.
         """
         more = [f"{key}={value}" for key, value in (env or {}).items()]
-        watched = _script(_WATCHED, str(SILENCE_S), str(round(grace_s * 5)), *(["env", *more] if more else []), *words)
-        channel = self._session(watched, SILENCE_S)
+        channel = self._session(_watched([*(["env", *more] if more else []), *words], grace_s, streams=1), SILENCE_S)
         return Remote(self, channel, on_line, grace_s)
 
     def _session(self, words: Sequence[str], timeout_s: float) -> Channel:
@@ -243,22 +246,26 @@ class Connection:
     def _run(
         self,
         words: Sequence[str],
-        feed: Callable[[_Sink], object],
+        feed: Callable[[_Sink], object] | None,
         out: _Taker,
         timeout_s: float,
         *,
         check: bool = True,
     ) -> Result:
+        """Run a command; `feed` writes its input, and without one it is watched."""
         deadline = time.monotonic() + timeout_s
         bounded = ["timeout", "-k", "5", str(max(1, round(timeout_s + 1))), *words]
-        with self._free, _closing(self._session(bounded, timeout_s)) as channel:
+        ended = threading.Event()
+        words_there = bounded if feed else _watched(bounded, GRACE_S, streams=2)
+        with self._free, _closing(self._session(words_there, timeout_s)) as channel:
             err = Kept()
-            sender = _Sender(channel, feed, deadline)
+            sender = _Sender(channel, feed or (lambda sink: _beat(sink, ended)), deadline)
             stderr = threading.Thread(target=_drain, args=(channel, channel.recv_stderr, err, deadline), daemon=True)
             stderr.start()
             whole = _drain(channel, channel.recv, out, deadline)
             stderr.join(max(0.1, deadline - time.monotonic()))
             status = _status(channel, deadline) if whole else None
+            ended.set()
         sender.join(5)
         if status is None:
             raise HostError(
@@ -458,6 +465,17 @@ def _status(channel: Channel, deadline: float) -> int | None:
             return None
         time.sleep(0.01)
     return channel.recv_exit_status() if channel.exit_status_ready() else -1
+
+
+def _beat(sink: _Sink, ended: threading.Event) -> None:
+    """Let the far side know that this side lives, until `ended`."""
+    while not ended.wait(PULSE_S):
+        sink.write(b".")
+
+
+def _watched(words: Sequence[str], grace_s: float, *, streams: int) -> list[str]:
+    """Return what runs a command with its watcher; of one stream standard error goes to standard output."""
+    return _script(_WATCHED, str(SILENCE_S), str(round(grace_s * 5)), str(streams), *words)
 
 
 def _script(text: str, *words: str) -> list[str]:
