@@ -28,7 +28,7 @@ def lib(monkeypatch, tmp_path):
     monkeypatch.setenv("LAB_TMP", str(folder))
     monkeypatch.setenv("LAB_SCALE", "0.05")
     monkeypatch.syspath_prepend(str(LIB))
-    names = ("atonce", "datafile", "exchange", "ktap", "outcome", "sources", "splicecalls")
+    names = ("atonce", "datafile", "exchange", "ktap", "outcome", "sources", "splicecalls", "tcpinfo")
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
 
@@ -87,6 +87,7 @@ MAY_WAIT = {
     "kcm/run.py: packet_no_end": "what is asked is whether data come within a deadline",
     "kcm/run.py: spliced_out": "a deadline is over",
     "ktls/client.py: take_records": "a deadline is over",
+    "ktls/ends.py: _take": "a deadline is over",
     "lib/exchange.py: _serve": "a deadline is over",
     "rds-tcp/client.py: completed": "looks again until a completion is there",
     "rds-tcp/messages.py: send": "tries until it is taken",
@@ -132,6 +133,7 @@ def test_every_call_that_may_not_wait_is_timed():
                     "parts of a pipe in odd pieces",
                     "a pipe with written bytes, pages of a file and pages of a process",
                     "splice to a closed stream",
+                    "a file of 5 GiB: counts beyond 2 and 4 GiB, sendfile",
                 )
             ],
         ),
@@ -368,7 +370,12 @@ def test_what_tcp_counts_is_compared(lib, monkeypatch, wrong):
         far, _ = listener.accept()
     counts = exchange._tcp_counts
     extra = iter([0, wrong])
-    monkeypatch.setattr(exchange, "_tcp_counts", lambda sock: (counts(sock)[0] + next(extra), 0))
+
+    def miscounted(sock):
+        right = counts(sock)
+        return right._replace(acknowledged=right.acknowledged + next(extra))
+
+    monkeypatch.setattr(exchange, "_tcp_counts", miscounted)
     with near, far:
         server = threading.Thread(target=lambda: exchange.answer(far, exchange.line(far)))
         server.start()
@@ -400,7 +407,7 @@ datafile.send(near, "data", 0, 3, "write")
 
 def test_tcp_is_asked_when_what_was_sent_before_has_arrived(lib):
     class Slow:
-        answers = iter([(28, 0, 5), (28, 0, 5), (0, 28, 5)])
+        answers = iter([(28, 0, 0, 5, 0, 28, 0), (28, 0, 0, 5, 0, 28, 0), (0, 0, 28, 5, 0, 28, 0)])
 
         def __init__(self, domain):
             self.domain = domain
@@ -408,10 +415,11 @@ def test_tcp_is_asked_when_what_was_sent_before_has_arrived(lib):
         def getsockopt(self, level, option, size=0):
             if level == socket.SOL_SOCKET:
                 return {socket.SO_DOMAIN: self.domain, socket.SO_PROTOCOL: socket.IPPROTO_TCP}[option]
-            return exchange._TCP_INFO.pack(*next(self.answers))
+            return lib("tcpinfo")._LAYOUT.pack(*next(self.answers))
 
     exchange = lib("exchange")
-    assert list(exchange._tcp_counts(Slow(socket.AF_INET))) == [28, 5]
+    counts = exchange._tcp_counts(Slow(socket.AF_INET))
+    assert (counts.acknowledged, counts.received) == (28, 5)
     smc = 43
     assert exchange._tcp_counts(Slow(smc)) is None, "RDMA carries its data, and TCP counts none of it"
 

@@ -1,11 +1,10 @@
 #!/usr/bin/python3
 """kTLS between two kernels and between a kernel and user space, by sendfile, splice and write."""
 
-import os
-import socket
 import threading
 import time
 
+import ends
 import peer
 import records
 from peer import datafile
@@ -14,7 +13,6 @@ import exchange
 import ktap
 
 LONG = 2 << 20
-SERVER = os.environ["LAB_SERVER"]
 # how it is sent, how it is received
 WAYS = (("sendfile", "recv"), ("splice", "splice"), ("write", "recv"))
 # version, cipher, sizes, ways: all ways for one cipher of each version
@@ -26,20 +24,6 @@ KINDS = (
     ("1.2", "chacha", (4097, 65537), WAYS[:1]),
     ("1.3", "chacha", (4097, 65537), WAYS[:1]),
 )
-
-
-def connect(verb, size, offset, seed, how, kind):
-    """A connection on which the other end is ready for the records."""
-    sock = datafile.patient(socket.create_connection((SERVER, peer.PORT)), peer.DEADLINE_S)
-    try:
-        sock.sendall(f"{verb} {size} {offset} {seed} {how} {kind[0]} {kind[1]}\n".encode())
-        answer = exchange.line(sock)
-        if answer != "ready":
-            raise ktap.Skip(f"server: {answer}")
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def install(sock, stream, direction):
@@ -64,7 +48,7 @@ def check_sum(answer, size, offset, seed):
 
 def put(size, offset, seed, sender, receiver, kind):
     """Send records by this kernel; the seconds of it."""
-    with peer.File(size, offset, seed) as path, connect("put", size, offset, seed, receiver, kind) as sock:
+    with peer.File(size, offset, seed) as path, peer.connect("put", size, offset, seed, receiver, kind) as sock:
         records.attach(sock)
         install(sock, records.Stream(*kind, seed), records.TLS_TX)
         began = time.monotonic()
@@ -77,7 +61,7 @@ def put(size, offset, seed, sender, receiver, kind):
 
 def put_sealed(size, offset, seed, receiver, kind):
     """Send records that user space sealed, of odd lengths: the other kernel opens them."""
-    with connect("put", size, offset, seed, receiver, kind) as sock:
+    with peer.connect("put", size, offset, seed, receiver, kind) as sock:
         stream = records.Stream(*kind, seed)
         data = memoryview(datafile.sent(offset + size, seed))[offset:]
         lengths = (records.MOST, 1, 4096, 9999)
@@ -91,7 +75,7 @@ def put_sealed(size, offset, seed, receiver, kind):
 
 def get(size, offset, seed, sender, receiver, kind):
     """Receive through this kernel; the seconds of it."""
-    with connect("get", size, offset, seed, sender, kind) as sock:
+    with peer.connect("get", size, offset, seed, sender, kind) as sock:
         records.attach(sock)
         install(sock, records.Stream(*kind, seed + peer.BACK), records.TLS_RX)
         began = time.monotonic()
@@ -104,7 +88,7 @@ def get(size, offset, seed, sender, receiver, kind):
 def take_records(verb, size, offset, seed, how, kind):
     """What the other kernel sends, opened in user space: a list of (type, data), up to `size` bytes of data."""
     taken, done = [], 0
-    with connect(verb, size, offset, seed, how, kind) as sock:
+    with peer.connect(verb, size, offset, seed, how, kind) as sock:
         stream = records.Stream(*kind, seed + peer.BACK)
         while done < size:
             try:
@@ -140,49 +124,11 @@ def sizes_of(transfer, sizes, kind, *ways):
         transfer(size, (0, 4093)[number % 2], 100 + number, *ways, kind)
 
 
-def special(verb, size, seed, kind):
-    """The data of one of the peer's special ways of sending, and its records."""
-    taken = take_records(verb, size, 0, seed, "-", kind)
-    same(b"".join(data for type_, data in taken if type_ == records.DATA), size, 0, seed)
-    return taken
-
-
-def mixed(kind):
-    """write, sendfile and splice take turns."""
-    special("mix", sum(size for size, _ in peer.PARTS), 200, kind)
-
-
-def short_file(kind):
-    """sendfile of more than the file has: nothing of it waits for a next send."""
-    for number, size in enumerate((1, 5000, 16384, 70000)):
-        special("eof", size, 210 + number, kind)
-
-
-def corked(kind):
-    """What is sent with MSG_MORE makes one record with what follows."""
-    taken = special("cork", sum(peer.CORKED), 220, kind)
-    if len(taken) != 1:
-        raise AssertionError(f"{len(taken)} records of {[len(data) for _, data in taken]} bytes instead of one")
-
-
-def other_kind(kind):
-    """A record of another type comes between the data where it was sent, whole and alone."""
-    taken = special("kind", 20_000, 230, kind)
-    before = 0
-    for type_, data in taken:
-        if type_ != records.DATA:
-            if (type_, data, before) != (records.HANDSHAKE, b"not data", 5000):
-                raise AssertionError(f"a record of type {type_} with {data!r} after {before} bytes")
-            return
-        before += len(data)
-    raise AssertionError("no record of another type came")
-
-
 def both(kind):
     """Both directions of one connection at the same time."""
     size, offset, seed = 300_000, 3, 240
     failures = []
-    with peer.File(size, offset, seed) as path, connect("both", size, offset, seed, "recv", kind) as sock:
+    with peer.File(size, offset, seed) as path, peer.connect("both", size, offset, seed, "recv", kind) as sock:
         records.attach(sock)
         install(sock, records.Stream(*kind, seed), records.TLS_TX)
         install(sock, records.Stream(*kind, seed + peer.BACK), records.TLS_RX)
@@ -205,7 +151,7 @@ def both(kind):
 
 
 def main():
-    ktap.plan(sum(2 * len(ways) + 2 for *_, ways in KINDS) + 2 + 2 * 5)
+    ktap.plan(sum(2 * len(ways) + 2 for *_, ways in KINDS) + 2 + 2 * (1 + ends.CHECKS))
     for *kind, sizes, all_ways in KINDS:
         name = f"TLS {kind[0]} {records.SUITES[kind[1]].name}"
         for ways in all_ways:
@@ -221,11 +167,8 @@ def main():
             ktap.metric(f"ktls_{transfer.__name__}_sendfile", LONG / (1 << 20) / seconds, "MiB/s", "higher")
     for kind in (("1.2", "aes128"), ("1.3", "aes128")):
         name = f"TLS {kind[0]}"
-        ktap.check(f"{name}: write, sendfile and splice take turns", mixed, kind)
-        ktap.check(f"{name}: sendfile of more than the file has", short_file, kind)
-        ktap.check(f"{name}: MSG_MORE makes one record", corked, kind)
-        ktap.check(f"{name}: a record of another type after a splice with more to come", other_kind, kind)
         ktap.check(f"{name}: both directions at once", both, kind)
+        ends.check_all(kind)
 
 
 main()

@@ -3,7 +3,8 @@
 A request is "VERB SIZE OFFSET SEED HOW VERSION SUITE"; the answer is "ready", or "lacking" and what.
 - put: the client sends records, the server takes them HOW, then answers in plain text with length and SHA-256;
 - get: the server sends a part of a file HOW;
-- mix, eof, cork, kind: the server sends as `SPECIAL` says;
+- steps: the server sends as the steps HOW say (`steps`), and keeps the connection until the client says something,
+  except where the steps close it;
 - both: put and get at the same time.
 """
 
@@ -15,15 +16,16 @@ import threading
 sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import datafile
 import exchange
+import ktap
 import records
+import steps
 
 PORT = 7001
 DEADLINE_S = 20 * float(os.environ.get("LAB_SCALE", "1"))
 _FOLDER = os.environ.get("LAB_TMP", "/tmp")
+READY = "ready"
 BACK = 5000
 """What is added to a seed for the data that comes back at the same time."""
-PARTS = ((13, "write"), (4097, "sendfile"), (1, "write"), (65537, "splice"), (4095, "sendfile"), (7, "sendfile"))
-CORKED = (1, 100, 3000, 7, 9000)
 
 
 def listen(address):
@@ -36,6 +38,20 @@ def serve(listener):
     exchange.serve(listener, _answer, DEADLINE_S)
 
 
+def connect(verb, size, offset, seed, how, kind):
+    """The client's end of a connection on which the server is ready for the records."""
+    sock = datafile.patient(socket.create_connection((os.environ["LAB_SERVER"], PORT)), DEADLINE_S)
+    try:
+        sock.sendall(f"{verb} {size} {offset} {seed} {how} {kind[0]} {kind[1]}\n".encode())
+        answer = exchange.line(sock)
+        if answer != READY:
+            raise ktap.Skip(f"server: {answer}")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 def _answer(sock):
     verb, size, offset, seed, how, version, suite = exchange.line(sock).split()
     size, offset, seed = int(size), int(offset), int(seed)
@@ -45,7 +61,7 @@ def _answer(sock):
             records.attach(sock)
             if verb in {"put", "both"}:
                 records.Stream(version, suite, seed).install(sock, records.TLS_RX)
-            sock.sendall(b"ready\n")
+            sock.sendall(f"{READY}\n".encode())
         except records.Lacking as what:
             sock.sendall(f"lacking {what}\n".encode())
             return
@@ -64,49 +80,9 @@ def _answer(sock):
             got = datafile.receive(sock, size, how)
             sender.join()
             sock.sendall(f"{len(got)} {datafile.digest(got)}\n".encode())
-        else:
-            SPECIAL[verb](sock, path, size, seed)
-            # The connection stays: what is still in an open record must not be pushed by closing it.
+        elif steps.take(sock, path, steps.parse(how)):
+            # What is still in an open record must not be pushed by closing the connection.
             sock.recv(1)
-
-
-def _send_mix(sock, path, _size, _seed):
-    """write, sendfile and splice take turns."""
-    at = 0
-    for size, how in PARTS:
-        datafile.send(sock, path, at, size, how)
-        at += size
-
-
-def _send_eof(sock, path, size, _seed):
-    """sendfile of more than the file has."""
-    with open(path, "rb", buffering=0) as file:
-        done = os.sendfile(sock.fileno(), file.fileno(), 0, size + (1 << 20))
-    if done != size:
-        raise AssertionError(f"sendfile took {done} bytes of {size}")
-
-
-def _send_cork(sock, _path, size, seed):
-    """Small parts with MSG_MORE, a last one without."""
-    data, at = datafile.sent(size, seed), 0
-    for part in CORKED:
-        sock.sendall(data[at : at + part], socket.MSG_MORE if at + part < size else 0)
-        at += part
-
-
-def _send_kind(sock, path, size, _seed):
-    """Data by splice with more to come, a record of another type, the rest of the data."""
-    reader, writer = os.pipe()
-    with open(path, "rb", buffering=0) as file:
-        os.splice(file.fileno(), writer, 5000, offset_src=0)
-        done = os.splice(reader, sock.fileno(), 5000, flags=os.SPLICE_F_MORE)
-    os.close(reader)
-    os.close(writer)
-    records.send_kind(sock, b"not data", records.HANDSHAKE)
-    datafile.send(sock, path, done, size - done, "sendfile")
-
-
-SPECIAL = {"mix": _send_mix, "eof": _send_eof, "cork": _send_cork, "kind": _send_kind}
 
 
 class File:

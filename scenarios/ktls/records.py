@@ -42,14 +42,17 @@ VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
 
 
 class Stream:
-    """One direction of a connection: what a version, a cipher and a seed give for keys, and the record's number."""
+    """One direction of a connection: what a version, a cipher and a seed give for keys, and the record's number.
+
+    `wire` counts the bytes of all records that `take` took.
+    """
 
     def __init__(self, version, suite, seed):
         self.version, self.suite = VERSIONS[version], SUITES[suite]
         noise = hashlib.shake_128(f"ktls {version} {suite} {seed}".encode()).digest(64)
         self.key, self.salt = noise[:32][: self.suite.key], noise[32:36][: self.suite.salt]
         self.iv = noise[40:52][: self.suite.iv]
-        self.number = 0
+        self.number, self.wire = 0, 0
 
     def install(self, sock, direction):
         """Give the keys to the kernel.
@@ -95,7 +98,9 @@ class Stream:
             raise AssertionError(f"record {self.number} says version {version:#x}: the stream is out of step")
         try:
             if self.version == VERSIONS["1.3"]:
-                data = evp.unseal(self.suite.name, self.key, self._nonce(), head, body).rstrip(b"\0")
+                inner = evp.unseal(self.suite.name, self.key, self._nonce(), head, body)
+                if not (data := inner.rstrip(b"\0")) or len(data) != len(inner):
+                    raise AssertionError(f"{len(inner) - len(data)} bytes of padding, which nobody asked for")
                 kind, data = data[-1], data[:-1]
             else:
                 own = body[:8] if self._explicit() else b""
@@ -115,7 +120,9 @@ class Stream:
         head = _exactly(sock, _HEAD.size)
         if not head:
             return None
-        return self.open(head, _exactly(sock, _HEAD.unpack(head)[2]))
+        length = _HEAD.unpack(head)[2]
+        self.wire += len(head) + length
+        return self.open(head, _exactly(sock, length))
 
 
 def attach(sock):

@@ -7,12 +7,12 @@ come, it answers with what sending has changed in its file, or an empty line).
 
 import os
 import socket
-import struct
 import threading
 import time
 
 import datafile
 import sources
+import tcpinfo
 
 _FOLDER = os.environ.get("LAB_TMP", "/tmp")
 
@@ -89,9 +89,6 @@ def put(sock, size, offset, seed, sender, receiver, senders=None):
     return sending, answered
 
 
-_TCP_INFO = struct.Struct("@24xI92xQQ")  # of struct tcp_info: tcpi_unacked, tcpi_bytes_acked, tcpi_bytes_received
-
-
 def _is_tcp(sock):
     """Whether TCP carries the data, as the kernel says: Python says AF_INET of an SMC socket too."""
     domain, protocol = (sock.getsockopt(socket.SOL_SOCKET, option) for option in (socket.SO_DOMAIN, socket.SO_PROTOCOL))
@@ -99,15 +96,15 @@ def _is_tcp(sock):
 
 
 def _tcp_counts(sock):
-    """How many bytes TCP counts as sent and acknowledged, and how many as received; None for other sockets.
+    """What TCP counts of a connection; None for other sockets.
 
     What was sent before may still be on its way: SMC that falls back to TCP says so in 28 bytes, and gets no answer.
     """
     if not _is_tcp(sock):
         return None
     for _ in range(200):
-        unacked, *counts = _TCP_INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))
-        if not unacked:
+        counts = tcpinfo.counts(sock)
+        if not counts.unacknowledged_packets:
             break
         time.sleep(0.01)
     return counts
@@ -115,8 +112,8 @@ def _tcp_counts(sock):
 
 def _compare_counts(before, now, sent):
     """Once the other end has answered, all that was sent is acknowledged."""
-    if before and now[0] - before[0] != sent:
-        raise AssertionError(f"TCP counts {now[0] - before[0]} bytes as acknowledged, {sent} were sent")
+    if before and (counted := now.acknowledged - before.acknowledged) != sent:
+        raise AssertionError(f"TCP counts {counted} bytes as acknowledged, {sent} were sent")
 
 
 def get(sock, size, offset, seed, sender, receiver):
