@@ -11,6 +11,7 @@ import threading
 import time
 
 sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
+import bigfile
 import datafile
 import ktap
 import splicecalls
@@ -476,6 +477,7 @@ def main():
         ("sendfile that signals interrupt", interrupted, ("sendfile",)),
         ("splice to a closed stream", closed, ()),
     ]
+    checks += bigfile.CHECKS
     long = ("file to pipe to socket", "vmsplice with SPLICE_F_GIFT")
     ktap.plan(len(KINDS) * (len(checks) + len(long)))
     for kind in KINDS:
