@@ -149,6 +149,14 @@ config AROUND
 	bool "Around"
 config EXPERT
 	bool "Expert"
+config OVER
+	bool "Over"
+	depends on DERIVED && EXPERT
+config DERIVED
+	def_bool y
+	depends on BELOW
+config BELOW
+	bool "Below"
 choice
 config PICKED
 	bool "Picked"
@@ -166,5 +174,7 @@ def test_a_symbol_is_asked_for_with_what_it_depends_on(tmp_path):
         "DEEPER": "y",
     }
     assert tree.with_dependencies({"WANTED": "y"}, ("PLAIN",)) == {"WANTED": "y", "MODULAR": "y"}
-    assert tree.with_dependencies({"INNER": "y"}, ()) == {"INNER": "y", "AROUND": "y", "EXPERT": "y"}
+    assert tree.with_dependencies({"INNER": "y"}, ()) == {"INNER": "y", "AROUND": "y"}
     assert tree.with_dependencies({"INNER": "y"}, ("INNER",)) == {}
+    assert tree.with_dependencies({"DERIVED": "y"}, ()) == {"BELOW": "y"}
+    assert tree.with_dependencies({"OVER": "y"}, ()) == {"OVER": "y", "BELOW": "y"}

@@ -50,7 +50,8 @@ FILES = {
     f"{T}/core/a.sh": "#!/bin/sh\n",
     f"{T}/core/b.sh": "#!/bin/sh\n",
     f"{T}/core/helper.c": "int main(void) { return 0; }\n",
-    f"{T}/core/config": "CONFIG_BLOCK=y\nCONFIG_GONE=y\n# CONFIG_X86 is not set\nCONFIG_DEEP=m\nCONFIG_NR=3\n",
+    f"{T}/core/config": "CONFIG_BLOCK=y\nCONFIG_EXPERT=y\nCONFIG_GONE=y\n"
+    "# CONFIG_X86 is not set\nCONFIG_DEEP=m\nCONFIG_NR=3\n",
     f"{T}/net/Makefile": "TEST_GEN_PROGS := \\\n\tzero \\\n\t$(OUTPUT)/one\nTEST_GEN_PROGS += two\n",
     f"{T}/net/one.c": "int main(void) { return 0; }\n",
     f"{T}/net/two.c": "",
@@ -135,6 +136,11 @@ def test_a_symbol_that_the_series_adds_is_in_the_tree(tree):
         "FRESH": "y",
         "OLD": "y",
     }
+
+
+def test_what_its_config_asks_for(tree):
+    (one,) = Selftests(tree, "HEAD", ()).called_for([f"{T}/core/helper.c"], ())
+    assert one.config == {"BLOCK": "y", "GONE": "y", "DEEP": "m", "NR": "3"}
 
 
 def test_a_name_that_no_collection_can_have(tree):

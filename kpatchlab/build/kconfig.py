@@ -20,6 +20,8 @@ _LEVEL = {"n": 0, "m": 1, "y": 2}
 MOST_DEEP = 40
 """How deep files are in one another, and blocks in a file; those of a kernel are 6. What is deeper is not looked at."""
 FILE_BYTES = 4 << 20
+OPENS = frozenset({"EXPERT", "COMPILE_TEST"})
+"""Symbols that show others, which an allnoconfig then switches off though they are on by default: printk, futexes."""
 NO_SUCH = "no such symbol in this tree"
 """The reason of a miss that no setting of other symbols mends."""
 _PROMPTED = re.compile(r'(?:bool|tristate|string|int|hex|prompt)\s+["\'].*?["\'](?:\s+if\s+(.*))?$')
@@ -69,25 +71,30 @@ class Kconfig:
     def with_dependencies(self, wanted: Mapping[str, str], asked: Collection[str]) -> dict[str, str]:
         """Return what to ask for beyond `asked`, so that symbols come out as wanted: they, and what they depend on.
 
-        A dependency counts where it is a single symbol that can be asked for: of `A || B` nobody can tell which one is
-        meant. What this tree has not is left out.
+        A dependency counts where it is a single symbol: of `A || B` nobody can tell which one is meant. One that cannot
+        be asked for is followed to those that it depends on itself. What this tree has not is left out, and so are the
+        symbols of `OPENS`.
 
         >>> Kconfig(Path("/nowhere"), "x86").with_dependencies({"GONE": "y"}, ())
         {}
         """
         found: dict[str, str] = {}
+        seen = {*asked, *OPENS}
         todo = list(wanted.items())
         while todo:
             symbol, value = todo.pop(0)
-            if symbol in found or symbol in asked or symbol not in self.symbols:
+            definitions = self.symbols.get(symbol, ())
+            if symbol in seen or not definitions:
                 continue
-            found[symbol] = value
-            definition = next((one for one in self.symbols[symbol] if one.prompt), None)
-            for text in [*definition.depends, definition.prompt_if] if definition else ():
-                for other in _split_and(text):
-                    if any(one.prompt and not one.choice for one in self.symbols.get(other, ())):
-                        module = value == "m" and any(one.tristate for one in self.symbols[other])
-                        todo.append((other, "m" if module else "y"))
+            seen.add(symbol)
+            definition = next((one for one in definitions if one.prompt), definitions[0])
+            if definition.choice and symbol not in wanted:  # one member of a choice takes its place from another
+                continue
+            if definition.prompt:
+                found[symbol] = value
+            for other in (term for text in definition.depends for term in _split_and(text)):
+                module = value == "m" and any(one.tristate for one in self.symbols.get(other, ()))
+                todo.append((other, "m" if module else "y"))
         return found
 
     def why(self, symbol: str, asked: str, values: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kpatchlab.build import git
 from kpatchlab.build.changes import Replay
-from kpatchlab.build.kconfig import Kconfig
+from kpatchlab.build.kconfig import OPENS, Kconfig
 from kpatchlab.build.patchset import Patch
 from kpatchlab.files import below
 from kpatchlab.lab.load import Lab
@@ -130,7 +130,7 @@ class Selftests:
         """Return what the file `config` of a collection's folder asks for."""
         lines = self._lines(f"{SELFTESTS}{self._above(name) or name}/config")
         found = (_SYMBOL.match(line) for line in lines)
-        return {match[1]: match[2] for match in found if match}
+        return {match[1]: match[2] for match in found if match and match[1] not in OPENS}
 
     def _lines(self, file: str) -> list[str]:
         """Return the lines of a file, as the series leaves it."""
