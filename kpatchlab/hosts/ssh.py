@@ -133,7 +133,7 @@ class Connection:
         """The address of this side, as the host sees it where there is no translation in between."""
         transport = self._client.get_transport()
         assert transport
-        return str(transport.getsockname()[0])
+        return str(transport.sock.getsockname()[0])
 
     def run(
         self, words: Sequence[str], *, input_bytes: bytes = b"", timeout_s: float = 60.0, check: bool = True

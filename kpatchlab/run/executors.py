@@ -10,6 +10,12 @@ from kpatchlab.run.executor import Executor, LocalExecutor
 from kpatchlab.run.process import ProcessExecutor
 
 
+def _on_hosts(lab: Lab, host: Host) -> Executor:
+    from kpatchlab.run.cluster.of_lab import on_hosts  # Dask is there for who has other hosts
+
+    return on_hosts(lab, host)
+
+
 def _on_cluster(lab: Lab, host: Host) -> Executor:
     from kpatchlab.run.cluster.of_lab import on_cluster
 
@@ -19,11 +25,13 @@ def _on_cluster(lab: Lab, host: Host) -> Executor:
 EXECUTORS: Mapping[str, Callable[[Lab, Host], Executor]] = {
     "local": LocalExecutor.of,
     "process": ProcessExecutor.of,
+    "hosts": _on_hosts,
     "cluster": _on_cluster,
 }
-"""`executor.type` of lab.yaml -> what makes it."""
+"""`executor.type` of lab.yaml -> what makes it; `hosts` is that of a lab with other hosts."""
 
 
 def executor_of(lab: Lab, host: Host) -> Executor:
     """Return the executor that a lab names."""
-    return EXECUTORS[lab.executor.type](lab, host)
+    others = any(not entry.is_local for entry in lab.hosts.values())
+    return EXECUTORS["hosts" if others else lab.executor.type](lab, host)
