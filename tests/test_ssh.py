@@ -207,8 +207,13 @@ def test_what_breaks_on_the_way_leaves_nothing(host, tmp_path):
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/big").write_bytes(bytes(200_000_000))
     with Connection.open(entry(host), "a") as there:
-        cut = threading.Timer(0.2, there.close)
-        cut.start()
+
+        def cut():
+            while not list((host.home / "broken").glob("tree.*/new/big")):
+                time.sleep(0.01)
+            there.close()
+
+        threading.Thread(target=cut, daemon=True).start()
         with pytest.raises(HostError, match="the connection is lost"):
             there.put_tree(tmp_path / "tree", f"{host.home}/broken/tree")
     deadline = time.monotonic() + 10
