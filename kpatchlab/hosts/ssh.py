@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol, Self
+from typing import IO, TYPE_CHECKING, Any, Protocol, Self
 
 from kpatchlab.errors import HostError
 from kpatchlab.hosts.login import logged_in
@@ -28,7 +28,6 @@ from kpatchlab.lab.hosts import HostEntry
 from kpatchlab.proc import Kept, split_lines
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer as Buffer
     from paramiko import Channel, SSHClient
 
 RUNS_AT_ONCE = 5
@@ -347,7 +346,7 @@ class _Sink(io.BufferedIOBase):
         super().__init__()
         self._channel, self._deadline = channel, deadline
 
-    def write(self, data: Buffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         """Send all of it.
 
         Raises:
