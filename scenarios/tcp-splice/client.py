@@ -7,13 +7,14 @@ switched off: TCP may still gather pages, which are then copied before they reac
 
 import os
 import subprocess
+import sys
 import threading
 
-import peer
-from peer import datafile
-
+sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
+import datafile
 import ktap
 import netns
+import tcppeer as peer
 
 LONG = 8 << 20
 SHORTER = 2 << 20

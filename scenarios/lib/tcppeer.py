@@ -1,13 +1,11 @@
-"""What both ends of the TCP scenario speak (`exchange`), and more ways to send than one call."""
+"""What both ends of the TCP scenarios speak (`exchange`), and more ways to send than one call."""
 
 import errno
 import os
 import select
 import socket
 import struct
-import sys
 
-sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import datafile
 import exchange
 from atonce import at_once
@@ -23,24 +21,33 @@ def listen():
     return exchange.listen("::", PORT, listener)
 
 
-def serve(listener):
-    """Answer requests from two threads, so that two can be under way."""
-    exchange.serve(listener, lambda sock: exchange.answer(sock, exchange.line(sock), SENDERS), DEADLINE_S, threads=2)
+def serve(listener, others=None):
+    """Answer requests from two threads, so that two can be under way; `others`: more verbs, name -> f(sock, request)."""
+
+    def answer(sock):
+        request = exchange.line(sock)
+        if other := (others or {}).get(request.split()[0]):
+            other(sock, request)
+        else:
+            exchange.answer(sock, request, SENDERS)
+
+    exchange.serve(listener, answer, DEADLINE_S, threads=2)
 
 
 def put(address, size, offset, seed, sender, receiver):
     """Send to the other end, which must get what is right; returns seconds of sending."""
-    with _connect(address) as sock:
+    with connect(address) as sock:
         return exchange.put(sock, size, offset, seed, sender, receiver, SENDERS)[0]
 
 
 def get(address, size, offset, seed, sender, receiver):
     """Receive from the other end and compare; returns the seconds of receiving."""
-    with _connect(address) as sock:
+    with connect(address) as sock:
         return exchange.get(sock, size, offset, seed, sender, receiver)
 
 
-def _connect(address):
+def connect(address):
+    """A connection to the other end, for one request."""
     sock = socket.create_connection((address, PORT), DEADLINE_S)
     sock.settimeout(None)
     return datafile.patient(sock, DEADLINE_S)

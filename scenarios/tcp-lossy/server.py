@@ -1,0 +1,17 @@
+#!/usr/bin/python3
+"""Sets up the server: listens, then goes to the background; returns once connections are taken."""
+
+import os
+import signal
+import sys
+
+sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
+import changed
+
+import background
+import tcppeer
+
+listener = tcppeer.listen()
+background.detach()
+tcppeer.serve(listener, {changed.VERB: changed.answer})
+signal.pause()

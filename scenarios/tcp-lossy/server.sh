@@ -1,0 +1,4 @@
+#!/bin/sh
+set -eu
+./lossy-link.sh
+exec python3 ./server.py
