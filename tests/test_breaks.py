@@ -7,6 +7,7 @@ kernel where that is in the cache: this is no place to build one.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,8 +42,11 @@ def _own_checks(job: JobResult) -> list[str]:
 
 
 def _asks_the_clock(scenario: str) -> bool:
-    """Whether checks of the scenario time calls that may not wait, which a break lets sleep."""
-    return any("from atonce import" in path.read_text() for path in (PROJECT / "scenarios" / scenario).glob("*.py"))
+    """Whether checks of the scenario time calls that may not wait, which a break lets sleep; the library's as well."""
+    scenarios = PROJECT / "scenarios"
+    timed = [path.stem for path in (scenarios / "lib").glob("*.py") if "from atonce import" in path.read_text()]
+    words = re.compile(rf"^(from atonce import|import ({'|'.join(timed)})\b)", re.MULTILINE)
+    return any(words.search(path.read_text()) for path in (scenarios / scenario).glob("*.py"))
 
 
 class Broken:
