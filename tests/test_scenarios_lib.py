@@ -392,3 +392,49 @@ def test_file_checks_refuse_what_is_not_mounted(tmp_path):
 
     with pytest.raises(SystemExit, match="is not mounted"):
         filecheck.run(str(tmp_path), ["true"])
+
+
+def test_orders_are_carried_out_at_the_other_end_and_failures_come_back(monkeypatch):
+    monkeypatch.setenv("LAB_SERVER", "127.0.0.1")
+    import orders
+
+    class Node:
+        def double(self, number):
+            if number > 2:
+                raise AssertionError("too much")
+            return 2 * number
+
+    listening = threading.Event()
+    monkeypatch.setattr(orders.background, "detach", listening.set)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        monkeypatch.setattr(orders, "PORT", free.getsockname()[1])
+    threading.Thread(target=orders.serve, args=(Node(),), daemon=True).start()
+    assert listening.wait(10)
+    for _ in range(2):  # one client after the other
+        there = orders.Remote()
+        assert there.double(2) == 4
+        with pytest.raises(AssertionError, match="server: double: too much"):
+            there.double(3)
+        assert there.double(1) == 2
+        there.close()
+
+
+def test_a_server_that_ends_is_told_of(monkeypatch):
+    monkeypatch.setenv("LAB_SERVER", "127.0.0.1")
+    import orders
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setattr(orders, "PORT", listener.getsockname()[1])
+        there = orders.Remote()
+        listener.accept()[0].close()
+        with pytest.raises(AssertionError, match="the connection has ended"):
+            there.double(2)
+    there.close()
+
+
+def test_a_file_is_written_past_the_page_cache_but_for_its_last_bytes(tmp_path):
+    import blockcheck
+
+    data = os.urandom(blockcheck.SECTOR * 9 + 13)
+    blockcheck.write_sectors(tmp_path / "file", data)
+    assert (tmp_path / "file").read_bytes() == data

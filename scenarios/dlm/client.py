@@ -10,6 +10,7 @@ from node import CANCEL, EX, IVVALBLK, NL, NOQUEUE, PR, VALBLK, VALUE_BYTES, con
 
 import datafile
 import ktap
+import orders
 from atonce import LIMIT_S, at_once
 
 SPACE, SECOND = "lab", "second"
@@ -184,7 +185,7 @@ def rejoin(here, there):
 
 def main():
     ktap.plan(11)
-    here, there = node.Node(node.CLIENT), node.Remote(os.environ["LAB_SERVER"])
+    here, there = node.Node(node.CLIENT), orders.Remote()
     ktap.check("both nodes join", join, here, there)
     pairs = (("the client", here, there, 1000), ("the server", there, here, 2000))
     for name, first, second, seed in pairs:

@@ -1,10 +1,8 @@
 """A node of a DLM cluster of two, without corosync and dlm_controld: configfs, uevents and the lockspaces' devices.
 
-Value blocks are hexadecimal text here, so that everything fits into JSON: the client tells the server's node what to
-do over a TCP connection of its own.
+Value blocks are hexadecimal text here, so that everything fits into JSON: the client gives the server's node orders.
 """
 
-import json
 import os
 import select
 import socket
@@ -17,7 +15,6 @@ sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
 import configfs
 
 SERVER, CLIENT = 1, 2
-PORT = 7200  # of the orders to the server's node; DLM has 21064
 DEADLINE_S = 30 * float(os.environ.get("LAB_SCALE", "1"))
 VALUE_BYTES = 32
 
@@ -202,40 +199,3 @@ class Node:
     def do(self, space, steps):
         """Ask for all of these and wait for each; as `outcome`."""
         return self.outcome(space, self.begin(space, steps))
-
-
-class Remote:
-    """The other guest's node: every method of Node, by way of `serve`."""
-
-    def __init__(self, address):
-        self.sock = socket.create_connection((address, PORT), DEADLINE_S)
-        self.sock.settimeout(2 * DEADLINE_S)
-        self.stream = self.sock.makefile("rw")
-
-    def __getattr__(self, method):
-        def call(*arguments):
-            print(json.dumps([method, arguments]), file=self.stream, flush=True)
-            try:
-                error, value = json.loads(self.stream.readline() or '["the connection has ended", null]')
-            except TimeoutError:
-                raise AssertionError(f"the server's {method} took more than {2 * DEADLINE_S:g} s") from None
-            if error:
-                raise AssertionError(f"server: {error}")
-            return value
-
-        return call
-
-
-def serve(listener):
-    """Carry out the client's orders, one connection after the other."""
-    node = Node(SERVER)
-    while True:
-        connection, _ = listener.accept()
-        with connection, connection.makefile("rw") as stream:
-            for line in stream:
-                method, arguments = json.loads(line)
-                try:
-                    answer = [None, getattr(node, method)(*arguments)]
-                except (AssertionError, OSError, SystemExit) as error:
-                    answer = [f"{method}: {error}", None]
-                print(json.dumps(answer), file=stream, flush=True)

@@ -1,12 +1,11 @@
 #!/usr/bin/python3
 """Sets up the server: listens for the client's orders, then goes to the background."""
 
-import socket
+import os
+import sys
 
+sys.path.insert(0, os.environ["LAB_LIB"])
 import node
+import orders
 
-import background
-
-listener = socket.create_server(("", node.PORT))
-background.detach()
-node.serve(listener)
+orders.serve(node.Node(node.SERVER))

@@ -146,6 +146,18 @@ def write_long(device, offset, data):
         os.close(file)
 
 
+def write_sectors(path, data):
+    """Make a file of a disk's file system: with O_DIRECT what fills sectors, the rest through the page cache."""
+    whole = len(data) // SECTOR * SECTOR
+    with open(path, "wb"):
+        pass
+    if whole:
+        write_direct(path, 0, data[:whole])
+    with open(path, "r+b") as file:
+        file.seek(whole)
+        file.write(data[whole:])
+
+
 WRITERS = {"write": write_plain, "write with O_DIRECT": write_direct, "long stream": write_long}
 
 

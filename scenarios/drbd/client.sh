@@ -1,0 +1,2 @@
+#!/bin/sh
+exec "$LAB_LIB/sg-link.sh"

@@ -1,0 +1,4 @@
+#!/bin/sh
+# Ends the server, and takes its resource away; one that has died before is a failure of its own.
+kill "$(cat server.pid)" || { cat "$LAB_ATTACH/server.log"; exit 1; }
+exec drbdsetup down lab

@@ -1,0 +1,11 @@
+#!/usr/bin/python3
+"""Sets up the server's node: makes its disk, listens for the client's orders, then goes to the background."""
+
+import os
+import sys
+
+sys.path.insert(0, os.environ["LAB_LIB"])
+import node
+import orders
+
+orders.serve(node.Node(with_data=True))
