@@ -34,8 +34,8 @@ class Pair:
         self.there.role("primary", "--force")
         self.link(PROTOCOL_C)
         self.there.role("secondary")
-        self.here.compare([0])
         self.here.role("primary")
+        self.here.compare([0])
 
     def unlink(self):
         """End the connection, once all that was sent through it has arrived by the kernels' own counts."""

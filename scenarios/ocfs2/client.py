@@ -15,6 +15,7 @@ import ktap
 import orders
 from atonce import LIMIT_S, at_once
 
+CLIENTS, SERVERS = 1000, 2000  # seeds of their files
 TURNS = 6
 NAMES = 40
 LOCKS = 40
@@ -36,16 +37,21 @@ def same(reader, name, size, seed):
         raise AssertionError(f"{name}: {got[0]} bytes with sum {got[1][:16]}, not {right[0]} with {right[1][:16]}")
 
 
+def written(first):
+    """(name, size, seed, way) of the files that one node writes."""
+    return [
+        (f"{first}-{number}-{size}", size, first + 100 * number + index, way)
+        for number, way in enumerate(node.WRITERS)
+        for index, size in enumerate((*datafile.SIZES, LONG))
+    ]
+
+
 def files(writer, reader, first):
-    """Files of all sizes, written at one end and read at the other; returns their names with size and seed."""
-    made = []
-    for number, way in enumerate(node.WRITERS):
-        for index, size in enumerate((*datafile.SIZES, LONG)):
-            made.append((f"{first}-{number}-{size}", size, first + 100 * number + index))
-            writer.write(*made[-1], way)
-    for name, size, seed in made:
+    """Files of all sizes, written at one end and read at the other."""
+    for file in written(first):
+        writer.write(*file)
+    for name, size, seed, _ in written(first):
         same(reader, name, size, seed)
-    return made
 
 
 def in_turns(here, there):
@@ -153,12 +159,15 @@ def left_and_back(here, there):
     same(there, "alone", 65537, 3901)
 
 
-def on_disk(here, there, made):
+def on_disk(here, there):
     """What both wrote is what a program finds on the disk that nobody has mounted, and the file system is whole."""
     here.unmount()
     there.unmount()
     there.checked()
-    right = {name: datafile.digest(datafile.content(size, seed)) for name, size, seed in made}
+    right = {
+        name: datafile.digest(datafile.content(size, seed))
+        for name, size, seed, _ in written(CLIENTS) + written(SERVERS)
+    }
     got = there.on_disk(list(right))
     if wrong := sorted(name for name in right if got[name] != right[name]):
         raise AssertionError(f"files that are otherwise on the disk: {' '.join(wrong)}")
@@ -168,9 +177,8 @@ def main():
     ktap.plan(14)
     here, there = node.Node(node.CLIENT), orders.Remote()
     ktap.check("both nodes mount", joined, here, there)
-    made = []
-    for whose, writer, reader, first in (("client", here, there, 1000), ("server", there, here, 2000)):
-        made += ktap.check(f"files of all sizes, the {whose} writes", files, writer, reader, first) or []
+    for whose, writer, reader, first in (("client", here, there, CLIENTS), ("server", there, here, SERVERS)):
+        ktap.check(f"files of all sizes, the {whose} writes", files, writer, reader, first)
     ktap.check("a file written by both in turns", in_turns, here, there)
     ktap.check("a file that both append to", appended, here, there)
     ktap.check("names made, changed and deleted by both", named, here, there)
@@ -180,7 +188,7 @@ def main():
     ktap.check("a connection with nothing to say is kept", kept, here, there)
     ktap.check("both kernels count the same messages", counted, here, there)
     ktap.check("a node leaves and comes back", left_and_back, here, there)
-    ktap.check("what is on the disk", on_disk, here, there, made)
+    ktap.check("what is on the disk", on_disk, here, there)
     ktap.check("disconnect", nvme_host.disconnect)
 
 
