@@ -8,7 +8,8 @@ import sys
 sys.path.insert(0, os.environ["LAB_LIB"])
 import blockcheck
 import filecheck
-from node import DEVICE, MOUNTED, Node, command
+import programs
+from node import DEVICE, MOUNTED, Node
 
 import datafile
 import ktap
@@ -148,7 +149,7 @@ def verified_all(pair):
 
 def file_system(pair):
     """XFS has its own data in slab pages, which cannot be spliced; the other node mounts what arrived."""
-    command("mkfs.xfs", "-q", "-f", "-K", "--unsupported", "-c", f"options={CONFIG}", DEVICE)
+    programs.run("mkfs.xfs", "-q", "-f", "-K", "--unsupported", "-c", f"options={CONFIG}", DEVICE)
     pair.here.mount()
     right = {}
     for number, size in enumerate(datafile.SIZES):

@@ -5,7 +5,6 @@ The disk is a loop device on a file in tmpfs, so what reached it can be read fro
 
 import os
 import re
-import subprocess
 import sys
 
 sys.path.insert(0, os.environ.get("LAB_LIB", "/lab/lib"))
@@ -13,6 +12,7 @@ import blockcheck
 import datafile
 import filecheck
 import loopdevice
+import programs
 
 DEVICE, MOUNTED = "/dev/drbd0", "/mnt"
 _RESOURCE, _MINOR, _PORT = "lab", "0", 7789
@@ -23,18 +23,6 @@ _PAIR = re.compile(r"\b([a-z]+):(\S+)")
 _OFTEN = ("--resync-rate=1048576", "--c-plan-ahead=0", "--read-balancing=prefer-remote")
 """Of the disk: resynchronise as fast as possible; read from the other node although there is a disk here."""
 _ALWAYS = ("--verify-alg=crc32c", "--connect-int=1", "--max-buffers=8000")
-
-
-def command(*words):
-    """Run a program; returns what it prints.
-
-    Raises:
-        AssertionError: its status is not 0; with its words.
-    """
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise AssertionError(f"{' '.join(words)}: status {done.returncode}: {(done.stderr + done.stdout).strip()}")
-    return done.stdout
 
 
 class Node:
@@ -51,36 +39,36 @@ class Node:
         with open(_BACKING, "ab") as file:
             file.truncate(blockcheck.SIZE + _META)
         self._disk = loopdevice.attach(_BACKING)
-        command("drbdmeta", "--force", _MINOR, "v08", self._disk, "internal", "create-md")
-        command("drbdsetup", "new-resource", _RESOURCE)
-        command("drbdsetup", "new-minor", _RESOURCE, _MINOR, "0")
+        programs.run("drbdmeta", "--force", _MINOR, "v08", self._disk, "internal", "create-md")
+        programs.run("drbdsetup", "new-resource", _RESOURCE)
+        programs.run("drbdsetup", "new-minor", _RESOURCE, _MINOR, "0")
         self.attach()
 
     def attach(self):
         """Take the disk into use."""
-        command("drbdmeta", _MINOR, "v08", self._disk, "internal", "apply-al")
-        command("drbdsetup", "attach", _MINOR, self._disk, self._disk, "internal", *_OFTEN)
+        programs.run("drbdmeta", _MINOR, "v08", self._disk, "internal", "apply-al")
+        programs.run("drbdsetup", "attach", _MINOR, self._disk, self._disk, "internal", *_OFTEN)
 
     def detach(self):
         """Go on without the disk."""
-        command("drbdsetup", "detach", _MINOR)
+        programs.run("drbdsetup", "detach", _MINOR)
 
     def connect(self, *options):
         """Begin to connect; `settle` waits for the end."""
-        command("drbdsetup", "connect", _RESOURCE, *self._ends, *_ALWAYS, *options)
+        programs.run("drbdsetup", "connect", _RESOURCE, *self._ends, *_ALWAYS, *options)
 
     def disconnect(self):
         """End the connection, if there is one."""
         if self.state()["cs"] != "StandAlone":
-            command("drbdsetup", "disconnect", *self._ends)
+            programs.run("drbdsetup", "disconnect", *self._ends)
 
     def role(self, name, *options):
         """Become "primary" or "secondary"."""
-        command("drbdsetup", name, _MINOR, *options)
+        programs.run("drbdsetup", name, _MINOR, *options)
 
     def verify(self):
         """Begin to compare both disks, by digests that travel between the kernels."""
-        command("drbdsetup", "verify", _MINOR)
+        programs.run("drbdsetup", "verify", _MINOR)
 
     def state(self):
         """What /proc/drbd says: cs, ro, ds are words, ns, nr (sent and received), dw, dr, oos ... KiB."""
@@ -101,7 +89,7 @@ class Node:
 
     def status(self):
         """What drbdsetup says of both disks, as in "UpToDate UpToDate"."""
-        text = command("drbdsetup", "status", _RESOURCE)
+        text = programs.run("drbdsetup", "status", _RESOURCE)
         return " ".join(re.findall(r"\bdisk:(\S+)", text) + re.findall(r"peer-disk:(\S+)", text))
 
     def compare(self, areas):
@@ -125,10 +113,10 @@ class Node:
     def mount(self):
         """Mount the file system on the device."""
         os.makedirs(MOUNTED, exist_ok=True)
-        command("mount", "-t", "xfs", DEVICE, MOUNTED)
+        programs.run("mount", "-t", "xfs", DEVICE, MOUNTED)
 
     def unmount(self):
-        command("umount", MOUNTED)
+        programs.run("umount", MOUNTED)
 
     def sums(self):
         """SHA-256 of each file of the mounted file system."""

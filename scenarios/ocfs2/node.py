@@ -4,10 +4,10 @@ The disk is a file in the server's memory. The client has it by NVMe over TCP, w
 system's sums are taken at both ends, and once more from the file.
 """
 
+import contextlib
 import fcntl
 import os
 import re
-import subprocess
 import sys
 import tempfile
 
@@ -17,15 +17,18 @@ import configfs
 import datafile
 import filecheck
 import loopdevice
+import programs
 
 SERVER, CLIENT = 1, 2
 KEEPALIVE_S = 0.5
 VALUE_BYTES = 64
-_SCALE = float(os.environ.get("LAB_SCALE", "1"))
+# The same on both nodes, or they refuse each other; long, for a slow guest is not a dead one.
+_DEAD_S, _IDLE_S = 600, 300
 _CLUSTER, _PORT = "lab", 7777
 _BACKING = os.path.join(os.environ.get("LAB_TMP", "/tmp"), "ocfs2-backing")
 _BYTES = 128 << 20
-_SHARED, _LOCKS = "/mnt", "/run/dlm"
+_MOUNTED, _LOCKS = "/mnt", "/run/dlm"
+_SHARED = f"{_MOUNTED}/shared"  # not there while nothing is mounted
 _O2NET = "/sys/kernel/debug/o2net"
 WRITERS = {"write": filecheck.write_plain, "write with O_DIRECT": blockcheck.write_sectors}
 
@@ -35,23 +38,10 @@ def disk():
     with open(_BACKING, "wb") as file:
         file.truncate(_BYTES)
     device = loopdevice.attach(_BACKING)
-    command(
+    programs.run(
         "mkfs.ocfs2", "-q", "-F", "-x", "-N", "2", "-b", "4096", "-C", "4096", "-J", "size=4M", "--nodiscard", device
     )
     return device
-
-
-def command(*words):
-    """Run a program; returns what it prints.
-
-    Raises:
-        AssertionError: its status is not 0; with its words.
-    """
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if done.returncode:
-        text = (done.stderr + done.stdout).decode(errors="replace").strip()
-        raise AssertionError(f"{' '.join(words)}: status {done.returncode}: {text}")
-    return done.stdout
 
 
 class Node:
@@ -62,7 +52,7 @@ class Node:
         root = f"{configfs.folder('cluster')}/{_CLUSTER}"
         os.mkdir(root)
         configfs.put(f"{root}/keepalive_delay_ms", int(KEEPALIVE_S * 1000))
-        configfs.put(f"{root}/idle_timeout_ms", int(60_000 * _SCALE))
+        configfs.put(f"{root}/idle_timeout_ms", 1000 * _IDLE_S)
         configfs.put(
             f"{root}/heartbeat/dead_threshold", int(60 * _SCALE)
         )  # of 2 s each: a slow guest is not a dead one
@@ -78,16 +68,17 @@ class Node:
     def mount(self):
         """Mount the file system, and the locks that files stand for."""
         os.makedirs(_LOCKS, exist_ok=True)
-        command("mount", "-t", "ocfs2", self.device, _SHARED)
-        command("mount", "-t", "ocfs2_dlmfs", "ocfs2_dlmfs", _LOCKS)
+        programs.run("mount", "-t", "ocfs2", self.device, _MOUNTED)
+        os.makedirs(_SHARED, exist_ok=True)
+        programs.run("mount", "-t", "ocfs2_dlmfs", "ocfs2_dlmfs", _LOCKS)
         os.mkdir(f"{_LOCKS}/{_CLUSTER}")
 
     def unmount(self):
         for path in os.listdir(f"{_LOCKS}/{_CLUSTER}"):
             os.unlink(f"{_LOCKS}/{_CLUSTER}/{path}")
         os.rmdir(f"{_LOCKS}/{_CLUSTER}")
-        command("umount", _LOCKS)
-        command("umount", _SHARED)
+        programs.run("umount", _LOCKS)
+        programs.run("umount", _MOUNTED)
 
     def write(self, name, size, seed, way):
         """Write a file anew."""
@@ -110,7 +101,8 @@ class Node:
 
     def make_names(self, folder, numbers):
         """Make a folder, and empty files in it; every third is renamed, every fifth is deleted again."""
-        os.makedirs(f"{_SHARED}/{folder}", exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(f"{_SHARED}/{folder}")
         for number in range(*numbers):
             path = f"{_SHARED}/{folder}/{number}"
             open(path, "x").close()
@@ -169,12 +161,12 @@ class Node:
 
     def checked(self):
         """Have the disk of a file system that nobody has mounted checked."""
-        command("fsck.ocfs2", "-f", "-n", self.device)
+        programs.run("fsck.ocfs2", "-f", "-n", self.device)
 
     def on_disk(self, names):
         """The SHA-256 of files as a program finds them on the disk, past the kernel's file system."""
         with tempfile.TemporaryDirectory() as folder:
             with open(f"{folder}/orders", "w") as file:
-                file.writelines(f"dump /{name} {folder}/{name}\n" for name in names)
-            command("debugfs.ocfs2", "-f", f"{folder}/orders", self.device)
+                file.writelines(f"dump /shared/{name} {folder}/{name}\n" for name in names)
+            programs.run("debugfs.ocfs2", "-f", f"{folder}/orders", self.device)
             return {name: datafile.digest(filecheck.read_plain(f"{folder}/{name}", _BYTES)) for name in names}
