@@ -96,6 +96,7 @@ MAY_WAIT = {
     "splice-open-questions/run.py: nonblock_flag": "asks by a timer whether the call waits",
     "espintcp/server.py: send_back": "a deadline is over",
     "dlm/node.py: joined": "opens a device that is asked with select",
+    "ocfs2/node.py: lock": "the client times it, with the way to the other node",
 }
 """Functions with calls that do not block, or are refused, and that mean something else by it."""
 WORDS = {"MSG_DONTWAIT", "NONBLOCK", "O_NONBLOCK", "NOQUEUE", "BlockingIOError", "setblocking", "set_blocking"}

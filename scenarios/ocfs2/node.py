@@ -53,9 +53,7 @@ class Node:
         os.mkdir(root)
         configfs.put(f"{root}/keepalive_delay_ms", int(KEEPALIVE_S * 1000))
         configfs.put(f"{root}/idle_timeout_ms", 1000 * _IDLE_S)
-        configfs.put(
-            f"{root}/heartbeat/dead_threshold", int(60 * _SCALE)
-        )  # of 2 s each: a slow guest is not a dead one
+        configfs.put(f"{root}/heartbeat/dead_threshold", _DEAD_S // 2)
         for other, role in ((SERVER, "SERVER"), (CLIENT, "CLIENT")):
             folder = f"{root}/node/{role.lower()}"
             os.mkdir(folder)
