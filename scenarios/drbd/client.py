@@ -96,6 +96,8 @@ def attached_again(pair):
     pair.here.attach()
     pair.here.settle(cs="Connected", ds=BOTH)
     pair.here.compare([DISKLESS])
+    pair.here.disconnect()  # attaching has set this node's counts to 0: they do not tell of this connection any more
+    pair.link(PROTOCOL_C)
 
 
 def written_apart(pair):
