@@ -89,8 +89,7 @@ class Node:
 
     def status(self):
         """What drbdsetup says of both disks, as in "UpToDate UpToDate"."""
-        text = programs.run("drbdsetup", "status", _RESOURCE)
-        return " ".join(re.findall(r"\bdisk:(\S+)", text) + re.findall(r"peer-disk:(\S+)", text))
+        return " ".join(re.findall(r"disk:(\S+)", programs.run("drbdsetup", "status", _RESOURCE)))
 
     def compare(self, areas):
         """Hold this node's disk against what the client was to write, past DRBD; as `blockcheck.verify`."""
