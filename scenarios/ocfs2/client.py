@@ -109,7 +109,7 @@ def values(writer, reader, first):
         for end, other in ((writer, reader), (reader, writer)):
             for number in range(LOCKS // 4 if turn else LOCKS):
                 seed = first + 1000 * turn + number + (500 if end is reader else 0)
-                name = f"{first}-{number:0{1 + number % 30}}"
+                name = f"{first}-{number:0{1 + number % 25}}"  # of at most 31 characters
                 end.put(name, bytes(datafile.sent(node.VALUE_BYTES, seed)).hex())
                 got = other.get(name)
                 try:
