@@ -271,7 +271,7 @@ class Prober:
         columns: list[str | dict[str, str]] = []
         for name in self.lab.choose(self.criterion.scenarios):
             for kernel in kernels:
-                roles = self.lab.scenarios[name].roles
+                roles = self.lab.scenario(name).roles
                 columns.append({role: self._placement.get(role, kernel) for role in roles})
         unique = [column for n, column in enumerate(columns) if column not in columns[:n]]
         lab = dataclasses.replace(self._with(kernels), matrix=Matrix(columns=tuple(unique)), base=NAME)

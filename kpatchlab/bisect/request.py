@@ -121,7 +121,7 @@ def _mode(lab: Lab, criterion: Criterion, wanted: str) -> str:
     """Return in which mode figures are taken, "" where none are."""
     if criterion.kind != "metric":
         return ""
-    alone = all(len(lab.scenarios[name].roles) == 1 for name in lab.choose(criterion.scenarios))
+    alone = all(len(lab.scenario(name).roles) == 1 for name in lab.choose(criterion.scenarios))
     if wanted == "instructions" and not alone:
         raise UserError("two guests have two clocks that count instructions", hint="--mode time measures them")
     return wanted or ("instructions" if alone else "time")

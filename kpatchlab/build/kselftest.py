@@ -14,24 +14,29 @@ import shlex
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from kpatchlab import proc
-from kpatchlab.build import config, confined, failures, make, patchset, source
+from kpatchlab.build import config, confined, diffs, failures, make, patchset, source
 from kpatchlab.build.built import Programs, Unbuilt, check_host, version_of
 from kpatchlab.build.context import BuildContext
+from kpatchlab.build.kconfig import OPENS
 from kpatchlab.cache import content_key
-from kpatchlab.errors import HostError
+from kpatchlab.errors import HostError, LabError
 from kpatchlab.fence import Escape, Fence, read_left
 from kpatchlab.files import put_plain
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.model import Outcome
 
-VERSION = 2
-"""Part of every key: raise it when the same inputs are to give other programs."""
+VERSION, TREE_VERSION = 3, 2
+"""Part of every key: raise one when the same inputs are to give other programs, or another tree to build them from."""
 TESTS, LEFT_OUT = "lab.tests", "lab.left-out"
 """Beside the programs: which of them are tests, and what could not be built, see `_write_lists`."""
+LACKS = "lab.lacks"
+"""Beside the programs in a guest: what of `ASKED` its kernel lacks, where it lacks any."""
+ASKED = "asked"
+"""Beside the folder `programs` of a whole collection: the symbols that its file `config` asks for, one a line."""
 HEADERS_S, MAKE_S = 900.0, 900.0
 ROUNDS = 5
 """How often tests that do not compile are left out and the rest is tried again."""
@@ -42,6 +47,7 @@ _KEPT = (
 )
 """What of a kernel's tree its selftests are built from; below arch/ the headers."""
 _ERROR = re.compile(r"^(?P<file>[^:\s]+):(?P<line>\d{1,9}):\d+: (?:fatal )?error: (?P<text>.*)$", re.MULTILINE)
+_SYMBOL = re.compile(r"CONFIG_(\w+)=(y|m|-?\d+|0x[0-9a-fA-F]+|\"[^\"]*\")\s*$")
 _TEST = re.compile(r"^(?P<macro>TEST(?:_[A-Z_]+)?)\((?P<words>[^)]*)\)?")
 _LIST = "lab-list: ; $(info lab-tests $(TEST_GEN_PROGS) $(TEST_CUSTOM_PROGS)) $(info lab-scripts $(TEST_PROGS)) "
 _LIST += "$(info lab-others $(TEST_GEN_PROGS_EXTENDED) $(TEST_GEN_FILES)) "
@@ -73,7 +79,7 @@ def build(recipe: KernelRecipe, collection: str, ctx: BuildContext) -> Programs:
     if how.stage:
         check_host(how.stage)
     patches = patchset.read_series(recipe.series, ctx)
-    tree_key = content_key(VERSION, ctx.arch, origin.spec.type, origin.key, patchset.series_key(patches), _KEPT)
+    tree_key = _tree_key(origin, patches, ctx)
     tools = [version_of(tool) for tool in how.tools]
     key = content_key(VERSION, tree_key, collection, make.toolchain(ctx.arch), tools)
     cached = ctx.cache.has("kselftest", key)
@@ -93,6 +99,59 @@ def build(recipe: KernelRecipe, collection: str, ctx: BuildContext) -> Programs:
     except Escape as error:
         raise Unbuilt(Outcome.BLOCKED, f"the build tried to leave its folders: {error.message}") from None
     return Programs(Outcome.PASS, "kselftest", key, cached=cached)
+
+
+def _tree_key(origin: source.Source[Any], patches: Sequence[patchset.Patch], ctx: BuildContext) -> str:
+    return content_key(TREE_VERSION, ctx.arch, origin.spec.type, origin.key, patchset.series_key(patches), _KEPT)
+
+
+def asked_for(lines: Iterable[str]) -> dict[str, str]:
+    """Return what a collection's file `config` asks for: symbol -> value; without those that only show others."""
+    found = (_SYMBOL.match(line) for line in lines)
+    return {match[1]: match[2] for match in found if match and match[1] not in OPENS}
+
+
+def asked_of(artifact: Path) -> list[str]:
+    """Return the symbols that a collection which is built asks a kernel for; none where that is not known."""
+    path = artifact / ASKED
+    return path.read_text().split() if path.exists() else []
+
+
+def folders(recipe: KernelRecipe, ctx: BuildContext) -> frozenset[str] | None:
+    """Return the folders below tools/testing/selftests with a Makefile, in a kernel recipe's tree with its series.
+
+    None: that is not known before the tree is there. Nothing is unpacked for it.
+    """
+    try:
+        origin = source.source_of(recipe.source, ctx).of_its_tree()
+        patches = patchset.read_series(recipe.series, ctx)
+        key = _tree_key(origin, patches, ctx)
+        if ctx.cache.has("kselftest-tree", key):
+            return folders_in(ctx.cache.path("kselftest-tree", key) / "tree")
+        if isinstance(origin, source.Dir):
+            found = folders_in(origin.path())
+        elif isinstance(origin, source.Git) and origin.spec.path:
+            listed = origin.fetched().read("ls-tree", "-rz", "--name-only", origin.key["commit"], "--", _SELFTESTS)
+            found = _with_makefile(listed.decode("utf-8", "replace").split("\0"))
+        else:
+            return None
+    except (LabError, Unbuilt):
+        return None
+    return found | _with_makefile(part.new for patch in patches for part in diffs.parts(patch.data, patch.strip))
+
+
+def folders_in(tree: Path) -> frozenset[str]:
+    """Return the folders below a tree's tools/testing/selftests with a Makefile."""
+    home = tree / _SELFTESTS
+    return _with_makefile(f"{_SELFTESTS}/{path.relative_to(home)}" for path in home.rglob("Makefile"))
+
+
+def _with_makefile(files: Iterable[str]) -> frozenset[str]:
+    """Return the folders below tools/testing/selftests whose Makefile is among a tree's files."""
+    found = (PurePath(name) for name in files if name.startswith(f"{_SELFTESTS}/"))
+    return frozenset(
+        str(path.parent.relative_to(_SELFTESTS)) for path in found if path.name == "Makefile" and len(path.parts) > 4
+    )
 
 
 def host_stage(collection: str) -> str:
@@ -187,6 +246,9 @@ def _by_its_makefile(tree: Path, collection: str, work: Path, ctx: BuildContext,
     left_out += [(name, "", f"does not build: {_reason(log, name)}") for name in failed]
     left_out += [(name, "", "it is not in its folder") for name in listed.scripts if not (programs / name).exists()]
     _write_lists(programs, there, left_out)
+    if not only and (here / "config").is_file():
+        wanted = asked_for(read_left(here / "config").splitlines())
+        (work / ASKED).write_text("".join(f"{name}\n" for name, value in wanted.items() if value in {"y", "m"}))
     for done in (copy, out):
         shutil.rmtree(done)
 

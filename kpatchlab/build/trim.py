@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from kpatchlab.files import put_plain
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.lab.scenario import Scenario, own_files
+from kpatchlab.lab.selftests import PREFIX
 
 KIND = "trim"
 """Of the artifacts that say which symbols are left out of a tree's configuration."""
@@ -55,16 +56,18 @@ class Wanted:
     symbols: frozenset[str]
 
     @classmethod
-    def by(cls, lab: Lab, scenarios: Iterable[str], modules: Iterable[str] = ()) -> Wanted:
-        """Return what these scenarios can need, and these modules.
+    def by(cls, lab: Lab, scenarios: Collection[str], modules: Iterable[str] = ()) -> Wanted | None:
+        """Return what these scenarios can need, and these modules; None: they can need any module.
 
         A scenario's modules are taken from its files: each word of them that is a module's name counts, that of a
-        comment as well.
+        comment as well. A collection of selftests that is named alone has its files in each kernel's tree.
         """
+        if any(name.startswith(PREFIX) for name in scenarios):
+            return None
         words, symbols = {*BOOT_MODULES, *modules}, set[str]()
         for name in scenarios:
-            words |= _words_of(lab.scenarios[name], lab.root / "scenarios/lib")
-            symbols |= set(lab.scenarios[name].needs.symbols_of_config())
+            words |= _words_of(lab.scenario(name), lab.root / "scenarios/lib")
+            symbols |= set(lab.scenario(name).needs.symbols_of_config())
         return cls(frozenset(words - {""}), frozenset(symbols))
 
 

@@ -81,9 +81,13 @@ def placed(lab: Lab, places: tuple[str, ...]) -> Lab:
 
 def make(lab: Lab, choice: tuple[str, ...], kernels: tuple[str, ...], repeat: int | None) -> Plan:
     """Return the plan for what the user chose."""
+    from kpatchlab.cache import Cache
     from kpatchlab.plan.jobs import make_plan
+    from kpatchlab.plan.selftests import check_named
 
-    return make_plan(lab, choice=choice, kernels=kernels or None, repeat=repeat)
+    plan = make_plan(lab, choice=choice, kernels=kernels or None, repeat=repeat)
+    check_named(lab, plan, Cache())
+    return plan
 
 
 @contextlib.contextmanager

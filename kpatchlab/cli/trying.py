@@ -243,7 +243,7 @@ def _earlier(store: Store) -> tuple[dict[str, float], set[str]]:
 
 def _plan(options: Options, found: Trial, wanted: _Wanted) -> Plan:
     """Return the plan, in the order in which it is worth running, and say what is in it."""
-    from kpatchlab.series.selftests import RUNNER
+    from kpatchlab.lab.selftests import RUNNER
     from kpatchlab.series.trial import choose
     from kpatchlab.store.store import Store
 

@@ -1,10 +1,11 @@
-"""Choosing scenarios by words: names, globs, `tag:`, `system:`, `touching:`, each with `!` to leave out."""
+"""Choosing scenarios by words: names, globs, `tag:`, `system:`, `touching:`, `kselftest:`; each with `!` leaves out."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from kpatchlab.lab import selftests
 from kpatchlab.lab.scenario import Scenario
 from kpatchlab.lab.systems import System, touches
 from kpatchlab.lab.yamlfile import suggest
@@ -24,7 +25,11 @@ def _touching(word: str, scenarios: Mapping[str, Scenario], systems: Mapping[str
     return {name for name, scenario in scenarios.items() if touches(scenario, systems, word)}
 
 
-KINDS: dict[str, Kind] = {"tag": _tagged, "system": _of_system, "touching": _touching}
+def _running(word: str, scenarios: Mapping[str, Scenario], systems: Mapping[str, System]) -> set[str]:  # noqa: ARG001
+    return set().union(*(selftests.running(name, scenarios) for name in selftests.listed(word)[0]))
+
+
+KINDS: dict[str, Kind] = {"tag": _tagged, "system": _of_system, "touching": _touching, "kselftest": _running}
 """What may stand before a colon -> how scenarios are found by what stands behind it."""
 
 
@@ -34,14 +39,18 @@ def select(
     """Return the names that `words` choose, sorted, and the errors: index of the word -> message.
 
     A word that matches nothing is an error, except `*`, and except one that leaves out and looks like nothing
-    that there is: a lab may leave out what it does not have.
+    that there is: a lab may leave out what it does not have. `kselftest:` also chooses what `selftests.made` makes.
     """
+    scenarios = selftests.with_named(scenarios, words)
     chosen = set(scenarios) if words and all(word.startswith("!") for word in words) else set[str]()
     errors = {}
     for index, whole in enumerate(words):
         word = whole.removeprefix("!")
         kind, colon, bare = word.partition(":")
         known = bool(colon) and kind in KINDS
+        if kind == "kselftest" and colon and (wrong := selftests.listed(bare)[1]):
+            errors[index] = wrong
+            continue
         names = KINDS[kind](bare, scenarios, systems) if known else set(fnmatch.filter(scenarios, word))
         if not names and word != "*":
             near = suggest(bare if known else word, _there(kind if known else "", scenarios, systems))

@@ -18,6 +18,7 @@ import yaml
 
 from kpatchlab.errors import UserError
 from kpatchlab.files import read_input
+from kpatchlab.lab import selftests
 from kpatchlab.lab.choice import select
 from kpatchlab.lab.file import FILE, Jobs, LabFile, Limits, Machine, Matrix
 from kpatchlab.lab.hosts import HostEntry, resolved
@@ -64,7 +65,8 @@ class Lab:
         root: the lab's directory, absolute.
         path: its file, absolute.
         kernels: in the file's order.
-        scenarios: all that there are, by name, not only the selected ones.
+        scenarios: all that there are, by name, not only the selected ones; with those that are made for collections
+            which the file names, see `selftests`.
         systems: what a series changes, by name; empty where scenarios/systems.yaml is not there.
         selected: names of the scenarios to run, sorted.
         machines: "default" is always among them.
@@ -121,7 +123,15 @@ class Lab:
         if errors:
             first, *others = errors.values()
             raise UserError(first, hint="the verb `list` shows scenarios, tags and systems", details=tuple(others))
+        if lacking := selftests.unrunnable(names, self.root):
+            raise UserError(lacking, hint="copy it from the lab's own clone")
         return names
+
+    def scenario(self, name: str) -> Scenario:
+        """Return a scenario that `choose` names: one of `scenarios`, or made for a collection of selftests."""
+        if name not in self.scenarios and name.startswith(selftests.PREFIX):
+            return selftests.made(name.removeprefix(selftests.PREFIX))
+        return self.scenarios[name]
 
 
 def find_lab(start: Path) -> Path:
@@ -181,7 +191,7 @@ def notes(lab: Lab) -> list[str]:
         f"scenarios/{name}/{SCENARIO_FILE}: names no files of the kernel under `touches`;"
         " `--changed` and `--touching` find it by its systems alone"
         for name in lab.selected
-        if not lab.scenarios[name].touches.files
+        if not lab.scenario(name).touches.files
     ]
 
 
@@ -211,6 +221,7 @@ class _Loader:
         file = document.parse(LabFile) if document else None
         if not document:
             return None
+        self.scenarios = selftests.with_named(self.scenarios, file.scenarios if file else ())
         if not file:
             self._named_recipes(document)
             return None
@@ -249,8 +260,8 @@ class _Loader:
         _known(document, ["rootfs"], file.rootfs, roots, "root file system")
         self._columns(file, document)
         _nightly(lab, document)
-        for name, scenario in self.scenarios.items():
-            own = self._documents[name]
+        for name, own in self._documents.items():
+            scenario = self.scenarios[name]
             if scenario.machine:
                 _known(own, ["machine"], scenario.machine, machines, "machine")
             if scenario.rootfs:
@@ -353,6 +364,8 @@ class _Loader:
         names, errors = select(self.scenarios, self.systems, file.scenarios)
         for index, message in errors.items():
             document.add(["scenarios", index], message)
+        if lacking := selftests.unrunnable(names, self.root):
+            document.add(["scenarios"], lacking)
         return names
 
     def _columns(self, file: LabFile, document: Document) -> None:

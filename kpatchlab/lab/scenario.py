@@ -58,9 +58,9 @@ def _values(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Parameter = Annotated[str, AfterValidator(_parameter)]
-Collection = Annotated[
-    str, Field(pattern=r"^(\$[a-z][a-z0-9_]*|[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*)$")
-]
+COLLECTION = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*"
+"""A folder below tools/testing/selftests, or FOLDER/PROGRAM."""
+Collection = Annotated[str, Field(pattern=rf"^(\$[a-z][a-z0-9_]*|{COLLECTION})$")]
 """A collection of the kernel's selftests, or `$name` for the value of a parameter."""
 
 

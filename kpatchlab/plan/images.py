@@ -66,7 +66,7 @@ def fitting(lab: Lab, made: Mapping[str, BuildResult], cache: Cache) -> Callable
         build = made.get(image_of(kernel))
         if build is None or build.outcome is not Outcome.PASS:
             return False
-        return not refusal(lab.scenarios[scenario].needs, build, cache.path("kernel", build.key))
+        return not refusal(lab.scenario(scenario).needs, build, cache.path("kernel", build.key))
 
     return fits
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from kpatchlab.errors import UserError
+from kpatchlab.lab import selftests
 from kpatchlab.lab.file import Machine
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe
@@ -178,7 +179,7 @@ def make_plan(
         UserError: a name is unknown, or nothing is left to run.
     """
     names = kernel_names(lab, kernels)
-    scenarios = [lab.scenarios[name] for name in lab.choose(choice)]
+    scenarios = [lab.scenario(name) for name in lab.choose(choice)]
     if not scenarios:
         raise UserError("no scenario is chosen", hint="the verb `new` makes one, the verb `list` shows what there is")
     base = lab.base if lab.base in names else names[0]
@@ -356,7 +357,8 @@ def plan_of_jobs(lab: Lab, names: Collection[str]) -> Plan:
         UserError: the lab has no such job.
     """
     repeats = [int(number) for name in names if (number := name.rpartition("#")[2]).isdecimal()]
-    plan = make_plan(lab, choice=("*",), repeat=min(1000, max([1, *repeats])))
+    named = [name.partition("@")[0] for name in names if name.startswith(selftests.PREFIX)]
+    plan = make_plan(lab, choice=("*", *named), repeat=min(1000, max([1, *repeats])))
     known = {job.id: job for job in plan.jobs}
     for name in names:
         if name not in known:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from kpatchlab.lab.scenario import OR, Needs
@@ -46,6 +46,12 @@ def lacking_config(needs: Needs, has: Callable[[str], bool]) -> list[str]:
     """Return what of the configuration is lacking: CONFIG_A, or "CONFIG_A or CONFIG_B" where one would be enough."""
     wanted = (alternatives.split(OR) for alternatives in needs.config)
     return [" or ".join(f"CONFIG_{name}" for name in names) for names in wanted if not any(map(has, names))]
+
+
+def switched_off(symbols: Iterable[str], kernel: Path) -> list[str]:
+    """Return those of some configuration symbols that a kernel, by its directory in the cache, has neither y nor m."""
+    on = _enabled_in(kernel)
+    return [symbol for symbol in symbols if symbol not in on]
 
 
 def _lacks(kernel: Path, needs: Needs) -> list[str]:

@@ -92,7 +92,7 @@ def of_contents(lab: Lab, plan: Plan) -> dict[str, str]:
     library = _files(lab.root / "scenarios/lib")
     return {
         job.scenario: content_key(
-            _files(lab.scenarios[job.scenario].folder),
+            _files(lab.scenario(job.scenario).folder),
             library,
             root_key(lab.rootfs_recipes[job.rootfs], lab.root),
             lab.machines[job.machine].model_dump(mode="json"),

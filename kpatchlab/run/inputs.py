@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kpatchlab.build import kselftest
 from kpatchlab.build.roots import IMAGE, packages_in
 from kpatchlab.cache import Cache
 from kpatchlab.host.host import Host
 from kpatchlab.lab.scenario import GuestFile, ScenarioFile
 from kpatchlab.model import Outcome
 from kpatchlab.plan.jobs import JobSpec
+from kpatchlab.plan.needs import switched_off
 from kpatchlab.proc import Cancel
 from kpatchlab.run import payload
 from kpatchlab.run.boot import BootSpec
@@ -139,9 +141,14 @@ def boots_of(task: JobTask, host: Host) -> dict[str, BootSpec]:
 
 
 def _programs(kernel: KernelUnderTest, cache: Cache) -> list[GuestFile]:
-    return [
-        file
-        for name, built in sorted(kernel.tests.items())
-        if built.outcome is Outcome.PASS
-        for file in payload.read(cache.need(built.kind, built.key) / "programs", f"/lab/{name}")
-    ]
+    """Return the tests of others for a kernel's guests; beside selftests, what the kernel lacks that they ask for."""
+    found: list[GuestFile] = []
+    for name, built in sorted(kernel.tests.items()):
+        if built.outcome is not Outcome.PASS:
+            continue
+        artifact = cache.need(built.kind, built.key)
+        found += payload.read(artifact / "programs", f"/lab/{name}")
+        asked = kselftest.asked_of(artifact) if kernel.build.outcome is Outcome.PASS else []
+        if off := switched_off(asked, cache.path("kernel", kernel.build.key)) if asked else []:
+            found.append((f"/lab/{name}/{kselftest.LACKS}", "".join(f"CONFIG_{one}\n" for one in off).encode(), 0o644))
+    return found

@@ -287,7 +287,7 @@ class _Execution:
             threads=header.of_threads(plan, stages.context),
             checkouts=header.of_checkouts(stages.checkouts, self.run_dir),
             touches={
-                name: tuple(files_of(lab.scenarios[name], lab.systems))
+                name: tuple(files_of(lab.scenario(name), lab.systems))
                 for name in sorted({job.scenario for job in plan.jobs})
             },
             command=before.command or self.settings.command,

@@ -14,6 +14,7 @@ from kpatchlab.lab.load import Lab
 from kpatchlab.lab.scenario import Role, Scenario
 from kpatchlab.lab.yamlfile import suggest
 from kpatchlab.plan.jobs import JobSpec, Plan, for_jobs, make_plan
+from kpatchlab.plan.selftests import check_named
 from kpatchlab.progress import Progress
 from kpatchlab.run import images
 from kpatchlab.run.guests import guests_of, occupied
@@ -68,6 +69,7 @@ def open_shell(
     """
     lab = lab if scenario else bare(lab)
     plan = make_plan(lab, choice=(scenario or BARE,), kernels=[kernel] if kernel else None)
+    check_named(lab, plan, host.cache)
     values = {}
     for word in params:
         name, equals, value = word.partition("=")
@@ -75,7 +77,7 @@ def open_shell(
             raise UserError(f"--param {word}: no value", hint="--param NAME=VALUE")
         values[name] = value
     job = choose(plan, kernel, values)
-    roles = lab.scenarios[job.scenario].roles
+    roles = lab.scenario(job.scenario).roles
     wanted = role or next(name for name, entry in roles.items() if entry.run)
     if wanted not in roles:
         raise UserError(f"no role '{wanted}'{suggest(wanted, roles)}", hint=f"there are {', '.join(roles)}")

@@ -265,7 +265,7 @@ class Stages:
         library = functools.cache(lambda: payload.keep(library_files(self._lab.root), self._host.cache, "library"))
 
         def keep(name: str, params: Mapping[str, str]) -> tuple[str, ...]:
-            files = scenario_files(self._lab.scenarios[name], params)
+            files = scenario_files(self._lab.scenario(name), params)
             return payload.keep(files, self._host.cache, f"files of {name}"), library()
 
         with ThreadPoolExecutor(1, thread_name_prefix="files") as pool:
@@ -402,7 +402,7 @@ def gather(lab: Lab, job: JobSpec, stages: Stages, settings: Settings) -> JobTas
     machine = lab.machines[job.machine]
     return JobTask(
         spec=job,
-        scenario=lab.scenarios[job.scenario].file(),
+        scenario=lab.scenario(job.scenario).file(),
         kernels={name: _under_test(lab, job, name, stages, settings) for name in dict.fromkeys(job.placement.values())},
         root=stages.roots[job.rootfs].result(),
         payload=stages.payloads[job.group].result(),

@@ -1,7 +1,6 @@
 """The tree's own tests of what a series changes: collections of its selftests, and a scenario for each.
 
-A collection is what `needs: {kselftest: [...]}` takes: a folder below tools/testing/selftests with a Makefile, or
-FOLDER/PROGRAM. A scenario is made for one that no scenario of the lab runs.
+`lab.selftests` says what a collection is, and makes a scenario for one that no scenario of the lab runs.
 """
 
 from __future__ import annotations
@@ -17,23 +16,17 @@ from pathlib import Path
 
 from kpatchlab.build import git
 from kpatchlab.build.changes import Replay
-from kpatchlab.build.kconfig import OPENS, Kconfig
+from kpatchlab.build.kconfig import Kconfig
+from kpatchlab.build.kselftest import asked_for
 from kpatchlab.build.patchset import Patch
 from kpatchlab.files import below
 from kpatchlab.lab.load import Lab
-from kpatchlab.lab.scenario import FILE, Needs, Role, Scenario, Touches, expand, foreign_tests, own_files
+from kpatchlab.lab.scenario import COLLECTION, FILE, Scenario, own_files
+from kpatchlab.lab.selftests import PREFIX, SELFTESTS, collections_of, is_made, made
 from kpatchlab.lab.written import scenario_file
 from kpatchlab.maintainers import Section, fits
 
-SELFTESTS = "tools/testing/selftests/"
-RUNNER = "scenarios/lib/kselftest.py"
-"""Of a lab: what runs a collection in a guest."""
-TIMEOUT_S = 600.0
-"""As scenarios of selftests have it; the runner ends before."""
-_HOME = Path(__file__).with_name("selftest")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
 _TESTS = re.compile(r"^[ \t]*TEST_(?:GEN_PROGS|CUSTOM_PROGS|PROGS)[ \t]*[:+?]?=(.*)$", re.MULTILINE)
-_SYMBOL = re.compile(r"CONFIG_(\w+)=(y|m|-?\d+|0x[0-9a-fA-F]+|\"[^\"]*\")\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +82,8 @@ class Selftests:
             for pattern in [] if file.startswith(SELFTESTS) else _tests_beside(file, sections):
                 for name in self._named(pattern):
                     found.setdefault(name, False)
-        named = {name: own for name, own in found.items() if _NAME.fullmatch(name) and self._above(name) not in found}
-        return [Collection(name, own, self._config(name)) for name, own in named.items()]
+        fit = (name for name in found if re.fullmatch(COLLECTION, name) and self._above(name) not in found)
+        return [Collection(name, found[name], self._config(name)) for name in fit]
 
     def _above(self, name: str) -> str:
         """Return the folder that a single test is of, "" for a collection that is a folder."""
@@ -128,9 +121,7 @@ class Selftests:
 
     def _config(self, name: str) -> dict[str, str]:
         """Return what the file `config` of a collection's folder asks for."""
-        lines = self._lines(f"{SELFTESTS}{self._above(name) or name}/config")
-        found = (_SYMBOL.match(line) for line in lines)
-        return {match[1]: match[2] for match in found if match and match[1] not in OPENS}
+        return asked_for(self._lines(f"{SELFTESTS}{self._above(name) or name}/config"))
 
     def _lines(self, file: str) -> list[str]:
         """Return the lines of a file, as the series leaves it."""
@@ -168,11 +159,8 @@ def run_by(lab: Lab) -> dict[str, list[str]]:
     """Return collection -> the scenarios of the lab's selection that run it."""
     found: dict[str, list[str]] = {}
     for name in lab.selected:
-        tests = {test for params in expand(lab.scenarios[name]) for test in foreign_tests(lab.scenarios[name], params)}
-        for test in tests:
-            kind, _, collection = test.partition("/")
-            if kind == "kselftest":
-                found.setdefault(collection, []).append(name)
+        for collection in collections_of(lab.scenarios[name]):
+            found.setdefault(collection, []).append(name)
     return found
 
 
@@ -191,44 +179,28 @@ def with_scenarios(lab: Lab, wanted: Sequence[Collection], tests: Selftests, arc
         name: recipe.model_copy(update={"config_set": {**more, **recipe.config_set}})
         for name, recipe in lab.kernels.items()
     }
-    made = {one.scenario: _scenario(one, kconfig.symbols if kconfig else ()) for one in wanted}
-    selected = tuple(sorted({*lab.selected, *made}))
-    return replace(lab, kernels=kernels, scenarios={**lab.scenarios, **made}, selected=selected)
+    there = kconfig.symbols if kconfig else ()
+    new = {one.scenario: made(one.name, one.scenario, _needed(one, there)) for one in wanted}
+    selected = tuple(sorted({*lab.selected, *new}))
+    return replace(lab, kernels=kernels, scenarios={**lab.scenarios, **new}, selected=selected)
 
 
-def _scenario(one: Collection, there: Container[str]) -> Scenario:
-    """Return the scenario of a collection.
-
-    Args:
-        there: symbols that the tree has: what it has no more, no test of it can need.
-    """
-    return Scenario(
-        name=one.scenario,
-        folder=_HOME,
-        description=f"The kernel's own tests {one.name} pass.",
-        tags=("kselftest",),
-        timeout_s=TIMEOUT_S,
-        roles={"main": Role(run="run.sh")},
-        needs=Needs(
-            config=tuple(symbol for symbol, value in one.config.items() if value in {"y", "m"} and symbol in there),
-            kselftest=(one.name,),
-        ),
-        touches=Touches(files=(f"{SELFTESTS}{one.name}",)),
-    )
-
-
-def is_made(scenario: Scenario) -> bool:
-    """Whether a scenario was made here, and is in no folder of the lab's."""
-    return scenario.folder == _HOME
+def _needed(one: Collection, there: Container[str]) -> list[str]:
+    """Return the symbols that a collection needs of those that the tree has: what is gone, no test of it can need."""
+    return [symbol for symbol, value in one.config.items() if value in {"y", "m"} and symbol in there]
 
 
 def write(scenarios: Iterable[Scenario], folder: Path) -> None:
-    """Write those that were made here below `folder`/scenarios, where a lab file in `folder` finds them.
+    """Write those that were made for a series below `folder`/scenarios, where a lab file in `folder` finds them.
+
+    Those that a lab file names by `kselftest:` are made wherever they are named.
 
     Raises:
         HostError: they cannot be written.
     """
-    for scenario in filter(is_made, scenarios):
+    for scenario in scenarios:
+        if not is_made(scenario) or scenario.name.startswith(PREFIX):
+            continue
         home = folder / "scenarios" / scenario.name
         home.mkdir(parents=True)
         (home / FILE).write_bytes(scenario_file(scenario.file()))

@@ -24,6 +24,7 @@ from kpatchlab.errors import UserError
 from kpatchlab.files import write_atomic
 from kpatchlab.lab import recipes
 from kpatchlab.lab.load import Lab
+from kpatchlab.lab.selftests import RUNNER, is_made
 from kpatchlab.lab.systems import touches, within
 from kpatchlab.lab.written import said, written
 from kpatchlab.maintainers import NAME as MAINTAINERS
@@ -155,7 +156,7 @@ def make_trial(
         tests = [one for one in tests if one.changed]
     done = selftests.run_by(own)
     new = [one for one in tests if one.name not in done]
-    made = new[:most] if (lab.root / selftests.RUNNER).is_file() else []
+    made = new[:most] if (lab.root / RUNNER).is_file() else []
     return Trial(
         title, label or numbered, model, patches, base, files,
         systems=tuple(name for name, row in lab.systems.items() if _about(row.files, files)),
@@ -323,7 +324,7 @@ def choose(trial: Trial, seconds: Mapping[str, float], told: Iterable[str], *, e
     runners = selftests.run_by(lab)
     tests = {name: one.changed for one in trial.collections for name in runners.get(one.name, ())}
     changed = [name for name, by_series in tests.items() if by_series]
-    others = {name: scenario for name, scenario in runs.items() if not selftests.is_made(scenario)}
+    others = {name: scenario for name, scenario in runs.items() if not is_made(scenario)}
     first = [name for name, s in others.items() if _about(s.touches.files, trial.files)]
     system = [name for name, s in others.items() if any(touches(s, lab.systems, file) for file in trial.files)]
     if system:

@@ -154,6 +154,9 @@ class Collection:
         """Run everything and print the report."""
         tests = [(name, words) for name in self._read("lab.tests") for words in self.parts.get(name, ("",))]
         left_out = [line.split("\t") for line in self._read("lab.left-out")]
+        with contextlib.suppress(FileNotFoundError):  # it is there where the kernel lacks something
+            why = f"this kernel lacks {', '.join(self._read('lab.lacks'))}"
+            left_out.append(("all that the tests' own config asks for", "", why))
         _show(f"KTAP version 1\n1..{len(tests) + len(left_out)}")
         for number, (name, words) in enumerate(tests, 1):
             title = f"{name} {words}".strip()
