@@ -18,7 +18,7 @@ from kpatchlab.errors import HostError, UserError
 from kpatchlab.host import packages
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.model import Outcome
-from kpatchlab.run import payload
+from kpatchlab.run import inputs, payload
 
 SELFTESTS = "tools/testing/selftests"
 LIB = """\
@@ -302,3 +302,22 @@ def test_what_goes_into_a_guest(tmp_path):
         ("/lab/kselftest/net/tls/lab.tests", b"tls\n", 0o644),
         ("/lab/kselftest/net/tls/tls", b"ELF", 0o755),
     ]
+
+
+def test_what_a_whole_collection_asks_a_kernel_for_is_known_and_what_the_kernel_lacks_of_it_goes_to_its_guest(bench):
+    text = "CONFIG_NET=y\nCONFIG_DEEP=m\n# CONFIG_OFF is not set\nCONFIG_NR=3\nCONFIG_NO=n\n"
+    bench.write(f"{SELFTESTS}/net/config", text)
+    whole, alone = build(bench, "net"), build(bench, "net/good")
+    cache = bench.ctx.cache
+    assert kselftest.asked_of(cache.path(whole.kind, whole.key)) == ["NET", "DEEP"]
+    assert kselftest.asked_of(cache.path(alone.kind, alone.key)) == []
+    assert kselftest.folders(bench.recipe(), bench.ctx) == {"net"}
+    key = "0" * 32
+    cache.get("kernel", key, lambda work: (work / "config").write_text("CONFIG_NET=y\n# CONFIG_DEEP is not set\n"))
+    under_test = SimpleNamespace(
+        tests={"kselftest/net": whole, "kselftest/net/good": alone},
+        build=SimpleNamespace(outcome=Outcome.PASS, key=key),
+    )
+    given = {place: data for place, data, _ in inputs.programs_of(under_test, cache)}
+    assert given["/lab/kselftest/net/lab.lacks"] == b"CONFIG_DEEP\n"
+    assert "/lab/kselftest/net/good/lab.lacks" not in given

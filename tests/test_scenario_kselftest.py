@@ -179,3 +179,13 @@ def test_a_test_that_is_too_slow_is_ended_by_itself(play):
         ("tls / tls.slow", "skip", "too slow on an emulated processor"),
         ("tls / tls.quick", "pass", ""),
     ]
+
+
+def test_what_the_kernel_lacks_of_the_tests_own_config_is_a_skip_of_its_own(play, tmp_path):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/lab.lacks").write_text("CONFIG_A\nCONFIG_B\n")
+    name = "all that the tests' own config asks for"
+    assert play({"good": "exit 0"}) == [
+        ("good", "pass", ""),
+        (name, "skip", "this kernel lacks CONFIG_A, CONFIG_B"),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 
 import pytest
@@ -9,10 +10,13 @@ import yaml
 
 from kpatchlab.build.git import open_local
 from kpatchlab.build.patchset import Patch
+from kpatchlab.files import safe_name
 from kpatchlab.maintainers import parse
 from kpatchlab.model import Outcome
 from kpatchlab.series.selftests import Selftests
-from tests.labdir import write
+from kpatchlab.store.run_dir import load_run
+from tests.bisect_support import concluded
+from tests.labdir import LAB, write
 from tests.posting import runs, try_
 
 T = "tools/testing/selftests"
@@ -181,7 +185,8 @@ def test_the_tests_of_the_code_that_a_series_changes_are_run_on_kernels_that_hav
     assert {job.partition("@")[0] for job in tested.jobs} == {"solo", "kselftest-core"}
     (run,) = runs(tested)
     scenario = yaml.safe_load((run / "scenarios/kselftest-core/scenario.yaml").read_text())
-    assert scenario["needs"] == {"config": ["BLOCK", "DEEP"], "kselftest": ["core"]}
+    needs = {"config": ["BLOCK", "DEEP"], "packages": ["python3"], "kselftest": ["core"]}
+    assert scenario["needs"] == needs
     kernels = yaml.safe_load((run / "lab.yaml").read_text())["kernels"]
     wanted = {"BLOCK": "y", "DEEP": "m", "SHALLOW": "y"}
     assert [kernel["config_set"] for kernel in kernels.values()] == [wanted, wanted]
@@ -238,3 +243,59 @@ def test_a_regression_in_a_changed_collection_is_searched_patch_by_patch(tested)
     assert status == 1, out + err
     first = out.split("first bad patch of each failure:")[1]
     assert ["2", "scenarios:", "kselftest-core:", "fail"] in [line.split() for line in first.splitlines()], out
+
+
+# ------------------------------------------------------------------------------------------ by their names
+
+
+@pytest.fixture
+def named(tested):
+    """Return the lab with kernels of the tree that has tests."""
+    for name in ("old", "new"):
+        source = f"source: {{type: git, path: {tested.tree.tree}, revision: main}}\n"
+        write(tested.root / f"kernels/{name}.yaml", f"{source}config: [config/all.config]\n")
+    return tested
+
+
+def test_any_collection_runs_by_its_name_and_its_jobs_are_found_again(named):
+    status, out, err = named.call("run", "kselftest:core,net/one")
+    assert status == 0, out + err
+    ids = {f"kselftest:{name}@{kernel}#1" for name in ("core", "net/one") for kernel in ("without", "with")}
+    assert set(named.jobs) == ids
+    (run,) = runs(named)
+    assert "kselftest:net/one" in (run / "index.html").read_text()
+    assert 'classname="with.kselftest:net/one"' in (run / "junit.xml").read_text()
+    stored = load_run(run)
+    assert stored.touches["kselftest:core"] == (f"{T}/core",)
+    run.joinpath("jobs", safe_name("kselftest:core@with#1") + ".json").unlink()
+    named.jobs.clear()
+    status, out, err = named.call("run", "--resume", "last")
+    assert status == 0, out + err
+    assert named.jobs == ["kselftest:core@with#1"]
+    (job,) = (job for job in stored.jobs if job.job == "kselftest:net/one@with#1")
+    named.jobs.clear()
+    assert named.call(*shlex.split(job.reproduce)[1:])[0] == 0
+    assert named.jobs == ["kselftest:net/one@with#1"]
+
+
+def test_a_collection_that_the_lab_file_names(named):
+    write(named.root / "lab.yaml", LAB.replace('["*"]', '[solo, "kselftest:core"]'))
+    status, out, err = named.call("plan", "--json")
+    assert status == 0, out + err
+    assert "kselftest:core@with#1" in out
+    assert "The kernel's own tests core pass." in named.call("list")[1]
+    status, out, err = named.call("run", "kselftest:cores")
+    assert (status, out) == (2, "")
+    assert "no kernel's tree has the selftests 'cores'; did you mean 'core'" in err
+    assert named.call("run", "kselftest:../x")[0] == 2
+    assert not runs(named)
+
+
+def test_a_search_by_a_collection(named):
+    named.tree.git("tag", "-f", "good")
+    named.grow("comment", "fault")
+    where = ["--tree", str(named.tree.tree), "--good", "good", "--bad", "main"]
+    status, out, err = named.call("bisect", *where, "--scenario", "kselftest:core")
+    assert status == 0, out + err
+    assert {job.partition("@")[0] for job in named.jobs} == {"kselftest:core"}
+    assert "fault" in concluded(named)[1]

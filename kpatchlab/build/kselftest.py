@@ -22,7 +22,7 @@ from kpatchlab.build import config, confined, diffs, failures, make, patchset, s
 from kpatchlab.build.built import Programs, Unbuilt, check_host, version_of
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.kconfig import OPENS
-from kpatchlab.cache import content_key
+from kpatchlab.cache import Cache, content_key
 from kpatchlab.errors import HostError, LabError
 from kpatchlab.fence import Escape, Fence, read_left
 from kpatchlab.files import put_plain
@@ -40,6 +40,8 @@ ASKED = "asked"
 HEADERS_S, MAKE_S = 900.0, 900.0
 ROUNDS = 5
 """How often tests that do not compile are left out and the rest is tried again."""
+_TREES = "kselftest-tree"
+"""Kind of the artifacts that have what selftests are built from."""
 _SELFTESTS = "tools/testing/selftests"
 _KEPT = (
     *("Makefile", "scripts", "usr/include", _SELFTESTS, "tools/build", "tools/scripts", "tools/arch", "tools/include"),
@@ -89,7 +91,7 @@ def build(recipe: KernelRecipe, collection: str, ctx: BuildContext) -> Programs:
         _unpack(origin, patches, work, ctx)
 
     def produce(work: Path) -> None:
-        tree = ctx.cache.get("kselftest-tree", tree_key, tree_of, label=f"source of selftests: {what}") / "tree"
+        tree = ctx.cache.get(_TREES, tree_key, tree_of, label=f"source of selftests: {what}") / "tree"
         how.make(tree, collection, work, ctx, patchset.series_key(patches))
 
     try:
@@ -126,8 +128,8 @@ def folders(recipe: KernelRecipe, ctx: BuildContext) -> frozenset[str] | None:
         origin = source.source_of(recipe.source, ctx).of_its_tree()
         patches = patchset.read_series(recipe.series, ctx)
         key = _tree_key(origin, patches, ctx)
-        if ctx.cache.has("kselftest-tree", key):
-            return folders_in(ctx.cache.path("kselftest-tree", key) / "tree")
+        if ctx.cache.has(_TREES, key):
+            return folders_in(ctx.cache.path(_TREES, key) / "tree")
         if isinstance(origin, source.Dir):
             found = folders_in(origin.path())
         elif isinstance(origin, source.Git) and origin.spec.path:
@@ -138,6 +140,11 @@ def folders(recipe: KernelRecipe, ctx: BuildContext) -> frozenset[str] | None:
     except (LabError, Unbuilt):
         return None
     return found | _with_makefile(part.new for patch in patches for part in diffs.parts(patch.data, patch.strip))
+
+
+def folders_cached(cache: Cache) -> frozenset[str]:
+    """Return the folders of selftests that any tree in the cache has."""
+    return frozenset().union(*(folders_in(tree) for tree in cache.root.glob(f"{_TREES}/*/tree")))
 
 
 def folders_in(tree: Path) -> frozenset[str]:

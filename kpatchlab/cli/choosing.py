@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from kpatchlab.variants.coverage import Coverage
 
 CHOICE_HELP = (
-    "CHOICE: scenario names, globs, tag:NAME, system:NAME, touching:FILE; !WORD leaves scenarios out. Default: what "
-    "the lab file selects. The options choose as the words do; every scenario that any of them names is taken."
+    "CHOICE: scenario names, globs, tag:NAME, system:NAME, touching:FILE, kselftest:NAME for the tree's own tests; "
+    "!WORD leaves scenarios out. Default: what the lab file selects. The options choose as the words do; every "
+    "scenario that any of them names is taken."
 )
 
 

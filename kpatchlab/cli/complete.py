@@ -19,7 +19,14 @@ def _fitting(names: list[str], beginning: str) -> list[str]:
 
 
 def scenarios(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
-    """Propose scenarios: the folders that have a scenario.yaml."""
+    """Propose scenarios: folders that have a scenario.yaml; behind `kselftest:` what trees in the cache have."""
+    from kpatchlab.lab.selftests import PREFIX
+
+    if incomplete.startswith(PREFIX):
+        from kpatchlab.build.kselftest import folders_cached
+        from kpatchlab.cache import Cache
+
+        return _fitting(sorted(PREFIX + name for name in folders_cached(Cache())), incomplete)
     try:
         found = sorted(path.parent.name for path in (_lab_file(ctx).parent / "scenarios").glob("*/scenario.yaml"))
     except LabError:

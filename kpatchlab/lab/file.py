@@ -147,8 +147,8 @@ class LabFile(FileModel):
     )
     scenarios: tuple[str, ...] = Field(
         default=("*",),
-        description="scenarios to run: names, globs, `tag:TAG`, `system:NAME`, `touching:FILE`; with a leading `!`: "
-        "scenarios to leave out",
+        description="scenarios to run: names, globs, `tag:TAG`, `system:NAME`, `touching:FILE`, `kselftest:NAME`; "
+        "with a leading `!`: scenarios to leave out",
     )
     matrix: Matrix = Field(default=Matrix(), description="which placements of kernels to run")
     repeat: int = Field(default=1, ge=1, le=1000, description="how often to run each job")

@@ -120,7 +120,7 @@ def resolve(task: JobTask, here: Here) -> JobInputs:
         here=here,
         boots=boots,
         files=tuple(file for folder in files for file in payload.read(folder)),
-        programs={name: tuple(_programs(kernel, cache)) for name, kernel in task.kernels.items()},
+        programs={name: tuple(programs_of(kernel, cache)) for name, kernel in task.kernels.items()},
         packages=packages_in(cache.need("root", task.root) / IMAGE),
     )
 
@@ -140,7 +140,7 @@ def boots_of(task: JobTask, host: Host) -> dict[str, BootSpec]:
     return found
 
 
-def _programs(kernel: KernelUnderTest, cache: Cache) -> list[GuestFile]:
+def programs_of(kernel: KernelUnderTest, cache: Cache) -> list[GuestFile]:
     """Return the tests of others for a kernel's guests; beside selftests, what the kernel lacks that they ask for."""
     found: list[GuestFile] = []
     for name, built in sorted(kernel.tests.items()):
