@@ -144,7 +144,7 @@ def folders(recipe: KernelRecipe, ctx: BuildContext) -> frozenset[str] | None:
 
 def folders_cached(cache: Cache) -> frozenset[str]:
     """Return the folders of selftests that any tree in the cache has."""
-    return frozenset().union(*(folders_in(tree) for tree in cache.root.glob(f"{_TREES}/*/tree")))
+    return frozenset[str]().union(*(folders_in(tree) for tree in cache.root.glob(f"{_TREES}/*/tree")))
 
 
 def folders_in(tree: Path) -> frozenset[str]:

@@ -26,7 +26,7 @@ def _touching(word: str, scenarios: Mapping[str, Scenario], systems: Mapping[str
 
 
 def _running(word: str, scenarios: Mapping[str, Scenario], systems: Mapping[str, System]) -> set[str]:  # noqa: ARG001
-    return set().union(*(selftests.running(name, scenarios) for name in selftests.listed(word)[0]))
+    return set[str]().union(*(selftests.running(name, scenarios) for name in selftests.listed(word)[0]))
 
 
 KINDS: dict[str, Kind] = {"tag": _tagged, "system": _of_system, "touching": _touching, "kselftest": _running}
