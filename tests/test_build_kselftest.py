@@ -307,6 +307,9 @@ def test_what_goes_into_a_guest(tmp_path):
 def test_what_a_whole_collection_asks_a_kernel_for_is_known_and_what_the_kernel_lacks_of_it_goes_to_its_guest(bench):
     text = "CONFIG_NET=y\nCONFIG_DEEP=m\n# CONFIG_OFF is not set\nCONFIG_NR=3\nCONFIG_NO=n\n"
     bench.write(f"{SELFTESTS}/net/config", text)
+    bench.sub(f"{SELFTESTS}/net/Makefile", "TEST_FILES", "TEST_INCLUDES := ../lib.sh\nTEST_FILES")
+    for name in ("kselftest/module.sh", "lib.sh"):
+        bench.write(f"{SELFTESTS}/{name}", "true\n")
     whole, alone = build(bench, "net"), build(bench, "net/good")
     cache = bench.ctx.cache
     assert kselftest.asked_of(cache.path(whole.kind, whole.key)) == ["NET", "DEEP"]
@@ -319,5 +322,6 @@ def test_what_a_whole_collection_asks_a_kernel_for_is_known_and_what_the_kernel_
         build=SimpleNamespace(outcome=Outcome.PASS, key=key),
     )
     given = {place: data for place, data, _ in inputs.programs_of(under_test, cache)}
+    assert given["/lab/kselftest/kselftest/module.sh"] == given["/lab/kselftest/lib.sh"] == b"true\n"
     assert given["/lab/kselftest/net/lab.lacks"] == b"CONFIG_DEEP\n"
     assert "/lab/kselftest/net/good/lab.lacks" not in given

@@ -29,12 +29,14 @@ from kpatchlab.files import put_plain
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.model import Outcome
 
-VERSION, TREE_VERSION = 3, 2
+VERSION, TREE_VERSION = 4, 2
 """Part of every key: raise one when the same inputs are to give other programs, or another tree to build them from."""
 TESTS, LEFT_OUT = "lab.tests", "lab.left-out"
 """Beside the programs: which of them are tests, and what could not be built, see `_write_lists`."""
 LACKS = "lab.lacks"
 """Beside the programs in a guest: what of `ASKED` its kernel lacks, where it lacks any."""
+BESIDE = "beside"
+"""Folder beside `programs`: files of other folders that scripts take from there, by their names below selftests."""
 ASKED = "asked"
 """Beside the folder `programs` of a whole collection: the symbols that its file `config` asks for, one a line."""
 HEADERS_S, MAKE_S = 900.0, 900.0
@@ -253,11 +255,26 @@ def _by_its_makefile(tree: Path, collection: str, work: Path, ctx: BuildContext,
     left_out += [(name, "", f"does not build: {_reason(log, name)}") for name in failed]
     left_out += [(name, "", "it is not in its folder") for name in listed.scripts if not (programs / name).exists()]
     _write_lists(programs, there, left_out)
+    _put_beside(words, fence, copy / _SELFTESTS, folder, work / BESIDE)
     if not only and (here / "config").is_file():
         wanted = asked_for(read_left(here / "config").splitlines())
         (work / ASKED).write_text("".join(f"{name}\n" for name, value in wanted.items() if value in {"y", "m"}))
     for done in (copy, out):
         shutil.rmtree(done)
+
+
+def _put_beside(words: Sequence[str], fence: Fence, home: Path, folder: str, beside: Path) -> None:
+    """Copy what a folder's scripts take from others: its Makefile's TEST_INCLUDES, and what all of them share."""
+    done = fence.run([*words, "--eval=lab-beside: ; $(info lab-beside $(TEST_INCLUDES)) @:", "lab-beside"],
+                     timeout_s=MAKE_S, check=False)  # fmt: skip
+    said = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("lab-beside ")]
+    names = [os.path.normpath(f"{folder}/{name}") for listed in said for name in listed]
+    names += [str(path.relative_to(home)) for path in (home / "kselftest").glob("*.sh")]
+    root = home.resolve()
+    for name in names:
+        if (home / name).is_file() and (home / name).resolve().is_relative_to(root) and not name.startswith("."):
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(home / name, beside / name)
 
 
 def _linked_folders(folder: str, names: list[str]) -> list[str]:

@@ -148,6 +148,7 @@ def programs_of(kernel: KernelUnderTest, cache: Cache) -> list[GuestFile]:
             continue
         artifact = cache.need(built.kind, built.key)
         found += payload.read(artifact / "programs", f"/lab/{name}")
+        found += payload.read(artifact / kselftest.BESIDE, "/lab/kselftest")
         asked = kselftest.asked_of(artifact) if kernel.build.outcome is Outcome.PASS else []
         if off := switched_off(asked, cache.path("kernel", kernel.build.key)) if asked else []:
             found.append((f"/lab/{name}/{kselftest.LACKS}", "".join(f"CONFIG_{one}\n" for one in off).encode(), 0o644))
