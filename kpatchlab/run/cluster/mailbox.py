@@ -68,14 +68,15 @@ class Mailbox:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     async def _open(self, address: str) -> None:
+        near = address
         if not self._standing:
-            self._scheduler = await Silent(
-                host=address, port=0, protocol="tls", security=self._security, dashboard=False, dashboard_address=None
-            )
-            address = self._scheduler.address
+            # Our own client is in this process: its words need neither TLS nor a socket.
+            both: dict[str, Any] = {"host": [address, None], "port": [0, None], "protocol": ["tls", "inproc"]}
+            self._scheduler = await Silent(**both, security=self._security, dashboard=False, dashboard_address=None)
+            address, near = (listener.contact_address for listener in self._scheduler.listeners)
         self.port = int(address.rpartition(":")[2])
         self._client: Client = await Client(
-            address, asynchronous=True, security=self._security, set_as_default=False, timeout="30s", name="kpatchlab"
+            near, asynchronous=True, security=self._security, set_as_default=False, timeout="30s", name="kpatchlab"
         )
 
     def listen(self, topic: str, told: Callable[[dict[str, Any]], None]) -> None:
