@@ -264,12 +264,13 @@ def test_a_worker_of_another_version_is_refused_with_a_line(rack, tmp_path, monk
 
     class Old(Here):
         def start(self, scheduler, identity):
+            time.sleep(2)  # the other host's worker has been started from the right place by then
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(process, "PACKAGE", other)
                 return super().start(scheduler, identity)
 
     lab = rack("one", launchers=[Old("old", cache=str(tmp_path / "old"))])
-    time.sleep(6)
+    time.sleep(8)
     assert set(outcomes(lab.submit(4, s=1))) == {(Outcome.PASS, "one")}
     told = [str(warning.message) for warning in recwarn]
     assert sum("host old is not used: its worker has version" in text for text in told) == 1
