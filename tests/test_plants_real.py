@@ -39,6 +39,7 @@ def test_each_of_five_plants_is_found_by_what_has_to_find_it(tmp_path):
         check=False,
         env=os.environ | {"PYTHONPATH": str(PROJECT)},
     )
+    assert done.stdout, done.stderr[-4000:]
     found = {row["name"]: (row["found"], row["told"]) for row in json.loads(done.stdout)}
     assert {name: how for name, (how, _) in found.items()} == dict.fromkeys(PLANTS, "found"), (
         found,
