@@ -7,6 +7,8 @@ from test_compare import run_of
 
 from kpatchlab.model import CaseKind, JobResult, Left, Outcome, Verdict
 from kpatchlab.plan.jobs import JobSpec
+from kpatchlab.report import FORMATS
+from kpatchlab.report.view import View
 from kpatchlab.run import leftovers
 from kpatchlab.run.again import disturbed, once_more
 from kpatchlab.verdict import witnesses
@@ -86,6 +88,15 @@ def test_what_is_left_is_told_where_it_grows_with_each_turn():
             "each turn leaves 4797 more than on the base: +5000, +4803, +4800, +4801",
         )
     ]
+
+
+def test_what_one_column_leaves_is_in_every_report_of_several(tmp_path):
+    jobs = [job("a", left=pages(0, 0, 0, 0), turns=4), job("b", left=pages(900, 900, 900, 900), turns=4), job("c")]
+    run = run_of(*jobs)
+    rows = [row for row in compare(run).groups[0].rows if row.id.kind is CaseKind.LEFT]
+    assert [set(row.cells) for row in rows] == [{"a", "b"}]  # c was not held against the base
+    for form in FORMATS.values():
+        assert form.render(View(run, tmp_path)), form
 
 
 def test_a_loss_is_told_by_what_was_sent():
