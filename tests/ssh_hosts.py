@@ -22,12 +22,10 @@ import string
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import pytest
 
@@ -268,61 +266,3 @@ def _pid_namespace(pid: int | str) -> str:
     with contextlib.suppress(OSError):
         return os.readlink(f"/proc/{pid}/ns/pid")
     return ""
-
-
-class Relay:
-    """A TCP relay on loopback to somewhere else; `stall` keeps its connections and forwards nothing any more."""
-
-    def __init__(self, address: str, port: int) -> None:
-        self._to = (address, port)
-        self._flows = threading.Event()
-        self._flows.set()
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self._open: list[socket.socket] = [self._socket]
-        self.port = int(self._socket.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flows.set()
-        self.cut()
-        self._socket.close()
-
-    def stall(self, *, on: bool = True) -> None:
-        """Stop forwarding, or go on."""
-        if on:
-            self._flows.clear()
-        else:
-            self._flows.set()
-
-    def cut(self) -> None:
-        """End every connection."""
-        for one in self._open[1:]:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-        del self._open[1:]
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._socket.accept()
-                far = socket.create_connection(self._to, timeout=10)
-            except OSError:
-                return
-            self._open += [near, far]
-            for one, other in ((near, far), (far, near)):
-                threading.Thread(target=self._forward, args=(one, other), daemon=True).start()
-
-    def _forward(self, one: socket.socket, other: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            far = other
-            one.settimeout(None)
-            while data := one.recv(1 << 16):
-                self._flows.wait()
-                far.sendall(data)
-        for end in (one, other):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)

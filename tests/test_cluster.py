@@ -33,7 +33,7 @@ from kpatchlab.run.cluster.executor import HostsExecutor
 from kpatchlab.run.cluster.launch import Here
 from kpatchlab.run.executor import Weight
 from kpatchlab.run.task import JobTask
-from tests.ssh_hosts import Relay
+from tests.relay import Relay
 
 PROJECT = Path(__file__).parents[1]
 ONE = Weight(1, 1, 16)
@@ -219,7 +219,7 @@ class Far(Here):
     relay: Relay
 
     def start(self, scheduler, identity):
-        self.relay = Relay("127.0.0.1", int(scheduler.rpartition(":")[2]))
+        self.relay = Relay(int(scheduler.rpartition(":")[2]))
         return super().start(f"tls://127.0.0.1:{self.relay.port}", identity)
 
 

@@ -17,7 +17,8 @@ from kpatchlab.errors import HostError
 from kpatchlab.hosts import ssh
 from kpatchlab.hosts.ssh import Connection
 from kpatchlab.lab.hosts import HostEntry
-from tests.ssh_hosts import Relay, hosts
+from tests.relay import Relay
+from tests.ssh_hosts import hosts
 
 pytestmark = pytest.mark.hosts
 ROOT = Path(__file__).parents[1]
@@ -122,7 +123,7 @@ def test_who_does_not_answer(host, home, monkeypatch):
     assert "nobody listens there" in refused(entry(host, port=1)).message
     assert "there is no address of no-such-host.invalid" in refused(entry(host, ssh="no-such-host.invalid")).message
     monkeypatch.setattr("kpatchlab.hosts.login.LOGIN_S", 1.0)
-    with Relay(host.address, host.port) as relay:
+    with Relay(host.port, host.address) as relay:
         relay.stall()
         error = refused(entry(host, ssh="127.0.0.1", port=relay.port))
     assert "takes the connection and says nothing of SSH" in error.message
@@ -148,7 +149,7 @@ def test_a_command_that_takes_too_long_ends_there_as_well(host, connection):
 
 
 def test_a_network_that_stalls(host):
-    with Relay(host.address, host.port) as relay:
+    with Relay(host.port, host.address) as relay:
         known = Path(str(host.entry["known_hosts"]))
         lines = known.read_text()
         known.write_text(lines + lines.replace(host.address, f"[127.0.0.1]:{relay.port}"))

@@ -28,6 +28,12 @@ JOB_S = 7 * 86400.0
 """More than any job takes: each of its scripts has a deadline of its own."""
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of a worker on this host: it finds this very copy of the lab."""
+    paths = [str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH", "")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
 class ProcessExecutor(LocalExecutor):
     """Each job in a process of its own, packed as the local ones are.
 
@@ -65,8 +71,6 @@ class ProcessExecutor(LocalExecutor):
             HostError: it did not end by itself, or is none of this program's.
         """
         words = worker.command_line(self._cache.root, here.host)
-        paths = [str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH", "")])]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
         def told(line: str) -> None:
             if line.strip() == worker.IDLE:
@@ -75,7 +79,7 @@ class ProcessExecutor(LocalExecutor):
         with tempfile.TemporaryFile() as parcel:
             done = proc.run(
                 [*self.prefix, sys.executable, *words],
-                timeout_s=JOB_S, check=False, env=env, cwd=here.folder, input_bytes=task.to_json(),
+                timeout_s=JOB_S, check=False, env=environment(), cwd=here.folder, input_bytes=task.to_json(),
                 on_line=told, stdout_to=parcel, cancel=here.cancel,
             )  # fmt: skip
             if done.status != 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -98,11 +97,9 @@ class _Child:
         home = Path(self._folder.name)
         identity.write(home)
         self._log = home / "log"
-        paths = [str(process.PACKAGE), *filter(None, [os.environ.get("PYTHONPATH", "")])]
         words = [sys.executable, "-m", MODULE, "--scheduler", scheduler, "--name", name, "--tls", str(home)]
         with self._log.open("wb") as log:
-            env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-            self._child: subprocess.Popen[bytes] = proc.spawn(words, env=env, cwd=home, stderr=log)
+            self._child: subprocess.Popen[bytes] = proc.spawn(words, env=process.environment(), cwd=home, stderr=log)
 
     def ended(self) -> str | None:
         """See `Launched.ended`."""
