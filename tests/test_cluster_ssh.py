@@ -19,6 +19,7 @@ from kpatchlab.run.executors import executor_of
 from tests import test_executor_contract as contract
 from tests.ssh_hosts import hosts
 
+pytestmark = pytest.mark.hosts
 site = contract.site
 
 

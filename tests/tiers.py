@@ -22,7 +22,7 @@ TOY = "toy"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     tiers = parser.getgroup("tiers", "which of the tests (without one of these: all but the long ones)")
-    tiers.addoption("--quick", action="store_true", help="those that need no guest, build, mirror or browser")
+    tiers.addoption("--quick", action="store_true", help="those that need no guest, build, mirror, browser or host")
     tiers.addoption("--long", action="store_true", help="the long ones alone")
 
 
