@@ -68,7 +68,7 @@ def main() -> None:
 
 def lay_out(root: Path, tree: Path, nights: int) -> None:
     """Make the repository, the lab, and a store whose last night saw every branch where it is."""
-    for part in ("scenarios", "rootfs", "kernels"):
+    for part in ("scenarios", "rootfs", "suites", "kernels"):
         shutil.copytree(labs.CLONE / part, root / part)
     who = ("-c", "user.name=a", "-c", "user.email=a@b")
     tree.mkdir()

@@ -33,6 +33,8 @@ ETC = (
     *("ssl/openssl.cnf", "perl", "depmod.d", "debian_version", "os-release"),
 )
 """What of /etc is there: no shadow, no keys, no addresses. ccache wants passwd, Debian's compilers `alternatives`."""
+ETC_OF_ROOT = ("",)
+"""Of a root that the lab made: it has no secrets."""
 PASSED = ("TZ",)
 """Variables of the caller's that pass, beside PATH. No token, no agent's socket, nothing that changes a build."""
 PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -80,6 +82,8 @@ class Fence:
         env: variables beside those that always are there.
         stores: folders that are writable as well, and that nobody reads from outside: they are not swept.
         unconfined: run all the same where the host has no sandbox: what runs is trusted, or the user said so.
+        root: the top folder of a root file system that is there, read-only, in place of the host's system.
+        at: where a folder of `write`, `read` or `stores` is, if not at its own path.
     """
 
     write: tuple[Path, ...] = ()
@@ -87,6 +91,8 @@ class Fence:
     env: Mapping[str, str] = field(default_factory=dict)
     stores: tuple[Path, ...] = ()
     unconfined: bool = False
+    root: Path | None = None
+    at: Mapping[Path, str] = field(default_factory=dict)
 
     def adding(
         self, env: Mapping[str, str] | None = None, *, write: Sequence[Path] = (), read: Sequence[Path] = (),
@@ -114,17 +120,18 @@ class Fence:
         """Run a command to its end, as `proc.run` does, with its daemons; `cwd` must be visible to it.
 
         Raises:
-            NoFence: the host cannot confine it, and `unconfined` is not set.
+            NoFence: the host cannot confine it, and `unconfined` is not set or there is a `root`.
             Escape: it left a link out of its folders, or what is no file; that is deleted.
             HostError: the disk is full, memory ran out: by what the host shows, never by what the command says.
             CommandFailed: as in `proc.run`.
         """
         program = str(argv[0])
-        if "/" not in program and not which(program):
+        if "/" not in program and not self.root and not which(program):
             raise HostError(f"{program}: not found", hint="kpatchlab doctor names the package")
         lack = lacking()
-        if lack and not self.unconfined:
-            raise NoFence(f"this host cannot confine what runs code of a series: {lack.reason}", hint=lack.remedy)
+        if lack and (self.root or not self.unconfined):
+            what = "run anything in a root of its own" if self.root else "confine what runs code of a series"
+            raise NoFence(f"this host cannot {what}: {lack.reason}", hint=lack.remedy)
         self.sweep()
         killed = oom_kills()
         with tempfile.TemporaryFile() as status, _cgroup() as enter:
@@ -176,17 +183,18 @@ class Fence:
     def environment(self) -> dict[str, str]:
         """Return the whole environment of a command."""
         passed = {name: os.environ[name] for name in PASSED if name in os.environ}
-        return {"PATH": search_path(), "HOME": "/tmp", "LANG": "C.UTF-8", **passed, **self.env}  # noqa: S108
+        path = os.pathsep.join(PATH) if self.root else search_path()
+        return {"PATH": path, "HOME": "/tmp", "LANG": "C.UTF-8", **passed, **self.env}  # noqa: S108
 
     def _bwrap(self, cwd: Path | None, status: int) -> list[str]:
         words = ["bwrap", *_isolation()[0], "--json-status-fd", str(status)]
-        words += _system()
+        words += _system() if self.root is None else _system(self.root, ETC_OF_ROOT)
         binds = {**dict.fromkeys(self.read, "--ro-bind"), **dict.fromkeys((*self.write, *self.stores), "--bind")}
         for path in sorted(binds, key=lambda path: len(path.parts)):  # what is below another comes after it
-            words += [binds[path], str(path), str(path)]
+            words += [binds[path], str(path), self.at.get(path, str(path))]
         for name, value in self.environment().items():
             words += ["--setenv", name, value]
-        return [*words, "--chdir", str(cwd or "/")]
+        return [*words, "--chdir", self.at.get(cwd, str(cwd)) if cwd else "/"]
 
 
 def read_left(path: Path) -> str:
@@ -330,16 +338,16 @@ def _explained(said: str, root: Path = Path("/")) -> Lack:
     return Lack(f"bubblewrap does not run: {said}", "bwrap --ro-bind / / true shows it")
 
 
-def _system() -> list[str]:
+def _system(root: Path = Path("/"), etc: Sequence[str] = ETC) -> list[str]:
     words = ["--proc", "/proc", "--dev", "/dev", "--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp"]  # noqa: S108
     for name in SYSTEM:
-        path = Path(name)
+        path = root / name[1:]
         if path.is_symlink():
             words += ["--symlink", os.readlink(path), name]
         elif path.exists():
-            words += ["--ro-bind", name, name]
-    for name in ETC:
-        words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+            words += ["--ro-bind", str(path), name]
+    for name in etc:
+        words += ["--ro-bind-try", str(root / "etc" / name), f"/etc/{name}"]
     return words
 
 

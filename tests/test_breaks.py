@@ -53,7 +53,7 @@ class Broken:
     """The jobs of one run with `--break`, by scenario."""
 
     def __init__(self, folder: Path, like: str, kernel: str, names: list[str]) -> None:
-        for name in ("kernels", "rootfs", "scenarios"):
+        for name in ("kernels", "rootfs", "suites", "scenarios"):
             (folder / name).symlink_to(PROJECT / name)
         text = (PROJECT / like).read_text()
         (folder / "lab.yaml").write_text(text)

@@ -10,7 +10,7 @@ import pytest
 from build_fixtures import Bench
 
 from kpatchlab import fence
-from kpatchlab.build import BuildCancelled, kselftest, source
+from kpatchlab.build import BuildCancelled, debian_sources, kselftest, source
 from kpatchlab.build.built import Programs
 from kpatchlab.build.foreign import build_foreign
 from kpatchlab.build.kselftest import without_tests
@@ -264,14 +264,14 @@ def test_a_prebuilt_kernel_needs_the_source_of_its_version(bench, monkeypatch, t
                 raise UserError("no such package")
             return there
 
-    monkeypatch.setattr(source, "Apt", Apt)
+    monkeypatch.setattr(debian_sources, "Apt", Apt)
     built = build(bench, "net/good", KernelRecipe(source=IMAGE))
     assert built.outcome is Outcome.SKIP
     assert built.reason == f"no source of this kernel: {reason}"
 
 
 def test_a_prebuilt_kernels_tree_is_its_source_package(bench, monkeypatch):
-    monkeypatch.setattr(source, "Apt", lambda *_, **__: SimpleNamespace(candidate=lambda package: "6.1.192-2"))
+    monkeypatch.setattr(debian_sources, "Apt", lambda *_, **__: SimpleNamespace(candidate=lambda package: "6.1.192-2"))
     origin = source.source_of(KernelRecipe(source=IMAGE).source, bench.ctx).of_its_tree()
     assert isinstance(origin, source.DebianSource)
     assert (origin.spec.package, origin.spec.suite) == ("linux-source-6.1", "bookworm")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kpatchlab import proc
-from kpatchlab.build import build_kernel, prebuilt, source
+from kpatchlab.build import build_kernel, debian_sources, prebuilt, source
 from kpatchlab.errors import HostError
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.model import Outcome
@@ -69,7 +69,7 @@ def bench(tmp_path):
 
 
 def built(bench, monkeypatch, packages, package="linux-image-amd64"):
-    monkeypatch.setattr(source, "Apt", Apt(packages))
+    monkeypatch.setattr(debian_sources, "Apt", Apt(packages))
     recipe = {"source": {"type": "debian-image", "package": package, "suite": "sid"}}
     result = build_kernel(KernelRecipe.model_validate(recipe), "new", bench.ctx)
     return result, bench.ctx.cache.path("kernel", result.key)
@@ -132,7 +132,7 @@ def test_the_newest_source_is_followed(bench, monkeypatch):
             if "7.9" in deb.name:
                 shutil.copyfile(packed, into / "usr/src/linux-source-7.9.tar.gz")
 
-    monkeypatch.setattr(source, "Apt", Sources({}))
+    monkeypatch.setattr(debian_sources, "Apt", Sources({}))
     for package in ("linux-source", "linux-source-7.9"):
         into = bench.root / package / "tree"
         into.mkdir(parents=True)

@@ -10,7 +10,7 @@ import pytest
 from build_fixtures import Bench
 from pydantic import TypeAdapter
 
-from kpatchlab.build import gitview, source
+from kpatchlab.build import debian_sources, gitview
 from kpatchlab.build.patchset import read_series
 from kpatchlab.build.source import SOURCES, source_of
 from kpatchlab.cache import file_digest, tree_digest
@@ -182,8 +182,10 @@ def test_tarballs_from_path_and_url(bench):
 
 def test_every_type_says_what_it_is(bench):
     bench.repository()
-    assert {model.kind() for model in SOURCES} == {"debian-image", "debian-source", "dir", "git", "tarball"}
-    assert set(SOURCES) == set(get_args(get_args(recipes.Source)[0]))
+    of_kernels, of_suites = (set(get_args(get_args(union)[0])) for union in (recipes.Source, recipes.SuiteSource))
+    assert {model.kind() for model in of_kernels} == {"debian-image", "debian-source", "dir", "git", "tarball"}
+    assert {model.kind() for model in of_suites} == {"debian-upstream", "dir", "git", "tarball"}
+    assert set(SOURCES) == of_kernels | of_suites
     given = spec(type="dir", path=str(bench.tree))
     text = source_of(given, bench.ctx).describe()
     assert text.startswith(f"{bench.tree} (")
@@ -207,5 +209,5 @@ def test_every_type_says_what_it_is(bench):
     ],
 )
 def test_a_trees_key_stays_what_caches_have(bench, monkeypatch, given, key):
-    monkeypatch.setattr(source, "Apt", lambda *_, **__: SimpleNamespace(candidate=lambda package: "6.1.192-2"))
+    monkeypatch.setattr(debian_sources, "Apt", lambda *_, **__: SimpleNamespace(candidate=lambda package: "6.1.192-2"))
     assert source_of(spec(**given), bench.ctx).tree_key == key

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from kpatchlab.build import source
+from kpatchlab.build import debian_sources, source
 from kpatchlab.build.standing import STILL, standing_still
 from kpatchlab.cache import Cache
 from kpatchlab.host import dates, debian
@@ -105,7 +105,7 @@ PAST, AHEAD = NOW - dt.timedelta(days=24), NOW + dt.timedelta(days=2)
     ],
 )
 def test_a_suite_without_news_and_a_stale_mirror_are_told(bench, monkeypatch, date, until, said):
-    monkeypatch.setattr(source, "Apt", type("Found", (Apt,), {"date": date, "until": until}))
+    monkeypatch.setattr(debian_sources, "Apt", type("Found", (Apt,), {"date": date, "until": until}))
     assert told(bench, IMAGE, IMAGE) == ([BASE + said] if said else [])
     other = {"type": "debian-image", "package": "x", "suite": "sid"}
     assert told(bench, IMAGE, other) == ([BASE + said, BASE.replace("linux-image-amd64", "x") + said] if said else [])
@@ -121,13 +121,15 @@ def test_a_clock_that_shows_no_date_says_nothing_and_costs_nothing(branch, stamp
 
 
 def test_a_package_without_a_version_says_nothing(bench, monkeypatch):
-    monkeypatch.setattr(source, "Apt", type("None", (Apt,), {"version": "", "until": PAST}))
+    monkeypatch.setattr(debian_sources, "Apt", type("None", (Apt,), {"version": "", "until": PAST}))
     assert not told(bench, IMAGE)
 
 
 def test_a_snapshot_is_not_followed(bench, monkeypatch):
     archive = "http://s.example/archive/debian/20261030T000000Z"
-    monkeypatch.setattr(source, "Apt", type("Old", (Apt,), {"until": PAST, "mirror": debian.Mirror(archive, archive)}))
+    monkeypatch.setattr(
+        debian_sources, "Apt", type("Old", (Apt,), {"until": PAST, "mirror": debian.Mirror(archive, archive)})
+    )
     assert not told(bench, IMAGE)
 
 

@@ -33,7 +33,7 @@ time.sleep(1000)' >/dev/null 2>&1 &
 def jobs(tmp_path_factory):
     """Run them all at once; returns the job of each scenario."""
     root = tmp_path_factory.mktemp("circumstances")
-    for name in ("rootfs", "kernels"):
+    for name in ("rootfs", "suites", "kernels"):
         shutil.copytree(PROJECT / name, root / name)
     shutil.copytree(PROJECT / "scenarios/lib", root / "scenarios/lib")
     write(root / "lab.yaml", "kernels: {with: debian-image-6.12}\nscenarios: ['*']\n")

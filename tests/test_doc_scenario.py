@@ -18,7 +18,7 @@ NAME = "my-test"
 
 def lay_out(root, kernels):
     """Make a lab with the project's recipes, roots and scenarios, its own kernels, and the page's scenario."""
-    for name in ("kernels", "rootfs", "scenarios"):
+    for name in ("kernels", "rootfs", "suites", "scenarios"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for block in (*blocks(PAGE, "yaml")[:1], *blocks(PAGE, "sh")[1:2]):
         name, _, mode = block.place.partition(" (")

@@ -26,7 +26,7 @@ LAB = "kernels: {with: debian-image-6.12}\nscenarios: [selftest-pass, selftest-p
 def runs(tmp_path_factory):
     """Return what came of one plan in each executor, its run and its folder; and the folders of the workers' caches."""
     root = tmp_path_factory.mktemp("executors")
-    for name in ("scenarios", "rootfs", "kernels"):
+    for name in ("scenarios", "rootfs", "suites", "kernels"):
         shutil.copytree(PROJECT / name, root / name)
     cache = root / "workers"
     write(root / "lab.yaml", LAB)

@@ -17,7 +17,7 @@ PROJECT = Path(__file__).parent.parent
 @pytest.mark.guest
 @pytest.mark.mirror
 def test_the_default_lab_has_its_first_verdict_before_anything_is_compiled(tmp_path):
-    for name in ("kernels", "rootfs", "scenarios"):
+    for name in ("kernels", "rootfs", "suites", "scenarios"):
         (tmp_path / name).symlink_to(PROJECT / name)
     (tmp_path / "lab.yaml").write_text((PROJECT / "lab.yaml").read_text())
     words = [sys.executable, "-m", "kpatchlab", "run", "unix-splice"]

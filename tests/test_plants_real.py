@@ -29,7 +29,7 @@ MINUTES_S = 90 * 60.0
 @pytest.mark.mirror
 @pytest.mark.long
 def test_each_of_five_plants_is_found_by_what_has_to_find_it(tmp_path):
-    for name in ("kernels", "rootfs", "scenarios", "plants"):
+    for name in ("kernels", "rootfs", "suites", "scenarios", "plants"):
         shutil.copytree(PROJECT / name, tmp_path / name)
     shutil.copy(PROJECT / "plants.yaml", tmp_path)
     words = ["--no-install", "--lab", str(tmp_path / "plants.yaml"), "plants", "--json", *PLANTS]

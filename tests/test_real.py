@@ -128,7 +128,7 @@ def nothing_is_left(home: Lab, pid: int) -> None:
 @pytest.fixture(scope="session")
 def home(tmp_path_factory) -> Lab:
     root = tmp_path_factory.mktemp("lab")
-    for name in ("scenarios", "rootfs", "kernels"):
+    for name in ("scenarios", "rootfs", "suites", "kernels"):
         shutil.copytree(PROJECT / name, root / name)
     for name, text, script in (
         ("sleeper", SLEEPER, "sleep 8"),
@@ -394,7 +394,7 @@ def test_full_disk_is_one_line(home, small_disk):
 
 
 def test_full_results_are_one_line(home, selftests, small_disk):
-    for name in ("scenarios", "rootfs", "kernels", "lab.yaml"):
+    for name in ("scenarios", "rootfs", "suites", "kernels", "lab.yaml"):
         (small_disk / name).symlink_to(home.root / name)
     with contextlib.suppress(OSError), open(small_disk / "filling", "wb") as filling:
         filling.write(bytes(8 << 20))

@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 from kpatchlab.lab.file import LabFile
 from kpatchlab.lab.hosts import HostsFile
 from kpatchlab.lab.known import KnownFile
-from kpatchlab.lab.recipes import KernelRecipe, RootRecipe
+from kpatchlab.lab.recipes import KernelRecipe, RootRecipe, SuiteRecipe
 from kpatchlab.lab.scenario import ScenarioFile
 from kpatchlab.lab.systems import SystemsFile
 
@@ -27,6 +27,7 @@ FORMATS: dict[str, type[BaseModel]] = {
     "lab": LabFile,
     "kernel": KernelRecipe,
     "rootfs": RootRecipe,
+    "suite": SuiteRecipe,
     "scenario": ScenarioFile,
     "systems": SystemsFile,
     "known": KnownFile,

@@ -23,6 +23,7 @@ from kpatchlab.build import git, patchset, source
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.gitview import ATTRIBUTES
 from kpatchlab.build.kernel import OBJECTS, STRANGERS, WORK_TREES
+from kpatchlab.build.origin import Source
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.lab.recipes import KernelRecipe
@@ -267,7 +268,7 @@ def _exclude(home: Path) -> None:
     (home / "info/attributes").write_text(ATTRIBUTES)
 
 
-def _imported(space: Workspace, origin: source.Source[Any]) -> str:
+def _imported(space: Workspace, origin: Source[Any]) -> str:
     """Return the commit that a tree without git's help was imported as; done once."""
     if (space.path / ".git").exists() and (base := space.git("rev-parse", "--verify", "--quiet", _BASE, check=False)):
         return base

@@ -13,7 +13,7 @@ from typing import Any
 from kpatchlab.build import patchset
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.kernel import kernel_key
-from kpatchlab.build.source import Source
+from kpatchlab.build.origin import Source
 from kpatchlab.lab import recipes
 from kpatchlab.model import BuildResult, Checkout
 from kpatchlab.urls import shown

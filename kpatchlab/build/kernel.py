@@ -17,6 +17,7 @@ from kpatchlab import proc
 from kpatchlab.build import artifact, changes, config, confined, failures, make, objects, patchset, prebuilt, source
 from kpatchlab.build.context import BuildContext, BuildProgress
 from kpatchlab.build.copies import copy_of
+from kpatchlab.build.origin import Source
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.fence import Escape, read_left
@@ -63,7 +64,7 @@ class _KernelSpec:
     """A recipe with all that its key needs, read once."""
 
     recipe: KernelRecipe
-    source: source.Source[Any]
+    source: Source[Any]
     patches: list[patchset.Patch]
     asked: dict[str, config.Asked]
     compiler: str
@@ -100,7 +101,7 @@ class _KernelSpec:
         return isinstance(self.source, source.Dir) and not self.patches
 
 
-def _plan(recipe: KernelRecipe, ctx: BuildContext, origin: source.Source[Any] | None = None) -> _KernelSpec:
+def _plan(recipe: KernelRecipe, ctx: BuildContext, origin: Source[Any] | None = None) -> _KernelSpec:
     origin, prebuilt = origin or source.source_of(recipe.source, ctx), recipe.is_prebuilt
     parts: list[object] = [VERSION, ctx.arch, origin.tree_key]
     patches = [] if prebuilt else patchset.read_series(recipe.series, ctx)
@@ -114,7 +115,7 @@ def _plan(recipe: KernelRecipe, ctx: BuildContext, origin: source.Source[Any] | 
     return plan
 
 
-def kernel_key(recipe: KernelRecipe, ctx: BuildContext, origin: source.Source[Any] | None = None) -> str:
+def kernel_key(recipe: KernelRecipe, ctx: BuildContext, origin: Source[Any] | None = None) -> str:
     """Return the content key (sha256, hex) of the kernel that the recipe leads to now; nothing is unpacked.
 
     Args:
@@ -141,9 +142,7 @@ def stored_kernel(key: str, name: str, ctx: BuildContext) -> BuildResult | None:
     return _load(ctx.cache.path("kernel", key), name, cached=True) if ctx.cache.has("kernel", key) else None
 
 
-def build_kernel(
-    recipe: KernelRecipe, name: str, ctx: BuildContext, origin: source.Source[Any] | None = None
-) -> BuildResult:
+def build_kernel(recipe: KernelRecipe, name: str, ctx: BuildContext, origin: Source[Any] | None = None) -> BuildResult:
     """Return the kernel of a recipe: from the cache, or built (or fetched) now.
 
     A kernel that does not build is a BuildResult with outcome BLOCKED; a module that does not is left out and
@@ -428,9 +427,7 @@ def _covered(plan: _KernelSpec, work: Path, ctx: BuildContext) -> Path | None:
     return path
 
 
-def series_changes(
-    recipe: KernelRecipe, ctx: BuildContext, origin: source.Source[Any] | None = None
-) -> changes.Changes:
+def series_changes(recipe: KernelRecipe, ctx: BuildContext, origin: Source[Any] | None = None) -> changes.Changes:
     """Return what each patch of a recipe's series changes: from the cache, where its build left it.
 
     A kernel that was built before the lab kept this has its tree unpacked once more.

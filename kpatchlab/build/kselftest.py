@@ -22,6 +22,7 @@ from kpatchlab.build import config, confined, diffs, failures, make, patchset, s
 from kpatchlab.build.built import Programs, Unbuilt, check_host, version_of
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.kconfig import OPENS
+from kpatchlab.build.origin import Source
 from kpatchlab.cache import Cache, content_key
 from kpatchlab.errors import HostError, LabError
 from kpatchlab.fence import Escape, Fence, read_left
@@ -105,7 +106,7 @@ def build(recipe: KernelRecipe, collection: str, ctx: BuildContext) -> Programs:
     return Programs(Outcome.PASS, "kselftest", key, cached=cached)
 
 
-def _tree_key(origin: source.Source[Any], patches: Sequence[patchset.Patch], ctx: BuildContext) -> str:
+def _tree_key(origin: Source[Any], patches: Sequence[patchset.Patch], ctx: BuildContext) -> str:
     return content_key(TREE_VERSION, ctx.arch, origin.spec.type, origin.key, patchset.series_key(patches), _KEPT)
 
 
@@ -182,7 +183,7 @@ def _fence(ctx: BuildContext, author: str, *write: Path) -> Fence:
     return confined.build_fence(ctx, author, write=write).adding({"LDFLAGS": "-static -s"})
 
 
-def _unpack(origin: source.Source[Any], patches: Sequence[patchset.Patch], work: Path, ctx: BuildContext) -> None:
+def _unpack(origin: Source[Any], patches: Sequence[patchset.Patch], work: Path, ctx: BuildContext) -> None:
     """Write to `work`/tree what selftests need of the tree, with the headers that its kernel gives to programs."""
     whole, tree = work / "whole", work / "tree"
     whole.mkdir()

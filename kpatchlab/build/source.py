@@ -1,36 +1,28 @@
-"""Where a kernel tree comes from: one class a type, one row in `SOURCES`.
+"""Where the tree of a kernel or a test suite comes from: one class a type, one row in `SOURCES`.
 
 `docs/add-a-source-type.md` shows how to add one.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import functools
 import os
 import re
 import shutil
 import stat
 import tempfile
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from kpatchlab import proc
 from kpatchlab.build import git
-from kpatchlab.build.built import Unbuilt
 from kpatchlab.build.context import BuildContext
+from kpatchlab.build.debian_sources import DebianImage, DebianSource, DebianUpstream
+from kpatchlab.build.origin import Key, Source, Stand, shown_key, untar
 from kpatchlab.cache import content_key, file_digest
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.files import KINDS
-from kpatchlab.host.debian import Apt
 from kpatchlab.lab import recipes
-from kpatchlab.model import Outcome
-from kpatchlab.textclean import one_line
 from kpatchlab.urls import authorized, shown
 
-UNPACK_S = 1800.0
 BUILT = (
     "/.config*", "/include/config/", "/include/generated/", "/arch/*/include/generated/", "/scripts/kconfig/*conf",
     "*.o", "*.ko", "*.a", "*.mod", "*.mod.c", ".*.cmd", ".*.d", "/vmlinux*", "/System.map", "/Module.symvers",
@@ -39,132 +31,9 @@ BUILT = (
 """What a build in the tree leaves, for trees that come without .gitignore files."""
 
 
-Key = dict[str, str]
-"""What decides about a tree's content."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stand:
-    """Where something stands that moves by itself: a branch, the newest package of a suite.
-
-    Attributes:
-        what: one line for people.
-        since: when it was made; None where nobody can tell.
-        valid_until: when the mirror's word of it ends; None for never.
-    """
-
-    what: str
-    since: dt.datetime | None
-    valid_until: dt.datetime | None = None
-
-
-S = TypeVar("S", bound=recipes.SourceModel)
-
-
-class Source(ABC, Generic[S]):
-    """What one type of source does with a recipe's `source`, `spec`.
-
-    It stands for one tree: what decides about the content is asked once, so that a branch which moves meanwhile does
-    not matter.
-    """
-
-    def __init__(self, spec: S, ctx: BuildContext) -> None:
-        self.spec, self.ctx = spec, ctx
-
-    @functools.cached_property
-    def key(self) -> Key:
-        """What decides about the tree's content, as it was when it was first asked for."""
-        return self.ask()
-
-    @property
-    def tree_key(self) -> str:
-        """Content key of the tree."""
-        return content_key(self.spec.type, self.key)
-
-    @abstractmethod
-    def ask(self) -> Key:
-        """Return what decides about the tree's content now: cheap, nothing is unpacked."""
-
-    @abstractmethod
-    def describe(self) -> str:
-        """Return one line for people: what the tree is."""
-
-    @abstractmethod
-    def unpack(self, into: Path) -> None:
-        """Write the tree, or a finished kernel's files, to `into`, an empty directory that the build owns."""
-
-    def write_tree(self, into: Path) -> None:
-        """Write the tree to `into`, and look at what came: nobody is trusted to pack files and folders alone.
-
-        Raises:
-            UserError: there is a device, a fifo or a socket in it, or the folder in which the lab builds.
-        """
-        self.unpack(into)
-        _check(into, self.describe())
-
-    def stand(self) -> Stand | None:
-        """Return where what the recipe follows stands, as far as it is known here; None where it follows nothing.
-
-        Nothing is fetched, and no server is asked.
-        """
-        return None
-
-    def by_hand(self) -> str:
-        """Return a command that brings the same, "" for none; asked of finished kernels alone."""
-        return ""
-
-    def of_its_tree(self) -> Source[Any]:
-        """Return the source of the tree that the kernel was built from: another one where it comes finished.
-
-        Raises:
-            Unbuilt: there is none.
-        """
-        if self.spec.prebuilt:
-            raise Unbuilt(Outcome.SKIP, f"no source of this kernel: a {self.spec.type} comes without its tree")
-        return self
-
-
-def _shown(key: Key) -> str:
-    return " ".join(
-        value[:12] if name in {"commit", "sha256", "digest", "dirty"} else value for name, value in key.items()
-    )
-
-
 def _where(spec: recipes.GitSource | recipes.TarballSource, ctx: BuildContext) -> str | Path:
     """Return the URL of a source, as people may see it, or its path on this host."""
     return shown(spec.url) if spec.url else ctx.path(spec.path)
-
-
-def _untar(archive: Path, into: Path, ctx: BuildContext) -> None:
-    """Unpack an archive of any compression, without its top directory, owners, set-uid bits, and git's own folders.
-
-    Raises:
-        UserError: there is a device in it, which only root could make.
-    """
-    words = ["tar", "--extract", "--file", str(archive), "--directory", str(into), "--strip-components=1"]
-    words += ["--no-same-owner", "--no-same-permissions", "--exclude=.git"]
-    done = proc.run(words, timeout_s=UNPACK_S, cancel=ctx.cancel, check=False)
-    ctx.check_cancel()
-    if "Cannot mknod" in done.stderr:
-        raise UserError(f"{archive.name}: there is a device in it", hint="it is no kernel's source")
-    if done.status != 0 or done.timed_out:
-        raise proc.CommandFailed(done)
-
-
-def _check(tree: Path, what: str) -> None:
-    """Refuse a tree that has anything but files, folders and links, or something where the lab builds."""
-    if os.path.lexists(tree / "obj"):
-        raise UserError(f"{what}: it has a file or folder named obj", hint="the lab builds there; take it away")
-    for folder, folders, files in os.walk(tree):
-        for name in (*folders, *files):
-            path = Path(folder, name)
-            mode = path.lstat().st_mode
-            if stat.S_ISREG(mode) and mode & (stat.S_ISUID | stat.S_ISGID):
-                path.chmod(stat.S_IMODE(mode) & 0o777)
-            elif (kind := KINDS.get(stat.S_IFMT(mode))) and not stat.S_ISDIR(mode):
-                raise UserError(
-                    f"{what}: {one_line(str(path.relative_to(tree)), 100)} is {kind}", hint="it is no kernel's source"
-                )
 
 
 def _copy(source: str | Path, target: str | Path) -> None:
@@ -229,6 +98,9 @@ class Dir(Source[recipes.DirSource]):
     It may have been configured and built where it lies.
     """
 
+    built = "obj"
+    """The folder in which the lab builds: none of the tree's."""
+
     def ask(self) -> Key:
         """Return HEAD and the digest of what differs from it; the digest of all files where git does not know it."""
         path = self.path()
@@ -242,13 +114,13 @@ class Dir(Source[recipes.DirSource]):
 
     def describe(self) -> str:
         """Return the path and, from git, where it is."""
-        return f"{self.path()} ({_shown(self.key)})" + (" with uncommitted changes" if "dirty" in self.key else "")
+        return f"{self.path()} ({shown_key(self.key)})" + (" with uncommitted changes" if "dirty" in self.key else "")
 
     def unpack(self, into: Path) -> None:
         """Copy the tree, without what was built in it: for a series on top of it."""
         path = self.path()
         for name in self.files():
-            if name.split("/")[0] == "obj":  # where the lab builds
+            if self.built and name.split("/")[0] == self.built:
                 continue
             if os.path.lexists(path / name) and not ((path / name).is_dir() and not (path / name).is_symlink()):
                 (into / name).parent.mkdir(parents=True, exist_ok=True)
@@ -309,6 +181,23 @@ class Dir(Source[recipes.DirSource]):
         return f"{'x' if os.access(path, os.X_OK) else '-'} {file_digest(path)}"
 
 
+class SuiteDir(Dir):
+    """`{type: dir, path:}` of a test suite: any folder."""
+
+    built = ""
+
+    def path(self) -> Path:
+        """Return its absolute path.
+
+        Raises:
+            UserError: it is no folder.
+        """
+        path = self.ctx.path(self.spec.path)
+        if not path.is_dir():
+            raise UserError(f"{path}: no such folder", hint="source.path names the suite's top folder")
+        return path
+
+
 class Tarball(Source[recipes.TarballSource]):
     """`{type: tarball, path: or url:, sha256:}`: an archive with one top directory."""
 
@@ -318,14 +207,14 @@ class Tarball(Source[recipes.TarballSource]):
 
     def describe(self) -> str:
         """Return where it is from."""
-        return f"{_where(self.spec, self.ctx)} ({_shown(self.key)})"
+        return f"{_where(self.spec, self.ctx)} ({shown_key(self.key)})"
 
     def unpack(self, into: Path) -> None:
         """Check the archive's digest, then unpack it."""
         archive, wanted = self._file(), self.spec.sha256
         if wanted and file_digest(archive) != wanted.lower():
             raise UserError(f"{archive.name}: its sha256 is not {wanted}", hint="a new release? then give its digest")
-        _untar(archive, into, self.ctx)
+        untar(archive, into, self.ctx)
 
     def _file(self) -> Path:
         url = self.spec.url
@@ -356,103 +245,12 @@ class Tarball(Source[recipes.TarballSource]):
         return self.ctx.cache.get("tarball", content_key(url, self.spec.sha256), download, label=name) / name
 
 
-D = TypeVar("D", recipes.DebianSource, recipes.DebianImage)
-
-
-class _Debian(Source[D]):
-    """What comes in a package of Debian's."""
-
-    @property
-    def apt(self) -> Apt:
-        return Apt(self.ctx.cache, self.spec.suite, self.ctx.mirror, verbose=self.ctx.verbose)
-
-    def ask(self) -> Key:
-        """Return package and version, as the mirror has it now; a meta package's changes with what it points at."""
-        return {"package": self.spec.package, "version": self.apt.candidate(self.spec.package)}
-
-    def describe(self) -> str:
-        """Return package, version and suite."""
-        return f"Debian {_shown(self.key)} ({self.spec.suite})"
-
-    def stand(self) -> Stand | None:
-        """Return the version that the lists have, and how old these are; None of a snapshot's."""
-        apt = self.apt
-        version = "" if apt.mirror.is_snapshot else apt.known(self.spec.package)
-        what = f"Debian {self.spec.package} {version} ({self.spec.suite})"
-        return Stand(what, apt.made(version), apt.valid_until()) if version else None
-
-
-class DebianSource(_Debian[recipes.DebianSource]):
-    """`{type: debian-source, package:, suite:}`: Debian's tree with its patches, from a linux-source package."""
-
-    def unpack(self, into: Path) -> None:
-        """Fetch the package, take the archive out of it, unpack that; `linux-source` is followed to the newest one."""
-        package = self.spec.package
-        needed = [package] if re.search(r"\d$", package) else self.apt.resolve(package)
-        holder = into.parent / "deb"
-        shutil.rmtree(holder, ignore_errors=True)
-        for deb in self.apt.fetch([name for name in needed if name == package or name.startswith("linux-source-")]):
-            self.apt.unpack(deb, holder)
-        archives = sorted((holder / "usr/src").glob("linux-source-*.tar.*"))
-        if not archives:
-            raise UserError(f"{package}: no source archive in it", hint="its name is like linux-source-6.1")
-        _untar(archives[0], into, self.ctx)
-        shutil.rmtree(holder)
-
-
-class DebianImage(_Debian[recipes.DebianImage]):
-    """`{type: debian-image, package:, suite:}`: a kernel that Debian built; `unpack` gives its files, not a tree."""
-
-    def describe(self) -> str:
-        """Return package, version and suite."""
-        return f"{super().describe()}, as Debian built it"
-
-    def unpack(self, into: Path) -> None:
-        """Write the files of the kernel's packages below `into`; where they lie there is `prebuilt.take`'s to find."""
-        for deb in self.apt.fetch(self._packages):
-            self.apt.unpack(deb, into)
-
-    def by_hand(self) -> str:
-        """Return what fetches the packages."""
-        return f"apt-get download {' '.join(self._packages)}"
-
-    @functools.cached_property
-    def _packages(self) -> list[str]:
-        """The packages that the kernel's files are in; linux-image-amd64 and its like are followed to the real one.
-
-        Until 6.12 linux-image-V has them all. From forky on it is empty, and needs linux-binary-V with the image,
-        linux-modules-V with the modules, and linux-base-V with the configuration and the lists of modules.
-        """
-        package = self.spec.package
-        names = [package, *self.apt.resolve(package)]
-        real = next((name for name in names if re.match(r"linux-image-\d", name)), None)
-        if real is None:
-            raise UserError(f"{package}: leads to no kernel image", hint="linux-image-amd64, for instance")
-        release = real.removeprefix("linux-image-")
-        return sorted({name for name in names if re.fullmatch(rf"linux-[a-z-]+-{re.escape(release)}", name)})
-
-    def of_its_tree(self) -> DebianSource:
-        """Return the linux-source package of the same version.
-
-        Raises:
-            Unbuilt: the suite has another version of it, or none.
-        """
-        version, suite = self.key["version"], self.spec.suite
-        package = "linux-source-" + ".".join(re.findall(r"\d+", version)[:2])
-        try:
-            there = self.apt.candidate(package)
-        except UserError:
-            there = ""
-        if there != version:
-            what = f"has {package} {there}" if there else f"has no {package}"
-            raise Unbuilt(Outcome.SKIP, f"no source of this kernel: it is {version}, and Debian {suite} {what}")
-        return DebianSource(recipes.DebianSource(type="debian-source", package=package, suite=suite), self.ctx)
-
-
 SOURCES: dict[type[recipes.SourceModel], type[Source[Any]]] = {
     recipes.DebianImage: DebianImage,
     recipes.DebianSource: DebianSource,
+    recipes.DebianUpstream: DebianUpstream,
     recipes.DirSource: Dir,
+    recipes.SuiteDir: SuiteDir,
     recipes.GitSource: Git,
     recipes.TarballSource: Tarball,
 }

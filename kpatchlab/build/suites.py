@@ -1,86 +1,112 @@
-"""Test suites that Debian has as source packages: the upstream archive -> programs, by content key.
+"""Test suites of others: suites/NAME.yaml -> the folder /lab/suites/NAME of a guest, by content key.
 
-Only the archive as its authors released it is used, without Debian's packaging, and few of its files: a suite's own
-build system asks for more than its tests need.
+A suite is built in a root of its own, with compiler and libraries of the Debian suite that its guests run, so that what
+it links with is there. Nothing of the host's is in it: the same recipe gives the same programs everywhere.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from kpatchlab import proc
-from kpatchlab.build import confined, failures, make
+from kpatchlab.build import failures
 from kpatchlab.build.built import Programs, Unbuilt
 from kpatchlab.build.context import BuildContext
-from kpatchlab.cache import content_key, file_digest
+from kpatchlab.build.roots import root_image, root_key
+from kpatchlab.build.source import source_of
+from kpatchlab.cache import content_key
 from kpatchlab.errors import UserError
-from kpatchlab.host.debian import Apt
+from kpatchlab.fence import Escape, Fence, NoFence
+from kpatchlab.lab.recipes import RootRecipe, SuiteRecipe, SuiteSource, locate
+from kpatchlab.lab.suites import FOLDER, load_suite
 from kpatchlab.model import Outcome
 
-VERSION = 1
-"""Part of every key: raise it when the same inputs are to give other programs."""
-BUILD_S = 900.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Suite:
-    """One suite: a source package, the Debian suite that it comes from, and what makes programs of its tree."""
-
-    package: str
-    suite: str
-    make: Callable[[Path, Path, BuildContext], None]
+VERSION = 2
+"""Part of every key: raise it when the same recipe is to give other programs."""
+BUILD_S = 3600.0
+EXTRACT_S = 600.0
+MOST_BYTES = 256 << 20
+"""What a guest gets of a suite goes through its memory. LTP's system calls, stripped, have some 20 MiB."""
+SHELL = ("bash", "-eu", "-c")
 
 
 def build(name: str, ctx: BuildContext) -> Programs:
     """Return a suite's programs; see `foreign.build_foreign`.
 
     Raises:
-        Unbuilt: there is no such suite, or it does not build.
+        Unbuilt: there is no such suite, this host cannot build it, or it does not build.
+        HostError: its source or Debian's packages cannot be had now.
     """
-    if name not in SUITES:
-        raise Unbuilt(Outcome.SKIP, f"there is no suite {name}; there are {', '.join(SUITES)}")
-    suite = SUITES[name]
-    apt = Apt(ctx.cache, suite.suite, ctx.mirror, verbose=ctx.verbose, with_sources=True)
     try:
-        archive = apt.fetch_upstream(suite.package)
-    except UserError as error:
+        recipe = load_suite(name, ctx.lab_root)
+        source = source_of(_located(recipe.source, ctx), ctx)
+        root = RootRecipe(suite=recipe.suite, packages=recipe.packages)
+        key = content_key(VERSION, name, source.tree_key, root_key(root, ctx.lab_root), recipe.build)
+        cached = ctx.cache.has("suite", key)
+
+        def produce(work: Path) -> None:
+            private = work / "private"  # as root the build's root has setuid programs: nobody may look in
+            private.mkdir(mode=0o700)
+            tree = private / "tree"
+            tree.mkdir()
+            source.unpack(tree)
+            _make(name, recipe, _unpacked(root, private / "system", ctx), tree, work / "programs", ctx)
+            shutil.rmtree(private, ignore_errors=True)
+
+        ctx.cache.get("suite", key, produce, label=f"test suite {name}: {source.describe()}")
+    except (UserError, NoFence) as error:
         raise Unbuilt(Outcome.SKIP, error.message) from None
-    key = content_key(VERSION, name, file_digest(archive), make.toolchain(ctx.arch))
-    cached = ctx.cache.has("suite", key)
-
-    def produce(work: Path) -> None:
-        tree, programs = work / "tree", work / "programs"
-        tree.mkdir()
-        programs.mkdir()
-        words = ["tar", "-xf", str(archive), "-C", str(tree), "--strip-components=1", "--no-same-owner"]
-        proc.run(words, timeout_s=BUILD_S)
-        suite.make(tree, programs, ctx)
-        shutil.rmtree(tree)
-
-    ctx.cache.get("suite", key, produce, label=f"test suite {name} of {archive.name}")
     return Programs(Outcome.PASS, "suite", key, cached=cached)
 
 
-def _libkcapi(tree: Path, programs: Path, ctx: BuildContext) -> None:
-    """Build the program `kcapi`, statically, and take the scripts that drive it."""
-    defines = [f"-DKCAPI_{part}=0" for part in ("MAJVERSION", "MINVERSION", "PATCHLEVEL")]
-    defines += ["-DWITH_LIB_ASYM=1", "-DWITH_LIB_KPP=1", "-DHAVE_GETRANDOM=1", f"-I{tree / 'lib'}"]
-    sources = [str(path) for path in (*sorted((tree / "lib").glob("*.c")), tree / "test/kcapi-main.c")]
-    words = ["gcc", "-O2", "-w", "-static", "-s", *defines, *sources, "-lpthread", "-o", str(programs / "kcapi")]
-    fence = confined.build_fence(ctx, confined.TRUSTED, write=[programs], read=[tree])
-    done = fence.run(words, timeout_s=BUILD_S, check=False, nice=proc.BUILD_NICE, cancel=ctx.cancel)
+def _located(source: SuiteSource, ctx: BuildContext) -> SuiteSource:
+    """Return a source whose path, where it has one, is absolute."""
+    return (
+        source.model_copy(update={"path": str(locate(source.on_host, ctx.lab_root, FOLDER))})
+        if source.on_host
+        else source
+    )
+
+
+def _unpacked(root: RootRecipe, into: Path, ctx: BuildContext) -> Path:
+    """Return the files of a root, in a folder that is made."""
+    image = root_image(root, ctx)
+    words = ["fsck.erofs", f"--extract={into}", "--no-preserve-owner", str(image)]
+    proc.run(words, timeout_s=EXTRACT_S, cancel=ctx.cancel)
     ctx.check_cancel()
+    return into
+
+
+def _make(name: str, recipe: SuiteRecipe, system: Path, tree: Path, programs: Path, ctx: BuildContext) -> None:
+    """Run a recipe's lines in its root; what they leave in `programs` is the suite.
+
+    Raises:
+        Unbuilt: they fail, leave nothing, or leave what is for no guest.
+    """
+    programs.mkdir()
+    place = f"/lab/suites/{name}"
+    env = {"OUT": place, "JOBS": str(ctx.jobs or os.cpu_count() or 1), "SOURCE_DATE_EPOCH": "1577836800"}
+    # Nobody reads the tree from outside: it is not swept, and tools may leave links into their root there.
+    fence = Fence((programs,), (), env, stores=(tree,), root=system, at={programs: place, tree: "/tree"})
+    try:
+        done = fence.run(
+            [*SHELL, recipe.build], timeout_s=BUILD_S, cwd=tree, check=False, nice=proc.BUILD_NICE,
+            on_line=ctx.verbose, cancel=ctx.cancel,
+        )  # fmt: skip
+    except Escape as error:
+        raise Unbuilt(Outcome.BLOCKED, f"{name} does not build: {error.message}") from None
+    ctx.check_cancel()
+    if done.timed_out:
+        raise Unbuilt(Outcome.BLOCKED, f"{name} does not build: no end within {BUILD_S:.0f} s")
     if done.status != 0:
-        fault = failures.first_fault(done.stderr, tree, make=True)
-        raise Unbuilt(Outcome.BLOCKED, f"libkcapi does not build: {fault.file}:{fault.line}: {fault.text}")
-    for name in ("test.sh", "libtest.sh"):
-        shutil.copy2(tree / "test" / name, programs / name)
-
-
-SUITES: dict[str, _Suite] = {
-    "libkcapi": _Suite("libkcapi", "trixie", _libkcapi),
-}
-"""Name -> how to get it. A new suite is a function above and a row here."""
+        fault = failures.first_fault(done.stderr, Path("/tree"), make=True)
+        where = f"{fault.file}:{fault.line}: " if fault.file else ""
+        raise Unbuilt(Outcome.BLOCKED, f"{name} does not build: {where}{fault.text}")
+    files = [path for path in programs.rglob("*") if path.is_file()]
+    if not files:
+        raise Unbuilt(Outcome.BLOCKED, f"{name} does not build: its recipe left nothing in $OUT")
+    if (size := sum(path.stat().st_size for path in files)) > MOST_BYTES:
+        more = f"{size >> 20} MiB in $OUT, and a guest takes {MOST_BYTES >> 20}: strip programs, leave sources out"
+        raise Unbuilt(Outcome.BLOCKED, f"{name} does not build: {more}")

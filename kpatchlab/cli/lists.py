@@ -32,6 +32,21 @@ def _rootfs(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:  # noqa
     ]
 
 
+def _suites(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:  # noqa: ARG001
+    users = {
+        name: [one for one, scenario in lab.scenarios.items() if name in scenario.needs.suites] for name in lab.suites
+    }
+    return [
+        {
+            "name": name,
+            "source": recipe.source.type,
+            "scenarios": sorted(users[name]) if whole else " ".join(sorted(users[name])) or "-",
+            "description": recipe.description,
+        }
+        for name, recipe in sorted(lab.suites.items())
+    ]
+
+
 def _machines(lab: Lab, kernels: Sequence[str], whole: bool) -> list[Any]:  # noqa: ARG001
     return [{"name": name, **machine.model_dump()} for name, machine in lab.machines.items()]
 
@@ -113,6 +128,7 @@ def _run(row: RunRow) -> dict[str, Any]:
 LISTS: dict[str, Rows] = {
     "kernels": _kernels,
     "rootfs": _rootfs,
+    "suites": _suites,
     "scenarios": _scenarios,
     "systems": _systems,
     "machines": _machines,

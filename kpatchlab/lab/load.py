@@ -24,9 +24,10 @@ from kpatchlab.lab.file import FILE, Jobs, LabFile, Limits, Machine, Matrix
 from kpatchlab.lab.hosts import HostEntry, resolved
 from kpatchlab.lab.nightly import Nightly
 from kpatchlab.lab.patchwork import Patchwork
-from kpatchlab.lab.recipes import GitSource, KernelRecipe, RootRecipe, SeriesModel, SourceModel, locate
+from kpatchlab.lab.recipes import GitSource, KernelRecipe, RootRecipe, SeriesModel, SourceModel, SuiteRecipe, locate
 from kpatchlab.lab.scenario import FILE as SCENARIO_FILE
 from kpatchlab.lab.scenario import Scenario, load_scenario
+from kpatchlab.lab.suites import read_suites, suites_in
 from kpatchlab.lab.systems import System, load_systems
 from kpatchlab.lab.yamlfile import MAX_BYTES, Document, Loc, Problems, read, suggest
 from kpatchlab.model import image_of
@@ -72,6 +73,7 @@ class Lab:
         machines: "default" is always among them.
         hosts: where to run, by name, in the file's order; empty: on this host alone.
         images: kernel -> recipe of its source as a distribution built it, for those that have one.
+        suites: test suites of others, by name.
         stdin: returns standard input, whole and each time the same, for a series whose path is "-".
         trust: build series also where this host cannot confine them.
     """
@@ -98,6 +100,7 @@ class Lab:
     executor: Jobs
     hosts: Mapping[str, HostEntry] = field(default_factory=dict)
     images: Mapping[str, KernelRecipe] = field(default_factory=dict)
+    suites: Mapping[str, SuiteRecipe] = field(default_factory=dict)
     nightly: Nightly = field(default_factory=Nightly)
     patchwork: Patchwork | None = None
     results_url: str = ""
@@ -215,6 +218,7 @@ class _Loader:
         if not (self.root / "scenarios").is_dir() and self.root != self.path.parent:
             self.problems.add(self.path, 0, f"root: {self.root} has no folder scenarios")
         roots = self._roots()
+        suites = read_suites(self.root, self.problems)
         self._scenarios()
         self.systems = load_systems(self.root / "scenarios", self.problems)
         document = read(self.path, self.problems)
@@ -239,6 +243,7 @@ class _Loader:
             machines=machines,
             rootfs=file.rootfs,
             rootfs_recipes=roots,
+            suites=suites,
             scenarios=self.scenarios,
             systems=self.systems,
             selected=self._select(file, document),
@@ -268,6 +273,8 @@ class _Loader:
                 _known(own, ["rootfs"], scenario.rootfs, roots, "root file system")
             for index, system in enumerate(scenario.systems if self.systems else ()):
                 _known(own, ["systems", index], system, self.systems, "system")
+            for index, suite in enumerate(scenario.needs.suites):
+                _known(own, ["needs", "suites", index], suite, suites_in(self.root), "test suite")
         return lab
 
     def _roots(self) -> dict[str, RootRecipe]:

@@ -1,7 +1,7 @@
-"""Recipes of kernels and of root file systems: what `kernels/NAME.yaml` and `rootfs/NAME.yaml` may say.
+"""Recipes of kernels, root file systems and test suites: `kernels/`, `rootfs/` and `suites/`, each with NAME.yaml.
 
-Paths in a recipe are what `locate` makes of them: `~` is the user's home, an absolute path stays, and any
-other is relative to the lab's `kernels/` directory, also where the recipe stands inline in lab.yaml.
+Paths in a kernel's or a suite's recipe are what `locate` makes of them: `~` is the user's home, an absolute path stays,
+and any other is relative to the lab's `kernels/` or `suites/`, also where a kernel's recipe stands inline in lab.yaml.
 """
 
 from __future__ import annotations
@@ -38,9 +38,13 @@ SeriesVersion = Annotated[Text, Field(pattern=r"^((rfc-)?[vV]?[0-9]{1,4}(\.[0-9]
 _VERSION_HELP = "which version, as in `2`; needed where the mailbox has several"
 
 
-def locate(path: str, lab_root: Path) -> Path:
-    """Return the absolute path that a kernel recipe's `path` or `config` entry means; "-" is not for here."""
-    return Path(os.path.normpath(lab_root / "kernels" / Path(path).expanduser()))
+def locate(path: str, lab_root: Path, folder: str = "kernels") -> Path:
+    """Return the absolute path that a `path` or `config` entry of a recipe means; "-" is not for here.
+
+    Args:
+        folder: the recipe's, in the lab.
+    """
+    return Path(os.path.normpath(lab_root / folder / Path(path).expanduser()))
 
 
 def check_symbol(name: str) -> str:
@@ -145,6 +149,14 @@ class DebianImage(SourceModel):
     suite: Needed = Field(description="Debian suite that has it, as in `trixie`")
 
 
+class DebianUpstream(SourceModel):
+    """The archive that a source package of Debian's was made of, as its authors released it."""
+
+    type: Literal["debian-upstream"] = Field(description="the upstream archive of a Debian source package")
+    package: Needed = Field(description="name of the source package, as in `libkcapi`")
+    suite: Needed = Field(description="Debian suite that has it, as in `trixie`")
+
+
 class GitSource(_PathOrUrl, SourceModel):
     """One revision of a git repository."""
 
@@ -164,6 +176,12 @@ class DirSource(SourceModel):
     def on_host(self) -> str:
         """The tree."""
         return self.path
+
+
+class SuiteDir(DirSource):
+    """A suite as it lies on this host, changes that are not committed included; copied, never written to."""
+
+    path: Needed = Field(description="the suite's top folder")
 
 
 class TarballSource(_PathOrUrl, SourceModel):
@@ -244,6 +262,8 @@ class MessageIdSeries(SeriesModel):
 Source = Annotated[DebianSource | DebianImage | GitSource | DirSource | TarballSource, Field(discriminator="type")]
 Series = Annotated[MboxSeries | PatchesSeries | QuiltSeries | GitSeries | MessageIdSeries, Field(discriminator="type")]
 
+SuiteSource = Annotated[DebianUpstream | GitSource | SuiteDir | TarballSource, Field(discriminator="type")]
+
 
 _OF_A_BUILD = ("series", "config", "config_set", "prebuilt", "compiler")
 """Keys that say how a tree is built."""
@@ -303,4 +323,20 @@ class RootRecipe(FileModel):
     )
     size_hint_mib: int = Field(
         default=512, ge=1, description="disk space that the lab needs to make it, in MiB; checked before"
+    )
+
+
+class SuiteRecipe(FileModel):
+    """How to come by a test suite of others: a source, and what makes programs for guests of it."""
+
+    description: str = Field(default="", description="one line for people")
+    source: SuiteSource = Field(description="where the suite comes from")
+    suite: Needed = Field(default="trixie", description="Debian suite of the root in which it is built")
+    packages: tuple[Needed, ...] = Field(
+        default=(), description="Debian packages that building it needs; they do not come into a guest"
+    )
+    build: Needed = Field(
+        description="lines for bash that build it, in the tree's top folder. `$OUT`, which is /lab/suites/NAME as in"
+        " the guest, takes what guests get; `$JOBS` is what make's -j takes. The first line that fails ends it, and"
+        " there is no network"
     )

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -76,13 +77,26 @@ Symbols = Annotated[str, AfterValidator(_alternatives)]
 Values = Annotated[tuple[Text, ...], Field(min_length=1), AfterValidator(_values)]
 
 
+class Prints(StrEnum):
+    """The form of what a script prints: see `evidence.printed`."""
+
+    KTAP = "ktap"
+    JUNIT = "junit"
+    LTP = "ltp"
+    BLKTESTS = "blktests"
+
+
 class Role(FileModel):
     """What one guest of a scenario does; scripts are files of the scenario's folder, executable, with a #! line."""
 
     setup: str = Field(
         default="", description="script that prepares the guest; roles are set up in the order of the file"
     )
-    run: str = Field(default="", description="script that makes the checks and prints KTAP; exactly one role has it")
+    run: str = Field(default="", description="script that makes the checks and prints results; exactly one role has it")
+    prints: Prints = Field(
+        default=Prints.KTAP,
+        description="what `run` prints: KTAP, or the results of a suite in a form of its own, which the lab reads",
+    )
     finish: str = Field(default="", description="script that runs after the checks, also after failed ones")
     prepare: tuple[Name, ...] = Field(
         default=(), description="scripts shared by scenarios, run before `setup`: `scenarios/lib/prepare/NAME.sh`"
@@ -122,7 +136,7 @@ class Needs(FileModel):
     )
     suites: tuple[Name, ...] = Field(
         default=(),
-        description="test suites to build from Debian's source packages and put into each guest, below /lab/suites",
+        description="test suites of others to build and put into each guest, below /lab/suites: recipes in `suites/`",
     )
     programs: tuple[Name, ...] = Field(
         default=(),

@@ -131,7 +131,8 @@ def pin(lane: Lane, context: BuildContext, known: Heads) -> Pinned:
                 if patches
                 else {"no_patches": NO_PATCHES.format(name, lane.name)}
             )
-    files = [tree_digest(lane.lab.root / part) for part in ("scenarios", "rootfs") if (lane.lab.root / part).is_dir()]
+    parts = [lane.lab.root / part for part in ("scenarios", "rootfs", "suites")]
+    files = [tree_digest(part) for part in parts if part.is_dir()]
     keys = {name: head["key"] for name, head in heads.items()}
     chosen = [lane.name, lane.lab.base, lane.lab.selected, lane.lab.repeat, repr(lane.lab.matrix)]
     return Pinned(lane, LanePlan(lane.name, heads, ranges, content_key([keys, files, chosen])))

@@ -141,8 +141,15 @@ def boots_of(task: JobTask, host: Host) -> dict[str, BootSpec]:
 
 
 def programs_of(kernel: KernelUnderTest, cache: Cache) -> list[GuestFile]:
-    """Return the tests of others for a kernel's guests; beside selftests, what the kernel lacks that they ask for."""
+    """Return the tests of others for a kernel's guests, and what these are to know of the kernel.
+
+    Beside selftests that is what the kernel lacks of what they ask for. Suites look for its configuration where a
+    distribution has it.
+    """
     found: list[GuestFile] = []
+    if kernel.build.outcome is Outcome.PASS and any(name.startswith("suites/") for name in kernel.tests):
+        config = (cache.path("kernel", kernel.build.key) / "config").read_bytes()
+        found.append((f"/boot/config-{kernel.build.release}", config, 0o644))
     for name, built in sorted(kernel.tests.items()):
         if built.outcome is not Outcome.PASS:
             continue

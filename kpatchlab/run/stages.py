@@ -19,9 +19,10 @@ from kpatchlab.build.built import Programs
 from kpatchlab.build.checkout import checkout_of
 from kpatchlab.build.context import BuildCancelled
 from kpatchlab.build.foreign import build_foreign
+from kpatchlab.build.origin import Source
 from kpatchlab.build.patchset import DoesNotApplyError
 from kpatchlab.build.roots import initrd, root_image, root_key
-from kpatchlab.build.source import Source, source_of
+from kpatchlab.build.source import source_of
 from kpatchlab.build.standing import standing_still
 from kpatchlab.build.trim import Wanted, left_out, without
 from kpatchlab.errors import LabError, UserError, told

@@ -21,6 +21,7 @@ from kpatchlab import __version__, fence
 from kpatchlab.build import config, confined, failures, git, make, objects, patchset, source
 from kpatchlab.build.context import BuildCancelled, BuildContext, BuildProgress
 from kpatchlab.build.kernel import cached_kernel, keep_kernel
+from kpatchlab.build.origin import Source
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.fence import Escape
@@ -130,7 +131,7 @@ def walk(
 @dataclass(frozen=True, slots=True)
 class _WalkSpec:
     recipe: KernelRecipe
-    origin: source.Source[Any]
+    origin: Source[Any]
     patches: list[patchset.Patch]
     asked: dict[str, config.Asked]
     compiler: str

@@ -145,7 +145,7 @@ def make_lab(lab: Lab, kind: Kind, data: bytes, kernels: Sequence[str], seconds:
     folder = lab.results / FOLDER / content_key(data.hex(), *kernels)[:12]
     home, library = folder / "scenarios" / NAME, folder / "scenarios/lib"
     shutil.rmtree(folder / "scenarios", ignore_errors=True)
-    for own in ("rootfs", "scenarios/lib"):
+    for own in ("rootfs", "suites", "scenarios/lib"):
         if (lab.root / own).is_dir():
             shutil.copytree(lab.root / own, folder / own, dirs_exist_ok=True)
     home.mkdir(parents=True)
