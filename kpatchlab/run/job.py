@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kpatchlab.errors import GuestLost, GuestRefused, Loss, UserError
-from kpatchlab.evidence import ktap
+from kpatchlab.evidence import printed
 from kpatchlab.guest.vm import Exit
 from kpatchlab.model import CaseKind, JobResult, Outcome, job_case
 from kpatchlab.plan.needs import lacking_packages, refusal
@@ -266,7 +266,8 @@ def _keep_output(folder: Path, name: str, done: Exit) -> None:
 
 def _run(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) -> None:
     guest = next(s for s in guests if inputs.scenario.roles[s.role].run)
-    script = inputs.scenario.roles[guest.role].run
+    role = inputs.scenario.roles[guest.role]
+    script, form = role.run, role.prints
     came, alone = bytearray(), bytearray()
 
     def keep(stream: str, data: bytes) -> None:
@@ -279,14 +280,15 @@ def _run(inputs: JobInputs, guests: Sequence[JobGuest], record: judge.Record) ->
     except GuestLost:  # what was found before is known all the same
         record.stdout = bytes(came + alone)
         (inputs.folder / f"{guest.role}-run.out").write_bytes(record.stdout)
-        whole = ktap.parse(record.stdout, exit_status=None).cases
-        before = ktap.parse(bytes(came), exit_status=None).cases if alone else whole
+        whole = printed.read(form, record.stdout, exit_status=None).cases
+        before = printed.read(form, bytes(came), exit_status=None).cases if alone else whole
         record.seen = len(record.cases) + len(before)
         record.cases += whole
         raise
     record.stdout, record.stderr = done.stdout, done.stderr
     _keep_output(inputs.folder, f"{guest.role}-run", done)
-    parsed = ktap.parse(done.stdout, exit_status=None if done.timed_out or done.signal else done.status)
+    ended = None if done.timed_out or done.signal else done.status
+    parsed = printed.read(form, done.stdout, exit_status=ended)
     record.cases += parsed.cases
     if not alone:
         record.seen = len(record.cases)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kpatchlab import __version__
 from kpatchlab.errors import UserError
-from kpatchlab.evidence import blktests, junit, ltp
+from kpatchlab.evidence import blktests, printed
 from kpatchlab.evidence.ktap import parse
 from kpatchlab.evidence.suite import Suite, apart, problem
 from kpatchlab.files import read_input
@@ -38,10 +38,8 @@ def ktap(data: bytes, name: str) -> list[Suite]:
 
 
 READERS: dict[str, Callable[[bytes, str], list[Suite]]] = {
-    "junit": junit.read,
     "ktap": ktap,
-    "ltp": ltp.read,
-    "blktests": blktests.read_text,
+    **{str(form): reader for form, reader in printed.READERS.items()},
 }
 """Format -> (bytes, name of what has no name) -> suites."""
 FOLDERS: dict[str, Callable[[Path], list[Suite]]] = {"blktests": blktests.read_folder}
