@@ -27,6 +27,7 @@ def blocks(page, language):
     found = []
     for indent, name, raw in _BLOCK.findall((ROOT / "docs" / page).read_text()):
         lines = [line.removeprefix(indent) for line in raw.splitlines(keepends=True)]
-        place = lines[0].removeprefix("# ").strip() if lines[0].startswith("# ") else ""
+        mark = "// " if name == "c" else "# "
+        place = lines[0].removeprefix(mark).strip() if lines[0].startswith(mark) else ""
         found.append(Block(name, place, "".join(lines[1:] if place else lines)))
     return [block for block in found if block.language == language]

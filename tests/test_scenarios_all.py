@@ -8,7 +8,8 @@ from kpatchlab.lab import load
 
 WHOLE = load.load(Path(__file__).parent.parent / "lab.yaml")
 EVERY = [scenario for name, scenario in sorted(WHOLE.scenarios.items()) if not name.startswith("selftest-")]
-OWN = [scenario for scenario in EVERY if "bench" not in scenario.tags]
+OWN = [scenario for scenario in EVERY if not {"bench", "suite"} & set(scenario.tags)]
+SUITES = [scenario for scenario in EVERY if "suite" in scenario.tags]
 
 
 @pytest.mark.parametrize("system", WHOLE.systems)
@@ -16,7 +17,7 @@ def test_every_system_has_a_scenario(system):
     assert [scenario.name for scenario in OWN if system in scenario.systems]
 
 
-@pytest.mark.parametrize("scenario", OWN, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", [*OWN, *SUITES], ids=lambda scenario: scenario.name)
 def test_every_scenario_says_what_it_is_about(scenario):
     if "others" not in scenario.tags:
         assert scenario.systems
@@ -24,7 +25,7 @@ def test_every_scenario_says_what_it_is_about(scenario):
     assert scenario.touches.files
 
 
-@pytest.mark.parametrize("scenario", OWN, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", [*OWN, *SUITES], ids=lambda scenario: scenario.name)
 def test_reach_asks_for_something_on_both_sides_of_the_series(scenario):
     conditions = [(rule.if_symbol, rule.unless_symbol) for rule in scenario.reach]
     both = any(condition == ("", "") for condition in conditions)
@@ -33,12 +34,12 @@ def test_reach_asks_for_something_on_both_sides_of_the_series(scenario):
     assert not conditions or both or (has and lacks)
 
 
-def test_the_lab_selects_all_but_its_self_tests_and_benchmarks():
+def test_the_lab_selects_all_but_its_self_tests_benchmarks_and_suites():
     assert set(WHOLE.selected) == {scenario.name for scenario in OWN}
 
 
 def test_benchmarks_are_chosen_by_name_or_tag_alone():
-    benchmarks = [scenario for scenario in EVERY if scenario not in OWN]
+    benchmarks = [scenario for scenario in EVERY if scenario not in [*OWN, *SUITES]]
     assert benchmarks
     for scenario in benchmarks:
         assert scenario.name.startswith("bench-")
