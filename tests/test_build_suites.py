@@ -75,6 +75,7 @@ def test_what_is_cached_is_not_built_again(bench):
         ("echo $NOT_SET >$OUT/x", "NOT_SET: unbound variable"),
         ("true", "its recipe left nothing in $OUT"),
         ("ln -s /etc/passwd $OUT/x; touch $OUT/y", "a link to /etc/passwd was left: x"),
+        ("mkdir $OUT/a; touch $OUT/a/x; ln -s a $OUT/b", "b in $OUT is a link to a folder, and a guest gets files"),
         ("touch /usr/x", "Read-only file system"),
         ("truncate -s 300M $OUT/x", "300 MiB in $OUT, and a guest takes 256: strip programs, leave sources out"),
     ],

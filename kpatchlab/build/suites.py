@@ -104,9 +104,19 @@ def _make(name: str, recipe: SuiteRecipe, system: Path, tree: Path, programs: Pa
         fault = failures.first_fault(done.stderr, Path("/tree"), make=True)
         where = f"{fault.file}:{fault.line}: " if fault.file else ""
         raise Unbuilt(Outcome.BLOCKED, f"{name} does not build: {where}{fault.text}")
-    files = [path for path in programs.rglob("*") if path.is_file()]
+    if wrong := _unfit(programs):
+        raise Unbuilt(Outcome.BLOCKED, f"{name} does not build: {wrong}")
+
+
+def _unfit(programs: Path) -> str:
+    """Return why what a build left is for no guest, "" where it is for one."""
+    paths = sorted(programs.rglob("*"))
+    if linked := next((path for path in paths if path.is_symlink() and path.is_dir()), None):
+        return f"{linked.relative_to(programs)} in $OUT is a link to a folder, and a guest gets files: cp -rL"
+    files = [path for path in paths if path.is_file()]
     if not files:
-        raise Unbuilt(Outcome.BLOCKED, f"{name} does not build: its recipe left nothing in $OUT")
+        return "its recipe left nothing in $OUT"
     if (size := sum(path.stat().st_size for path in files)) > MOST_BYTES:
-        more = f"{size >> 20} MiB in $OUT, and a guest takes {MOST_BYTES >> 20}: strip programs, leave sources out"
-        raise Unbuilt(Outcome.BLOCKED, f"{name} does not build: {more}")
+        most = MOST_BYTES >> 20
+        return f"{size >> 20} MiB in $OUT, and a guest takes {most}: strip programs, leave sources out"
+    return ""
