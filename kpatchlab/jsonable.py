@@ -87,6 +87,12 @@ def _is(kind: type[T], data: Any) -> T:
     return data
 
 
+def _text(data: Any) -> str:
+    """Return text as it is, but for lone surrogates: JSON has them, and neither UTF-8 nor a database does."""
+    found = _is(str, data)
+    return found if found.isascii() else found.encode("utf-8", "replace").decode("utf-8")
+
+
 def _integer(data: Any) -> int:
     if isinstance(data, bool) or not isinstance(data, int):
         raise TypeError(f"a {type(data).__name__} where an int belongs")
@@ -105,7 +111,7 @@ def _seconds(data: Any) -> float:
 
 
 _PLAIN: dict[Any, Reader] = {
-    str: functools.partial(_is, str),
+    str: _text,
     bool: functools.partial(_is, bool),
     int: _integer,
     float: _float,

@@ -36,6 +36,14 @@ def test_wrong_type_is_refused(change):
         from_json(JobResult, data)
 
 
+@pytest.mark.parametrize("field", ["job", "message", "stdout_tail"])
+def test_half_a_pair_of_surrogates_is_no_text(field):
+    """JSON has it as an escape; neither UTF-8 nor the database of all runs takes it."""
+    data = to_json(sample().jobs[0]) | {field: json.loads('"a\\ud800\\u00e9"'), "params": {"\ud800": "\udfff"}}
+    read = from_json(JobResult, data)
+    assert (getattr(read, field), read.params) == ("a?\u00e9", {"?": "?"})
+
+
 def test_run_with_a_wrong_type_is_a_line_for_every_verb(tmp_path, call, monkeypatch):
     labdir.make(tmp_path)
     monkeypatch.chdir(tmp_path)

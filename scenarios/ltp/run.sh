@@ -16,8 +16,15 @@ splice) tests='(splice|vmsplice|tee)' calls=splice,vmsplice,tee ;;
 sendfile) tests='sendfile' calls=sendfile ;;
 sockets) tests='(send|sendto|sendmsg|sendmmsg|recv|recvfrom|recvmsg|recvmmsg|socket|socketpair)' calls=socket,socketpair ;;
 crypto) tests='[a-z_]+' calls=socket file=crypto ;;
+network)
+    # Tests with stations of their own in namespaces; DCCP and SCTP come with tests of theirs.
+    tests='(in6_|getaddrinfo_|asapi_|bbr|bind_noport|busy_poll|tcp_fastopen|vlan|macvlan|gre_ipv[46]_|fou|dctcp_ipv[46]_)'
+    calls=connect
+    cat "$LTPROOT/runtest/net.features" >>"$LTPROOT/runtest/net.ipv6_lib"
+    file=net.ipv6_lib
+    ;;
 esac
-grep -E "^$tests[0-9]+(_64)?[[:space:]]" "$LTPROOT/runtest/$file" >"$LTPROOT/runtest/lab"
+grep -E "^$tests[0-9]*(_64|_ipv6)?[[:space:]]" "$LTPROOT/runtest/$file" >"$LTPROOT/runtest/lab"
 while read -r name _; do echo "# asked: $name"; done <"$LTPROOT/runtest/lab"
 
 broken=()
