@@ -115,7 +115,7 @@ def configure(
     obj.mkdir(parents=True, exist_ok=True)
     fragment = obj / "kpatchlab.config"
     put_plain(fragment, fragment_text(asked).encode())
-    words, needed = _configkernel()
+    words, needed = _configkernel(fence)
     words += ["--allnoconfig", "--arch", ctx.arch, "--custom", str(fragment), f"O={object_path(tree, obj)}"]
     words += [] if ctx.compiler == GCC else [f"CC={ctx.compiler}"]
     result = fence.adding(read=needed).run(
@@ -131,7 +131,7 @@ def configure(
     return verify(asked, read_config(config), tree, ctx)
 
 
-def _configkernel() -> tuple[list[str], list[Path]]:
+def _configkernel(fence: Fence) -> tuple[list[str], list[Path]]:
     """Return virtme-ng's command that configures, and what it needs behind the fence beside the system.
 
     Of this program's own environment, which may lie in a home, that is one package. It imports nothing but itself and
@@ -142,6 +142,8 @@ def _configkernel() -> tuple[list[str], list[Path]]:
     package = Path(architectures.__file__).parent
     start = f"import sys; sys.path.insert(0, {str(package.parent)!r}); "
     start += "from virtme.commands.configkernel import main; sys.exit(main())"
+    if fence.root:  # it has a Python of its own
+        return ["python3", "-I", "-S", "-c", start], [package]
     python = os.path.realpath(sys.executable)
     # -I: the tree is the working directory, and its folders are not Python packages
     return [python, "-I", "-S", "-c", start], [package, Path(sys.base_prefix)]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kpatchlab import fence, proc
+from kpatchlab.build import toolchain
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import META, disk_bytes
 from kpatchlab.errors import LabError
@@ -58,8 +59,8 @@ def build_fence(
     if records:
         records.mkdir(parents=True, exist_ok=True)
         write, env["KPATCHLAB_FAILURES"] = (*write, records), str(records)
-    made = Fence(tuple(write), tuple(read), env, unconfined=trusts(ctx, author))
-    if not fence.which("ccache"):
+    made = Fence(tuple(write), tuple(read), env, unconfined=trusts(ctx, author), root=toolchain.system(ctx))
+    if not made.root and not fence.which("ccache"):
         return made
     made = _with_store(made, ctx, author)
     return made.adding({"CCACHE_STATSLOG": str(stats)}) if stats else made

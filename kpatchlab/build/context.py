@@ -57,6 +57,7 @@ class BuildContext:
         min_free_bytes: a build refuses to start with less room than this below the cache.
         trust: build what strangers wrote also where this host cannot confine it.
         compiler: the recipe's, see `compiling`.
+        toolchain: Debian suite that compiler and tools come from, the recipe's; "" for this host.
     """
 
     cache: Cache
@@ -71,6 +72,7 @@ class BuildContext:
     stdin: Callable[[], bytes] = nothing_to_read
     trust: bool = False
     compiler: str = GCC
+    toolchain: str = ""
 
     @classmethod
     def of(cls, lab: Lab, cache: Cache) -> Self:
@@ -79,7 +81,7 @@ class BuildContext:
 
     def compiling(self, recipe: KernelRecipe) -> Self:
         """Return the same for a build with the compiler of a recipe."""
-        return replace(self, compiler=recipe.compiler)
+        return replace(self, compiler=recipe.compiler, toolchain=recipe.toolchain)
 
     @property
     def kernels_dir(self) -> Path:

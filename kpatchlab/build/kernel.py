@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from kpatchlab import proc
-from kpatchlab.build import artifact, changes, config, confined, failures, make, objects, patchset, prebuilt, source
+from kpatchlab.build import (
+    artifact,
+    changes,
+    config,
+    confined,
+    failures,
+    make,
+    objects,
+    patchset,
+    prebuilt,
+    source,
+    toolchain,
+)
 from kpatchlab.build.context import BuildContext, BuildProgress
 from kpatchlab.build.copies import copy_of
 from kpatchlab.build.origin import Source
@@ -106,7 +118,7 @@ def _plan(recipe: KernelRecipe, ctx: BuildContext, origin: Source[Any] | None = 
     parts: list[object] = [VERSION, ctx.arch, origin.tree_key]
     patches = [] if prebuilt else patchset.read_series(recipe.series, ctx)
     asked = {} if prebuilt else config.asked_symbols(recipe, ctx)
-    plan = _KernelSpec(recipe, origin, patches, asked, "" if prebuilt else make.toolchain(ctx.arch, recipe.compiler))
+    plan = _KernelSpec(recipe, origin, patches, asked, "" if prebuilt else toolchain.described(recipe, ctx))
     if not prebuilt:
         parts += [patchset.series_key(patches), config.key(asked), plan.compiler]
         parts += ["coverage", COVERAGE_VERSION] if recipe.coverage else []
@@ -389,7 +401,7 @@ def _objects_in(tree: Path, asked: dict[str, config.Asked], compiler: str) -> Pa
 
 def lies_built(recipe: KernelRecipe, tree: Path, ctx: BuildContext) -> bool:
     """Whether a kernel of a recipe's configuration was built in a tree, from where it lies, so that its objects are."""
-    obj = _objects_in(tree, config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch, recipe.compiler))
+    obj = _objects_in(tree, config.asked_symbols(recipe, ctx), toolchain.described(recipe, ctx))
     return (obj / "vmlinux").exists()
 
 
@@ -494,4 +506,5 @@ def _reproduce(plan: _KernelSpec, job: make.Job, ctx: BuildContext) -> str:
     configure = " ".join(["virtme-configkernel --allnoconfig", *fragments, *items, f"O=obj{other}"])
     names = ("KBUILD_BUILD_TIMESTAMP", "KBUILD_BUILD_USER", "KBUILD_BUILD_HOST", "KBUILD_BUILD_VERSION")
     words = " ".join(f"{name}={shlex.quote(job.fence.env[name])}" for name in names)
-    return f"{configure} && make O=obj {words}{other} LOCALVERSION= -j{job.jobs} all"
+    where = f"in a root of Debian {ctx.toolchain} with {ctx.compiler}: " if ctx.toolchain else ""
+    return f"{where}{configure} && make O=obj {words}{other} LOCALVERSION= -j{job.jobs} all"

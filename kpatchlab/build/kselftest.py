@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from kpatchlab import proc
-from kpatchlab.build import config, confined, diffs, failures, make, patchset, source
+from kpatchlab.build import config, confined, diffs, failures, patchset, source, toolchain
 from kpatchlab.build.built import Programs, Unbuilt, check_host, version_of
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.kconfig import OPENS
@@ -86,7 +86,7 @@ def build(recipe: KernelRecipe, collection: str, ctx: BuildContext) -> Programs:
     patches = patchset.read_series(recipe.series, ctx)
     tree_key = _tree_key(origin, patches, ctx)
     tools = [version_of(tool) for tool in how.tools]
-    key = content_key(VERSION, tree_key, collection, make.toolchain(ctx.arch), tools)
+    key = content_key(VERSION, tree_key, collection, toolchain.of_host(ctx.arch), tools)
     cached = ctx.cache.has("kselftest", key)
     what = origin.describe()
 

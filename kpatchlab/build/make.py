@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from kpatchlab.build import config, confined, failures
 from kpatchlab.build.context import BuildContext, BuildProgress
 from kpatchlab.errors import HostError
 from kpatchlab.files import below, clear, put_plain
-from kpatchlab.lab.recipes import GCC
 from kpatchlab.model import ModuleFailure
 
 MAKE_S = 6 * 3600.0
@@ -27,24 +25,6 @@ _RELEASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~-]{0,63}")
 """utsname has 64 characters for it."""
 _COMPILES = re.compile(r"^  (?:CC|AS)\s+(?:\[M\]\s+)?\S+\.o$")
 _LINKS = re.compile(r"^  (?:LD|MODPOST)\s+(?:\S*vmlinux|Module|modules-only)\S*$")
-
-
-@functools.cache
-def toolchain(arch: str, compiler: str = GCC) -> str:
-    """Return compiler and linker in one line each, joined: they are part of a kernel's key.
-
-    Raises:
-        HostError: there is none.
-    """
-    del arch  # one compiler of a name, until somebody builds for another architecture
-    if not fence.which(compiler):
-        hint = "kpatchlab doctor names the package" if compiler == GCC else f"apt-get install {compiler}"
-        raise HostError(f"{compiler}: not found", hint=hint)
-    found = []
-    for program in (compiler, "ld"):
-        text = proc.run([fence.which(program) or program, "--version"], timeout_s=QUICK_S).stdout
-        found.append(text.splitlines()[0] if text else program)
-    return "; ".join(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kpatchlab.build import make
+from kpatchlab.build import toolchain
 from kpatchlab.build.built import Programs, Unbuilt
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key, file_digest
@@ -30,7 +30,7 @@ def build(name: str, ctx: BuildContext) -> Programs:
     if not source.is_file():
         raise Unbuilt(Outcome.SKIP, f"there is no program scenarios/lib/{name}.c")
     headers = [(header.name, file_digest(header)) for header in sorted(source.parent.glob("*.h"))]
-    key = content_key(VERSION, FLAGS, file_digest(source), headers, make.toolchain(ctx.arch))
+    key = content_key(VERSION, FLAGS, file_digest(source), headers, toolchain.of_host(ctx.arch))
     cached = ctx.cache.has("program", key)
 
     def produce(work: Path) -> None:

@@ -28,6 +28,7 @@ PACKAGES = "packages.txt"
 INITRD = "initrd.img"
 BUILD_TIMEOUT_S = 3600.0
 UNSHARE_S = 60.0
+EXTRACT_S = 600.0
 
 # Nobody reads manuals in a guest. C.UTF-8 is in libc-bin and stays.
 _LEFT_OUT = (
@@ -60,7 +61,7 @@ def root_image(recipe: RootRecipe, ctx: BuildContext) -> Path:
     """
     key = root_key(recipe, ctx.lab_root)
     label = f"root: Debian {recipe.suite}, {len(set(recipe.packages))} packages"
-    return ctx.cache.get("root", key, lambda out: _build(recipe, ctx, out), label=label) / IMAGE
+    return ctx.cache.get("root", key, lambda out: fill(recipe, ctx, out), label=label) / IMAGE
 
 
 def packages_in(image: Path) -> frozenset[str]:
@@ -102,8 +103,19 @@ def _finish_script() -> str:
     return resources.files("kpatchlab.build").joinpath("root_finish.sh").read_text()
 
 
-def _build(recipe: RootRecipe, ctx: BuildContext, out: Path) -> None:
-    """Fill `out` with the image and the list of packages."""
+def extract(image: Path, into: Path, ctx: BuildContext) -> None:
+    """Write the files of an image to `into`, which is made, with the caller as their owner."""
+    words = ["fsck.erofs", f"--extract={into}", "--no-preserve-owner", str(image)]
+    proc.run(words, timeout_s=EXTRACT_S, cancel=ctx.cancel)
+    ctx.check_cancel()
+
+
+def fill(recipe: RootRecipe, ctx: BuildContext, out: Path) -> None:
+    """Fill `out` with the image and the list of packages.
+
+    Raises:
+        UserError, HostError: as `root_image`.
+    """
     ctx.check_space(f"the root of Debian {recipe.suite}", recipe.size_hint_mib << 20)
     _check_packages(recipe, ctx)
     private = out / "private"  # as root the tree that is filled has setuid programs and devices: nobody may look in

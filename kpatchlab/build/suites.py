@@ -14,7 +14,7 @@ from kpatchlab import proc
 from kpatchlab.build import failures
 from kpatchlab.build.built import Programs, Unbuilt
 from kpatchlab.build.context import BuildContext
-from kpatchlab.build.roots import root_image, root_key
+from kpatchlab.build.roots import extract, root_image, root_key
 from kpatchlab.build.source import source_of
 from kpatchlab.cache import content_key
 from kpatchlab.errors import UserError
@@ -26,7 +26,6 @@ from kpatchlab.model import Outcome
 VERSION = 2
 """Part of every key: raise it when the same recipe is to give other programs."""
 BUILD_S = 3600.0
-EXTRACT_S = 600.0
 MOST_BYTES = 256 << 20
 """What a guest gets of a suite goes through its memory. LTP's system calls, stripped, have some 20 MiB."""
 SHELL = ("bash", "-eu", "-c")
@@ -72,10 +71,7 @@ def _located(source: SuiteSource, ctx: BuildContext) -> SuiteSource:
 
 def _unpacked(root: RootRecipe, into: Path, ctx: BuildContext) -> Path:
     """Return the files of a root, in a folder that is made."""
-    image = root_image(root, ctx)
-    words = ["fsck.erofs", f"--extract={into}", "--no-preserve-owner", str(image)]
-    proc.run(words, timeout_s=EXTRACT_S, cancel=ctx.cancel)
-    ctx.check_cancel()
+    extract(root_image(root, ctx), into, ctx)
     return into
 
 

@@ -87,6 +87,7 @@ def left_out(recipe: KernelRecipe, wanted: Wanted, origin: Source[Any], ctx: Bui
     """
     asked = sorted((symbol, item.value) for symbol, item in configuration.asked_symbols(recipe, ctx).items())
     parts = [VERSION, ctx.arch, recipe.compiler, origin.tree_key, asked]
+    parts += [recipe.toolchain] if recipe.toolchain else []
     key = content_key([*parts, sorted(wanted.words), sorted(wanted.symbols)])
 
     def make(work: Path) -> None:

@@ -265,7 +265,7 @@ Series = Annotated[MboxSeries | PatchesSeries | QuiltSeries | GitSeries | Messag
 SuiteSource = Annotated[DebianUpstream | GitSource | SuiteDir | TarballSource, Field(discriminator="type")]
 
 
-_OF_A_BUILD = ("series", "config", "config_set", "prebuilt", "compiler")
+_OF_A_BUILD = ("series", "config", "config_set", "prebuilt", "compiler", "toolchain")
 """Keys that say how a tree is built."""
 
 
@@ -283,6 +283,11 @@ class KernelRecipe(FileModel):
     )
     compiler: str = Field(
         default=GCC, pattern=r"^(gcc|clang)(-[0-9]{1,2})?$", description="what compiles it, as in `gcc-12` or `clang`"
+    )
+    toolchain: Annotated[str, Field(pattern=rf"{NAME_PATTERN}|^$")] = Field(
+        default="",
+        description="Debian suite that compiler and tools come from, as in `sid`: it is built in a root of these, the"
+        " same on every host; empty: this host's",
     )
     debug: bool = Field(
         default=False,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kpatchlab import __version__, fence
-from kpatchlab.build import config, confined, failures, git, make, objects, patchset, source
+from kpatchlab.build import config, confined, failures, git, make, objects, patchset, source, toolchain
 from kpatchlab.build.context import BuildCancelled, BuildContext, BuildProgress
 from kpatchlab.build.kernel import cached_kernel, keep_kernel
 from kpatchlab.build.origin import Source
@@ -156,7 +156,7 @@ def _plan(recipe: KernelRecipe, name: str, ctx: BuildContext) -> _WalkSpec:
     origin = source.source_of(recipe.source, ctx)
     base = origin.describe()
     patches = patchset.read_series(recipe.series, ctx)
-    asked, compiler = config.asked_symbols(recipe, ctx), make.toolchain(ctx.arch, recipe.compiler)
+    asked, compiler = config.asked_symbols(recipe, ctx), toolchain.described(recipe, ctx)
     key = content_key(VERSION, ctx.arch, recipe.source.type, origin.key, config.key(asked), compiler)
     bare = [f"built WITHOUT A SANDBOX (--trust): {why}"] if (why := confined.unconfined()) else []
     return _WalkSpec(recipe, origin, patches, asked, compiler, base, key, (*bare, *_merges(recipe, ctx)))
