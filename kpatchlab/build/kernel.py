@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import shutil
 import tempfile
 import time
@@ -268,7 +267,7 @@ def _confined(plan: _KernelSpec, name: str, job: make.Job, work: Path, ctx: Buil
     outcome = job.run()
     if not (plan.in_place or (work / "unpacked-tree").exists()):
         raise HostError(f"{work} was deleted while {name} was built in it", hint="run it again")
-    result = _made(plan, name, job, outcome, work, ctx)
+    result = _made(plan, name, job, outcome, work)
     if outcome.fault:
         result = replace(result, module_failures=tuple(failures.module_failures(outcome.records, tree)))
         raise _blocked(result, outcome.fault, outcome.log.splitlines())
@@ -319,13 +318,11 @@ def _blocked(result: BuildResult, fault: failures.BuildError, log: Sequence[str]
     return Blocked(replace(what, outcome=Outcome.BLOCKED))
 
 
-def _made(
-    plan: _KernelSpec, name: str, job: make.Job, outcome: make.Compiled, work: Path, ctx: BuildContext
-) -> BuildResult:
+def _made(plan: _KernelSpec, name: str, job: make.Job, outcome: make.Compiled, work: Path) -> BuildResult:
     """Keep make's log in `work`, and return what make came to, before anything is installed."""
     (work / "build.log").write_text(outcome.log)
     return replace(
-        _result(plan, name), reproduce=_reproduce(plan, job, ctx), release=job.release(),
+        _result(plan, name), reproduce=job.by_hand(plan.recipe), release=job.release(),
         objects_compiled=outcome.compiled, objects_total=outcome.total,
         unbuilt=() if outcome.fault else objects.unbuilt(patchset.changed_files(plan.patches), job.tree, job.obj),
     )  # fmt: skip
@@ -352,7 +349,7 @@ def keep_kernel(
 
     def produce(work: Path) -> None:
         plan.misses = config.verify(plan.asked, config.read_config(job.obj / ".config"), job.tree, ctx)
-        result = _made(plan, name, job, outcome, work, ctx)
+        result = _made(plan, name, job, outcome, work)
         missing = _install(job, outcome.records, result.release, work, ctx)
         shutil.rmtree(work / "root", ignore_errors=True)
         artifact.write_records(work, replace(result, module_failures=tuple(missing)), missing)
@@ -496,15 +493,3 @@ def _install(
     if (sections := read_within(job.tree, MAINTAINERS)) is not None:  # the tree itself is not kept
         (work / MAINTAINERS).write_bytes(sections)
     return missing
-
-
-def _reproduce(plan: _KernelSpec, job: make.Job, ctx: BuildContext) -> str:
-    """Return commands that build the same by hand, in the tree with the series applied."""
-    fragments = [f"--custom {shlex.quote(str(ctx.path(name)))}" for name in plan.recipe.config]
-    items = [f"--configitem {shlex.quote(f'{k}={v}')}" for k, v in plan.recipe.config_set.items()]
-    other = "" if ctx.compiler == GCC else f" CC={ctx.compiler}"
-    configure = " ".join(["virtme-configkernel --allnoconfig", *fragments, *items, f"O=obj{other}"])
-    names = ("KBUILD_BUILD_TIMESTAMP", "KBUILD_BUILD_USER", "KBUILD_BUILD_HOST", "KBUILD_BUILD_VERSION")
-    words = " ".join(f"{name}={shlex.quote(job.fence.env[name])}" for name in names)
-    where = f"in a root of Debian {ctx.toolchain} with {ctx.compiler}: " if ctx.toolchain else ""
-    return f"{where}{configure} && make O=obj {words}{other} LOCALVERSION= -j{job.jobs} all"

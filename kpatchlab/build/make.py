@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from kpatchlab.build import config, confined, failures
 from kpatchlab.build.context import BuildContext, BuildProgress
 from kpatchlab.errors import HostError
 from kpatchlab.files import below, clear, put_plain
+from kpatchlab.lab.recipes import GCC, KernelRecipe
 from kpatchlab.model import ModuleFailure
 
 MAKE_S = 6 * 3600.0
@@ -122,6 +124,18 @@ class Job:
         path = self.obj / "include/config/kernel.release"
         found = fence.read_left(path).strip() if path.exists() else ""
         return found if _RELEASE.fullmatch(found) else ""
+
+    def by_hand(self, recipe: KernelRecipe) -> str:
+        """Return commands that build the same by hand, in the tree with the series applied."""
+        ctx = self.ctx
+        fragments = [f"--custom {shlex.quote(str(ctx.path(name)))}" for name in recipe.config]
+        items = [f"--configitem {shlex.quote(f'{k}={v}')}" for k, v in recipe.config_set.items()]
+        other = "" if ctx.compiler == GCC else f" CC={ctx.compiler}"
+        configure = " ".join(["virtme-configkernel --allnoconfig", *fragments, *items, f"O=obj{other}"])
+        names = ("KBUILD_BUILD_TIMESTAMP", "KBUILD_BUILD_USER", "KBUILD_BUILD_HOST", "KBUILD_BUILD_VERSION")
+        words = " ".join(f"{name}={shlex.quote(self.fence.env[name])}" for name in names)
+        where = f"in a root of Debian {ctx.toolchain} with {ctx.compiler}: " if ctx.toolchain else ""
+        return f"{where}{configure} && make O=obj {words}{other} LOCALVERSION= -j{self.jobs} all"
 
     def image(self) -> Path:
         """Return the bootable image, where virtme-ng's table of architectures says it is."""
