@@ -23,7 +23,7 @@ NAME = "pipes-suite"
 def lay_out_suite(root, kernels):
     """Make a lab as `lay_out` does, with the page's suite and scenario; returns its file."""
     lay_out(root, kernels)
-    for language in ("yaml", "c", "make", "sh"):
+    for language in ("yaml", "c", "sh"):
         for block in blocks(PAGE, language):
             name, _, mode = block.place.partition(" (")
             if name:
