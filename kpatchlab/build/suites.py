@@ -26,6 +26,8 @@ from kpatchlab.model import Outcome
 VERSION = 2
 """Part of every key: raise it when the same recipe is to give other programs."""
 BUILD_S = 3600.0
+NEEDS_BYTES = 2 << 30
+"""Its root, which is unpacked for the time of the build, the tree, and what comes out."""
 MOST_BYTES = 256 << 20
 """What a guest gets of a suite goes through its memory. LTP's system calls, stripped, have some 20 MiB."""
 SHELL = ("bash", "-eu", "-c")
@@ -46,6 +48,7 @@ def build(name: str, ctx: BuildContext) -> Programs:
         cached = ctx.cache.has("suite", key)
 
         def produce(work: Path) -> None:
+            ctx.check_space(f"test suite {name}", NEEDS_BYTES)
             private = work / "private"  # as root the build's root has setuid programs: nobody may look in
             private.mkdir(mode=0o700)
             tree = private / "tree"

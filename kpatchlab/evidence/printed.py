@@ -20,7 +20,7 @@ from kpatchlab.evidence.ktap import Parsed
 from kpatchlab.evidence.suite import Suite, apart, case_of
 from kpatchlab.lab.scenario import Prints
 from kpatchlab.model import Case, Outcome
-from kpatchlab.textclean import iter_lines, one_line
+from kpatchlab.textclean import one_line
 
 READERS: dict[Prints, Callable[[bytes, str], list[Suite]]] = {
     Prints.JUNIT: junit.read,
@@ -28,9 +28,9 @@ READERS: dict[Prints, Callable[[bytes, str], list[Suite]]] = {
     Prints.BLKTESTS: blktests.read_text,
 }
 """Form -> (bytes, name of what has no name) -> suites."""
-LINE_BYTES = 1 << 20
+NAME_CHARS = 300
 MOST_ASKED = 20_000
-_OWN = re.compile(rb"# (asked|not run): *(\S.*)")
+_OWN = re.compile(rb"^# (asked|not run): *(\S[^\n]*)\n?", re.MULTILINE)
 
 
 def read(form: Prints, stdout: bytes, *, exit_status: int | None) -> Parsed:
@@ -63,16 +63,14 @@ def read(form: Prints, stdout: bytes, *, exit_status: int | None) -> Parsed:
 def _own_lines(stdout: bytes) -> tuple[list[str], str, bytes]:
     """Return what was asked for, why some of it did not run, and the output without the lines that say so."""
     asked: dict[str, None] = {}
-    reason, rest = "", []
-    for line in iter_lines(stdout, LINE_BYTES):
-        if not (match := _OWN.match(line)):
-            rest.append(line)
-        elif match[1] == b"asked":
-            if len(asked) < MOST_ASKED:
-                asked[one_line(match[2].decode("utf-8", "replace")).strip()] = None
-        else:
-            reason = one_line(match[2].decode("utf-8", "replace"))
-    return list(asked), reason, b"\n".join(rest)
+    reason = ""
+    for match in _OWN.finditer(stdout):
+        text = one_line(match[2].decode("utf-8", "replace"), NAME_CHARS).strip()
+        if match[1] == b"not run":
+            reason = text
+        elif len(asked) < MOST_ASKED:
+            asked[text] = None
+    return list(asked), reason, _OWN.sub(b"", stdout)
 
 
 def _cases(suites: list[Suite]) -> list[Case]:
