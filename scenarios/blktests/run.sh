@@ -17,7 +17,8 @@ if [ -n "${LAB_BREAK:-}" ]; then # what makes devices makes none
     export PATH=/tmp/broken:$PATH
 fi
 
-mapfile -t tests < <(cd tests && ls -d "$group"/[0-9][0-9][0-9])
+# Tests of a disk that is there are not listed without one.
+mapfile -t tests < <(cd tests && grep -lE '^test\(\)' "$group"/[0-9][0-9][0-9])
 printf '# asked: %s\n' "${tests[@]}"
 for test in "${tests[@]}"; do
     if [ "$SECONDS" -ge "$BUDGET_S" ]; then

@@ -3,6 +3,9 @@
 set -eu
 /lib/systemd/systemd-udevd --daemon
 udevadm settle
+for name in configfs:config debugfs:debug; do
+    grep -q " /sys/kernel/${name#*:} " /proc/mounts || mount -t "${name%:*}" none "/sys/kernel/${name#*:}"
+done
 mkdir -p /mnt/images
 truncate -s 4G /tmp/images.ext4
 mkfs.ext4 -q /tmp/images.ext4

@@ -4,7 +4,7 @@
 #   xfstests.sh FSTYP TEST_DEV SCRATCH_DEV OPTIONS
 fstyp=$1 test_dev=$2 scratch_dev=$3 options=$4
 BUDGET_S=$(awk -v scale="${LAB_SCALE:-1}" 'BEGIN { print int(1500 * scale) }')
-TEST_S=$(awk -v scale="${LAB_SCALE:-1}" 'BEGIN { print int(120 * scale) }')
+TEST_S=$(awk -v scale="${LAB_SCALE:-1}" 'BEGIN { print int(300 * scale) }')
 cd /lab/suites/xfstests || exit
 
 # Users that the tests want.
@@ -39,7 +39,8 @@ for test in "${tests[@]}"; do
     began=$SECONDS
     rm -rf /tmp/results
     timeout -k 10 "$TEST_S" "${broken[@]}" ./check -R xunit-quiet "$test" </dev/null >&2
-    if [ $? -eq 124 ]; then
+    status=$?
+    if [ "$status" -eq 124 ] || [ "$status" -eq 137 ]; then # 137: it did not heed the first signal
         echo "<testsuite name='xfstests'><testcase name='$test'><failure message='no end within $TEST_S s'/></testcase></testsuite>"
     elif [ -f /tmp/results/result.xml ]; then
         grep -v '^<?xml' /tmp/results/result.xml
