@@ -13,7 +13,7 @@ from pathlib import Path
 from kpatchlab import fence, proc
 from kpatchlab.build import roots
 from kpatchlab.build.context import BuildContext
-from kpatchlab.cache import content_key
+from kpatchlab.cache import Cache, content_key
 from kpatchlab.errors import HostError
 from kpatchlab.host.debian import Apt
 from kpatchlab.lab.recipes import GCC, KernelRecipe, RootRecipe
@@ -57,7 +57,8 @@ def described(recipe: KernelRecipe, ctx: BuildContext) -> str:
     """
     if not recipe.toolchain:
         return of_host(ctx.arch, recipe.compiler)
-    found = (f"{package} {version}" for package, version in _versions(recipe.compiler, recipe.toolchain, ctx).items())
+    versions = _versions(recipe.compiler, recipe.toolchain, ctx.cache, ctx.mirror)
+    found = (f"{package} {version}" for package, version in versions.items())
     return f"{'; '.join(found)} (Debian {recipe.toolchain})"
 
 
@@ -71,7 +72,7 @@ def system(ctx: BuildContext) -> Path | None:
     if not ctx.toolchain:
         return None
     recipe = RootRecipe(suite=ctx.toolchain, packages=_packages(ctx.compiler), size_hint_mib=SIZE_MIB)
-    versions = _versions(ctx.compiler, ctx.toolchain, ctx)  # a suite that moves has another root then
+    versions = _versions(ctx.compiler, ctx.toolchain, ctx.cache, ctx.mirror)  # a suite that moves has another root then
     key = content_key(VERSION, roots.root_key(recipe, ctx.lab_root), sorted(versions.items()))
 
     def produce(work: Path) -> None:
@@ -91,9 +92,13 @@ def _packages(compiler: str) -> tuple[str, ...]:
     return (*PACKAGES, *([compiler] if compiler != GCC else []))
 
 
-def _versions(compiler: str, suite: str, ctx: BuildContext) -> dict[str, str]:
-    """Return the versions that the suite has now of what decides about objects, by package."""
-    apt = Apt(ctx.cache, suite, ctx.mirror, verbose=ctx.verbose)
+@functools.cache
+def _versions(compiler: str, suite: str, cache: Cache, mirror: str) -> dict[str, str]:
+    """Return the versions that the suite has now of what decides about objects, by package.
+
+    Asked once, as the host's compiler is: each fence of a build asks, and a key has to be of the root that it names.
+    """
+    apt = Apt(cache, suite, mirror)
     package = compiler
     if compiler in {GCC, "clang"}:  # an empty package, which depends on the one of its default version
         named = [name for name in apt.resolve(compiler) if re.fullmatch(rf"{compiler}-[0-9]+", name)]

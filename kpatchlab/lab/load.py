@@ -218,7 +218,7 @@ class _Loader:
         if not (self.root / "scenarios").is_dir() and self.root != self.path.parent:
             self.problems.add(self.path, 0, f"root: {self.root} has no folder scenarios")
         roots = self._roots()
-        suites = read_suites(self.root, self.problems)
+        suites, suite_names = read_suites(self.root, self.problems), suites_in(self.root)  # also those that are wrong
         self._scenarios()
         self.systems = load_systems(self.root / "scenarios", self.problems)
         document = read(self.path, self.problems)
@@ -274,7 +274,7 @@ class _Loader:
             for index, system in enumerate(scenario.systems if self.systems else ()):
                 _known(own, ["systems", index], system, self.systems, "system")
             for index, suite in enumerate(scenario.needs.suites):
-                _known(own, ["needs", "suites", index], suite, suites_in(self.root), "test suite")
+                _known(own, ["needs", "suites", index], suite, suite_names, "test suite")
         return lab
 
     def _roots(self) -> dict[str, RootRecipe]:
