@@ -19,6 +19,7 @@ MINUTES_S = 90 * 60.0
 @pytest.mark.guest
 @pytest.mark.mirror
 @pytest.mark.long
+@pytest.mark.timeout(4 * 3600)
 def test_each_of_six_faults_is_named(record_property):
     done = proc.run(
         # The one that shows in one run of three may be missed; more runs than a user would want make that rare.

@@ -28,6 +28,7 @@ MINUTES_S = 90 * 60.0
 @pytest.mark.guest
 @pytest.mark.mirror
 @pytest.mark.long
+@pytest.mark.timeout(4 * 3600)
 def test_each_of_five_plants_is_found_by_what_has_to_find_it(tmp_path):
     for name in ("kernels", "rootfs", "suites", "scenarios", "plants"):
         shutil.copytree(PROJECT / name, tmp_path / name)
