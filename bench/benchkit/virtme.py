@@ -8,7 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from kpatchlab.arch import HOST
 from kpatchlab.cache import Cache
+from kpatchlab.errors import HostError
 from kpatchlab.host.host import Host
 from kpatchlab.lab.load import Lab
 
@@ -25,9 +27,15 @@ def command(lab: Lab, script: Path, folder: Path) -> list[str]:
     """Return the command that runs a test on the kernel of the current folder, on the host's root, in a lab's machine.
 
     virtme-ng takes one path for its QEMU: `folder` gets a script that calls the one which the lab uses.
+
+    Raises:
+        HostError: the host has no udev. A guest of virtme-ng 1.42 is served its root, finds the ports for a script's
+            output by the links that udev makes, and without them loses what the script says, and its status.
     """
+    if not shutil.which("udevadm", path=f"{os.environ.get('PATH', '')}:/usr/bin:/bin"):
+        raise HostError("virtme-ng's guests lose what a test says where the host has no udev", "apt-get install udev")
     machine = lab.machines[lab.machine]
-    shape = Host(Cache(), lab.mirror, lab.qemu).shape(machine.arch, machine.accel, machine.cpus, machine.memory_mib)
+    shape = Host(Cache(), lab.mirror, lab.qemu).shape(HOST, machine.accel, machine.cpus, machine.memory_mib)
     qemu, test = folder / "qemu", folder / "test"
     qemu.write_text(f'#!/bin/sh\nexec {shlex.join(shape.qemu.argv)} "$@"\n')
     shutil.copy(script, test)
