@@ -327,7 +327,8 @@ class JobResult:
         placement: role -> kernel name; cases: every check, the lab's own included.
         guest_s: time the scenario's own commands took; overhead_s: all the rest of the job.
         reported: its script ended and reported every check that it announced, whatever became of them.
-        mode: what its figures count: "time (KVM)", "time (TCG)" or "instructions".
+        mode: what its figures count: "time (KVM)", "time (TCG)" or "instructions", and "on arm64" where that is not the
+            host's own architecture.
         patched: calls of the functions that the series changes; left: what it left behind.
         because: the cases that made `outcome` what it is; none where a script did not end or the lab lost the job.
         beside: builds that the lab did on this host meanwhile, by name.

@@ -69,6 +69,15 @@ def test_a_job_that_did_not_end_has_no_time():
     assert witnesses.doubts({"a": [job("a")], "b": [late]}, "a") == {}
 
 
+def test_machines_of_two_kinds_are_not_held_against_each_other():
+    here = [dataclasses.replace(job("b", 136, pages(5000), repeat=n), mode="time (TCG) on s390x") for n in (1, 2)]
+    base = [dataclasses.replace(job("a", 15, repeat=n), mode="time (TCG)") for n in (1, 2)]
+    assert witnesses.doubts({"a": base, "b": here}, "a") == {}
+    assert told(*base, *here) == []
+    same = [dataclasses.replace(one, mode="time (TCG)") for one in here]
+    assert [name for name, *_ in told(*base, *same)] == ["time"]
+
+
 # --- what is left
 
 

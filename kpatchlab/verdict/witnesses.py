@@ -69,9 +69,9 @@ class Doubt:
 def doubts(jobs: Jobs, base: str) -> dict[str, Doubt]:
     """Return the columns whose jobs are to be run again; the base then is as well."""
     found: dict[str, Doubt] = {}
-    held = _ended(jobs.get(base, ()))
     for column, made in jobs.items():
         here = _ended(made)
+        held = _like(here, _ended(jobs.get(base, ())))
         if column == base or not here or not held:
             continue
         if _slow(held, here) and min(len(held), len(here)) < 2:
@@ -84,10 +84,10 @@ def doubts(jobs: Jobs, base: str) -> dict[str, Doubt]:
 
 def cases(jobs: Jobs, base: str) -> dict[CaseId, dict[str, Case]]:
     """Return the checks that only a comparison can make, by column; those alone that a column fails."""
-    held = _ended(jobs.get(base, ()))
     found: dict[CaseId, dict[str, Case]] = {}
     for column, made in jobs.items():
         here = _ended(made)
+        held = _like(here, _ended(jobs.get(base, ())))
         if column == base or not here or not held:
             continue
         for case in [*_slow_case(held, here), *_left_cases(held, here)]:
@@ -98,6 +98,12 @@ def cases(jobs: Jobs, base: str) -> dict[CaseId, dict[str, Case]]:
 def _ended(jobs: Iterable[JobResult]) -> list[JobResult]:
     """Return the jobs whose scripts came to their ends: only these have a time, and something left, of their own."""
     return [job for job in jobs if job.reported and job.outcome in {Outcome.PASS, Outcome.FAIL}]
+
+
+def _like(here: Sequence[JobResult], base: Sequence[JobResult]) -> list[JobResult]:
+    """Return the jobs of the base that ran on such machines as all of these: others have another pace, other pages."""
+    modes = {job.mode for job in here}
+    return [job for job in base if {job.mode} == modes]
 
 
 def _most_s(base: Sequence[JobResult]) -> float:
