@@ -86,7 +86,7 @@ def call(root: Path, words: list[str]) -> None:
     stages.kernel_key = lambda *_: build.key
     stages.build_kernel = lambda recipe, name, ctx, origin: dataclasses.replace(build, kernel=name)
     stages.root_image = lambda recipe, ctx: None
-    stages.root_key = lambda recipe, root: "key-root"
+    stages.root_key = lambda *_: "key-root"
     stages.initrd = lambda kernel, ctx: "key-initrd"
     main(["kpatchlab", *words][1:])
 

@@ -58,6 +58,7 @@ OUTSIDE_THE_FENCE = {
     "build/roots": "mmdebstrap, fsck.erofs on what it made",
     "fence": "itself, rm", "guest/initrd": "gcc on the agent",
     "guest/jail": "QEMU", "guest/vm": "QEMU", "host/accel": "gcc on a probe, QEMU", "host/debian": "apt and dpkg-deb",
+    "host/emulation": "true",
     "host/packages": "apt", "host/qemu": "QEMU", "hosts/wheels": "pip", "lab/bounded": "itself", "lab/scripts": "sh -n",
     "nightly/notify": "sendmail", "run/cluster/launch": "a worker of the lab's", "run/process": "a worker of the lab's",
 }  # fmt: skip

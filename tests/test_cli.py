@@ -286,10 +286,10 @@ def test_what_only_some_scenarios_need_is_installed_for_them_alone(monkeypatch, 
 
     monkeypatch.setattr(packages, "missing", missing)
     monkeypatch.setattr(packages, "install", install)
-    plan = SimpleNamespace(jobs=[SimpleNamespace(foreign=("kselftest/net/tls", "suites/libkcapi"))])
+    plan = SimpleNamespace(jobs=[SimpleNamespace(foreign=("kselftest/net/tls", "suites/libkcapi"), roles=())])
     running.start(Options(), plan)
     assert not installed
-    plan.jobs.append(SimpleNamespace(foreign=("kselftest/bpf/test_sockmap",)))
+    plan.jobs.append(SimpleNamespace(foreign=("kselftest/bpf/test_sockmap",), roles=()))
     running.start(Options(no_install=True), plan)
     assert not installed
     running.start(Options(), plan)
@@ -652,12 +652,14 @@ def test_report_of_a_run_that_there_is_not(faked):
 
 def test_doctor_without_a_lab(tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(doctor, "examine", lambda found: [doctor.HostCheck("memory", "bad", "too little", "buy some")])
+    monkeypatch.setattr(
+        doctor, "examine", lambda found, **_: [doctor.HostCheck("memory", "bad", "too little", "buy some")]
+    )
     status, out, _ = call("doctor")
     assert status == 3
     assert "BAD   memory:" in out
     assert "-> buy some" in out
-    monkeypatch.setattr(doctor, "examine", lambda found: [doctor.HostCheck("memory", "ok", "enough")])
+    monkeypatch.setattr(doctor, "examine", lambda found, **_: [doctor.HostCheck("memory", "ok", "enough")])
     assert call("doctor")[0] == 0
     assert json.loads(call("doctor", "--json")[1])[0]["state"] == "ok"
 

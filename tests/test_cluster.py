@@ -113,7 +113,7 @@ def task(number, params):
     params = {name: str(value) for name, value in params.items()}
     spec = JobSpec(f"job{number}@with#1", "solo", params, {"main": "with"}, "with", 1, (), "base", "default", 30.0)
     scenario = ScenarioFile.model_validate({"description": "one", "roles": {"main": {"run": "run.sh"}}})
-    return JobTask(spec=spec, scenario=scenario, kernels={}, root="r", payload=(), arch="x86_64", accel="tcg")
+    return JobTask(spec=spec, scenario=scenario, kernels={}, roots={"x86_64": "r"}, payload=(), accel="tcg")
 
 
 def processes(*words):

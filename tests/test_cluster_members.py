@@ -22,7 +22,7 @@ def members(*some):
 
 def queued(number=0, cpus=1, *, pinned=False, payload=("p",), group="solo"):
     task = SimpleNamespace(
-        root="r", payload=payload, kernels={}, pinned=pinned, spec=SimpleNamespace(group=(group, ()))
+        roots={"x86_64": "r"}, payload=payload, kernels={}, pinned=pinned, spec=SimpleNamespace(group=(group, ()))
     )
     return Queued((0, number), task, Weight(1, cpus, 1), threading.Event(), lambda: None)
 

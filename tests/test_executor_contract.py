@@ -101,7 +101,7 @@ class Site:
         monkeypatch.setattr(stages, "kernel_key", lambda *_: build.key)
         monkeypatch.setattr(stages, "build_kernel", lambda _, name, *__: dataclasses.replace(build, kernel=name))
         monkeypatch.setattr(stages, "root_image", lambda recipe, ctx: None)
-        monkeypatch.setattr(stages, "root_key", lambda recipe, root: "key-root")
+        monkeypatch.setattr(stages, "root_key", lambda *_: "key-root")
         monkeypatch.setattr(stages, "initrd", lambda kernel, ctx: "key-initrd")
 
     def _package(self, folder):

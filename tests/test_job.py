@@ -148,8 +148,8 @@ class Host(FakeHost):
                        (RoleSpec("guest", "with", 512, 1),), "base", "default", 10.0, foreign, turns)  # fmt: skip
         under_test = KernelUnderTest(build=build, initrd="key-initrd", **kernel)
         return JobTask(
-            spec=spec, scenario=ScenarioFile.model_validate(scenario), kernels={"with": under_test}, root="key-root",
-            payload=(self.payload,), arch="x86_64", accel="tcg", **(more or {}),
+            spec=spec, scenario=ScenarioFile.model_validate(scenario), kernels={"with": under_test},
+            roots={"x86_64": "key-root"}, payload=(self.payload,), accel="tcg", **(more or {}),
         )  # fmt: skip
 
 

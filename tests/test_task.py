@@ -31,9 +31,8 @@ def test_every_job_of_the_lab_goes_through_json_and_pickle():
             spec=job,
             scenario=lab.scenarios[job.scenario].file(),
             kernels={name: KernelUnderTest(build=build, patched=("f",)) for name in job.placement.values()},
-            root="key",
+            roots={"x86_64": "key"},
             payload=("own", "library"),
-            arch="x86_64",
             accel="icount",  # no machine of lab.yaml can say it, and `measure` does
         )
         assert JobTask.from_json(task.to_json()) == task

@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 from pathlib import Path
 
+from kpatchlab.arch import reads
 from kpatchlab.fence import tool
 
 COPY_S = 300.0
@@ -34,7 +35,7 @@ def digest(artifact: Path) -> str:
 def _content(path: Path) -> str:
     with tempfile.TemporaryDirectory(prefix="kpatchlab-objects-") as scratch:
         plain = Path(scratch) / "plain"
-        words = ["objcopy", "--strip-debug", *(f"--remove-section={name}" for name in NOT_CODE)]
+        words = [reads("objcopy", path), "--strip-debug", *(f"--remove-section={name}" for name in NOT_CODE)]
         tool(path, write=[Path(scratch)]).run([*words, str(path), str(plain)], timeout_s=COPY_S)
         with plain.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()

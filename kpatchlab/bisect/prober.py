@@ -289,13 +289,14 @@ class Prober:
 
     def _boot(self, built: BuiltCommit) -> Judged:
         """Boot the kernel to its agent, never from a saved guest."""
-        lab, context, cache = self.lab, self._context(), self.host.cache
+        lab, cache, arch = self.lab, self.host.cache, self.recipe.built_for
+        context = dataclasses.replace(self._context(), arch=arch)
         root = lab.rootfs_recipes[lab.rootfs]
         root_image(root, context)
         packed = initrd(cache.path("kernel", built.result.key), context)
         machine = lab.machines[lab.machine]
-        shape = self.host.shape(machine.arch, machine.accel, machine.cpus, machine.memory_mib)
-        spec = BootSpec(built.result.key, root_key(root, lab.root), packed, shape)
+        shape = self.host.shape(arch, machine.accel, machine.cpus, machine.memory_mib)
+        spec = BootSpec(built.result.key, root_key(root, lab.root, arch), packed, shape)
         console = self._store.root / f"boot-{built.result.key[:12]}.log"
         console.parent.mkdir(parents=True, exist_ok=True)
         try:

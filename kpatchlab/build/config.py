@@ -117,7 +117,9 @@ def configure(
     put_plain(fragment, fragment_text(asked).encode())
     words, needed = _configkernel(fence)
     words += ["--allnoconfig", "--arch", ctx.arch, "--custom", str(fragment), f"O={object_path(tree, obj)}"]
-    words += [] if ctx.compiler == GCC else [f"CC={ctx.compiler}"]
+    # The program's own --cross-compile sets nothing (virtme-ng 1.42): it looks for a gcc behind two dashes.
+    words += [f"CROSS_COMPILE={ctx.cross}"] if ctx.cross else []
+    words += [] if ctx.compiler == GCC else [f"CC={ctx.program}"]
     result = fence.adding(read=needed).run(
         words, timeout_s=CONFIGURE_S, check=False, cwd=tree, cancel=ctx.cancel, on_line=ctx.verbose
     )

@@ -53,7 +53,7 @@ def build_fence(
         "KBUILD_BUILD_USER": "kpatchlab",
         "KBUILD_BUILD_HOST": "kpatchlab",
         "KBUILD_BUILD_VERSION": "1",
-        "KPATCHLAB_CC": ctx.compiler,
+        "KPATCHLAB_CC": ctx.program,
         "PYTHONDONTWRITEBYTECODE": "1",  # the tree's own scripts, in the user's own tree
     }
     if records:
@@ -119,7 +119,7 @@ def _name(author: str) -> str:
 
 def _with_store(made: Fence, ctx: BuildContext, author: str) -> Fence:
     shared = _store(ctx, SHARED, SHARED_LABEL)
-    common = {"KPATCHLAB_CC": f"ccache {ctx.compiler}", "CCACHE_NOHASHDIR": "1"}  # objects are shared between trees
+    common = {"KPATCHLAB_CC": f"ccache {ctx.program}", "CCACHE_NOHASHDIR": "1"}  # objects are shared between trees
     if author == TRUSTED:
         own = ctx.cache.root / "ccache"
         own.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import platform
 import tempfile
 import threading
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from kpatchlab import proc
+from kpatchlab.arch import ARCHES, HOST
 from kpatchlab.cache import META, Cache, disk_bytes
 from kpatchlab.errors import HostError, LabError
 from kpatchlab.lab.load import Lab, nothing_to_read
@@ -53,7 +53,7 @@ class BuildContext:
         stdin: what a series reads whose path is "-"; each time the same.
         jobs: make's -j; 0: one per processor.
         verbose: takes each line that make and its helpers print.
-        arch: as `uname -m` says it.
+        arch: what is built for, see `arch.ARCHES`; the recipe's.
         min_free_bytes: a build refuses to start with less room than this below the cache.
         trust: build what strangers wrote also where this host cannot confine it.
         compiler: the recipe's, see `compiling`.
@@ -67,7 +67,7 @@ class BuildContext:
     progress: Callable[[BuildProgress], None] = lambda _: None
     cancel: proc.Cancel = field(default_factory=threading.Event)
     verbose: Callable[[str], None] = lambda _: None
-    arch: str = platform.machine()
+    arch: str = HOST
     min_free_bytes: int = 4 * GIB
     stdin: Callable[[], bytes] = nothing_to_read
     trust: bool = False
@@ -80,8 +80,19 @@ class BuildContext:
         return cls(cache, lab.root, lab.mirror, stdin=lab.stdin, trust=lab.trust)
 
     def compiling(self, recipe: KernelRecipe) -> Self:
-        """Return the same for a build with the compiler of a recipe."""
-        return replace(self, compiler=recipe.compiler, toolchain=recipe.toolchain)
+        """Return the same for a build of a recipe, with its compiler and for its architecture."""
+        arch = recipe.built_for
+        return replace(self, compiler=recipe.compiler, toolchain=recipe.toolchain, arch=arch)
+
+    @property
+    def cross(self) -> str:
+        """The prefix of the compiler's and the linker's programs, see `Arch.cross`."""
+        return ARCHES[self.arch].cross
+
+    @property
+    def program(self) -> str:
+        """The compiler's program."""
+        return ARCHES[self.arch].compiler(self.compiler)
 
     @property
     def kernels_dir(self) -> Path:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TypeVar
 
+from kpatchlab.arch import ARCHES, HOST
 from kpatchlab.build.built import Unbuilt
 from kpatchlab.build.origin import Key, Source, Stand, shown_key, untar
 from kpatchlab.cache import file_digest
@@ -24,11 +25,22 @@ class _Debian(Source[D]):
 
     @property
     def apt(self) -> Apt:
-        return Apt(self.ctx.cache, self.spec.suite, self.ctx.mirror, verbose=self.ctx.verbose)
+        ctx = self.ctx
+        return Apt(ctx.cache, self.spec.suite, ctx.mirror, self._debian_arch, verbose=ctx.verbose)
+
+    @property
+    def _debian_arch(self) -> str:
+        """The architecture whose package it is; sources are in those of all."""
+        return ARCHES[HOST].debian
+
+    @property
+    def package(self) -> str:
+        """The package's name."""
+        return self.spec.package
 
     def ask(self) -> Key:
         """Return package and version, as the mirror has it now; a meta package's changes with what it points at."""
-        return {"package": self.spec.package, "version": self.apt.candidate(self.spec.package)}
+        return {"package": self.package, "version": self.apt.candidate(self.package)}
 
     def describe(self) -> str:
         """Return package, version and suite."""
@@ -37,8 +49,8 @@ class _Debian(Source[D]):
     def stand(self) -> Stand | None:
         """Return the version that the lists have, and how old these are; None of a snapshot's."""
         apt = self.apt
-        version = "" if apt.mirror.is_snapshot else apt.known(self.spec.package)
-        what = f"Debian {self.spec.package} {version} ({self.spec.suite})"
+        version = "" if apt.mirror.is_snapshot else apt.known(self.package)
+        what = f"Debian {self.package} {version} ({self.spec.suite})"
         return Stand(what, apt.made(version), apt.valid_until()) if version else None
 
 
@@ -47,7 +59,7 @@ class DebianSource(_Debian[recipes.DebianSource]):
 
     def unpack(self, into: Path) -> None:
         """Fetch the package, take the archive out of it, unpack that; `linux-source` is followed to the newest one."""
-        package = self.spec.package
+        package = self.package
         needed = [package] if re.search(r"\d$", package) else self.apt.resolve(package)
         holder = into.parent / "deb"
         shutil.rmtree(holder, ignore_errors=True)
@@ -62,6 +74,15 @@ class DebianSource(_Debian[recipes.DebianSource]):
 
 class DebianImage(_Debian[recipes.DebianImage]):
     """`{type: debian-image, package:, suite:}`: a kernel that Debian built; `unpack` gives its files, not a tree."""
+
+    @property
+    def _debian_arch(self) -> str:
+        return ARCHES[self.ctx.arch].debian
+
+    @property
+    def package(self) -> str:
+        """The package's name; `{arch}` in the recipe's is the kernel's architecture, as Debian calls it."""
+        return self.spec.package.replace("{arch}", self._debian_arch)
 
     def describe(self) -> str:
         """Return package, version and suite."""
@@ -83,7 +104,7 @@ class DebianImage(_Debian[recipes.DebianImage]):
         Until 6.12 linux-image-V has them all. From forky on it is empty, and needs linux-binary-V with the image,
         linux-modules-V with the modules, and linux-base-V with the configuration and the lists of modules.
         """
-        package = self.spec.package
+        package = self.package
         names = [package, *self.apt.resolve(package)]
         real = next((name for name in names if re.match(r"linux-image-\d", name)), None)
         if real is None:

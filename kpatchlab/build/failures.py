@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kpatchlab import fence
+from kpatchlab.arch import reads
 from kpatchlab.files import below, clear
 from kpatchlab.model import ModuleFailure
 
@@ -166,7 +167,7 @@ def read_links(obj: Path, modules: Mapping[str, Path]) -> Links:
     wanted: dict[str, set[str]] = {name: set() for name in modules}
     paths = [str(path) for path in modules.values()]
     for begin in range(0, len(paths), NM_BATCH):
-        words = ["nm", "-A", "--undefined-only", *paths[begin : begin + NM_BATCH]]
+        words = [reads("nm", Path(paths[begin])), "-A", "--undefined-only", *paths[begin : begin + NM_BATCH]]
         text = fence.tool(obj).run(words, timeout_s=NM_S).stdout
         for match in _UNDEFINED.finditer(text):
             wanted[normal(Path(match[1]).stem)].add(match[2])

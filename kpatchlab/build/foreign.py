@@ -7,11 +7,14 @@ not there is a value: it costs the jobs that need it, and no others.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
+from kpatchlab.arch import ARCHES
 from kpatchlab.build import kselftest, programs, suites
 from kpatchlab.build.built import Programs, Unbuilt
 from kpatchlab.build.context import BuildContext
 from kpatchlab.lab.recipes import KernelRecipe
+from kpatchlab.model import Outcome
 
 
 def build_foreign(recipe: KernelRecipe, name: str, ctx: BuildContext) -> Programs:
@@ -22,6 +25,9 @@ def build_foreign(recipe: KernelRecipe, name: str, ctx: BuildContext) -> Program
         BuildCancelled: `ctx.cancel` was set.
     """
     kind, _, rest = name.partition("/")
+    ctx = replace(ctx, arch=recipe.built_for)
+    if kind != "programs" and not ARCHES[ctx.arch].is_host:
+        return Programs(Outcome.SKIP, reason=f"tests of others are not built for {ctx.arch}")
     try:
         if kind == "kselftest":
             return kselftest.build(recipe, rest, ctx)

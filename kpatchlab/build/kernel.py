@@ -113,6 +113,7 @@ class _KernelSpec:
 
 
 def _plan(recipe: KernelRecipe, ctx: BuildContext, origin: Source[Any] | None = None) -> _KernelSpec:
+    ctx = ctx.compiling(recipe)
     origin, prebuilt = origin or source.source_of(recipe.source, ctx), recipe.is_prebuilt
     parts: list[object] = [VERSION, ctx.arch, origin.tree_key]
     patches = [] if prebuilt else patchset.read_series(recipe.series, ctx)

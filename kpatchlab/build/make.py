@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kpatchlab import fence, proc
+from kpatchlab.arch import ARCHES
 from kpatchlab.build import config, confined, failures
 from kpatchlab.build.context import BuildContext, BuildProgress
 from kpatchlab.errors import HostError
@@ -130,12 +131,15 @@ class Job:
         ctx = self.ctx
         fragments = [f"--custom {shlex.quote(str(ctx.path(name)))}" for name in recipe.config]
         items = [f"--configitem {shlex.quote(f'{k}={v}')}" for k, v in recipe.config_set.items()]
-        other = "" if ctx.compiler == GCC else f" CC={ctx.compiler}"
-        configure = " ".join(["virtme-configkernel --allnoconfig", *fragments, *items, f"O=obj{other}"])
+        other = "" if ctx.compiler == GCC else f" CC={ctx.program}"
+        target = [] if ARCHES[ctx.arch].is_host else ["--arch", ctx.arch]
+        other = f" CROSS_COMPILE={ctx.cross}{other}" if target else other
+        configure = " ".join(["virtme-configkernel --allnoconfig", *target, *fragments, *items, f"O=obj{other}"])
         names = ("KBUILD_BUILD_TIMESTAMP", "KBUILD_BUILD_USER", "KBUILD_BUILD_HOST", "KBUILD_BUILD_VERSION")
         words = " ".join(f"{name}={shlex.quote(self.fence.env[name])}" for name in names)
         where = f"in a root of Debian {ctx.toolchain} with {ctx.compiler}: " if ctx.toolchain else ""
-        return f"{where}{configure} && make O=obj {words}{other} LOCALVERSION= -j{self.jobs} all"
+        arch = f" ARCH={config.source_arch(ctx.arch)}" if target else ""
+        return f"{where}{configure} && make O=obj{arch} {words}{other} LOCALVERSION= -j{self.jobs} all"
 
     def image(self) -> Path:
         """Return the bootable image, where virtme-ng's table of architectures says it is."""
@@ -182,6 +186,7 @@ class Job:
     def _make(self) -> list[str]:
         arch = config.source_arch(self.ctx.arch)
         words = ["make", f"O={config.object_path(self.tree, self.obj)}", f"ARCH={arch}"]
+        words += [f"CROSS_COMPILE={self.ctx.cross}"] if self.ctx.cross else []
         return [*words, f"CC={self.obj / 'cc.sh'}", "LOCALVERSION="]
 
     def _objects(self) -> Iterator[Path]:

@@ -15,7 +15,8 @@ def take(unpacked: Path, what: str, work: Path, root: Path) -> str:
     """Move a kernel's image, configuration and symbols to `work`, its modules to `root`/lib/modules.
 
     Either the image is boot/vmlinuz-RELEASE, with config-RELEASE and System.map-RELEASE beside it (Debian until
-    trixie), or all lie beside the modules, without the release in their names (Debian from forky on, Fedora).
+    trixie), or all lie beside the modules, without the release in their names (Debian from forky on, Fedora). That of
+    riscv64 is called vmlinux, and is the image all the same.
 
     Args:
         unpacked: where the packages' files are, as below /.
@@ -31,8 +32,9 @@ def take(unpacked: Path, what: str, work: Path, root: Path) -> str:
     home = next((unpacked / name for name in HOMES if (unpacked / name / release).is_dir()), None)
     if home is None:
         raise HostError(f"{what}: no modules of {release} in it")
-    for kept in ("vmlinuz", "config", "System.map"):
-        path = image.with_name(image.name.replace("vmlinuz", kept, 1))
+    of_image = image.name.partition("-")[0]
+    for part, kept in ((of_image, "vmlinuz"), ("config", "config"), ("System.map", "System.map")):
+        path = image.with_name(image.name.replace(of_image, part, 1))
         if path.exists() and not (kept == "System.map" and _is_placeholder(path)):
             path.rename(work / kept)
         if path.parent != unpacked / "boot":
@@ -50,10 +52,10 @@ def compiler(config: Path) -> str:
 
 def _image(unpacked: Path, what: str) -> tuple[str, Path]:
     """Return the release and the image."""
-    for path in sorted((unpacked / "boot").glob("vmlinuz-*")):
-        return path.name.removeprefix("vmlinuz-"), path
+    for path in sorted((unpacked / "boot").glob("vmlinu[xz]-*")):
+        return path.name.partition("-")[2], path
     for home in HOMES:
-        for path in sorted((unpacked / home).glob("*/vmlinuz")):
+        for path in sorted((unpacked / home).glob("*/vmlinu[xz]")):
             return path.parent.name, path
     raise HostError(f"{what}: no kernel image in it")
 

@@ -1,12 +1,14 @@
 """A lab's own programs in C, where an interpreter is too slow or too noisy: scenarios/lib/NAME.c -> a static program.
 
-The host's compiler makes them, as it makes the guests' agent; they run on any root, and are the same for every kernel.
+A compiler of the host's makes them, as it makes the guests' agent; they run on any root, and are the same for every
+kernel of an architecture.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from kpatchlab.arch import ARCHES
 from kpatchlab.build import toolchain
 from kpatchlab.build.built import Programs, Unbuilt
 from kpatchlab.build.context import BuildContext
@@ -35,7 +37,7 @@ def build(name: str, ctx: BuildContext) -> Programs:
 
     def produce(work: Path) -> None:
         (work / "programs").mkdir()
-        words = ["gcc", *FLAGS, "-o", str(work / "programs" / name), str(source)]
+        words = [f"{ARCHES[ctx.arch].cross}gcc", *FLAGS, "-o", str(work / "programs" / name), str(source)]
         fence = tool(source.parent, write=[work])
         done = fence.run(words, timeout_s=BUILD_S, check=False, cancel=ctx.cancel)
         ctx.check_cancel()

@@ -17,10 +17,11 @@ from importlib import resources
 from pathlib import Path
 
 from kpatchlab import proc
+from kpatchlab.arch import ARCHES, HOST, Arch
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import content_key, file_digest, tree_digest
 from kpatchlab.errors import HostError, UserError
-from kpatchlab.host import debian
+from kpatchlab.host import debian, emulation
 from kpatchlab.lab.recipes import RootRecipe
 
 IMAGE = "root.erofs"
@@ -38,7 +39,7 @@ _LEFT_OUT = (
 _LEFT_OUT_ELSEWHERE = ("/usr/lib/udev/hwdb.d/*", "/usr/share/zoneinfo/*/*")
 
 
-def root_key(recipe: RootRecipe, lab_root: Path) -> str:
+def root_key(recipe: RootRecipe, lab_root: Path, arch: str = HOST) -> str:
     """Return the content key of a recipe's root: what it asks for, not what the mirror has today.
 
     Raises:
@@ -47,11 +48,12 @@ def root_key(recipe: RootRecipe, lab_root: Path) -> str:
     files = _own_files(recipe, lab_root)
     own = tree_digest(files) if files else ""
     how = (_LEFT_OUT, _LEFT_OUT_ELSEWHERE, _finish_script())
-    return content_key("root", recipe.suite, sorted(set(recipe.packages)), own, how)
+    others = [] if arch == HOST else [arch]
+    return content_key("root", recipe.suite, sorted(set(recipe.packages)), own, how, *others)
 
 
 def root_image(recipe: RootRecipe, ctx: BuildContext) -> Path:
-    """Return the erofs image of a recipe's root, built if it is not in the cache.
+    """Return the erofs image of a recipe's root for the context's architecture, built if it is not in the cache.
 
     Beside it is `packages.txt`, see `packages_in`.
 
@@ -59,8 +61,8 @@ def root_image(recipe: RootRecipe, ctx: BuildContext) -> Path:
         UserError: a package does not exist in the suite, or the recipe's files are missing.
         HostError: the mirror cannot be reached, or the host cannot build roots.
     """
-    key = root_key(recipe, ctx.lab_root)
-    label = f"root: Debian {recipe.suite}, {len(set(recipe.packages))} packages"
+    key = root_key(recipe, ctx.lab_root, ctx.arch)
+    label = f"root: Debian {recipe.suite} ({ARCHES[ctx.arch].debian}), {len(set(recipe.packages))} packages"
     return ctx.cache.get("root", key, lambda out: fill(recipe, ctx, out), label=label) / IMAGE
 
 
@@ -82,9 +84,11 @@ def initrd(kernel_dir: Path, ctx: BuildContext) -> str:
     boot_modules = kernel_dir / "boot-modules"
     modules = boot_modules if boot_modules.is_dir() else None
     own = [file_digest(path) for path in builder.source_files()]
-    key = content_key("initrd", own, tree_digest(modules) if modules else "")
+    arch = ARCHES[ctx.arch]
+    others = [] if arch.is_host else [arch.name]
+    key = content_key("initrd", own, tree_digest(modules) if modules else "", *others)
     label = "initramfs with the agent" + (" and boot modules" if modules else "")
-    ctx.cache.get("initrd", key, lambda out: builder.build_initrd(out / INITRD, modules), label=label)
+    ctx.cache.get("initrd", key, lambda out: builder.build_initrd(out / INITRD, modules, arch), label=label)
     return key
 
 
@@ -123,10 +127,15 @@ def fill(recipe: RootRecipe, ctx: BuildContext, out: Path) -> None:
     tar = out / "files.tar"
     tar.write_bytes(_files_tar(_own_files(recipe, ctx.lab_root)))
     status = out / "status"
-    argv = [*_mounts_of_its_own(), *_mmdebstrap(recipe, tar=tar, image=out / IMAGE, status=status)]
-    lines = debian.sources(recipe.suite, debian.choose_mirror(ctx.mirror))
+    arch = ARCHES[ctx.arch]
+    around = emulation.words(arch, ctx.cache, ctx.mirror)
+    as_root = os.geteuid() == 0 or bool(around)
+    made = _mmdebstrap(recipe, arch, as_root=as_root, tar=tar, image=out / IMAGE, status=status)
+    argv = [*(around or _mounts_of_its_own()), *made]
+    lines = debian.sources(recipe.suite, debian.choose_mirror(ctx.mirror), arch=arch.debian)
+    env = _environment(private if as_root else None)
     result = proc.run(
-        argv, timeout_s=BUILD_TIMEOUT_S, check=False, env=_environment(private), nice=proc.BUILD_NICE,
+        argv, timeout_s=BUILD_TIMEOUT_S, check=False, env=env, nice=proc.BUILD_NICE,
         input_bytes="\n".join([*lines, ""]).encode(), on_line=ctx.verbose, cancel=ctx.cancel,
     )  # fmt: skip
     ctx.check_cancel()
@@ -146,11 +155,11 @@ def _installed(status: str) -> list[str]:
 
 def _check_packages(recipe: RootRecipe, ctx: BuildContext) -> None:
     """Say which package does not exist before anything large is fetched."""
-    apt = debian.Apt(ctx.cache, recipe.suite, ctx.mirror, verbose=ctx.verbose)
+    apt = debian.Apt(ctx.cache, recipe.suite, ctx.mirror, ARCHES[ctx.arch].debian, verbose=ctx.verbose)
     apt.resolve(*sorted(set(recipe.packages)))
 
 
-def _mmdebstrap(recipe: RootRecipe, *, tar: Path, image: Path, status: Path) -> list[str]:
+def _mmdebstrap(recipe: RootRecipe, arch: Arch, *, as_root: bool, tar: Path, image: Path, status: Path) -> list[str]:
     """Return mmdebstrap's command line; its own output is thrown away, the last hook's image is kept.
 
     It reads sources.list from standard input: a mirror's URL can have a password in it, and arguments are for everybody
@@ -163,13 +172,14 @@ def _mmdebstrap(recipe: RootRecipe, *, tar: Path, image: Path, status: Path) -> 
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
     excluded += [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT_ELSEWHERE]
     # apt's own user cannot reach the private folder
-    private = ('APT::Sandbox::User "root";',) if os.geteuid() == 0 else ()
+    private = ('APT::Sandbox::User "root";',) if as_root else ()
     apt_options = (*private, 'Apt::Install-Recommends "false";', 'Acquire::Retries "3";', *debian.reach_options())
     return [
         "mmdebstrap",
-        f"--mode={_mode()}",
+        f"--mode={'root' if as_root else _mode()}",  # as root it copes by itself where a container forbids mount(2)
         "--variant=essential",
-        "--architectures=amd64",
+        f"--architectures={arch.debian}",
+        *([] if arch.is_host else ["--skip=check/qemu"]),  # it asks arch-test, which knows the host's table alone
         "--format=null",
         *([f"--include={packages}"] if packages else []),
         *(f"--aptopt={line}" for line in apt_options),
@@ -197,13 +207,11 @@ def _mounts_of_its_own() -> tuple[str, ...]:
 
 
 def _mode() -> str:
-    """Return mmdebstrap's mode: as root, or in a user namespace with a range of subordinate IDs.
+    """Return mmdebstrap's mode for others than root: in a user namespace with a range of subordinate IDs.
 
     Raises:
-        HostError: neither is possible.
+        HostError: that is not possible.
     """
-    if os.geteuid() == 0:
-        return "root"  # copes by itself where a container forbids mount(2)
     if not shutil.which("newuidmap"):
         raise HostError("root images need newuidmap, or root's rights", hint="install the package uidmap")
     if not _has_subordinate_ids():
@@ -229,15 +237,15 @@ def _has_subordinate_ids(etc: Path = Path("/etc")) -> bool:
         return False
 
 
-def _environment(private: Path) -> dict[str, str]:
+def _environment(private: Path | None) -> dict[str, str]:
     """Return the environment of mmdebstrap: sbin is in PATH also for users other than root.
 
     Args:
-        private: where root fills the tree. In a user namespace it must be reachable for others than the user, and its
-            setuid programs are those of subordinate ids.
+        private: where root fills the tree; None: in a user namespace of mmdebstrap's it must be reachable for others
+            than the user, and its setuid programs are those of subordinate ids.
     """
     path = os.environ.get("PATH", "")
-    where = {"TMPDIR": str(private)} if os.geteuid() == 0 else {}
+    where = {"TMPDIR": str(private)} if private else {}
     return {**os.environ, "LC_ALL": "C.UTF-8", "PATH": f"{path}:/usr/sbin:/sbin:/usr/bin:/bin", **where}
 
 

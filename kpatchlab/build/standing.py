@@ -25,7 +25,7 @@ def _still(recipe: KernelRecipe, ctx: BuildContext, now: dt.datetime) -> str:
     stand = None
     # What cannot be had is told where it is wanted; a committer's clock may show any number, which is no date.
     with contextlib.suppress(LabError, OSError, ValueError, OverflowError):
-        stand = source_of(recipe.source, ctx).stand()
+        stand = source_of(recipe.source, ctx.compiling(recipe)).stand()
     if stand is None:
         return ""
     said = []

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from kpatchlab import fence, proc
+from kpatchlab.arch import ARCHES, HOST
 from kpatchlab.build import roots
 from kpatchlab.build.context import BuildContext
 from kpatchlab.cache import Cache, content_key
@@ -37,14 +39,16 @@ def of_host(arch: str, compiler: str = GCC) -> str:
     Raises:
         HostError: there is none.
     """
-    del arch  # one compiler of a name, until somebody builds for another architecture
-    if not fence.which(compiler):
+    own = ARCHES[arch]
+    program = own.compiler(compiler)
+    if not fence.which(program):
         hint = "kpatchlab doctor names the package" if compiler == GCC else f"apt-get install {compiler}"
-        raise HostError(f"{compiler}: not found", hint=hint)
+        hint = hint if program == compiler else f"apt-get install {' '.join(own.cross_packages)}"
+        raise HostError(f"{program}: not found", hint=hint)
     found = []
-    for program in (compiler, "ld"):
-        text = proc.run([fence.which(program) or program, "--version"], timeout_s=QUICK_S).stdout
-        found.append(text.splitlines()[0] if text else program)
+    for tool in (program, f"{own.cross}ld"):
+        text = proc.run([fence.which(tool) or tool, "--version"], timeout_s=QUICK_S).stdout
+        found.append(text.splitlines()[0] if text else tool)
     return "; ".join(found)
 
 
@@ -71,6 +75,7 @@ def system(ctx: BuildContext) -> Path | None:
     """
     if not ctx.toolchain:
         return None
+    ctx = replace(ctx, arch=HOST)  # a cross compiler runs here
     recipe = RootRecipe(suite=ctx.toolchain, packages=_packages(ctx.compiler), size_hint_mib=SIZE_MIB)
     versions = _versions(ctx.compiler, ctx.toolchain, ctx.cache, ctx.mirror)  # a suite that moves has another root then
     key = content_key(VERSION, roots.root_key(recipe, ctx.lab_root), sorted(versions.items()))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kpatchlab import fence
+from kpatchlab.arch import reads
 from kpatchlab.build.changes import Changes, Named
 from kpatchlab.build.config import read_config
 from kpatchlab.build.failures import normal
@@ -112,7 +113,7 @@ def _listed(system_map: Path, modules: Sequence[Path]) -> Iterator[tuple[str, st
         if len(words := line.split()) > 1:
             yield "", *words[-2:]  # type: ignore[misc]
     home = normal(modules[0].stem) if modules else ""  # of a single file nm does not print the name
-    for line in _read(["nm", *map(str, modules)], system_map.parent) if modules else ():
+    for line in _read([reads("nm", modules[0]), *map(str, modules)], system_map.parent) if modules else ():
         if line.endswith(".ko:"):
             home = normal(Path(line[:-1]).stem)
         elif len(words := line.split()) == 3:

@@ -44,7 +44,7 @@ def _lacking(
 ) -> frozenset[str]:
     """Return what of the asked a kernel's tree is known not to have."""
     if isinstance(recipe.source, DirSource):
-        there = Kconfig(ctx.path(recipe.source.path), config.source_arch(ctx.arch)).symbols
+        there = Kconfig(ctx.path(recipe.source.path), config.source_arch(recipe.built_for)).symbols
         return frozenset(asked) - there.keys() if there else frozenset()
     misses = built.config_misses if built else ()
     return frozenset(miss.symbol for miss in misses if miss.reason == NO_SUCH)

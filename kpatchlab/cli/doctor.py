@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kpatchlab.arch import HOST
 from kpatchlab.cli.app import COMPLETE_VAR, Options, Verb, as_called
 from kpatchlab.cli.common import as_json, dump, load_lab, pass_options, table, wrapped
 from kpatchlab.errors import UserError
@@ -54,13 +55,16 @@ def doctor(
     from kpatchlab.host.doctor import examine
     from kpatchlab.host.host import Host
 
-    host = Host(Cache())
+    host, others = Host(Cache()), list[str]()
     with contextlib.ExitStack() as stack:
         if options.lab is None:
             stack.enter_context(contextlib.suppress(UserError))  # a host can be looked at before there is a lab
         lab = load_lab(options)
         host = Host(Cache(), lab.mirror, lab.qemu)
-    found = examine(host)
+        others = sorted({recipe.built_for for recipe in lab.kernels.values()} - {HOST})
+    if install and (lacking := packages.missing(others)):
+        packages.install(lacking, lambda text: click.echo(text, err=True))
+    found = examine(host, others=others)
     if as_json:
         dump(found)
     else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kpatchlab import terminal
+from kpatchlab.arch import HOST
 from kpatchlab.cli import complete
 from kpatchlab.cli.app import Options
 from kpatchlab.errors import HostError, UserError
@@ -142,10 +143,12 @@ def start(options: Options, plan: Plan | None = None) -> None:
     def echo(text: str) -> None:
         click.echo(text, err=True)
 
-    if lacking := packages.missing(packages.STAGES):
+    others = {role.arch for job in plan.jobs for role in job.roles} - {HOST} if plan else set()
+    needed = (*packages.STAGES, *sorted(others))
+    if lacking := packages.missing(needed):
         if not options.no_install:
             packages.install(lacking, echo)
-        packages.require(packages.STAGES)
+        packages.require(needed)
     stages = host_stages(name for job in plan.jobs for name in job.foreign) if plan else []
     if stages and not options.no_install and (lacking := packages.missing(stages)):
         try:

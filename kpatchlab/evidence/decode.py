@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kpatchlab.arch import reads
 from kpatchlab.errors import HostError
 from kpatchlab.evidence.patterns import ANY_FRAME, FRAME, PROGRAM_COUNTER
 from kpatchlab.fence import tool
@@ -222,7 +223,8 @@ def _read_object(path: Path, *, relocatable: bool) -> _Object:
 
 def _addr2line(path: Path, section: str, addresses: list[int]) -> dict[int, list[Line]]:
     """Ask once for all addresses; those that the debug information does not cover are left out."""
-    argv: list[str | Path] = ["addr2line", "-a", "-f", "-i", "-e", path, *(["-j", section] if section else [])]
+    program = reads("addr2line", path)
+    argv: list[str | Path] = [program, "-a", "-f", "-i", "-e", path, *(["-j", section] if section else [])]
     feed = "".join(f"{address:#x}\n" for address in addresses).encode()
     result = tool(path).run(argv, timeout_s=TIMEOUT_S, input_bytes=feed)
     found: dict[int, list[Line]] = {}

@@ -1,4 +1,4 @@
-"""The initramfs of every guest: the agent, compiled statically by the host's gcc, and boot modules if any."""
+"""The initramfs of every guest: the agent, compiled statically by a gcc of the host's, and boot modules if any."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from kpatchlab import proc
+from kpatchlab.arch import ARCHES, HOST, Arch
 from kpatchlab.errors import HostError
 from kpatchlab.proc import CommandFailed
 
@@ -19,22 +20,25 @@ def source_files() -> list[Path]:
     return sorted([*here.glob("agent*.[ch]"), here / Path(__file__).name])
 
 
-def build_agent(out: Path) -> None:
-    """Compile the agent to `out`, static, for this host's architecture.
+def build_agent(out: Path, arch: Arch = ARCHES[HOST]) -> None:
+    """Compile the agent to `out`, static.
 
     Raises:
-        HostError: there is no gcc, or no static C library.
+        HostError: there is no gcc for the architecture, or no static C library.
     """
+    compiler = f"{arch.cross}gcc"
     sources = [path for path in source_files() if path.suffix == ".c"]
     try:
-        proc.run(["gcc", "-std=gnu11", "-O2", "-static", "-pthread", "-s", "-o", out, *sources], timeout_s=120)
+        proc.run([compiler, "-std=gnu11", "-O2", "-static", "-pthread", "-s", "-o", out, *sources], timeout_s=120)
     except CommandFailed as error:
         raise HostError(
-            "the agent does not compile", hint="apt-get install gcc libc6-dev", details=(error.result.stderr[-2000:],)
+            "the agent does not compile",
+            hint=f"apt-get install {' '.join(arch.cross_packages)}",
+            details=(error.result.stderr[-2000:],),
         ) from error
 
 
-def build_initrd(out: Path, boot_modules: Path | None) -> None:
+def build_initrd(out: Path, boot_modules: Path | None, arch: Arch = ARCHES[HOST]) -> None:
     """Write the initramfs, an uncompressed cpio archive that every kernel takes.
 
     Args:
@@ -44,7 +48,7 @@ def build_initrd(out: Path, boot_modules: Path | None) -> None:
     from virtme.cpiowriter import CpioWriter
 
     with tempfile.TemporaryDirectory() as folder, out.open("wb") as handle:
-        build_agent(Path(folder) / "init")
+        build_agent(Path(folder) / "init", arch)
         cpio = CpioWriter(handle)
         for folder_name in (b"dev", b"proc", b"sys"):
             cpio.mkdir(folder_name, 0o755)

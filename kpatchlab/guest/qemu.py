@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from kpatchlab.arch import ARCHES, HOST, Arch
 from kpatchlab.guest.shapes import Boot, MachineShape
 
 NO_MAC = "52:54:00:00:00:01"
 """Until `identify` gives a guest its own; saved guests share it."""
 
-KERNEL_WORDS = "printk.time=1 panic=-1 unknown_nmi_panic=1 panic_print=0x40 no_timer_check"
-"""A panic resets, which QEMU turns into its end (-no-reboot) after the trace is out; an NMI makes a guest that
-hangs say where; 0x40 adds the other processors' stacks. On a busy host an emulated timer misses the ten jiffies in
-which x86 looks for its interrupts, and the kernel panics ("IO-APIC + timer doesn't work!"); a guest of KVM leaves that
-check out by itself (arch/x86/kernel/kvm.c, paravirt_ops_setup)."""
-
+KERNEL_WORDS = "printk.time=1 panic=-1 panic_print=0x40"
+"""A panic resets, which QEMU turns into its end (-no-reboot) after the trace is out; 0x40 adds the other processors'
+stacks. An architecture's own words come behind these."""
 
 CHANNELS = ("console", "ctl", "beat", "clock", "qmp")
 """What the lab and a QEMU are connected by, in this order."""
@@ -48,6 +46,11 @@ def accelerator(shape: MachineShape) -> list[str]:
     return ["-accel", "tcg,thread=multi"]
 
 
+def kernel_words(arch: Arch) -> str:
+    """Return what every kernel of an architecture is told."""
+    return f"{KERNEL_WORDS} {arch.kernel_words}".strip()
+
+
 def machine_options(shape: MachineShape) -> list[str]:
     """Return processor, board, accelerator and memory: what the KVM probe must share with real guests.
 
@@ -57,10 +60,11 @@ def machine_options(shape: MachineShape) -> list[str]:
     from virtme import architectures
 
     kvm = shape.accel == "kvm"
-    table = architectures.get(shape.arch).qemuargs(is_native=True, use_kvm=kvm, use_gpu=False)
-    if shape.accel == "icount":
+    table = list(ARCHES[shape.arch].machine)
+    table = table or architectures.get(shape.arch).qemuargs(is_native=True, use_kvm=kvm, use_gpu=False)
+    if shape.accel == "icount" and shape.arch == HOST:
         table = [f"{word},-erms,-fsrm" if before == "-cpu" else word for before, word in pairwise(["", *table])]
-    board = ["-machine", "q35"] if shape.arch == "x86_64" and "-machine" not in table else []
+    board = ["-machine", "q35"] if shape.arch == HOST and "-machine" not in table else []
     return [
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *table,
@@ -70,7 +74,7 @@ def machine_options(shape: MachineShape) -> list[str]:
     ]
 
 
-def _disk(name: str, image: Path) -> list[str]:
+def _disk(name: str, image: Path, bus: str) -> list[str]:
     node = {
         "driver": "raw",
         "node-name": name,
@@ -78,7 +82,7 @@ def _disk(name: str, image: Path) -> list[str]:
         # Many guests have one image open; nobody writes to it.
         "file": {"driver": "file", "filename": str(image), "locking": "off", "read-only": True},
     }
-    return ["-blockdev", json.dumps(node), "-device", f"virtio-blk-pci,drive={name},serial={name}"]
+    return ["-blockdev", json.dumps(node), "-device", f"virtio-blk-{bus},drive={name},serial={name}"]
 
 
 def _cable(link: int | None) -> str:
@@ -93,7 +97,7 @@ def kernel_command_line(boot: Boot) -> str:
 
     arch = architectures.get(boot.machine.arch)
     console = " ".join([f"console={arch.serial_console_args()[0]}", *arch.earlyconsole_args()])
-    return f"{console} {KERNEL_WORDS} {boot.cmdline}".strip()
+    return f"{console} {kernel_words(ARCHES[boot.machine.arch])} {boot.cmdline}".strip()
 
 
 def lab_devices(boot: Boot, ends: Ends) -> list[str]:
@@ -101,18 +105,20 @@ def lab_devices(boot: Boot, ends: Ends) -> list[str]:
 
     The console is the caller's to connect.
     """
-    sockets = zip(CHANNELS[1:], ends.channels[1:], strict=True)
+    sockets, arch = zip(CHANNELS[1:], ends.channels[1:], strict=True), ARCHES[boot.machine.arch]
+    # A card on PCI has a ROM to boot from, which nobody needs.
+    card = f"virtio-net-{arch.bus},netdev=net0,mac={NO_MAC}" + (",romfile=" if arch.bus == "pci" else "")
     return [
-        *(_disk("modules", boot.modules_image) if boot.modules_image else []),
-        # With pvpanic's default action QEMU is gone before the guest has printed its trace.
-        *("-action", "panic=none", "-device", "pvpanic-pci"),
+        *(_disk("modules", boot.modules_image, arch.bus) if boot.modules_image else []),
+        # By default QEMU is gone before a guest that panics has printed its trace.
+        *("-action", "panic=none", *arch.panic_device),
         *(word for name, fd in sockets for word in ("-chardev", f"socket,id=lab-{name},fd={fd}")),
         *("-mon", "chardev=lab-qmp,mode=control"),
-        *("-device", "virtio-serial-pci"),
+        *("-device", f"virtio-serial-{arch.bus}"),
         *("-device", "virtserialport,chardev=lab-ctl,name=kpatchlab.ctl"),
         *("-device", "virtserialport,chardev=lab-beat,name=kpatchlab.beat"),
         *("-device", "virtserialport,chardev=lab-clock,name=kpatchlab.clock"),
-        *("-netdev", _cable(ends.link), "-device", f"virtio-net-pci,netdev=net0,mac={NO_MAC},romfile="),
+        *("-netdev", _cable(ends.link), "-device", card),
     ]
 
 
@@ -122,12 +128,13 @@ def command_line(boot: Boot, ends: Ends, *, incoming: bool) -> list[str]:
     Args:
         incoming: the guest is to be resumed: it waits for QMP's migrate-incoming.
     """
+    bus = ARCHES[boot.machine.arch].bus
     return [
         *boot.machine.qemu.argv,
         *machine_options(boot.machine),
         *("-kernel", str(boot.vmlinuz), "-initrd", str(boot.initrd), "-append", kernel_command_line(boot)),
-        *_disk("root", boot.root_image),
-        *("-object", "rng-builtin,id=rng0", "-device", "virtio-rng-pci,rng=rng0"),
+        *_disk("root", boot.root_image, bus),
+        *("-object", "rng-builtin,id=rng0", "-device", f"virtio-rng-{bus},rng=rng0"),
         *("-chardev", f"socket,id=lab-console,fd={ends.channels[0]}", "-serial", "chardev:lab-console"),
         *lab_devices(boot, ends),
         *(["-incoming", "defer"] if incoming else []),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from kpatchlab.arch import HOST
 from kpatchlab.errors import HostError
 
 
@@ -71,7 +72,8 @@ class MachineShape:
     @property
     def mode(self) -> str:
         """What a guest's clock counts, as every figure taken in it says; see `model.JobResult.mode`."""
-        return {"kvm": "time (KVM)", "tcg": "time (TCG)", "icount": "instructions"}[self.accel]
+        counted = {"kvm": "time (KVM)", "tcg": "time (TCG)", "icount": "instructions"}[self.accel]
+        return counted if self.arch == HOST else f"{counted} on {self.arch}"
 
     @property
     def stretch(self) -> float:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from kpatchlab.arch import ARCHES
 from kpatchlab.errors import HostError
 from kpatchlab.guest import jail, qemu
 from kpatchlab.guest.console import LIMIT_BYTES, Console
@@ -35,9 +36,11 @@ def command_line(spec: Boot, agent: Path, ends: qemu.Ends) -> list[str]:
     if not program:
         raise HostError("virtme-run: not found", hint="pip install virtme-ng")
     shape = spec.machine
+    if not ARCHES[shape.arch].is_host:
+        raise HostError(f"a guest on this host's root is not {shape.arch}", hint="leave out --guest vng")
     if len(shape.qemu.argv) != 1:
         raise HostError("virtme-run cannot call a QEMU that is unpacked beside the host's", hint="qemu: host")
-    words = ["loglevel=7", *qemu.KERNEL_WORDS.split(), *spec.cmdline.split()]
+    words = ["loglevel=7", *qemu.kernel_words(ARCHES[shape.arch]).split(), *spec.cmdline.split()]
     return [
         program,
         *("--kimg", str(spec.vmlinuz), "--mods", "none", "--root", "/", "--force-9p", "--disable-microvm"),

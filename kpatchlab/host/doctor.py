@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kpatchlab import fence
+from kpatchlab.arch import ARCHES, Arch
 from kpatchlab.cache import Cache
-from kpatchlab.host import packages
+from kpatchlab.host import emulation, packages
 from kpatchlab.host.host import Host, available_mib, free_bytes
 
 GIB = 1 << 30
@@ -30,10 +31,14 @@ class HostCheck:
     remedy: str = ""
 
 
-def examine(host: Host, stages: Sequence[str] = packages.STAGES) -> list[HostCheck]:
-    """Look at everything that a run needs; each finding names its remedy."""
+def examine(host: Host, stages: Sequence[str] = packages.STAGES, others: Sequence[str] = ()) -> list[HostCheck]:
+    """Look at everything that a run needs; each finding names its remedy.
+
+    Args:
+        others: architectures of guests, beside the host's own.
+    """
     checks: list[Callable[[], HostCheck]] = [
-        functools.partial(_packages, stages),
+        functools.partial(_packages, (*stages, *others)),
         functools.partial(_kvm, host),
         functools.partial(_qemu, host),
         _memory,
@@ -42,6 +47,7 @@ def examine(host: Host, stages: Sequence[str] = packages.STAGES) -> list[HostChe
         functools.partial(_guests, host),
         _namespaces,
         functools.partial(_mirror, host),
+        *(functools.partial(_emulated, host, ARCHES[name]) for name in others),
     ]
     found = []
     for check in checks:
@@ -134,6 +140,13 @@ def _guests(host: Host) -> HostCheck:
     remedy = lack.remedy if (lack := fence.lacking()) else "`qemu: debian` in lab.yaml has a QEMU with seccomp"
     around = f"only {held}" if str(held) else "nothing"
     return HostCheck("guests", "note", f"{around} confines a guest that breaks out of QEMU", remedy)
+
+
+def _emulated(host: Host, arch: Arch) -> HostCheck:
+    version = ".".join(str(number) for number in host.qemu(arch.name).version)
+    around = emulation.words(arch, host.cache, host.mirror)
+    how = "in a namespace of their own" if around else "by the host's table of formats"
+    return HostCheck(arch.name, "ok", f"guests run in QEMU {version}; its programs run {how}, to make roots")
 
 
 def _namespaces() -> HostCheck:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from kpatchlab.arch import HOST
 from kpatchlab.cache import Cache
 from kpatchlab.errors import HostError
 from kpatchlab.guest.vm import MachineShape, Qemu
@@ -48,13 +49,16 @@ class Host:
         assert isinstance(found, Accel)
         return found
 
-    def qemu(self) -> Qemu:
-        """Return the QEMU that guests run in."""
-        if "qemu" not in self._found:
-            kvm = self.accel().name == "kvm"
-            chosen = find_qemu(self.qemu_choice, self.cache, self.mirror, kvm_works=kvm, note=self.notes.append)
-            self._found["qemu"] = replace(chosen, held=held(chosen, self.cache))
-        found = self._found["qemu"]
+    def qemu(self, arch: str = HOST) -> Qemu:
+        """Return the QEMU that guests of an architecture run in."""
+        name = _qemu_of(arch)
+        if name not in self._found:
+            kvm = arch == HOST and self.accel().name == "kvm"
+            chosen = find_qemu(
+                self.qemu_choice, self.cache, self.mirror, arch=arch, kvm_works=kvm, note=self.notes.append
+            )
+            self._found[name] = replace(chosen, held=held(chosen, self.cache))
+        found = self._found[name]
         assert isinstance(found, Qemu)
         return found
 
@@ -88,9 +92,16 @@ class Host:
         return [f"guests run in QEMU {version}{where}, {accel.name.upper()}: {accel.reason}", *self.notes]
 
     def shape(self, arch: str, accel: str, cpus: int, memory_mib: int) -> MachineShape:
-        """Return a machine as QEMU gets it on this host; `accel` may be "auto"."""
-        accel = self.accel().name if accel == "auto" else accel
-        return MachineShape(arch, accel, cpus, memory_mib, self.qemu(), _cpu() if accel == "kvm" else "")
+        """Return a machine as QEMU gets it on this host; `accel` may be "auto", which is TCG of other architectures.
+
+        Raises:
+            HostError: there is no such QEMU, or KVM is asked of another architecture than the host's.
+        """
+        if arch != HOST and accel == "kvm":
+            raise HostError(f"KVM runs no {arch} here", hint="`accel: auto` emulates it")
+        if accel == "auto":
+            accel = self.accel().name if arch == HOST else "tcg"
+        return MachineShape(arch, accel, cpus, memory_mib, self.qemu(arch), _cpu() if accel == "kvm" else "")
 
     @staticmethod
     def build_jobs(limit: int | str) -> int:
@@ -106,13 +117,17 @@ class Host:
             "cpus": str(len(os.sched_getaffinity(0))),
             "memory_mib": str(_memory_mib()),
         }
-        if "qemu" in self._found:
+        if _qemu_of(HOST) in self._found:
             facts["qemu"] = ".".join(str(n) for n in self.qemu().version)
             facts["qemu_confined_by"] = str(self.qemu().held) or "nothing"
         if "accel" in self._found:
             facts["accel"] = self.accel().name
             facts["accel_reason"] = self.accel().reason
         return facts | self.more_facts()
+
+
+def _qemu_of(arch: str) -> str:
+    return f"qemu {arch}"
 
 
 def _system() -> str:

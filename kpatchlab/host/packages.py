@@ -10,21 +10,24 @@ import glob
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kpatchlab import proc
+from kpatchlab.arch import ARCHES, HOST, Arch
 from kpatchlab.errors import HostError, UserError
 
 STAGES = ("fetch", "build", "image", "guest")
 OPTIONAL = ("bpf", "sparse")
+OTHERS = tuple(name for name in ARCHES if name != HOST)
 TESTS = ("test",)
 QUICK_TESTS = ("build",)
 """fetch: sources and packages, build: compile kernels, image: make roots, guest: boot. `build` is not needed where
 all kernels are Debian's own images.
 `OPTIONAL` are those that only some scenarios ask for, which are skipped without; bpf: compile BPF programs of the
 kernel's selftests; and sparse: what `series` looks at patches with, besides.
+`OTHERS` are the architectures of guests that are not the host's own: what makes programs and kernels for them.
 `TESTS` are what only the lab's own tests need, `QUICK_TESTS` those stages whose packages do for the quick ones."""
 INSTALL_TIMEOUT_S = 3600.0
 
@@ -117,18 +120,27 @@ HOST_PACKAGES = (
 )
 
 
+def _cross(arch: Arch) -> Iterator[Need]:
+    """Yield what makes programs and kernels of another architecture here."""
+    compiler, library = arch.cross_packages
+    programs = tuple(f"{arch.cross}{name}" for name in ("gcc", "ld", "nm", "addr2line"))
+    yield Need(compiler, f"compiles for {arch.name}", (arch.name,), programs)
+    what = f"headers and the static C library of the agent on {arch.name}"
+    yield Need(library, what, (arch.name,), files=(f"/usr/{arch.gnu}/lib/libc.a",))
+
+
 def missing(stages: Sequence[str] = STAGES) -> list[Missing]:
     """Return what is not on this host, in the order of the table; takes milliseconds, starts nothing.
 
     Raises:
         UserError: a stage is not known.
     """
-    if unknown := sorted(set(stages) - {*STAGES, *OPTIONAL, *TESTS}):
-        known = ", ".join((*STAGES, *OPTIONAL, *TESTS))
-        raise UserError(f"no such stage: {', '.join(unknown)}", hint=f"one of {known}")
+    every = (*STAGES, *OPTIONAL, *OTHERS, *TESTS)
+    if unknown := sorted(set(stages) - set(every)):
+        raise UserError(f"no such stage: {', '.join(unknown)}", hint=f"one of {', '.join(every)}")
     return [
         Missing(need.package, need.purpose, touched)
-        for need in HOST_PACKAGES
+        for need in (*HOST_PACKAGES, *(need for name in OTHERS for need in _cross(ARCHES[name])))
         if (touched := tuple(stage for stage in need.stages if stage in stages)) and not _is_met(need)
     ]
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kpatchlab import fence, proc
+from kpatchlab.arch import ARCHES, HOST, Arch
 from kpatchlab.cache import Cache, content_key
 from kpatchlab.errors import HostError, LabError, UserError
 from kpatchlab.files import write_atomic
@@ -23,8 +24,6 @@ from kpatchlab.guest import jail
 from kpatchlab.guest.shapes import Held, Qemu
 from kpatchlab.host.debian import Apt
 
-PROGRAM = "qemu-system-x86_64"
-PACKAGE = "qemu-system-x86"
 SUITE = "trixie"
 FAST_VERSION = (10,)
 """From this version on the host's own is good enough without KVM."""
@@ -32,12 +31,6 @@ CHECK_TIMEOUT_S = 60.0
 
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _LOADER = "usr/lib64/ld-linux-x86-64.so.2"
-# Firmware of x86 machines; QEMU's package has that of all others as well.
-_FIRMWARE = (
-    *("usr/share/seabios/*.bin", "usr/share/qemu/kvmvapic.bin", "usr/share/qemu/linuxboot*.bin"),
-    *("usr/share/qemu/multiboot*.bin", "usr/share/qemu/pvh.bin", "usr/share/qemu/qboot.rom"),
-    "usr/share/qemu/efi-virtio.rom",
-)
 
 
 def find_qemu(
@@ -45,6 +38,7 @@ def find_qemu(
     cache: Cache,
     mirror: str = "",
     *,
+    arch: str = HOST,
     kvm_works: bool | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Qemu:
@@ -53,6 +47,7 @@ def find_qemu(
     Args:
         choice: "host", "debian", or "auto": the host's where it is new or KVM works, else Debian's.
         mirror: Debian mirror as in lab.yaml.
+        arch: what it is to emulate.
         kvm_works: None where nobody has tried; taken for False.
         note: takes a line where "auto" had to make do with the host's.
 
@@ -63,16 +58,16 @@ def find_qemu(
     if choice not in {"auto", "host", "debian"}:
         raise UserError(f"qemu: {choice!r} is not known", hint="one of auto, host, debian")
     if choice == "debian":
-        return debian_qemu(cache, mirror)
+        return debian_qemu(cache, mirror, arch)
     if choice == "host":
-        return host_qemu()
-    if not shutil.which(PROGRAM):
-        return debian_qemu(cache, mirror)
-    host = host_qemu()
+        return host_qemu(arch)
+    if not shutil.which(ARCHES[arch].qemu_program):
+        return debian_qemu(cache, mirror, arch)
+    host = host_qemu(arch)
     if kvm_works or host.version >= FAST_VERSION:
         return host
     try:
-        return debian_qemu(cache, mirror)
+        return debian_qemu(cache, mirror, arch)
     except LabError as error:
         if note:
             note(f"guests run in the host's QEMU {host.version[0]}.{host.version[1]}: {error.message}")
@@ -87,7 +82,7 @@ def held(qemu: Qemu, cache: Cache) -> Held:
     """
     lack = fence.lacking()
     key = content_key(_boot_id(), lack.reason if lack else "", qemu.argv, qemu.version)
-    kept = cache.root / f"held-{'cache' if qemu.unpacked else 'host'}.json"
+    kept = cache.root / f"held-{'cache' if qemu.unpacked else 'host'}-{qemu.path.name}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         data = json.loads(kept.read_text())
         if data["key"] == key:
@@ -107,52 +102,56 @@ def _boot_id() -> str:
         return ""
 
 
-def host_qemu() -> Qemu:
+def host_qemu(arch: str = HOST) -> Qemu:
     """Return the QEMU in PATH.
 
     Raises:
         HostError: there is none.
     """
-    found = shutil.which(PROGRAM)
+    program, packages = ARCHES[arch].qemu_program, ARCHES[arch].qemu_packages
+    found = shutil.which(program)
     if not found:
-        raise HostError(f"{PROGRAM} is not on this host", hint=f"install the package {PACKAGE}")
+        raise HostError(f"{program} is not on this host", hint=f"apt-get install {' '.join(packages)}")
     return Qemu(Path(found), _version([found]), (found,))
 
 
-def debian_qemu(cache: Cache, mirror: str = "") -> Qemu:
+def debian_qemu(cache: Cache, mirror: str = "", arch: str = HOST) -> Qemu:
     """Return Debian's QEMU from the cache, fetched and unpacked if it is not there.
 
     Raises:
         HostError: the mirror cannot be reached, or it does not run here.
     """
-    key = content_key("qemu", SUITE, PACKAGE, _FIRMWARE)
-    root = cache.get("qemu", key, lambda out: _unpack(cache, mirror, out), label=f"QEMU of Debian {SUITE}")
-    argv = _argv(root)
-    return Qemu(root / "usr/bin" / PROGRAM, _version(argv), argv, unpacked=True)
+    one = ARCHES[arch]
+    key = content_key("qemu", SUITE, *one.qemu_packages, one.firmware)
+    label = f"QEMU of Debian {SUITE} for {arch}"
+    root = cache.get("qemu", key, lambda out: _unpack(one, cache, mirror, out), label=label)
+    argv = _argv(one, root)
+    return Qemu(root / "usr/bin" / one.qemu_program, _version(argv), argv, unpacked=True)
 
 
-def _unpack(cache: Cache, mirror: str, out: Path) -> None:
+def _unpack(arch: Arch, cache: Cache, mirror: str, out: Path) -> None:
     """Fill `out` with the program, its libraries and its firmware, and see that it starts a machine."""
     apt = Apt(cache, SUITE, mirror)
-    debs = apt.fetch(apt.resolve(PACKAGE))
+    debs = apt.fetch(apt.resolve(*arch.qemu_packages))
     with tempfile.TemporaryDirectory(dir=out.parent, prefix="qemu-") as folder:
         whole = Path(folder)
         for deb in debs:
             apt.unpack(deb, whole)
-        for path in _needed(whole):
+        for path in _needed(arch, whole):
             target = out / path.relative_to(whole)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, target)  # a link becomes the file that it names
-    machine = ["-machine", "q35", "-accel", "tcg", "-nodefaults", "-display", "none", "-S", "-monitor", "stdio"]
-    proc.run([*_argv(out), *machine], timeout_s=CHECK_TIMEOUT_S, input_bytes=b"quit\n")
+    board = arch.machine or ("-machine", "q35")
+    machine = [*board, "-accel", "tcg", "-nodefaults", "-display", "none", "-S", "-monitor", "stdio"]
+    proc.run([*_argv(arch, out), *machine], timeout_s=CHECK_TIMEOUT_S, input_bytes=b"quit\n")
 
 
-def _needed(root: Path) -> list[Path]:
+def _needed(arch: Arch, root: Path) -> list[Path]:
     """Return the files below `root` that guests need: the loader knows the libraries."""
-    program = root / "usr/bin" / PROGRAM
+    program = root / "usr/bin" / arch.qemu_program
     listed = proc.run([*_loader(root), "--list", program], timeout_s=CHECK_TIMEOUT_S).stdout
     libraries = [root / _LIBRARIES / name for name in re.findall(rf"{_LIBRARIES}/(\S+)", listed)]
-    firmware = [path for pattern in _FIRMWARE for path in root.glob(pattern)]
+    firmware = [path for pattern in arch.firmware for path in root.glob(pattern)]
     return [root / _LOADER, program, *libraries, *firmware]
 
 
@@ -160,9 +159,9 @@ def _loader(root: Path) -> tuple[str, ...]:
     return (str(root / _LOADER), "--library-path", str(root / _LIBRARIES))
 
 
-def _argv(root: Path) -> tuple[str, ...]:
+def _argv(arch: Arch, root: Path) -> tuple[str, ...]:
     folders = (word for name in ("qemu", "seabios") for word in ("-L", str(root / "usr/share" / name)))
-    return (*_loader(root), str(root / "usr/bin" / PROGRAM), *folders)
+    return (*_loader(root), str(root / "usr/bin" / arch.qemu_program), *folders)
 
 
 def _version(argv: Sequence[str]) -> tuple[int, ...]:

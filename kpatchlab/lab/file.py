@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, PlainValidator, Tag, WithJsonSchema
 from kpatchlab.lab.hosts import Hosts
 from kpatchlab.lab.nightly import Nightly
 from kpatchlab.lab.patchwork import Patchwork, Server
-from kpatchlab.lab.recipes import KernelRecipe, Name, Needed
+from kpatchlab.lab.recipes import ArchName, KernelRecipe, Name, Needed
 from kpatchlab.lab.yamlfile import FileModel
 
 FILE = "lab.yaml"
@@ -46,7 +46,11 @@ class Machine(FileModel):
     )
     cpus: int = Field(default=1, ge=1, le=64, description="virtual processors")
     memory_mib: int = Field(default=1024, ge=64, description="memory in MiB")
-    arch: Literal["x86_64"] = Field(default="x86_64", description="architecture")
+    arch: ArchName = Field(
+        default="",
+        description="architecture: guests on this machine have kernels of it alone, and it is that of all kernels whose"
+        " recipes name none, where this is the lab's `machine`; empty: any",
+    )
 
 
 class LocalJobs(FileModel):

@@ -24,7 +24,16 @@ from kpatchlab.lab.file import FILE, Jobs, LabFile, Limits, Machine, Matrix
 from kpatchlab.lab.hosts import HostEntry, resolved
 from kpatchlab.lab.nightly import Nightly
 from kpatchlab.lab.patchwork import Patchwork
-from kpatchlab.lab.recipes import GitSource, KernelRecipe, RootRecipe, SeriesModel, SourceModel, SuiteRecipe, locate
+from kpatchlab.lab.recipes import (
+    ArchName,
+    GitSource,
+    KernelRecipe,
+    RootRecipe,
+    SeriesModel,
+    SourceModel,
+    SuiteRecipe,
+    locate,
+)
 from kpatchlab.lab.scenario import FILE as SCENARIO_FILE
 from kpatchlab.lab.scenario import Scenario, load_scenario
 from kpatchlab.lab.suites import read_suites, suites_in
@@ -231,14 +240,15 @@ class _Loader:
             return None
         machines = {"default": Machine(), **file.machines}
         base = file.base or next(iter(file.kernels))
-        kernels = self._kernels(file, document)
+        arch = machines[file.machine].arch if file.machine in machines else ""
+        kernels = _on(arch, self._kernels(file, document))
         lab = Lab(
             root=self.root,
             path=self.path,
             title=file.title,
             base=base,
             kernels=kernels,
-            images=self._images(kernels, file, document),
+            images=_on(arch, self._images(kernels, file, document)),
             machine=file.machine,
             machines=machines,
             rootfs=file.rootfs,
@@ -387,6 +397,11 @@ class _Loader:
                 document.add(loc, "a placement says a kernel for `client` and one for `server`")
         for name in {"kernels", "pairs"} & set(file.kernels):
             document.add(["kernels", name], "cannot be a kernel's name: it has a meaning in matrix.columns")
+
+
+def _on(arch: ArchName, kernels: Mapping[str, KernelRecipe]) -> dict[str, KernelRecipe]:
+    """Return kernels; those that name no architecture have that of the lab's machine."""
+    return {name: one if one.arch else one.model_copy(update={"arch": arch}) for name, one in kernels.items()}
 
 
 def _known(document: Document, loc: Loc, word: str, names: Collection[str], kind: str) -> None:

@@ -14,9 +14,12 @@ from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
+from kpatchlab.arch import HOST
 from kpatchlab.files import below
 from kpatchlab.lab.yamlfile import FileModel
 
+ArchName = Literal["", "x86_64", "arm64", "riscv64", "s390x"]
+"""The name of an architecture, see `arch.ARCHES`; "" where somebody else says it."""
 GCC = "gcc"
 """The compiler of kernels whose recipe names none."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -145,7 +148,10 @@ class DebianImage(SourceModel):
     prebuilt: ClassVar[bool] = True
 
     type: Literal["debian-image"] = Field(description="a kernel that Debian built")
-    package: Needed = Field(description="name of the package, as in `linux-image-amd64`")
+    package: Needed = Field(
+        description="name of the package, as in `linux-image-{arch}`; `{arch}` is the kernel's architecture, as Debian"
+        " calls it"
+    )
     suite: Needed = Field(description="Debian suite that has it, as in `trixie`")
 
 
@@ -289,6 +295,9 @@ class KernelRecipe(FileModel):
         description="Debian suite that compiler and tools come from, as in `sid`: it is built in a root of these, the"
         " same on every host; empty: this host's",
     )
+    arch: ArchName = Field(
+        default="", description="architecture; empty: that of the lab's machine, the host's where that names none"
+    )
     debug: bool = Field(
         default=False,
         description="true for a kernel with sanitizers or other slow checks: the lab takes no figures on it",
@@ -307,11 +316,18 @@ class KernelRecipe(FileModel):
         """Whether its source brings a finished kernel: nothing is compiled, and nothing can be added to it."""
         return self.source.prebuilt
 
+    @property
+    def built_for(self) -> str:
+        """The architecture, the host's own where nobody has named one; see `arch.ARCHES`."""
+        return self.arch or HOST
+
     @model_validator(mode="after")
     def _nothing_to_build(self) -> Self:
         own = [name for name in _OF_A_BUILD if getattr(self, name) != type(self).model_fields[name].default]
         if self.is_prebuilt and own:
             raise ValueError(f"a {self.source.type} is not built here: it takes no {', '.join(own)}")
+        if self.toolchain and self.built_for != HOST:
+            raise ValueError(f"toolchain: a suite's compilers are for {HOST}: leave it out")
         if self.prebuilt and self.series:
             raise ValueError("prebuilt: nobody has built a kernel with a series: leave it out")
         return self

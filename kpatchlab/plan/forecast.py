@@ -85,7 +85,8 @@ def foreseen(lab: Lab, plan: Plan, cache: Cache) -> Plan:
 def forecast(lab: Lab, plan: Plan, cache: Cache) -> Forecast:
     """Return what a plan takes here; a source whose key cannot be told without the network counts as not cached."""
     context = BuildContext.of(lab, cache)
-    cached = {step.id for step in plan.images if cache.has("root", root_key(lab.rootfs_recipes[step.name], lab.root))}
+    keys = {step.id: root_key(lab.rootfs_recipes[step.recipe], lab.root, step.arch) for step in plan.images}
+    cached = {name for name, key in keys.items() if cache.has("root", key)}
     for kernel in plan.kernels:
         try:
             if cache.has("kernel", kernel_key(kernel.recipe, context)):

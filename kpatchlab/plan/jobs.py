@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from kpatchlab.arch import HOST
 from kpatchlab.errors import UserError
 from kpatchlab.lab import selftests
 from kpatchlab.lab.file import Machine
@@ -51,9 +52,15 @@ class KernelStep:
 
 @dataclass(frozen=True, slots=True)
 class ImageStep:
-    """One root file system to make; `name` is that of its recipe."""
+    """One root file system to make, for one architecture; `recipe` is the name of its recipe."""
 
-    name: str
+    recipe: str
+    arch: str = HOST
+
+    @property
+    def name(self) -> str:
+        """The step's name, for people."""
+        return self.recipe if self.arch == HOST else f"{self.recipe} ({self.arch})"
 
     @property
     def id(self) -> str:
@@ -63,12 +70,13 @@ class ImageStep:
 
 @dataclass(frozen=True, slots=True)
 class RoleSpec:
-    """One guest of a job."""
+    """One guest of a job; `arch` is its kernel's."""
 
     name: str
     kernel: str
     memory_mib: int
     cpus: int
+    arch: str = HOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,11 @@ class JobSpec:
     def builds(self) -> list[str]:
         """The names of the builds that its guests run."""
         return [self.build_of(kernel) for kernel in dict.fromkeys(self.placement.values())]
+
+    @property
+    def roots(self) -> list[ImageStep]:
+        """What its guests' roots are made by."""
+        return [ImageStep(self.rootfs, arch) for arch in dict.fromkeys(role.arch for role in self.roles)]
 
     @property
     def memory_mib(self) -> int:
@@ -204,7 +217,7 @@ def make_plan(
         base=base,
         columns=tuple(column for column in columns if column in present),
         kernels=tuple(KernelStep(name, lab.kernels[name]) for name in names if name in used),
-        images=tuple(ImageStep(name) for name in sorted({job.rootfs for job in jobs})),
+        images=tuple(sorted({step for job in jobs for step in job.roots}, key=lambda step: step.name)),
         jobs=tuple(jobs),
     )
 
@@ -227,9 +240,14 @@ def _placements(lab: Lab, scenario: Scenario, kernels: Sequence[str], base: str)
     found: dict[str, dict[str, str]] = {}
     for column in lab.matrix.columns:
         for placement in _column(column, tuple(scenario.roles), kernels, base):
-            if set(placement.values()) <= set(kernels):
+            if set(placement.values()) <= set(kernels) and all(_runs_on(lab, scenario, k) for k in placement.values()):
                 found.setdefault(column_name(placement), placement)
     return list(found.values())
+
+
+def _runs_on(lab: Lab, scenario: Scenario, kernel: str) -> bool:
+    """Whether the scenario's machine takes the kernel."""
+    return lab.machines[scenario.machine or lab.machine].arch in {"", lab.kernels[kernel].built_for}
 
 
 def _column(
@@ -267,10 +285,7 @@ def _job(
         placement=placement,
         column=column,
         repeat=repeat,
-        roles=tuple(
-            RoleSpec(name, placement[name], _memory(lab, machine, role, placement[name]), machine.cpus)
-            for name, role in scenario.roles.items()
-        ),
+        roles=tuple(_role(lab, machine, name, role, placement[name]) for name, role in scenario.roles.items()),
         rootfs=scenario.rootfs or lab.rootfs,
         machine=scenario.machine or lab.machine,
         timeout_s=scenario.timeout_s,
@@ -280,8 +295,10 @@ def _job(
     return job
 
 
-def _memory(lab: Lab, machine: Machine, role: Role, kernel: str) -> int:
-    return round((role.memory_mib or machine.memory_mib) * (debug.MEMORY if lab.kernels[kernel].debug else 1))
+def _role(lab: Lab, machine: Machine, name: str, role: Role, kernel: str) -> RoleSpec:
+    recipe = lab.kernels[kernel]
+    memory_mib = round((role.memory_mib or machine.memory_mib) * (debug.MEMORY if recipe.debug else 1))
+    return RoleSpec(name, kernel, memory_mib, machine.cpus, recipe.built_for)
 
 
 def _job_id(scenario: str, params: Mapping[str, str], column: str, repeat: int, taken: Collection[str]) -> str:
@@ -338,7 +355,7 @@ def _wall(plan: Plan, steps: Mapping[str, float], guests: int) -> float:
     free = [0.0] * guests  # when each place for a guest is free again
     end = max(ready.values(), default=0.0)
     starts = {
-        job.id: max(ready[f"image:{job.rootfs}"], *(ready[f"kernel:{name}"] for name in job.builds))
+        job.id: max(*(ready[root.id] for root in job.roots), *(ready[f"kernel:{name}"] for name in job.builds))
         for job in plan.jobs
     }
     for job in sorted(longest_first(plan.jobs, steps), key=lambda job: starts[job.id]):
@@ -373,6 +390,6 @@ def for_jobs(plan: Plan, jobs: Collection[JobSpec]) -> Plan:
         plan,
         jobs=tuple(jobs),
         kernels=tuple(step for step in plan.kernels if step.name in used),
-        images=tuple(step for step in plan.images if step.name in {job.rootfs for job in jobs}),
+        images=tuple(step for step in plan.images if step in {root for job in jobs for root in job.roots}),
         columns=tuple(column for column in plan.columns if column in {job.column for job in jobs}),
     )

@@ -94,7 +94,7 @@ def of_contents(lab: Lab, plan: Plan) -> dict[str, str]:
         job.scenario: content_key(
             _files(lab.scenario(job.scenario).folder),
             library,
-            root_key(lab.rootfs_recipes[job.rootfs], lab.root),
+            *(root_key(lab.rootfs_recipes[root.recipe], lab.root, root.arch) for root in job.roots),
             lab.machines[job.machine].model_dump(mode="json"),
         )
         for job in {job.scenario: job for job in plan.jobs}.values()

@@ -91,7 +91,7 @@ class JobInputs:
     @property
     def mode(self) -> str:
         """What figures of this job count: "" where there is nothing to boot; see `MachineShape.mode`."""
-        return next((boot.machine.mode for boot in self.boots.values()), "")
+        return " and ".join(dict.fromkeys(boot.machine.mode for boot in self.boots.values()))
 
     @property
     def emulated(self) -> bool:
@@ -121,7 +121,7 @@ def resolve(task: JobTask, here: Here) -> JobInputs:
         boots=boots,
         files=tuple(file for folder in files for file in payload.read(folder)),
         programs={name: tuple(programs_of(kernel, cache)) for name, kernel in task.kernels.items()},
-        packages=packages_in(cache.need("root", task.root) / IMAGE),
+        packages=frozenset.intersection(*(packages_in(cache.need("root", key) / IMAGE) for key in task.roots.values())),
     )
 
 
@@ -135,8 +135,9 @@ def boots_of(task: JobTask, host: Host) -> dict[str, BootSpec]:
     for role in task.spec.roles:
         kernel = task.kernels[role.kernel]
         if kernel.build.outcome is Outcome.PASS:
-            machine = host.shape(task.arch, task.accel, role.cpus, role.memory_mib)
-            found[role.name] = BootSpec(kernel.build.key, task.root, kernel.initrd, machine, task.scenario.cmdline)
+            machine = host.shape(role.arch, task.accel, role.cpus, role.memory_mib)
+            root = task.roots[role.arch]
+            found[role.name] = BootSpec(kernel.build.key, root, kernel.initrd, machine, task.scenario.cmdline)
     return found
 
 

@@ -31,7 +31,7 @@ from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe
 from kpatchlab.lab.scenario import library_files, scenario_files
 from kpatchlab.model import BuildResult, Checkout, JobResult, Outcome, PatchFacts
-from kpatchlab.plan.jobs import Group, JobSpec, Plan
+from kpatchlab.plan.jobs import Group, ImageStep, JobSpec, Plan
 from kpatchlab.progress import Progress, built, clock
 from kpatchlab.run import payload
 from kpatchlab.run.task import JobTask, KernelUnderTest
@@ -89,7 +89,7 @@ class Stages:
     Attributes:
         kernels: name -> future of its BuildResult.
         initrds: kernel -> future of the key of its initramfs; "" for one that does not build.
-        roots: name -> future of its key.
+        roots: step -> future of its key.
         foreign: (kernel, name) -> future of the tests of others, built for that kernel.
         payloads: scenario and parameters -> future of the keys of its guests' files, see `read`.
         patches: name -> the patches of a kernel that is done; see `traceable.facts`.
@@ -129,7 +129,7 @@ class Stages:
         self._testers = ThreadPoolExecutor(1, thread_name_prefix="tests")
         self.kernels: dict[str, Future[BuildResult]] = {}
         self.initrds: dict[str, Future[str]] = {}
-        self.roots: dict[str, Future[str]] = {}
+        self.roots: dict[ImageStep, Future[str]] = {}
         self.foreign: dict[tuple[str, str], Future[Programs]] = {}
         self.add(plan)
 
@@ -142,14 +142,14 @@ class Stages:
         kernels = [step.name for step in plan.kernels if step.name not in self.kernels]
         self._recipes |= {step.name: step.recipe for step in plan.kernels if step.name in kernels}
         self._wanted |= dict.fromkeys(kernels, wanted) if wanted else {}
-        roots = [step.name for step in plan.images if step.name not in self.roots]
+        roots = [step for step in plan.images if step not in self.roots]
         pairs = dict.fromkeys(pair for job in plan.jobs for pair in _foreign(job) if pair not in self.foreign)
         self.read(plan.jobs)
         with self._lock:
             self._all += len(kernels) + len(roots) + len(pairs)
         self.kernels |= {name: self._builders.submit(self._kernel, name) for name in kernels}
         self.initrds |= {name: self._packers.submit(self._pack, name) for name in kernels}
-        self.roots |= {name: self._imagers.submit(self._root, name) for name in roots}
+        self.roots |= {step: self._imagers.submit(self._root, step) for step in roots}
         self.foreign |= {pair: self._testers.submit(self._tests, *pair) for pair in pairs}
 
     def context(self, name: str) -> BuildContext:
@@ -166,37 +166,41 @@ class Stages:
             verbose=self._settings.verbose,
         )
 
+    def _building(self, name: str) -> BuildContext:
+        """Return the context of a kernel's build."""
+        return self.context(f"kernel {name}").compiling(self._recipes[name])
+
     def _kernel(self, name: str) -> BuildResult:
         label = f"kernel {name}"
         if name in self._settings.built:
             self._found(label)
             return self._done(replace(self._settings.built[name], kernel=name))
         with self._telling(label):
-            origin = source_of(self._recipes[name].source, self.context(label))
-            self._recipes[name] = self._trimmed(name, label, origin)
-            result = self._begun_with(name, label, origin) or self._built(name, label, origin)
+            origin = source_of(self._recipes[name].source, self._building(name))
+            self._recipes[name] = self._trimmed(name, origin)
+            result = self._begun_with(name, origin) or self._built(name, origin)
         if result.cached:
             self._found(label)
         else:
             self._progress.stage_done(label, built(result))
         stays = name in self._moved
         if not stays and self._recipes[name].series and result.outcome in {Outcome.PASS, Outcome.BLOCKED}:
-            self._look(name, result, label, origin)
+            self._look(name, result, origin)
         kept = self._done(result)
-        self._tell_still(name, label)
+        self._tell_still(name)
         if stays:
             return kept
         with contextlib.suppress(LabError, OSError):  # a series that cannot be read by now: nobody else can name it
-            if checkout := checkout_of(result, self._recipes[name], self.context(label), origin):
+            if checkout := checkout_of(result, self._recipes[name], self._building(name), origin):
                 self.checkouts[name] = checkout
         return kept
 
-    def _trimmed(self, name: str, label: str, origin: Source[Any]) -> KernelRecipe:
+    def _trimmed(self, name: str, origin: Source[Any]) -> KernelRecipe:
         """Return a kernel's recipe without the modules that no job needs, where the whole of it is not built yet.
 
         A run that goes on takes that of the two with which it began.
         """
-        recipe, wanted, ctx = self._recipes[name], self._wanted.get(name), self.context(label)
+        recipe, wanted, ctx = self._recipes[name], self._wanted.get(name), self._building(name)
         if wanted is None:
             return recipe
         whole, known = kernel_key(recipe, ctx, origin), self._earlier.get(name)
@@ -206,16 +210,16 @@ class Stages:
         self._progress.note(f"kernel {name}: without {len(gone)} symbols of modules that no scenario here needs")
         return without(recipe, gone)
 
-    def _built(self, name: str, label: str, origin: Source[Any]) -> BuildResult:
+    def _built(self, name: str, origin: Source[Any]) -> BuildResult:
         """Return the kernel that the recipe leads to, from the cache or built now."""
         try:
-            return build_kernel(self._recipes[name], name, self.context(label), origin)
+            return build_kernel(self._recipes[name], name, self._building(name), origin)
         except DoesNotApplyError as error:  # the series' doing: it costs this kernel's columns, and no others
             tail = "\n".join([*error.details, f"hint: {error.hint}"])
             base = origin.tree_key
             return BuildResult(name, Outcome.BLOCKED, base_key=base, error=error.message, log_tail=tail)
 
-    def _begun_with(self, name: str, label: str, origin: Source[Any]) -> BuildResult | None:
+    def _begun_with(self, name: str, origin: Source[Any]) -> BuildResult | None:
         """Return the kernel that the run began with, where its recipe leads to another one by now, or to none.
 
         Raises:
@@ -226,7 +230,7 @@ class Stages:
             return None
         gone: LabError = another(name)
         try:
-            if kernel_key(self._recipes[name], self.context(label), origin) == known.key:
+            if kernel_key(self._recipes[name], self._building(name), origin) == known.key:
                 return None
             why = "its recipe leads to another one by now"
         except BuildCancelled:
@@ -239,17 +243,17 @@ class Stages:
         self._progress.note(f"kernel {name}: it stays the one that the run began with: {why}")
         return replace(known, cached=True)
 
-    def _tell_still(self, name: str, label: str) -> None:
+    def _tell_still(self, name: str) -> None:
         """Say once of a base that it has not moved for weeks."""
-        for line in standing_still([self._recipes[name]], self.context(label)):
+        for line in standing_still([self._recipes[name]], self._building(name)):
             if line not in self._still:
                 self._still.append(line)
                 self._progress.note(line)
 
-    def _look(self, name: str, result: BuildResult, label: str, origin: Source[Any]) -> None:
+    def _look(self, name: str, result: BuildResult, origin: Source[Any]) -> None:
         """See what each patch of a kernel's series changes; a series that cannot be read costs the counts alone."""
         try:
-            changes = series_changes(self._recipes[name], self.context(label), origin)
+            changes = series_changes(self._recipes[name], self._building(name), origin)
             artifact = self._host.cache.path("kernel", result.key) if result.outcome is Outcome.PASS else None
             self.patches[name], self.counted[name] = traceable.facts(name, changes, artifact)
         except LabError as error:
@@ -278,17 +282,18 @@ class Stages:
         kernel = self.kernels[name].result()
         if kernel.outcome is not Outcome.PASS:
             return ""
-        return initrd(self._host.cache.path("kernel", kernel.key), self.context(f"initramfs {name}"))
+        context = replace(self.context(f"initramfs {name}"), arch=self._recipes[name].built_for)
+        return initrd(self._host.cache.path("kernel", kernel.key), context)
 
-    def _root(self, name: str) -> str:
-        label = f"root {name}"
+    def _root(self, step: ImageStep) -> str:
+        label = f"root {step.name}"
         began = time.monotonic()
-        recipe = self._lab.rootfs_recipes[name]
+        recipe = self._lab.rootfs_recipes[step.recipe]
         with self._telling(label):
-            key = root_key(recipe, self._lab.root)
+            key = root_key(recipe, self._lab.root, step.arch)
             cached = self._host.cache.has("root", key)
             self._progress.stage(label, "cached" if cached else "packages")
-            root_image(recipe, self.context(label))
+            root_image(recipe, replace(self.context(label), arch=step.arch))
         if cached:
             self._found(label)
         else:
@@ -369,7 +374,7 @@ class Stages:
 
     def needed(self, job: JobSpec) -> list[Future[Any]]:
         """Return what must be there before a job can start."""
-        needed: list[Future[Any]] = [self.roots[job.rootfs]]
+        needed: list[Future[Any]] = [self.roots[step] for step in job.roots]
         needed += [made[name] for name in job.builds for made in (self.kernels, self.initrds)]
         return [*needed, *(self.foreign[pair] for pair in _foreign(job))]
 
@@ -405,9 +410,8 @@ def gather(lab: Lab, job: JobSpec, stages: Stages, settings: Settings) -> JobTas
         spec=job,
         scenario=lab.scenario(job.scenario).file(),
         kernels={name: _under_test(lab, job, name, stages, settings) for name in dict.fromkeys(job.placement.values())},
-        root=stages.roots[job.rootfs].result(),
+        roots={step.arch: stages.roots[step].result() for step in job.roots},
         payload=stages.payloads[job.group].result(),
-        arch=machine.arch,
         accel=machine.accel,
         console_bytes=int(lab.limits.console_mib * (1 << 20)),
         guest=settings.guest,

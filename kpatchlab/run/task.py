@@ -40,9 +40,9 @@ class JobTask:
     """All that a job is.
 
     Attributes:
-        root: key of its guests' root.
+        roots: architecture -> key of its guests' root.
         payload: keys of the artifacts with the files that are put into each guest.
-        arch, accel: what is asked of its guests' machine, as in lab.yaml; where the job runs says what "auto" is.
+        accel: what is asked of its guests' machine, as in lab.yaml; where the job runs says what "auto" is.
         console_bytes: how much of each guest's console is kept.
         guest: "fork" for saved guests, "vng" for virtme-ng on the host's own root.
         broken: the scenario is told to send something wrong, which it then has to see.
@@ -53,9 +53,8 @@ class JobTask:
     spec: JobSpec
     scenario: ScenarioFile
     kernels: Mapping[str, KernelUnderTest]
-    root: str
+    roots: Mapping[str, str]
     payload: tuple[str, ...]
-    arch: str
     accel: str
     console_bytes: int = 4 << 20
     guest: str = "fork"

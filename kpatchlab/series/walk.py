@@ -153,6 +153,7 @@ def _plan(recipe: KernelRecipe, name: str, ctx: BuildContext) -> _WalkSpec:
         )
     if not recipe.series:
         raise UserError(f"kernel {name} has no series", hint="`series` in its recipe names the patches")
+    ctx = ctx.compiling(recipe)
     origin = source.source_of(recipe.source, ctx)
     base = origin.describe()
     patches = patchset.read_series(recipe.series, ctx)

@@ -61,7 +61,7 @@ class Member:
 
 def artifacts_of(task: JobTask) -> frozenset[Name]:
     """Return what a job needs where it runs."""
-    found = {("root", task.root), *((payload.KIND, key) for key in task.payload)}
+    found = {*(("root", key) for key in task.roots.values()), *((payload.KIND, key) for key in task.payload)}
     for kernel in task.kernels.values():
         if kernel.build.outcome is Outcome.PASS:
             found |= {("kernel", kernel.build.key), ("initrd", kernel.initrd)}
