@@ -84,6 +84,19 @@ def test_the_labs_machine_is_that_of_kernels_that_name_none(tmp_path):
     assert {job.column for job in make_plan(lab).jobs} == {"here"}, "the machine takes no other architecture"
 
 
+@pytest.mark.parametrize(("of_image", "wrong"), [("", False), ("arch: s390x\n", False), ("arch: arm64\n", True)])
+def test_a_kernels_image_is_of_its_architecture(of_image, wrong, tmp_path):
+    image = "source: {type: debian-image, package: 'linux-image-{arch}', suite: trixie}\n"
+    labdir.write(tmp_path / "kernels/image.yaml", image + of_image)
+    text = LAB.replace("arch: s390x", "arch: s390x, prebuilt: image")
+    if not wrong:
+        assert lab_of(tmp_path, text).images["there"].built_for == "s390x"
+        return
+    with pytest.raises(UserError) as caught:
+        lab_of(tmp_path, text)
+    assert caught.value.details[0].endswith("prebuilt: kernels/image.yaml is for arm64")
+
+
 def test_an_architecture_that_is_none_is_one_line(tmp_path):
     with pytest.raises(UserError) as caught:
         lab_of(tmp_path, LAB.replace("s390x", "vax"))

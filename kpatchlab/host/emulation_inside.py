@@ -61,7 +61,11 @@ def _map(pid: int) -> None:
                 table.write(f"0 0 {EVERYBODY}")
         else:
             first, count = _subordinate(f"sub{kind}")
-            subprocess.run([f"new{kind}map", str(pid), "0", str(own), "1", "1", first, count], check=True)
+            program = f"new{kind}map"
+            try:
+                subprocess.run([program, str(pid), "0", str(own), "1", "1", first, count], check=True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise SystemExit(f"{program}: {error}; the package uidmap has it") from None
 
 
 def main(entry: str, command: list[str]) -> int:

@@ -248,7 +248,7 @@ class _Loader:
             title=file.title,
             base=base,
             kernels=kernels,
-            images=_on(arch, self._images(kernels, file, document)),
+            images=self._images(kernels, file, document),
             machine=file.machine,
             machines=machines,
             rootfs=file.rootfs,
@@ -326,7 +326,7 @@ class _Loader:
         self, kernels: Mapping[str, KernelRecipe], file: LabFile, document: Document
     ) -> dict[str, KernelRecipe]:
         """Return the images of the kernels that have one; what is wrong with one is told where the kernel is named."""
-        images = {}
+        images: dict[str, KernelRecipe] = {}
         for name, kernel in kernels.items():
             if not kernel.prebuilt:
                 continue
@@ -334,10 +334,12 @@ class _Loader:
             recipe = self._recipe(kernel.prebuilt, document, ["kernels", name, *(["prebuilt"] if inline else [])])
             if recipe and not recipe.is_prebuilt:
                 document.add(["kernels", name], f"prebuilt: kernels/{kernel.prebuilt}.yaml is no image")
+            elif recipe and recipe.arch and recipe.built_for != kernel.built_for:
+                document.add(["kernels", name], f"prebuilt: kernels/{kernel.prebuilt}.yaml is for {recipe.built_for}")
             elif (taken := image_of(name)) in kernels:
                 document.add(["kernels", taken], f"cannot be a kernel's name: reports call the image of {name} so")
             elif recipe:
-                images[name] = recipe
+                images |= _on(kernel.arch, {name: recipe})
         return images
 
     def _named_recipes(self, document: Document) -> None:
