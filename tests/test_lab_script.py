@@ -69,13 +69,17 @@ def test_benchmarks_behind_a_lab_file(lab):
     assert (status, err.splitlines()[0]) == (3, "lab: no such benchmark: nothing")
 
 
+EACH = "-n auto --durations=25 --durations-min=20"
+"""What pytest is told in every tier."""
+
+
 @pytest.mark.parametrize(
     ("words", "needs", "handed"),
     [
-        (["test"], "all", "-n auto"),
-        (["test", "--quick"], "quick", "-n auto --quick"),
-        (["test", "--quick", "--", "-k", "pairs"], "quick", "-n auto --quick -k pairs"),
-        (["test", "--long"], "all", "-n auto --long"),
+        (["test"], "all", EACH),
+        (["test", "--quick"], "quick", f"{EACH} --quick"),
+        (["test", "--quick", "--", "-k", "pairs"], "quick", f"{EACH} --quick -k pairs"),
+        (["test", "--long"], "all", f"{EACH} --long"),
         (["test", "-k", "pairs"], "all", "-k pairs"),
     ],
 )
@@ -179,7 +183,7 @@ def test_help_of_what_a_clone_has_makes_and_installs_nothing(lab, words):
 
 
 def test_help_of_pytest_and_of_a_benchmark_is_theirs(lab):
-    assert lab("test", "--quick", "--", "--help")[1] == ["-m pytest -n auto --quick --help"]
+    assert lab("test", "--quick", "--", "--help")[1] == [f"-m pytest {EACH} --quick --help"]
     assert lab("bench", "history", "--help")[1][-1].endswith("/bench/history.py --help")
 
 
