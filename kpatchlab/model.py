@@ -229,6 +229,7 @@ class BuildResult:
         objects_compiled / objects_total: what the compiler really did in this build, and what is in it.
         unconfined: why code of a series was run without a sandbox, where it was.
         unbuilt: source files that its series changes and that its configuration does not compile.
+        arch: its architecture, see `arch.ARCHES`; "" of runs that were stored before there were several.
     """
 
     kernel: str
@@ -253,6 +254,7 @@ class BuildResult:
     reproduce: str = ""
     unconfined: str = ""
     unbuilt: tuple[str, ...] = ()
+    arch: str = ""
 
 
 @dataclass(frozen=True, slots=True)

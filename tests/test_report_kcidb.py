@@ -48,6 +48,14 @@ def test_valid_by_kernelcis_own_library(run):
     V5_3.validate(kcidb(run))  # raises what is wrong
 
 
+@pytest.mark.parametrize(("arch", "told"), [("s390x", "s390x"), ("", None), ("x\n", None)])
+def test_a_kernel_has_its_architecture(arch, told):
+    run = sample()
+    found = kcidb(dataclasses.replace(run, builds=tuple(dataclasses.replace(build, arch=arch) for build in run.builds)))
+    V5_3.validate(found)
+    assert {build.get("architecture") for build in found["builds"]} == {told}
+
+
 def test_ids_are_unique_and_lead_to_each_other():
     found = kcidb(full())
     for kind in ("checkouts", "builds", "tests"):

@@ -212,6 +212,7 @@ def _result(plan: _KernelSpec, name: str) -> BuildResult:
         series=patchset.describe(plan.recipe.series, plan.patches),
         compiler=plan.compiler,
         config_misses=plan.misses,
+        arch=plan.recipe.built_for,
         unconfined="" if plan.prebuilt or plan.author == confined.TRUSTED else confined.unconfined(),
     )
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from kpatchlab.arch import ARCHES
 from kpatchlab.model import JOB, BuildResult, Case, JobResult, Outcome, Run, job_case
 from kpatchlab.report.common import line, tail
 from kpatchlab.report.view import View
@@ -126,6 +127,7 @@ def _build(run: Run, build: BuildResult) -> dict[str, Any]:
         "duration": build.duration_s,
         "command": line(build.reproduce, 4000),
         "compiler": line(build.compiler),
+        **({"architecture": build.arch} if build.arch in ARCHES else {}),
         "log_excerpt": tail(log, EXCERPT),
         "status": "FAIL" if build.module_failures and status == "PASS" else status,
         "misc": {

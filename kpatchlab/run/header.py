@@ -95,7 +95,7 @@ def of_contents(lab: Lab, plan: Plan) -> dict[str, str]:
             _files(lab.scenario(job.scenario).folder),
             library,
             *(root_key(lab.rootfs_recipes[root.recipe], lab.root, root.arch) for root in job.roots),
-            lab.machines[job.machine].model_dump(mode="json"),
+            lab.machines[job.machine].model_dump(mode="json") | {"arch": "+".join(root.arch for root in job.roots)},
         )
         for job in {job.scenario: job for job in plan.jobs}.values()
     }
