@@ -234,3 +234,20 @@ def test_real_mirror(tmp_path):
     assert {"hello", "libc6"} <= set(subject.resolve("hello"))
     with pytest.raises(UserError):
         subject.candidate("no-such-package-at-all")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Err:1 http://x y\n  Could not resolve 'x'\n", "it cannot be reached"),
+        ("E: Failed to fetch http://x/pool/a_1_s390x.deb  502  Bad Gateway [IP: 1.2.3.4 80]\n", "it cannot be reached"),
+        (
+            "E: Failed to fetch http://x/pool/libc6_2.41-12%2bdeb13u5_s390x.deb  404  Not Found [IP: 1.2.3.4 80]\n" * 2,
+            "it lists packages that it does not have: libc6_2.41-12+deb13u5_s390x.deb and 1 more",
+        ),
+        ("Get:7 http://x trixie/main s390x libx s390x 1:20250502-1 [1503 kB]\nE: dpkg failed\n", None),
+    ],
+)
+def test_what_apt_blames_the_mirror_for(said, told):
+    found = debian.explained(said, "it")
+    assert (found and found.message) == told

@@ -16,6 +16,7 @@ import os
 import re
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,9 +45,10 @@ _POCKETS = re.compile(r"(-security|/updates|-updates|-proposed-updates|-backport
 _ARCHIVE = re.compile(r"(^.*/debian)(/\d{8}T\d{6}Z)?/?$")  # with the stamp of a snapshot archive
 _UNREACHABLE = re.compile(
     r"could not resolve|could not connect|cannot initiate|connection (failed|timed out|refused)|unable to connect"
-    r"|temporary failure|network is unreachable|no route|timed? ?out|error reading from server|502|503|504",
+    r"|temporary failure|network is unreachable|no route|timed? ?out|error reading from server|\b50[234]  ",
     re.IGNORECASE,
 )
+_GONE = re.compile(r"^E: Failed to fetch \S*/(\S+\.deb)  404 ", re.MULTILINE)
 UNREACHABLE_HINT = "check the network and apt's proxy, or set `mirror:` in lab.yaml"
 _TAKEN_OVER = ("Acquire::http", "Acquire::https", "Acquire::Check-Date", "Acquire::Check-Valid-Until")
 
@@ -119,6 +121,18 @@ def choose_mirror(wanted: str) -> Mirror:
 def is_unreachable(text: str) -> bool:
     """Whether apt's words blame the network or the mirror's host."""
     return bool(_UNREACHABLE.search(text))
+
+
+def explained(text: str, mirror: str) -> HostError | None:
+    """Return what apt's words say of a mirror, where that is what they blame."""
+    gone = [urllib.parse.unquote(name) for name in _GONE.findall(text)]
+    if gone:  # seen of a mirror that has one architecture's point release in its lists alone
+        more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+        hint = "try later, or name another one, or a snapshot, with `mirror:` in lab.yaml"
+        return HostError(f"{mirror} lists packages that it does not have: {gone[0]}{more}", hint, tuple(gone))
+    if is_unreachable(text):
+        return HostError(f"{mirror} cannot be reached", UNREACHABLE_HINT)
+    return None
 
 
 def _host_entries(etc: Path) -> Iterator[tuple[str, str]]:
@@ -458,8 +472,10 @@ class Apt:
         errors = tuple(line for line in result.stderr.splitlines() if line.startswith(("E:", "W:", "Err:")))
         text = "\n".join(errors) + result.stdout
         where = f"{self.mirror.archive} ({self.suite})"
-        if result.timed_out or is_unreachable(text):
+        if result.timed_out:
             return HostError(f"mirror {where} cannot be reached", hint=UNREACHABLE_HINT, details=errors)
+        if found := explained(text, f"mirror {where}"):
+            return HostError(found.message, found.hint, found.details or errors)
         if "NO_PUBKEY" in text or "not signed" in text or "couldn't be verified" in text:
             return HostError(
                 f"mirror {where}: its signature cannot be checked",
