@@ -94,6 +94,7 @@ _ALL = (
     ),
     Arch(
         "s390x", "s390x", "s390x-linux-gnu", "s390x", 22, ("qemu-system-s390x",),
+        firmware=("usr/share/qemu/s390-ccw.img",),
         machine=("-M", "s390-ccw-virtio", "-cpu", "max"), bus="ccw", panic_device=(),
     ),
 )  # fmt: skip
