@@ -82,6 +82,8 @@ def searched(real_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Searc
 @pytest.mark.build
 @pytest.mark.guest
 @pytest.mark.mirror
+@pytest.mark.long
+@pytest.mark.timeout(4 * 3600)
 def test_the_commit_that_corrupts_data_is_named(searched):
     said = searched.bisect()
     assert f'culprit: {searched.made[5][:12]} ("af_unix: read from even places")' in said
@@ -92,6 +94,8 @@ def test_the_commit_that_corrupts_data_is_named(searched):
 @pytest.mark.build
 @pytest.mark.guest
 @pytest.mark.mirror
+@pytest.mark.long
+@pytest.mark.timeout(4 * 3600)
 def test_candidates_are_run_side_by_side_each_on_its_own_kernel(searched):
     said = searched.bisect("--candidates", "3")
     assert f'culprit: {searched.made[5][:12]} ("af_unix: read from even places")' in said

@@ -14,7 +14,10 @@ import yaml
 
 from tests.labdir import write
 
-pytestmark = [pytest.mark.guest, pytest.mark.mirror, pytest.mark.build]
+pytestmark = [
+    *(pytest.mark.guest, pytest.mark.mirror, pytest.mark.build),
+    *(pytest.mark.long, pytest.mark.timeout(4 * 3600)),
+]
 
 PROJECT = Path(__file__).parent.parent
 SERIES = PROJECT / "tests/data/tiny-series"
