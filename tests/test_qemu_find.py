@@ -23,7 +23,7 @@ def host(monkeypatch):
         qemu.proc, "run", lambda argv, **_k: proc.Result(tuple(argv), 0, said.format(facts["version"]), "", 0.0)
     )
 
-    def debian(_cache, _mirror=""):
+    def debian(_cache, _mirror="", _arch=""):
         if not facts["mirror"]:
             raise HostError("mirror x cannot be reached")
         return OURS
