@@ -290,7 +290,7 @@ class Prober:
     def _boot(self, built: BuiltCommit) -> Judged:
         """Boot the kernel to its agent, never from a saved guest."""
         lab, cache, arch = self.lab, self.host.cache, self.recipe.built_for
-        context = dataclasses.replace(self._context(), arch=arch)
+        context = self._context().compiling(self.recipe)
         root = lab.rootfs_recipes[lab.rootfs]
         root_image(root, context)
         packed = initrd(cache.path("kernel", built.result.key), context)

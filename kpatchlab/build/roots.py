@@ -272,8 +272,8 @@ def _explain(result: proc.Result, recipe: RootRecipe) -> HostError:
     lines = [line for line in result.stderr.splitlines() if line.strip() and line not in script]
     tail = tuple(line for line in lines if not line.startswith("I: "))[-15:]
     text = "\n".join(tail)
-    if found := debian.explained(result.stderr, "the mirror of Debian's packages"):
-        return HostError(found.message, found.hint, found.details or tail)
+    if found := debian.explained(result.stderr, "the mirror of Debian's packages", tail):
+        return found
     hint = "the run's verbose output has all of what mmdebstrap said"
     if "No space left" in text:
         hint = "free space below TMPDIR and the cache; a root needs about 1 GiB while it is built"

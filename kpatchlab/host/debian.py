@@ -123,15 +123,19 @@ def is_unreachable(text: str) -> bool:
     return bool(_UNREACHABLE.search(text))
 
 
-def explained(text: str, mirror: str) -> HostError | None:
-    """Return what apt's words say of a mirror, where that is what they blame."""
+def explained(text: str, mirror: str, said: Sequence[str] = ()) -> HostError | None:
+    """Return what apt's words say of a mirror, where that is what they blame.
+
+    Args:
+        said: the lines of these words that people want to see.
+    """
     gone = [urllib.parse.unquote(name) for name in _GONE.findall(text)]
     if gone:  # seen of a mirror that has one architecture's point release in its lists alone
         more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
         hint = "try later, or name another one, or a snapshot, with `mirror:` in lab.yaml"
         return HostError(f"{mirror} lists packages that it does not have: {gone[0]}{more}", hint, tuple(gone))
     if is_unreachable(text):
-        return HostError(f"{mirror} cannot be reached", UNREACHABLE_HINT)
+        return HostError(f"{mirror} cannot be reached", UNREACHABLE_HINT, tuple(said))
     return None
 
 
@@ -474,8 +478,8 @@ class Apt:
         where = f"{self.mirror.archive} ({self.suite})"
         if result.timed_out:
             return HostError(f"mirror {where} cannot be reached", hint=UNREACHABLE_HINT, details=errors)
-        if found := explained(text, f"mirror {where}"):
-            return HostError(found.message, found.hint, found.details or errors)
+        if found := explained(text, f"mirror {where}", errors):
+            return found
         if "NO_PUBKEY" in text or "not signed" in text or "couldn't be verified" in text:
             return HostError(
                 f"mirror {where}: its signature cannot be checked",

@@ -282,7 +282,7 @@ class Stages:
         kernel = self.kernels[name].result()
         if kernel.outcome is not Outcome.PASS:
             return ""
-        context = replace(self.context(f"initramfs {name}"), arch=self._recipes[name].built_for)
+        context = self.context(f"initramfs {name}").compiling(self._recipes[name])
         return initrd(self._host.cache.path("kernel", kernel.key), context)
 
     def _root(self, step: ImageStep) -> str:

@@ -6,7 +6,7 @@ no loss. `doubts` says what is to be run again, `cases` judges what came of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from kpatchlab.model import Case, CaseId, CaseKind, JobResult, Left, Outcome
@@ -69,11 +69,7 @@ class Doubt:
 def doubts(jobs: Jobs, base: str) -> dict[str, Doubt]:
     """Return the columns whose jobs are to be run again; the base then is as well."""
     found: dict[str, Doubt] = {}
-    for column, made in jobs.items():
-        here = _ended(made)
-        held = _like(here, _ended(jobs.get(base, ())))
-        if column == base or not here or not held:
-            continue
+    for column, held, here in _compared(jobs, base):
         if _slow(held, here) and min(len(held), len(here)) < 2:
             found[column] = Doubt(f"it takes {clock(_least_s(here))}, and {clock(_most_s(held))} on the base")
         if (more := list(_excess(held, here))) and not (_turned(held) and _turned(here)):
@@ -85,11 +81,7 @@ def doubts(jobs: Jobs, base: str) -> dict[str, Doubt]:
 def cases(jobs: Jobs, base: str) -> dict[CaseId, dict[str, Case]]:
     """Return the checks that only a comparison can make, by column; those alone that a column fails."""
     found: dict[CaseId, dict[str, Case]] = {}
-    for column, made in jobs.items():
-        here = _ended(made)
-        held = _like(here, _ended(jobs.get(base, ())))
-        if column == base or not here or not held:
-            continue
+    for column, held, here in _compared(jobs, base):
         for case in [*_slow_case(held, here), *_left_cases(held, here)]:
             found.setdefault(case.id, {base: Case(case.name, Outcome.PASS, kind=case.kind)})[column] = case
     return found
@@ -100,10 +92,18 @@ def _ended(jobs: Iterable[JobResult]) -> list[JobResult]:
     return [job for job in jobs if job.reported and job.outcome in {Outcome.PASS, Outcome.FAIL}]
 
 
-def _like(here: Sequence[JobResult], base: Sequence[JobResult]) -> list[JobResult]:
-    """Return the jobs of the base that ran on such machines as all of these: others have another pace, other pages."""
-    modes = {job.mode for job in here}
-    return [job for job in base if {job.mode} == modes]
+def _compared(jobs: Jobs, base: str) -> Iterator[tuple[str, list[JobResult], list[JobResult]]]:
+    """Yield (column, jobs of the base, the column's jobs), of those that can be held against each other.
+
+    All of them ran on machines of one kind: others have another pace, and other pages.
+    """
+    of_base = _ended(jobs.get(base, ()))
+    for column, made in jobs.items():
+        here = _ended(made)
+        modes = {job.mode for job in here}
+        held = [job for job in of_base if {job.mode} == modes]
+        if column != base and held:
+            yield column, held, here
 
 
 def _most_s(base: Sequence[JobResult]) -> float:
