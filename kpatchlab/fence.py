@@ -83,7 +83,8 @@ class Fence:
         stores: folders that are writable as well, and that nobody reads from outside: they are not swept.
         unconfined: run all the same where the host has no sandbox: what runs is trusted, or the user said so.
         root: the top folder of a root file system that is there, read-only, in place of the host's system.
-        at: where a folder of `write`, `read` or `stores` is, if not at its own path.
+        at: where a folder of `write`, `read` or `stores` is with all below it, if not at its own path; without a
+            sandbox every folder is.
     """
 
     write: tuple[Path, ...] = ()
@@ -155,6 +156,13 @@ class Fence:
             raise proc.CommandFailed(result)
         return result
 
+    def inside(self, path: Path) -> str:
+        """Return where a path is for the commands."""
+        moved = next((home for home in (path, *path.parents) if home in self.at), None)
+        if moved is None or lacking():
+            return str(path)
+        return os.path.normpath(os.path.join(self.at[moved], path.relative_to(moved)))
+
     def sweep(self) -> str:
         """Delete what must not be read from outside; returns what it was, in a line, "" for nothing."""
         found = ""
@@ -162,12 +170,20 @@ class Fence:
             if root.is_symlink():
                 raise Escape(f"{root} is a link: it is to be a folder of the lab's own")
             for path, what in _strays(root, (*self.write, *self.read)):
+                if self._is_own(path):  # good inside alone: modules_install leaves two
+                    path.unlink()
+                    continue
                 found = found or f"{what} was left: {one_line(str(path.relative_to(root)), 200)}"
                 if path.is_dir() and not path.is_symlink():
                     proc.run(["rm", "-rf", "--", path], timeout_s=DELETE_S, check=False)  # Python recurses
                 else:
                     path.unlink(missing_ok=True)
         return found
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether a stray is a link into a folder that commands see at another path."""
+        target = Path(os.path.normpath(os.readlink(path))) if path.is_symlink() else Path()
+        return any(target.is_relative_to(place) for place in self.at.values())
 
     def _check_host(self, name: str, killed: int) -> None:
         """Raise HostError where the host shows that it, and not the command, was at fault."""
@@ -191,10 +207,10 @@ class Fence:
         words += _system() if self.root is None else _system(self.root, ETC_OF_ROOT)
         binds = {**dict.fromkeys(self.read, "--ro-bind"), **dict.fromkeys((*self.write, *self.stores), "--bind")}
         for path in sorted(binds, key=lambda path: len(path.parts)):  # what is below another comes after it
-            words += [binds[path], str(path), self.at.get(path, str(path))]
+            words += [binds[path], str(path), self.inside(path)]
         for name, value in self.environment().items():
             words += ["--setenv", name, value]
-        return [*words, "--chdir", self.at.get(cwd, str(cwd)) if cwd else "/"]
+        return [*words, "--chdir", self.inside(cwd) if cwd else "/"]
 
 
 def read_left(path: Path) -> str:

@@ -56,7 +56,7 @@ OUTSIDE_THE_FENCE = {
     "build/built": "--version", "build/confined": "ccache on the lab's stores", "build/context": "rm",
     "build/kselftest": "pkg-config", "build/toolchain": "--version", "build/origin": "tar",
     "build/roots": "mmdebstrap, fsck.erofs on what it made",
-    "fence": "itself, rm", "guest/initrd": "gcc on the agent",
+    "build/warm": "cp, chmod", "fence": "itself, rm", "guest/initrd": "gcc on the agent",
     "guest/jail": "QEMU", "guest/vm": "QEMU", "host/accel": "gcc on a probe, QEMU", "host/debian": "apt and dpkg-deb",
     "host/emulation": "true",
     "host/packages": "apt", "host/qemu": "QEMU", "hosts/wheels": "pip", "lab/bounded": "itself", "lab/scripts": "sh -n",

@@ -6,9 +6,8 @@ import dataclasses
 
 import pytest
 
-from kpatchlab.build import git
+from kpatchlab.build import build_kernel, git, kernel_key, series_changes
 from kpatchlab.build.checkout import checkout_of, hash_of
-from kpatchlab.build.kernel import build_kernel, kernel_key, series_changes
 from kpatchlab.build.source import source_of
 from kpatchlab.model import BuildResult, Outcome
 from tests.build_fixtures import Bench

@@ -12,8 +12,7 @@ import pytest
 from series_fixtures import SeriesBench, program, row
 
 from kpatchlab import fence
-from kpatchlab.build import build_kernel, kernel_key
-from kpatchlab.build.kernel import series_changes
+from kpatchlab.build import build_kernel, kernel_key, series_changes
 from kpatchlab.build.patchset import apply_series
 from kpatchlab.cache import disk_bytes
 from kpatchlab.errors import HostError, UserError

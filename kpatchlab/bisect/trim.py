@@ -8,7 +8,7 @@ from __future__ import annotations
 from kpatchlab.bisect.criterion import Criterion
 from kpatchlab.bisect.workspace import Workspace
 from kpatchlab.build import lies_built
-from kpatchlab.build.kernel import author_of_tree
+from kpatchlab.build.spec import author_of_tree
 from kpatchlab.build.trim import Wanted, unneeded
 from kpatchlab.lab.load import Lab
 from kpatchlab.lab.recipes import KernelRecipe

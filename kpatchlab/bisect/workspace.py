@@ -22,8 +22,9 @@ from kpatchlab.bisect.commits import CommitRange
 from kpatchlab.build import git, patchset, source
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.gitview import ATTRIBUTES
-from kpatchlab.build.kernel import OBJECTS, STRANGERS, WORK_TREES
 from kpatchlab.build.origin import Source
+from kpatchlab.build.spec import STRANGERS, WORK_TREES
+from kpatchlab.build.trees import OBJECTS
 from kpatchlab.cache import content_key
 from kpatchlab.errors import HostError, UserError
 from kpatchlab.lab.recipes import KernelRecipe

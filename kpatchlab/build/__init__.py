@@ -5,10 +5,9 @@ from kpatchlab.build.kernel import (
     build_kernel,
     cached_kernel,
     kernel_key,
-    lies_built,
-    series_changes,
     stored_kernel,
 )
+from kpatchlab.build.trees import lies_built, series_changes
 
 __all__ = ["BuildCancelled", "BuildContext", "BuildProgress"]
 __all__ += ["build_kernel", "cached_kernel", "kernel_key", "lies_built", "series_changes", "stored_kernel"]

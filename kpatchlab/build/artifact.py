@@ -84,12 +84,16 @@ def pack_modules(root: Path, image: Path, config: Path) -> None:
     tool(root, write=[image]).run([*words, str(image), str(root / "lib/modules")], timeout_s=PACK_S)
 
 
-def keep_notes(obj: Path, work: Path) -> None:
-    """Keep what gcov needs to read a guest's counters: each object's .gcno, and where the object directory was."""
+def keep_notes(obj: Path, place: str, work: Path) -> None:
+    """Keep what gcov needs to read a guest's counters: each object's .gcno, and where the object directory was.
+
+    Args:
+        place: where `obj` was for make.
+    """
     for path in obj.rglob("*.gcno"):
         link_or_copy(path, work / NOTES / path.relative_to(obj))
     (work / NOTES).mkdir(exist_ok=True)
-    (work / NOTES / "objects").write_text(f"{obj}\n")
+    (work / NOTES / "objects").write_text(f"{place}\n")
 
 
 def _sbin(program: str) -> str:

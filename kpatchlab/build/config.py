@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def configure(
     fragment = obj / "kpatchlab.config"
     put_plain(fragment, fragment_text(asked).encode())
     words, needed = _configkernel(fence)
-    words += ["--allnoconfig", "--arch", ctx.arch, "--custom", str(fragment), f"O={object_path(tree, obj)}"]
+    words += ["--allnoconfig", "--arch", ctx.arch, "--custom", fence.inside(fragment), f"O={object_path(tree, obj)}"]
     # The program's own --cross-compile sets nothing (virtme-ng 1.42): it looks for a gcc behind two dashes.
     words += [f"CROSS_COMPILE={ctx.cross}"] if ctx.cross else []
     words += [] if ctx.compiler == GCC else [f"CC={ctx.program}"]
@@ -173,17 +174,33 @@ def configure_anew(
     return misses
 
 
+def decides(name: str, arch: str) -> bool:
+    """Whether a file of the tree decides about its configuration, as `_read_by_kconfig` has it.
+
+    >>> [decides(name, "x86_64") for name in ("net/Kconfig", "arch/x86/Makefile", "net/Makefile")]
+    [True, True, False]
+    """
+    # fnmatch's star passes a slash
+    globs = (f"/{glob}{'*' * glob.endswith('/')}".replace("/**/", "*/") for glob in _deciding(source_arch(arch)))
+    return any(fnmatchcase(f"/{name}", glob) for glob in globs)
+
+
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _read_by_kconfig(tree: Path, arch: str) -> str:
-    """Return a digest of the files that decide about a configuration.
+def _deciding(arch: str) -> list[str]:
+    """Return globs of the files that decide about a configuration.
 
     Kconfig files, the Makefiles that call Kconfig and name the version, and the scripts that Kconfig's macros run.
     """
     own = [f"scripts/{name}*" for name in ("Kconfig", "kconfig/")] + ["scripts/*.sh", "scripts/*.py"]
-    globs = ["**/Kconfig*", *own, "Makefile", f"arch/{arch}/Makefile*", f"arch/{arch}/configs/*", "kernel/configs/*"]
+    return ["**/Kconfig*", *own, "Makefile", f"arch/{arch}/Makefile*", f"arch/{arch}/configs/*", "kernel/configs/*"]
+
+
+def _read_by_kconfig(tree: Path, arch: str) -> str:
+    """Return a digest of the files that decide about a configuration."""
+    globs = _deciding(arch)
     if not (tree / ".git").exists():
         found = (path for glob in globs for path in tree.glob(glob + "*" * glob.endswith("/")) if path.is_file())
         return _digests(tree, found)

@@ -13,6 +13,7 @@ from pathlib import Path
 from kpatchlab import fence, proc
 from kpatchlab.build import toolchain
 from kpatchlab.build.context import BuildContext
+from kpatchlab.build.failures import PLACE
 from kpatchlab.cache import META, disk_bytes
 from kpatchlab.errors import LabError
 from kpatchlab.fence import Fence, NoFence
@@ -32,8 +33,8 @@ TRIM_S = 600.0
 
 
 def build_fence(
-    ctx: BuildContext, author: str, *, write: Sequence[Path], read: Sequence[Path] = (), records: Path | None = None,
-    stats: Path | None = None,
+    ctx: BuildContext, author: str, *, write: Sequence[Path], read: Sequence[Path] = (), tree: Path | None = None,
+    records: Path | None = None, stats: Path | None = None,
 ) -> Fence:  # fmt: skip
     """Return the fence of make: nothing of the caller's that changes what is built, and always the same identity.
 
@@ -41,6 +42,7 @@ def build_fence(
 
     Args:
         author: `TRUSTED`, or the key of a series.
+        tree: the folder that is at `PLACE`, with what is below it.
         records: where the compiler's wrapper tells of objects that fail; made.
         stats: takes ccache's log of hits and misses; in a folder of `write`.
 
@@ -59,11 +61,14 @@ def build_fence(
     if records:
         records.mkdir(parents=True, exist_ok=True)
         write, env["KPATCHLAB_FAILURES"] = (*write, records), str(records)
-    made = Fence(tuple(write), tuple(read), env, unconfined=trusts(ctx, author), root=toolchain.system(ctx))
+    made = Fence(
+        tuple(write), tuple(read), env, unconfined=trusts(ctx, author), root=toolchain.system(ctx),
+        at={tree: PLACE} if tree else {},
+    )  # fmt: skip
     if not made.root and not fence.which("ccache"):
         return made
     made = _with_store(made, ctx, author)
-    return made.adding({"CCACHE_STATSLOG": str(stats)}) if stats else made
+    return made.adding({"CCACHE_STATSLOG": made.inside(stats)}) if stats else made
 
 
 def trusts(ctx: BuildContext, author: str) -> bool:

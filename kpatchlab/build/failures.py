@@ -13,6 +13,9 @@ from kpatchlab.arch import reads
 from kpatchlab.files import below, clear
 from kpatchlab.model import ModuleFailure
 
+PLACE = "/linux"
+"""Where make finds the tree, whichever it is. Objects stay good in a copy of their tree: tools/build writes absolute
+paths into what it makes (6.1), and every command that names another compiler's path is run again."""
 NM_S = 300.0
 NM_BATCH = 100
 """Modules in one call of nm: its output stays below what proc keeps."""
@@ -67,12 +70,13 @@ def normal(module: str) -> str:
 def relative(path: str, tree: Path) -> str:
     """Return a path of the compiler's as one inside the tree.
 
-    >>> relative("../net/ipv4/tcp.c", Path("/t"))
-    'net/ipv4/tcp.c'
+    >>> relative("../net/ipv4/tcp.c", Path("/t")), relative(f"{PLACE}/net/ipv4/tcp.c", Path("/t"))
+    ('net/ipv4/tcp.c', 'net/ipv4/tcp.c')
     """
     text = os.path.normpath(path)
     if os.path.isabs(text):
-        return os.path.relpath(text, tree) if Path(text).is_relative_to(tree) else text
+        home = next((home for home in (str(tree), PLACE) if Path(text).is_relative_to(home)), None)
+        return os.path.relpath(text, home) if home else text
     return text.removeprefix("../")
 
 

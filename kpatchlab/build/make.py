@@ -79,7 +79,7 @@ class Job:
                 )
         obj.mkdir(parents=True, exist_ok=True)
         self.fence = confined.build_fence(
-            ctx, author, write=[obj], read=[tree], records=self._records, stats=self._stats
+            ctx, author, write=[obj], read=[tree], tree=tree, records=self._records, stats=self._stats
         )
         self.fence.sweep()  # what a build that was killed has left; the lab writes here as well
         if covered:
@@ -187,7 +187,7 @@ class Job:
         arch = config.source_arch(self.ctx.arch)
         words = ["make", f"O={config.object_path(self.tree, self.obj)}", f"ARCH={arch}"]
         words += [f"CROSS_COMPILE={self.ctx.cross}"] if self.ctx.cross else []
-        return [*words, f"CC={self.obj / 'cc.sh'}", "LOCALVERSION="]
+        return [*words, f"CC={self.fence.inside(self.obj / 'cc.sh')}", "LOCALVERSION="]
 
     def _objects(self) -> Iterator[Path]:
         """Yield the command file of each object that was compiled or assembled for the kernel."""

@@ -21,8 +21,8 @@ from kpatchlab.build.artifact import BOOT_MODULES
 from kpatchlab.build.confined import TRUSTED, build_fence
 from kpatchlab.build.context import BuildContext
 from kpatchlab.build.kconfig import Kconfig
-from kpatchlab.build.kernel import OBJECTS
 from kpatchlab.build.origin import Source
+from kpatchlab.build.trees import OBJECTS
 from kpatchlab.cache import content_key
 from kpatchlab.fence import Escape, Fence
 from kpatchlab.files import put_plain

@@ -1,0 +1,83 @@
+"""Bases with their objects, kept for the series that come on top of them: make compiles what a series changes.
+
+A series gets a copy of its own, so no other kernel ever sees what a stranger's Makefile did. Sources are shared by hard
+links: behind the fence they are read-only, and git writes a patched file anew. Objects are copied, since compilers and
+kbuild write to them where they lie. Where nothing confines a build, nothing is lent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+from kpatchlab import proc
+from kpatchlab.build.context import BuildContext
+from kpatchlab.fence import lacking
+
+WARM = "warm"
+"""The cache's kind of such trees."""
+OBJECTS = "obj"
+"""The folder of their objects."""
+MOST = 2
+"""Trees that are kept: with its objects, one takes 2 (the smallest kernel) to 6 GiB."""
+COPY_S = 1800.0
+
+
+def keep(key: str, tree: Path, label: str, ctx: BuildContext) -> None:
+    """Take a base's tree, built, out of where it lies; of all those kept, the least recently used go.
+
+    Args:
+        key: of the base's kernel.
+    """
+    if lacking() or shutil.disk_usage(tree).free < ctx.min_free_bytes:
+        ctx.discard(tree)
+        return
+    with ctx.cache.lock(f"{WARM}-{key}"):
+        if (kept := ctx.cache.path(WARM, key)).exists():
+            ctx.discard(kept)
+        folder = ctx.cache.scratch(WARM)
+        with ctx.cache.using(folder):
+            tree.rename(folder / "tree")
+            ctx.note(folder, label)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(kept)
+    others = [entry for entry in ctx.cache.entries() if entry.kind == WARM and entry.key != key]
+    for entry in others[: max(0, len(others) - MOST + 1)]:
+        with ctx.cache.lock(f"{WARM}-{entry.key}"), contextlib.suppress(FileNotFoundError):
+            ctx.discard(entry.path)
+
+
+def lend(key: str, tree: Path, ctx: BuildContext) -> bool:
+    """Make `tree`, an empty folder, a copy of what is kept of a base; False, and it is empty still, where it is not.
+
+    Args:
+        key: as in `keep`.
+    """
+    if lacking():
+        return False
+    kept = ctx.cache.path(WARM, key) / "tree"
+    with ctx.cache.lock(f"{WARM}-{key}"):
+        if not kept.is_dir():
+            return False
+        ctx.cache.touch(WARM, key)
+        copied = _copy(kept, tree, ctx)
+    ctx.check_cancel()
+    if not copied:  # a full disk, a file system without links
+        ctx.discard(tree)
+        tree.mkdir()
+    return copied
+
+
+def _copy(kept: Path, tree: Path, ctx: BuildContext) -> bool:
+    def ran(*words: str) -> bool:
+        return proc.run(words, timeout_s=COPY_S, check=False, nice=proc.BUILD_NICE, cancel=ctx.cancel).status == 0
+
+    sources = [entry.path for entry in os.scandir(kept) if entry.name != OBJECTS]
+    return (
+        ran("cp", "-a", "--link", "--", *sources, str(tree))
+        and ran("cp", "-a", "--reflink=auto", "--", str(kept / OBJECTS), str(tree))
+        # What of it is the kernel's artifact as well has been made read-only there.
+        and ran("chmod", "-R", "u+w", "--", str(tree / OBJECTS))
+    )
