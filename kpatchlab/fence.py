@@ -181,9 +181,9 @@ class Fence:
         return found
 
     def _is_own(self, path: Path) -> bool:
-        """Whether a stray is a link into a folder that commands see at another path."""
+        """Whether a stray is a link into a folder that commands read at another path."""
         target = Path(os.path.normpath(os.readlink(path))) if path.is_symlink() else Path()
-        return any(target.is_relative_to(place) for place in self.at.values())
+        return any(target.is_relative_to(place) for home, place in self.at.items() if home in self.read)
 
     def _check_host(self, name: str, killed: int) -> None:
         """Raise HostError where the host shows that it, and not the command, was at fault."""

@@ -168,6 +168,26 @@ def test_links_among_what_is_seen_stay(door, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"x", "y", "z", "source"}
 
 
+@needs_sandbox
+def test_a_tree_that_is_elsewhere_for_commands_and_links_to_it(tmp_path):
+    """Such a link leads nowhere outside, so it goes; one to what is written is the command's own, and it is told."""
+    tree, programs = tmp_path / "tree", tmp_path / "programs"
+    (tree / "obj").mkdir(parents=True)
+    programs.mkdir()
+    (tree / "file").write_text("there\n")
+    door = Fence((tree / "obj", programs), (tree,), at={tree: "/linux", programs: "/programs"})
+    assert (door.inside(tree / "obj/x"), door.inside(tmp_path)) == ("/linux/obj/x", str(tmp_path))
+    done = sh(
+        door, f"pwd; cat /linux/file; echo y >x; ln -s /linux build; ls {tree}; echo x >/linux/new", cwd=tree / "obj"
+    )
+    assert done.stdout == "/linux/obj\nthere\n"
+    assert "Read-only file system" in done.stderr
+    assert [path.name for path in (tree / "obj").iterdir()] == ["x"]
+    for target in ("/programs/x", "/linuxes", "/etc/passwd", "/linux/../etc"):
+        with pytest.raises(Escape, match="a link to"):
+            sh(door, f"ln -s {target} stray", cwd=tree / "obj")
+
+
 def test_a_folder_that_became_a_link_is_not_shown(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "obj").symlink_to(tmp_path / "home")
