@@ -56,8 +56,8 @@ class Progress(Protocol):
     def stage_done(self, name: str, text: str) -> None:
         """A build or an image ended; `text` is "" where there is nothing to say about it."""
 
-    def job_started(self, job: str) -> None:
-        """A guest is being resumed for a job."""
+    def job_started(self, job: str, host: str = "", load: float = 0.0) -> None:
+        """A guest is being resumed for a job; where there are several hosts, on which, and its load average then."""
 
     def job_done(self, result: JobResult) -> None:
         """A job ended."""
@@ -111,12 +111,27 @@ def job_line(result: JobResult) -> str:
     return f"{text}  {result.message}" if result.message else text
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    began: float
+    host: str
+
+
+@dataclass(slots=True)
+class _Host:
+    """One of several: how many jobs ended there, and its load when the last one began."""
+
+    done: int = 0
+    load: float = 0.0
+
+
 class _Counted:
     """How many jobs are done, and how long the rest takes, at the pace so far of what was expected."""
 
     def __init__(self) -> None:
         self._stages: dict[str, _Stage] = {}
-        self._jobs: dict[str, float] = {}  # those that run, and since when
+        self._jobs: dict[str, _Running] = {}
+        self._hosts: dict[str, _Host] = {}
         self.total_jobs = 0
         self.seconds: Mapping[str, float] = {}
         self._done: dict[str, float] = {}  # job -> seconds that it took
@@ -126,6 +141,27 @@ class _Counted:
         """Count from the beginning: a series has a run for each patch."""
         self.total_jobs, self.seconds = jobs, seconds
         self._done, self._began = {}, 0.0
+
+    def _start(self, job: str, host: str, load: float) -> None:
+        now = time.monotonic()
+        self._began = self._began or now
+        self._jobs[job] = _Running(now, host)
+        if host:
+            self._hosts.setdefault(host, _Host()).load = load
+
+    def _end(self, result: JobResult) -> None:
+        self._jobs.pop(result.job, None)
+        self._done[result.job] = result.duration_s
+        if result.host:
+            self._hosts.setdefault(result.host, _Host()).done += 1
+
+    def _by_host(self) -> list[tuple[str, str]]:
+        """Return each host with `2 run, 5 done, load 1.8`; nothing where there is one alone."""
+        busy = [running.host for running in self._jobs.values()]
+        return [
+            (name, f"{busy.count(name)} run, {host.done} done, load {host.load:.1f}")
+            for name, host in sorted(self._hosts.items())
+        ]
 
     def going_on(self) -> list[str]:
         """See `Progress.going_on`."""
@@ -140,7 +176,7 @@ class _Counted:
         if not rest or not self._done or len(self._done) + len(rest) < self.total_jobs:
             return text
         now = time.monotonic()
-        running = {job: now - began for job, began in self._jobs.items() if job in rest}
+        running = {job: now - running.began for job, running in self._jobs.items() if job in rest}
         left_s = time_left(
             expected=sum(self.seconds.get(job, took) for job, took in self._done.items()),
             took=sum(self._done.values()),
@@ -149,9 +185,6 @@ class _Counted:
             wall=now - self._began,
         )
         return f"{text}, about {clock(left_s)} left{' behind what is built' if self._stages else ''}"
-
-    def _start(self) -> None:
-        self._began = self._began or time.monotonic()
 
 
 def time_left(
@@ -228,23 +261,21 @@ class PlainProgress(_Counted):
             if text:
                 self._print(text)
 
-    def job_started(self, job: str) -> None:
+    def job_started(self, job: str, host: str = "", load: float = 0.0) -> None:
         """Say nothing: the line comes when the job is done."""
         with self._lock:
-            self._start()
-            self._jobs[job] = time.monotonic()
+            self._start(job, host, load)
 
     def job_done(self, result: JobResult) -> None:
-        """Print the result, and every half minute how long the rest takes."""
+        """Print the result, and every half minute how long the rest takes, and what each host does."""
         with self._lock:
-            self._jobs.pop(result.job, None)
-            self._done[result.job] = result.duration_s
+            self._end(result)
             count = f"{len(self._done)}".rjust(len(f"{self.total_jobs}"))
             self._print(f"[{count}/{self.total_jobs}] {job_line(result)}")
             now, text = time.monotonic(), self._left()
             if now - max(self._said, self._began) > PLAIN_EVERY_S and "left" in text:
                 self._said = now
-                self._print(text)
+                self._print("; ".join([text, *(f"{name}: {words}" for name, words in self._by_host())]))
 
 
 def _stage_text(stage: _Stage) -> str:
@@ -293,17 +324,15 @@ class LiveProgress(_Counted):
         if text:
             self.note(text)
 
-    def job_started(self, job: str) -> None:
+    def job_started(self, job: str, host: str = "", load: float = 0.0) -> None:
         """Show it as running."""
         with self._lock:
-            self._start()
-            self._jobs[job] = time.monotonic()
+            self._start(job, host, load)
 
     def job_done(self, result: JobResult) -> None:
         """Print the result above the live part."""
         with self._lock:
-            self._jobs.pop(result.job, None)
-            self._done[result.job] = result.duration_s
+            self._end(result)
         style = {"pass": "green", "skip": "dim", "blocked": "yellow", "infra": "magenta"}.get(result.outcome, "red")
         from rich.text import Text
 
@@ -319,8 +348,12 @@ class LiveProgress(_Counted):
                 bar = ProgressBar(total=stage.total or None, completed=stage.done, width=24, pulse=not stage.total)
                 table.add_row(name, bar, _stage_text(stage))
             now = time.monotonic()
-            for job, began in self._jobs.items():
-                table.add_row("job", f"{now - began:5.0f} s", job)
+            for host, words in [("", ""), *self._by_host()]:
+                if host:
+                    table.add_row("host", host, words)
+                for job, running in self._jobs.items():
+                    if running.host == host:
+                        table.add_row("job", f"{now - running.began:5.0f} s", job)
             if self.total_jobs and (self._jobs or self._done):
                 bar = ProgressBar(total=self.total_jobs, completed=len(self._done), width=24)
                 table.add_row("jobs", bar, self._left())

@@ -16,6 +16,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import wait
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -84,11 +85,11 @@ class Rack:
         first = len(self.started)
         self.started += [0] * count
 
-        def begun(number):
+        def begun(number, host, load):
             self.started[number] += 1
 
         return [
-            self.executor.submit(task(number, params), weight, cancel=self.cancel, started=lambda n=number: begun(n))
+            self.executor.submit(task(number, params), weight, cancel=self.cancel, started=partial(begun, number))
             for number in range(first, first + count)
         ]
 

@@ -41,7 +41,7 @@ def host(monkeypatch):
 ONE = Weight(1, 1, 1)
 
 
-def submit(local, weight=ONE, priority=0, name="solo@with#1", cancel=None, started=lambda: None):
+def submit(local, weight=ONE, priority=0, name="solo@with#1", cancel=None, started=lambda *_: None):
     return local.submit(task(name), weight, priority, cancel=cancel or threading.Event(), started=started)
 
 
@@ -135,7 +135,7 @@ def test_queue_goes_by_priority_and_then_by_turn(host):
 def test_tells_when_a_job_really_starts(host, held):
     told = []
     local = taken(held, 1, Weight(1, 1, 1))
-    waits = submit(local, started=lambda: told.append("now"))
+    waits = submit(local, started=lambda *_: told.append("now"))
     assert told == []
     held.set()
     waits.result(10)

@@ -136,6 +136,31 @@ def test_live_view_fits_its_terminal(width):
     assert "1 of 3" in text
 
 
+def test_each_of_several_hosts_says_what_it_does(monkeypatch):
+    from rich.console import Console
+
+    monkeypatch.setattr(progress, "PLAIN_EVERY_S", -1.0)
+    out, seen = io.StringIO(), io.StringIO()
+    console = Console(file=seen, width=100, force_terminal=True, color_system=None)
+    plain, live = PlainProgress(out), LiveProgress(console)
+    for shows in (plain, live):
+        shows.begin(4, dict.fromkeys(("a#1", "b#1", "c#1", "d#1"), 5.0))
+        shows.job_started("a#1", "rack-2", 0.5)
+        shows.job_started("b#1", "rack-1", 1.25)
+        shows.job_started("c#1", "rack-1", 1.75)
+        shows.job_started("b#1", "rack-2", 2.0)  # the other one lost it
+        shows.job_done(dataclasses.replace(job(), job="a#1", host="rack-2"))
+    last = out.getvalue().splitlines()[-1]
+    assert last.startswith("1 of 4 jobs, about ")
+    assert last.endswith("; rack-1: 1 run, 0 done, load 1.8; rack-2: 1 run, 1 done, load 2.0")
+    console.print(live._render())
+    words = [line.split() for line in seen.getvalue().splitlines()[1:]]
+    assert [(line[0], line[-1] if line[0] == "job" else line[1]) for line in words[:-1]] == [
+        ("host", "rack-1"), ("job", "c#1"), ("host", "rack-2"), ("job", "b#1"),
+    ]  # fmt: skip
+    assert words[-1][0] == "jobs"
+
+
 def test_time_left_is_what_was_expected_at_the_pace_so_far(monkeypatch):
     """Two of four jobs are done, in twice the time that they were expected to take: so will the others, by and by."""
     now = [100.0]

@@ -102,7 +102,7 @@ class _OneLine:
     def stage_done(self, name: str, text: str) -> None:  # noqa: ARG002
         self._progress.stage_done(name, "")
 
-    def job_started(self, job: str) -> None:
+    def job_started(self, job: str, host: str = "", load: float = 0.0) -> None:  # noqa: ARG002
         self._progress.stage(job, "guest")
 
     def job_done(self, result: JobResult) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import os
 import tempfile
@@ -117,7 +117,11 @@ class BuildContext:
         trash.mkdir(parents=True, exist_ok=True)
         folder.rename(Path(tempfile.mkdtemp(prefix="trash-", dir=trash)) / folder.name)
         words = ["rm", "-rf", "--", *map(str, trash.glob("trash-*"))]
-        remove = functools.partial(proc.run, words, timeout_s=DISCARD_S, check=False, nice=19)
+
+        def remove() -> None:
+            with contextlib.suppress(Exception):  # at the program's end its modules go away beneath it
+                proc.run(words, timeout_s=DISCARD_S, check=False, nice=19)
+
         threading.Thread(target=remove, daemon=True, name="discard").start()
 
     def check_cancel(self) -> None:

@@ -77,18 +77,22 @@ class Returned:
     folder: Path | None
 
 
+Started = Callable[[str, float], None]
+"""Takes the name of the host on which a job starts, "" where there is one alone, and its load average."""
+
+
 class Executor(Protocol):
     """Takes jobs, queues them, and runs as many of them side by side as there is room for."""
 
     def submit(
-        self, task: JobTask, weight: Weight, priority: int = 0, *, cancel: Cancel, started: Callable[[], None]
+        self, task: JobTask, weight: Weight, priority: int = 0, *, cancel: Cancel, started: Started
     ) -> Future[Returned]:
         """Queue a job; the future never raises, but one whose turn comes after `cancel` was set is cancelled.
 
         Args:
             priority: the highest of what fits starts first; of equals, the first submitted.
             cancel: set to end the job early; its result then says INFRA.
-            started: called when the job really starts, by any thread.
+            started: called when the job really starts, by any thread; again where another host begins it anew.
         """
 
     def width(self, weight: Weight) -> int:
@@ -112,7 +116,7 @@ class Queued:
     task: JobTask = field(compare=False)
     weight: Weight = field(compare=False)  # while its guests only idle: what they still take
     cancel: Cancel = field(compare=False)
-    started: Callable[[], None] = field(compare=False)
+    started: Started = field(compare=False)
     future: Future[Returned] = field(compare=False, default_factory=Future)
 
 
@@ -196,7 +200,7 @@ class LocalExecutor:
         return cls(host, limit_of(lab))
 
     def submit(
-        self, task: JobTask, weight: Weight, priority: int = 0, *, cancel: Cancel, started: Callable[[], None]
+        self, task: JobTask, weight: Weight, priority: int = 0, *, cancel: Cancel, started: Started
     ) -> Future[Returned]:
         """See `Executor.submit`."""
         queued = Queued((-priority, next(self._numbers)), task, weight, cancel, started)
@@ -253,7 +257,7 @@ class LocalExecutor:
         folder = None
         try:
             folder = self._host.cache.scratch("job")
-            queued.started()
+            queued.started("", 0.0)
             with self._host.cache.using(folder):
                 here = Here(self._host, folder, queued.cancel, partial(self._idle, queued))
                 return Returned(self._call(queued.task, here), folder)

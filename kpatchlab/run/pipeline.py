@@ -227,9 +227,9 @@ class _Execution:
             self._ended(Returned(infra(job, error), None), job, stages)
             return None
 
-        def started() -> None:
+        def started(host: str, load: float) -> None:
             self.started[job.id] = time.monotonic()
-            self.progress.job_started(job.id)
+            self.progress.job_started(job.id, host, load)
 
         return self.executor.submit(task, Weight.of(job), priority, cancel=self.settings.cancel, started=started)
 

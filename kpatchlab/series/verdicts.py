@@ -59,9 +59,9 @@ class Verdicts:
         """A build ended."""
         self.shows.stage_done(name, text)
 
-    def job_started(self, job: str) -> None:
+    def job_started(self, job: str, host: str = "", load: float = 0.0) -> None:
         """A job began."""
-        self.shows.job_started(job)
+        self.shows.job_started(job, host, load)
 
     def going_on(self) -> list[str]:
         """See `Progress.going_on`."""

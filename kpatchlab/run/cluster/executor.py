@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from kpatchlab.run.cluster.hub import Hub, Standing
 from kpatchlab.run.cluster.launch import Launcher
 from kpatchlab.run.cluster.members import Member, Members, Name, Seat, artifacts_of
 from kpatchlab.run.cluster.place import Ask, Facts, Unfit
-from kpatchlab.run.executor import Queue, Queued, Returned, Room, Weight, drop, infra
+from kpatchlab.run.executor import Queue, Queued, Returned, Room, Started, Weight, drop, infra
 from kpatchlab.run.task import JobTask
 
 ELSEWHERE = 2
@@ -117,7 +117,7 @@ class HostsExecutor:
     # --- what every executor has
 
     def submit(
-        self, task: JobTask, weight: Weight, priority: int = 0, *, cancel: Cancel, started: Callable[[], None]
+        self, task: JobTask, weight: Weight, priority: int = 0, *, cancel: Cancel, started: Started
     ) -> Future[Returned]:
         """See `Executor.submit`."""
         queued = Queued((-priority, next(self._numbers)), task, weight, cancel, started)
@@ -349,6 +349,7 @@ class HostsExecutor:
         if attempt is None:
             return
         if message.get("is") == place.STARTED:
+            attempt.member.load = float(message.get("load", 0.0))
             self._begun(attempt)
         elif message.get("is") == place.IDLE and attempt.queued.weight == attempt.weight:
             attempt.member.room.idle(attempt.queued)
@@ -358,7 +359,7 @@ class HostsExecutor:
     def _begun(attempt: Attempt) -> None:
         if not attempt.started:
             attempt.started = True
-            attempt.queued.started()
+            attempt.queued.started(attempt.member.name, attempt.member.load)
 
     # --- ends
 

@@ -42,12 +42,14 @@ class Member:
     Attributes:
         has: artifacts that it need not fetch.
         unfit: why it gets no job for now; "" where it does.
+        load: its load average when the last job began there.
     """
 
     seat: Seat
     room: Room
     has: set[Name] = field(default_factory=set)
     unfit: str = ""
+    load: float = 0.0
 
     @property
     def name(self) -> str:

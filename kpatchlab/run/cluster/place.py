@@ -12,6 +12,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 import platform
 import shutil
 import threading
@@ -183,7 +184,7 @@ class Place(WorkerPlugin):
         try:
             folder = self._cache.scratch("job")
             with self._cache.using(folder):
-                self._tell(STARTED, key)
+                self._tell(STARTED, key, load=os.getloadavg()[0])
                 result = self._result(task, Here(self._host, folder, cancel, partial(self._tell, IDLE, key)))
                 stream = io.BytesIO()
                 worker.pack(result, folder, stream)
@@ -207,8 +208,8 @@ class Place(WorkerPlugin):
             raise Unfit(f"cannot write to {self._cache.root}: {why}")
         return result
 
-    def _tell(self, what: str, key: str) -> None:
-        self._worker.log_event(self._ask.topic, {"is": what, "key": key})
+    def _tell(self, what: str, key: str, **more: float) -> None:
+        self._worker.log_event(self._ask.topic, {"is": what, "key": key, **more})
 
     def prune(self) -> None:
         """Keep the cache within its size; what this run used stays."""
