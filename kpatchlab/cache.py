@@ -382,7 +382,8 @@ class Folder:
         source = self.root / kind / key
         try:
             meta = (source / META).read_bytes()
-            os.utime(source / META)  # so that pruning leaves it
+            with contextlib.suppress(OSError):  # it can be mounted for reading alone
+                os.utime(source / META)  # so that pruning leaves it
             leave = shutil.ignore_patterns(META)
             shutil.copytree(source, into, symlinks=True, ignore=leave, copy_function=_link, dirs_exist_ok=True)
         except FileNotFoundError:

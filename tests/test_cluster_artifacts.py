@@ -73,6 +73,24 @@ def test_an_artifact_comes_whole_and_once(net):
     assert net.shelf.sent_bytes["kernel/key"] == sent
 
 
+def test_where_the_cache_is_mounted_it_is_read_there_and_what_it_lacks_is_sent(net, tmp_path):
+    other = Https(f"https://127.0.0.1:{net.shelf.port}", net.worker)
+
+    def theirs(name, share):
+        return Cache(tmp_path / name, artifacts.Shared(share, other)).need("kernel", "key")
+
+    assert same(theirs("a", net.ours.root), net.path)
+    assert not net.shelf.sent_bytes
+    mounted = tmp_path / "mounted"
+    shutil.copytree(net.ours.root, mounted, symlinks=True)
+    body = mounted / "kernel/key/deep/er/body"
+    body.chmod(0o644)
+    body.write_bytes(BODY[::-1])
+    for number, share in enumerate((mounted, tmp_path / "gone"), 1):
+        assert same(theirs(f"b{number}", share), net.path)
+        assert len(BODY) * number < net.shelf.sent_bytes["kernel/key"] < (len(BODY) + 20_000) * number
+
+
 def test_two_who_want_one_fetch_it_once(net):
     threads = [threading.Thread(target=net.theirs().need, args=("kernel", "key")) for _ in range(4)]
     for thread in threads:

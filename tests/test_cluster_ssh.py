@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from kpatchlab.errors import LabWarning
 from kpatchlab.lab.hosts import HostEntry
 from kpatchlab.model import Outcome
 from kpatchlab.run import process
@@ -57,6 +58,20 @@ def test_a_lab_with_hosts_runs_on_them_and_leaves_nothing_there(rack):
         assert host.commands() == []
         assert not list((host.cache / "tls").glob("*"))
         assert not list((host.cache / "tmp").glob("job-*"))
+
+
+def test_a_host_that_has_the_cache_mounted_is_sent_nothing(rack):
+    def sent(name, share):
+        """Run jobs on one host with a share; return what was sent to it."""
+        entry = rack.lab.hosts[name].model_copy(update={"share": share})
+        with executor_of(dataclasses.replace(rack.lab, hosts={name: entry}), rack.site.host) as executor:
+            jobs, _ = rack.site.run(executor, "says")
+            assert {job.outcome for job in jobs.values()} == {Outcome.PASS}
+            return dict(executor._hub.shelf.sent_bytes)
+
+    assert not sent("a", str(rack.site.host.cache.root))
+    with pytest.warns(LabWarning, match="host b: no artifact of this lab is in /nowhere, its `share`"):
+        assert sent("b", "/nowhere")
 
 
 def test_a_host_that_is_killed_whole_costs_no_job(rack):

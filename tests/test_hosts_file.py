@@ -71,6 +71,8 @@ def test_hosts_in_a_file_of_their_own_stand_in_the_place_of_the_labs(path: Path)
         ("{a: {ssh: local, port: 2}}", "lab.yaml:6: hosts.a: nobody logs in to the local host: leave out port"),
         ("{a: {ssh: x, key: gone}}", "lab.yaml:6: hosts.a.key: there is no file gone"),
         ("{a: {ssh: x, cache: here}}", "lab.yaml:6: hosts.a.cache: 'here' is not of the form ^((~/|/)[^\\s|&\\\\]*)?$"),
+        ("{a: {ssh: x, share: there}}", "lab.yaml:6: hosts.a.share: 'there' is not of the form ^(/[^\\s|&\\\\]*)?$"),
+        ("{a: {ssh: local, share: /x}}", "lab.yaml:6: hosts.a: nobody logs in to the local host: leave out share"),
         ("{a: {ssh: x, cpus: -1}}", "lab.yaml:6: hosts.a.cpus: '-1' is less than 0"),
         ("{a: {ssh: x, memory_gib: inf}}", "lab.yaml:6: hosts.a.memory_gib: 'inf' is not a finite number"),
         ("{a: local, b: local}", "lab.yaml:6: hosts.b: is the local host, as a is"),

@@ -20,7 +20,9 @@ from tests import labdir
 ENTRIES = {
     "here": HostEntry(ssh="local"),
     "a": HostEntry(ssh="a.example.org", tags=("big",)),
-    "b": HostEntry(ssh="me@b.example.org", tags=("big", "new"), cpus=3, memory_gib=1.5, cache="/srv/x"),
+    "b": HostEntry(
+        ssh="me@b.example.org", tags=("big", "new"), cpus=3, memory_gib=1.5, cache="/srv/x", share="/net/lab"
+    ),
 }
 
 
@@ -73,7 +75,7 @@ def test_hosts_are_launched_as_their_entries_say(lab, tmp_path):
     here, a, b = (of_lab.launcher(name, entry, host) for name, entry in ENTRIES.items())
     assert here.shares
     assert not a.shares
-    assert (b.cpus, b.memory_mib, b.cache) == (3, 1536, "/srv/x")
+    assert (b.cpus, b.memory_mib, b.cache, b.share) == (3, 1536, "/srv/x", "/net/lab")
 
 
 def test_only_this_host_is_no_cluster(lab, monkeypatch):

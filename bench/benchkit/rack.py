@@ -90,6 +90,7 @@ class Simulated:
     processes: Processes
     cache: str
     shares: bool = False
+    share: str = ""
     cpus: int = 0
     memory_mib: int = 0
 

@@ -74,6 +74,11 @@ class HostEntry(FileModel):
         pattern=r"^((~/|/)[^\s|&\\]*)?$",
         description="folder there for artifacts and the lab itself; empty: `~/.cache/kpatchlab`",
     )
+    share: str = Field(
+        default="",
+        pattern=r"^(/[^\s|&\\]*)?$",
+        description="folder there in which this lab's cache is mounted (NFS), for reading; empty: artifacts are sent",
+    )
     cpus: int = Field(default=0, ge=0, le=4096, description="processors that the lab may take there; 0: all")
     memory_gib: float = Field(
         default=0, ge=0, allow_inf_nan=False, description="memory that the lab may take there, in GiB; 0: all"
@@ -83,7 +88,7 @@ class HostEntry(FileModel):
     @model_validator(mode="after")
     def _once(self) -> HostEntry:
         if self.is_local:
-            if said := [word for word in ("user", "port", "key", "known_hosts") if getattr(self, word)]:
+            if said := [word for word in ("user", "port", "key", "known_hosts", "share") if getattr(self, word)]:
                 raise ValueError(f"nobody logs in to the {LOCAL} host: leave out {', '.join(said)}")
             return self
         there = destination(self.ssh)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Self, cast
 from urllib.parse import urlsplit
 
-from kpatchlab.cache import META, TRAVELS, Cache, tree_digest
+from kpatchlab.cache import META, TRAVELS, Cache, Folder, Upstream, tree_digest
 from kpatchlab.errors import HostError
 from kpatchlab.files import clear
 from kpatchlab.run.cluster.certificates import CONTROLLER
@@ -225,6 +225,26 @@ class Https:
                     return True
             _empty(into)
         raise Unreachable(f"{kind} {key[:12]} came altered from the controller {ALTERED} times")
+
+
+class Shared:
+    """A worker's side where the controller's cache is mounted.
+
+    Args:
+        root: the folder in which it is.
+        other: what is asked for an artifact that is not there, or not whole.
+    """
+
+    def __init__(self, root: Path, other: Upstream) -> None:
+        self._folder, self._other = Folder(root), other
+
+    def fetch(self, kind: str, key: str, into: Path) -> bool:
+        """See `Upstream.fetch`; raises what `other` does."""
+        with contextlib.suppress(OSError, HostError):  # a server that is away, files that nobody here may read
+            if self._folder.fetch(kind, key, into) and _as_published(into):
+                return True
+        _empty(into)
+        return self._other.fetch(kind, key, into)
 
 
 class _Connection(http.client.HTTPSConnection):

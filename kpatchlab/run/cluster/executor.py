@@ -300,6 +300,8 @@ class HostsExecutor:
         member = Member(seat, Room(facts.room), has)
         self._members.add(member)
         self._somebody.set()
+        for note in facts.notes:
+            self._tell(f"host {seat.name}: {note}")
         if facts.refuses:
             self._rest(member, f"nothing can be written there: {facts.refuses}")
         self._start_soon()

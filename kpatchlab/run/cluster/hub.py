@@ -85,7 +85,8 @@ class Hub:
             if launcher.shares:
                 ask = replace(ask, cache=str(cache.root))
             else:
-                ask = replace(ask, cache=launcher.cache, url=f"https://{face}:{self.shelf.port}", identity=identity)
+                url = f"https://{face}:{self.shelf.port}"
+                ask = replace(ask, cache=launcher.cache, share=launcher.share, url=url, identity=identity)
             self._asks[launcher.name] = ask
             self.keepers[launcher.name] = Keeper(launcher, f"tls://{face}:{self.mail.port}", identity, tell)
         other, url = authority.issue("worker.kpatchlab"), f"https://{first}:{self.shelf.port}"

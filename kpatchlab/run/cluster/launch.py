@@ -39,12 +39,14 @@ class Launcher(Protocol):
         name: the host's.
         cache: the folder for artifacts there; "": the default one.
         shares: the host has the lab's own cache, and fetches nothing.
+        share: the folder there in which the lab's cache is mounted for reading; "": in none.
         cpus, memory_mib: at most so much is taken there; 0: as there is.
     """
 
     name: str
     cache: str
     shares: bool
+    share: str
     cpus: int
     memory_mib: int
 
@@ -76,6 +78,7 @@ class Here:
     cpus: int = 0
     memory_mib: int = 0
     shares: bool = field(init=False)
+    share: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         self.shares = not self.cache

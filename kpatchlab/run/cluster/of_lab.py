@@ -34,7 +34,7 @@ def launcher(name: str, entry: HostEntry, host: Host) -> Launcher:
     memory_mib = int(entry.memory_gib * 1024)
     if entry.is_local:
         return Here(name, entry.cache, entry.cpus, memory_mib)
-    return Ssh(name, entry, host.cache, entry.cache, entry.cpus, memory_mib)
+    return Ssh(name, entry, host.cache, entry.cache, entry.cpus, memory_mib, entry.share)
 
 
 def on_cluster(lab: Lab, host: Host) -> HostsExecutor:

@@ -17,7 +17,7 @@ import platform
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -26,14 +26,14 @@ from pathlib import Path
 from distributed import Worker, WorkerPlugin, get_worker
 
 import kpatchlab
-from kpatchlab.cache import TRAVELS, Cache
+from kpatchlab.cache import TRAVELS, Cache, Upstream
 from kpatchlab.errors import HostError
 from kpatchlab.files import refuses
 from kpatchlab.host.host import Host
 from kpatchlab.jsonable import from_json, to_json
 from kpatchlab.model import JobResult, Outcome
 from kpatchlab.run import worker
-from kpatchlab.run.cluster.artifacts import Https, Unreachable
+from kpatchlab.run.cluster.artifacts import Https, Shared, Unreachable
 from kpatchlab.run.cluster.certificates import Identity
 from kpatchlab.run.executor import Weight, infra, room_here
 from kpatchlab.run.inputs import Here
@@ -57,6 +57,7 @@ class Ask:
         topic: under which a worker says that a job started or idles.
         url, identity: where artifacts come from, and what is shown there; "" and None: `cache` has all.
         cache: the host's own; "": the default one.
+        share: the folder there in which the controller's cache is mounted for reading; "": in none.
         guests: at most so many at once; None: as there is room for.
         cpus, memory_mib: at most so much is taken; 0: as there is.
         qemu, mirror: as in lab.yaml.
@@ -68,6 +69,7 @@ class Ask:
     url: str = ""
     identity: Identity | None = None
     cache: str = ""
+    share: str = ""
     guests: int | None = None
     cpus: int = 0
     memory_mib: int = 0
@@ -87,6 +89,7 @@ class Facts:
         room: what it has for jobs.
         artifacts: kind -> keys that it has.
         refuses: why nothing can be written there; "" where it can.
+        notes: what its user should know, a line each.
         clock: Unix time in seconds.
     """
 
@@ -97,6 +100,7 @@ class Facts:
     room: Weight
     artifacts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     refuses: str = ""
+    notes: tuple[str, ...] = ()
     clock: float = 0.0
 
 
@@ -114,7 +118,9 @@ class Place(WorkerPlugin):
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         root = Path(ask.cache).expanduser() if ask.cache else None
-        upstream = Https(ask.url, ask.identity.context(server=False)) if ask.identity else None
+        upstream: Upstream | None = Https(ask.url, ask.identity.context(server=False)) if ask.identity else None
+        if upstream and ask.share:
+            upstream = Shared(Path(ask.share), upstream)
         self._cache = Cache(root, upstream)
         self._host = Host(self._cache, ask.mirror, ask.qemu)
         self._began = time.time()
@@ -164,8 +170,14 @@ class Place(WorkerPlugin):
             room=room,
             artifacts={kind: tuple(keys) for kind, keys in artifacts.items()},
             refuses=refuses(self._cache.root),
+            notes=tuple(self._notes()),
             clock=time.time(),
         )
+
+    def _notes(self) -> Iterator[str]:
+        share = self._ask.share
+        if share and not any(os.path.isdir(os.path.join(share, kind)) for kind in TRAVELS):
+            yield f"no artifact of this lab is in {share}, its `share`: artifacts are sent to it"
 
     def play(self, key: str, data: bytes) -> bytes:
         """Run a job, and return its result and its files, packed.

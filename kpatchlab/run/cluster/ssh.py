@@ -36,6 +36,7 @@ class Ssh:
     cache: str = ""
     cpus: int = 0
     memory_mib: int = 0
+    share: str = ""
     shares: bool = field(default=False, init=False)
     _open: Connection | None = field(default=None, init=False)
 
