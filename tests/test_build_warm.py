@@ -31,11 +31,12 @@ def base_of(bench, **changes):
 
 
 def series_of(bench, edit):
-    """Return the recipe of what `edit` changes in the tree, as a series of one patch."""
-    edit()
+    """Return the recipe of what `edit` changes in the tree, as a series of one patch; what was changed before stays."""
     bench.git("add", "-A")
-    (bench.root / "a.patch").write_text(bench.git("diff", "--cached", "--binary") + "\n")
-    bench.git("reset", "-q", "--hard")
+    edit()
+    bench.git("add", "-A", "-N")
+    (bench.root / "a.patch").write_text(bench.git("diff", "--binary") + "\n")
+    bench.git("checkout", "-q", "--", ".")
     return base_of(bench, series=[{"type": "mbox", "path": str(bench.root / "a.patch")}])
 
 
@@ -103,6 +104,23 @@ def test_a_series_that_decides_about_the_configuration_is_configured_anew(bench,
     monkeypatch.setattr(config, "configure", lambda *words: asked.append(words) or configure(*words))
     build = build_kernel(series, "series", bench.ctx)
     assert (build.outcome, len(asked)) == (Outcome.PASS, 1), build.error
+
+
+def test_a_series_on_a_users_own_tree_gets_the_objects_of_the_labs_copy(bench, monkeypatch):
+    which = fence.which
+    monkeypatch.setattr(fence, "which", lambda name: None if name == "ccache" else which(name))
+    bench.sub("core/main.c", "return 42", "return 43")  # not committed
+    series = series_of(bench, lambda: bench.sub("core/net.c", "return -1;", "return -2;"))
+    own = bench.recipe(series=series.model_dump()["series"])
+    first = build_kernel(bench.recipe(), "base", bench.ctx)
+    before = bench.snapshot()
+    second = build_kernel(own, "series", bench.ctx)
+    assert (second.outcome, second.objects_compiled, second.objects_total) == (Outcome.PASS, 1, first.objects_total)
+    assert bench.snapshot() == before
+
+    bench.sub("core/main.c", "return 43", "return 44")  # newer than what lies built
+    third = build_kernel(own, "series", bench.ctx)
+    assert (third.outcome, third.objects_compiled) == (Outcome.PASS, 2)
 
 
 def test_the_last_two_are_kept(bench):

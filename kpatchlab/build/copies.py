@@ -1,7 +1,7 @@
 """The lab's own copy of a user's tree, in which it is built: the tree itself is only read.
 
 A copy stays from one build to the next with its objects in it. It gets what changed and nothing else, so an edit costs
-what it touches. Its objects have relative paths, so ccache serves them to the same tree with a series.
+what it touches. A series on that tree is built in a copy of the copy (`warm.copy`).
 """
 
 from __future__ import annotations
@@ -32,10 +32,8 @@ def copy_of(tree: Dir, ctx: BuildContext) -> Iterator[Path]:
     Raises:
         UserError: it is no kernel tree.
     """
-    path = tree.path()
-    key = content_key(str(path))[:16]
-    folder = ctx.cache.path(COPIES, key)
-    with ctx.cache.lock(f"{COPIES}-{key}"):
+    path, folder = tree.path(), _folder(tree, ctx)
+    with ctx.cache.lock(f"{COPIES}-{folder.name}"):
         (folder / "tree").mkdir(parents=True, exist_ok=True)
         _update(path, tree.files(), folder, ctx)
         try:
@@ -43,6 +41,15 @@ def copy_of(tree: Dir, ctx: BuildContext) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):  # a full disk: what has filled it is told, not this
                 ctx.note(folder, f"copy of {path}, with its objects")
+
+
+def is_copied(tree: Dir, ctx: BuildContext) -> bool:
+    """Whether there is a copy, as up to date as it may be."""
+    return _folder(tree, ctx).is_dir()
+
+
+def _folder(tree: Dir, ctx: BuildContext) -> Path:
+    return ctx.cache.path(COPIES, content_key(str(tree.path()))[:16])
 
 
 def _update(source: Path, names: list[str], folder: Path, ctx: BuildContext) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from kpatchlab.build import changes, config, patchset, source, toolchain, warm
 from kpatchlab.build.context import BuildContext, BuildProgress
-from kpatchlab.build.copies import copy_of
+from kpatchlab.build.copies import copy_of, is_copied
 from kpatchlab.build.origin import Source
 from kpatchlab.build.spec import KernelSpec, read_spec
 from kpatchlab.cache import content_key
@@ -35,13 +35,13 @@ def tree_of(spec: KernelSpec, name: str, work: Path, ctx: BuildContext) -> Itera
 
 
 def _unpacked(spec: KernelSpec, name: str, work: Path, ctx: BuildContext) -> tuple[Path, Path]:
-    tree = work / "tree"
-    if not (work / "unpacked-tree").exists():
+    tree, done = work / "tree", work / "unpacked-tree"
+    if not done.exists():
         shutil.rmtree(tree, ignore_errors=True)
         (work / "configured").unlink(missing_ok=True)
         tree.mkdir(parents=True)
-        lent = bool(spec.patches) and warm.lend(spec.base_kernel, tree, ctx)
-        if not lent:
+        objects = _lent(spec, tree, ctx)
+        if not objects:
             spec.source.write_tree(tree)
         ctx.check_cancel()
         ctx.progress(BuildProgress(name, "series"))
@@ -50,10 +50,23 @@ def _unpacked(spec: KernelSpec, name: str, work: Path, ctx: BuildContext) -> tup
         except BaseException:
             ctx.discard(tree)
             raise
-        if lent and not any(config.decides(name, ctx.arch) for name in patchset.changed_files(spec.patches)):
+        if objects and not any(config.decides(name, ctx.arch) for name in patchset.changed_files(spec.patches)):
             (work / "configured").touch()
-        (work / "unpacked-tree").touch()
-    return tree, tree / warm.OBJECTS
+        done.write_text(objects or warm.OBJECTS)
+    return tree, tree / (done.read_text() or warm.OBJECTS)
+
+
+def _lent(spec: KernelSpec, tree: Path, ctx: BuildContext) -> str:
+    """Make `tree` a copy of the base as it was built; returns the name of the folder of its objects, "" for none."""
+    if not spec.patches:
+        return ""
+    if not isinstance(spec.source, source.Dir):
+        return warm.OBJECTS if warm.lend(spec.base_kernel, tree, ctx) else ""
+    if not is_copied(spec.source, ctx):
+        return ""
+    with copy_of(spec.source, ctx) as base:
+        objects = _objects_in(base, spec.asked, spec.compiler).name
+        return objects if (base / objects / "vmlinux").exists() and warm.copy(base, objects, tree, ctx) else ""
 
 
 def done_with(spec: KernelSpec, tree: Path, ctx: BuildContext) -> None:

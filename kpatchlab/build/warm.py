@@ -55,14 +55,21 @@ def lend(key: str, tree: Path, ctx: BuildContext) -> bool:
     Args:
         key: as in `keep`.
     """
-    if lacking():
-        return False
     kept = ctx.cache.path(WARM, key) / "tree"
     with ctx.cache.lock(f"{WARM}-{key}"):
-        if not kept.is_dir():
-            return False
         ctx.cache.touch(WARM, key)
-        copied = _copy(kept, tree, ctx)
+        return copy(kept, OBJECTS, tree, ctx)
+
+
+def copy(built: Path, objects: str, tree: Path, ctx: BuildContext) -> bool:
+    """Make `tree`, an empty folder, a copy of one that is built; False, and it is empty still, where that cannot be.
+
+    Args:
+        objects: name of the folder of its objects that comes along; no other one does.
+    """
+    if lacking() or not (built / objects).is_dir():
+        return False
+    copied = _copy(built, objects, tree, ctx)
     ctx.check_cancel()
     if not copied:  # a full disk, a file system without links
         ctx.discard(tree)
@@ -70,14 +77,14 @@ def lend(key: str, tree: Path, ctx: BuildContext) -> bool:
     return copied
 
 
-def _copy(kept: Path, tree: Path, ctx: BuildContext) -> bool:
+def _copy(built: Path, objects: str, tree: Path, ctx: BuildContext) -> bool:
     def ran(*words: str) -> bool:
         return proc.run(words, timeout_s=COPY_S, check=False, nice=proc.BUILD_NICE, cancel=ctx.cancel).status == 0
 
-    sources = [entry.path for entry in os.scandir(kept) if entry.name != OBJECTS]
+    sources = [entry.path for entry in os.scandir(built) if entry.name != objects and not entry.name.startswith("obj-")]
     return (
         ran("cp", "-a", "--link", "--", *sources, str(tree))
-        and ran("cp", "-a", "--reflink=auto", "--", str(kept / OBJECTS), str(tree))
+        and ran("cp", "-a", "--reflink=auto", "--", str(built / objects), str(tree))
         # What of it is the kernel's artifact as well has been made read-only there.
-        and ran("chmod", "-R", "u+w", "--", str(tree / OBJECTS))
+        and ran("chmod", "-R", "u+w", "--", str(tree / objects))
     )
