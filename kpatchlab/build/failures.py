@@ -15,7 +15,7 @@ from kpatchlab.model import ModuleFailure
 
 PLACE = "/linux"
 """Where make finds the tree, whichever it is. Objects stay good in a copy of their tree: tools/build writes absolute
-paths into what it makes (6.1), and every command that names another compiler's path is run again."""
+paths into what it makes (6.12: objtool), and every command that names another compiler's path is run again."""
 NM_S = 300.0
 NM_BATCH = 100
 """Modules in one call of nm: its output stays below what proc keeps."""
