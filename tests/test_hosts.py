@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import labdir
 import pytest
 
 from kpatchlab import proc
-from kpatchlab.cache import Cache
+from kpatchlab.cache import META, Cache
 from kpatchlab.errors import HostError
 from kpatchlab.host.doctor import HostCheck
 from kpatchlab.hosts import bringup, look
@@ -75,7 +77,7 @@ def test_a_copy_that_cannot_be_made_leaves_nothing(host, monkeypatch):
 def test_the_verb_says_what_each_host_can_do(host, copied, tmp_path, call):
     path = labdir.make(tmp_path)
     entries = {
-        "rack": host.entry,
+        "rack": {**host.entry, "share": "/nowhere"},
         "strange": {**host.entry, "known_hosts": ""},
         "greedy": {**host.entry, "cpus": 4096, "cache": str(host.cache)},
         "off": {**host.entry, "port": 1},
@@ -90,6 +92,7 @@ def test_the_verb_says_what_each_host_can_do(host, copied, tmp_path, call):
     assert "BAD   greedy  cpus:         4096 asked for, and it has" in out
     assert "BAD   off     reachable:    no connection to" in out
     assert "note  rack    mirror:" in out  # it has no network
+    assert re.search(r"note  rack +share: +/nowhere", out)
     assert "ssh-keyscan" in out
     assert "copying" not in err
     status, out, err = call("--lab", str(path), "hosts", "rack", "--json")
@@ -211,6 +214,31 @@ def test_a_package_without_a_wheel_is_told_of(monkeypatch, tmp_path):
 )
 def test_clocks(ahead_s, unsure_s, state):
     assert look._clock(Far("/root", "", HERE, True, ahead_s, unsure_s)).state == state
+
+
+@pytest.mark.parametrize(
+    ("has", "state", "text"),
+    [
+        ("the same", "ok", "/net/lab has this host's artifacts"),
+        ("another one", "note", "/net/lab has not the artifacts of "),
+        ("", "note", "/net/lab has not the artifacts of "),
+        ("nothing here", "note", "/net/lab: there is no artifact here yet to look for"),
+    ],
+)
+def test_a_share_is_looked_at_by_an_artifact(tmp_path, has, state, text):
+    cache, asked = Cache(tmp_path), []
+    if has != "nothing here":
+        meta = cache.get("kernel", "key", lambda work: (work / "vmlinuz").touch()) / META
+
+    def run(words, *, check):
+        asked.append((words, check))
+        return SimpleNamespace(status=int(not has), stdout=meta.read_text() if has == "the same" else has)
+
+    entry = HostEntry(ssh="x", share="/net/lab")
+    (found,) = look._share(SimpleNamespace(run=run), entry, cache)
+    assert (found.state, found.text.startswith(text)) == (state, True)
+    assert asked in ([(["cat", f"/net/lab/kernel/key/{META}"], False)], [])
+    assert look._share(None, HostEntry(ssh="x"), cache) == []
 
 
 def test_this_host_is_looked_at_as_the_others_are(monkeypatch, tmp_path):

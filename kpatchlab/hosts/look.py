@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kpatchlab.cache import Cache
+from kpatchlab.cache import META, TRAVELS, Cache
 from kpatchlab.errors import HostError, told
 from kpatchlab.host.doctor import HostCheck
 from kpatchlab.hosts.bringup import Far, bring_up, far
@@ -124,7 +124,7 @@ def _other(
             said = understood(connection.run(words, timeout_s=TELL_S).stdout)
         except HostError as error:
             return _with(found, HostCheck("doctor", "bad", _own(error.message, found.name), error.hint))
-        return _with(replace(found, told=said), *map(_elsewhere, said.checks))
+        return _with(replace(found, told=said), *map(_elsewhere, said.checks), *_share(connection, entry, cache))
 
 
 def _with(found: HostLook, *checks: HostCheck) -> HostLook:
@@ -154,6 +154,21 @@ def _elsewhere(check: HostCheck) -> HostCheck:
     if (check.name, check.state) == ("mirror", "bad"):
         return replace(check, state="note", remedy="none is needed where this host has one: artifacts come from here")
     return check
+
+
+def _share(connection: Connection, entry: HostEntry, cache: Cache) -> list[HostCheck]:
+    """Return whether the cache of this host can be read where the entry says, by an artifact of it."""
+    if not entry.share:
+        return []
+    newest = next((known for known in reversed(cache.entries()) if known.kind in TRAVELS), None)
+    if newest is None:
+        return [HostCheck("share", "note", f"{entry.share}: there is no artifact here yet to look for", "run the lab")]
+    name = f"{newest.kind}/{newest.key}/{META}"
+    said = connection.run(["cat", f"{entry.share}/{name}"], check=False)
+    if said.status == 0 and said.stdout == (cache.root / name).read_text():
+        return [HostCheck("share", "ok", f"{entry.share} has this host's artifacts")]
+    text = f"{entry.share} has not the artifacts of {cache.root}: they are sent"
+    return [HostCheck("share", "note", text, "mount that folder there, for reading, or leave out `share`")]
 
 
 def _asked_too_much(entry: HostEntry, said: Told) -> list[HostCheck]:
