@@ -3,6 +3,9 @@
 A series gets a copy of its own, so no other kernel ever sees what a stranger's Makefile did. Sources are shared by hard
 links: behind the fence they are read-only, and git writes a patched file anew. Objects are copied, since compilers and
 kbuild write to them where they lie. Where nothing confines a build, nothing is lent.
+
+It is make's own promise that this gives what a clean build does. What its dependencies do not know is not seen: a
+generated header whose rule a series takes away is there still.
 """
 
 from __future__ import annotations
