@@ -30,6 +30,12 @@ def test_every_plant_says_what_it_is(lab):
     assert (one.kind, one.seen_by, one.scenarios) == ("blocking", "check", ("unix-splice", "splice-core"))
 
 
+def test_every_system_that_can_run_has_a_plant(lab):
+    card, of_an_rfc, not_judged = "chelsio-tls", "zcopy-alloc", "open-questions"
+    planted = {plant.system for plant in plants.read(lab)}
+    assert set(lab.systems) - planted == {card, of_an_rfc, not_judged}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
