@@ -144,7 +144,8 @@ def test_objects_that_a_series_plants_reach_no_later_kernel(bench):
     base = build(bench)
     stores = 'shared=$(echo "${CCACHE_REMOTE_STORAGE#file:}" | cut -d "|" -f 1)\n'
     poison = 'find "$CCACHE_DIR" "$shared" -type f | while read -r f; do echo poison >"$f"; done'
-    assert build(bench, hostile(bench, stores + poison)).outcome is Outcome.PASS
+    changed = (bench.tree / "core/net.c").read_text().replace("return -1;", "return -2;")  # else nothing is compiled
+    assert build(bench, hostile(bench, stores + poison, **{"core/net.c": changed})).outcome is Outcome.PASS
     bench.ctx.cache.drop("kernel", base.key)
     own = [path for path in bench.ctx.cache.root.glob("compiled/*/objects") if path.parent.name != "bases"]
     assert [path for path in own[0].rglob("*") if path.is_file() and path.read_bytes() == b"poison\n"]
