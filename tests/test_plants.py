@@ -92,6 +92,8 @@ def test_what_counts_as_found():
     assert score("log", good, bad)[0] == plants.Found.OTHERWISE
     same = job("b", cases=check(Outcome.PASS))
     assert score("check", good, same) == (plants.Found.MISSED, "")
+    (ended,) = plants.score([plant("left")], dataclasses.replace(run_of(good, same), complete=False))
+    assert (ended.found, ended.told) == (plants.Found.NOT_TRIED, "the run was ended early")
     lost = dataclasses.replace(same, outcome=Outcome.BLOCKED, message="does not build")
     assert score("check", good, lost) == (plants.Found.NOT_TRIED, "does not build")
     splat = log_case("main", Outcome.CRASH, "WARNING: late")

@@ -148,6 +148,8 @@ def score(plants: Iterable[Plant], run: Run) -> list[Score]:
             build = builds.get(plant.name)
             why = build.error if build and build.error else next((job.message for job in jobs), "no job of it ran")
             scores.append(Score(plant, Found.NOT_TRIED, why))
+        elif not run.complete:  # a loss shows in repeats alone, and they come last
+            scores.append(Score(plant, Found.NOT_TRIED, "the run was ended early"))
         else:
             scores.append(Score(plant, Found.MISSED))
     return scores
