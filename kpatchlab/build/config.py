@@ -181,7 +181,7 @@ def decides(name: str, arch: str) -> bool:
     [True, True, False]
     """
     # fnmatch's star passes a slash
-    globs = (f"/{glob}{'*' * glob.endswith('/')}".replace("/**/", "*/") for glob in _deciding(source_arch(arch)))
+    globs = (f"/{glob}".replace("/**/", "*/") for glob in _deciding(source_arch(arch)))
     return any(fnmatchcase(f"/{name}", glob) for glob in globs)
 
 
@@ -202,11 +202,11 @@ def _read_by_kconfig(tree: Path, arch: str) -> str:
     """Return a digest of the files that decide about a configuration."""
     globs = _deciding(arch)
     if not (tree / ".git").exists():
-        found = (path for glob in globs for path in tree.glob(glob + "*" * glob.endswith("/")) if path.is_file())
+        found = (path for glob in globs for path in tree.glob(glob) if path.is_file())
         return _digests(tree, found)
     # What git has of them takes no reading: its index knows their content, and what differs from it.
     repository = git.Repository(tree)
-    paths = [f":(glob){glob + '**' * glob.endswith('/')}" for glob in globs]
+    paths = [f":(glob){glob}" for glob in globs]
     listed = repository.git("ls-files", "--stage", "--", *paths).stdout
     words = ("ls-files", "-z", "--modified", "--others", "--exclude-standard", "--", *paths)
     names = [name for name in repository.git(*words).stdout.split("\0") if name]

@@ -17,7 +17,7 @@ from kpatchlab.build.spec import KernelSpec, read_spec
 from kpatchlab.cache import content_key
 from kpatchlab.lab.recipes import KernelRecipe
 
-OBJECTS = "obj-"
+OBJECTS = f"{warm.OBJECTS}-"
 """What the names of object directories in such trees begin with."""
 
 
